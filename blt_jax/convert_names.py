@@ -1,0 +1,191 @@
+"""Which foreign arrays make each of our parameters, for Meta's and Hugging Face's names."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from blt_jax.models.config import BLTConfig, ByteLMConfig
+
+_BLOCK = {  # our path: (Meta, Hugging Face)
+    "attention/query/kernel": ("attention.wq", "self_attn.q_proj"),
+    "attention/key/kernel": ("attention.wk", "self_attn.k_proj"),
+    "attention/value/kernel": ("attention.wv", "self_attn.v_proj"),
+    "attention/output/kernel": ("attention.wo", "self_attn.o_proj"),
+    "mlp/gate/kernel": ("feed_forward.w1", "mlp.gate_proj"),
+    "mlp/up/kernel": ("feed_forward.w3", "mlp.up_proj"),
+    "mlp/down/kernel": ("feed_forward.w2", "mlp.down_proj"),
+    "attention_norm/scale": ("attention_norm", "input_layernorm"),
+    "mlp_norm/scale": ("ffn_norm", "post_attention_layernorm"),
+}
+_CROSS = {
+    "query/kernel": ("wq", "q_proj"),
+    "key/kernel": ("wk", "k_proj"),
+    "value/kernel": ("wv", "v_proj"),
+    "output/kernel": ("wo", "o_proj"),
+    "query_norm/scale": ("cross_attn_norm_q", "q_norm"),
+    "context_norm/scale": ("cross_attn_norm_kv", "k_norm"),
+}
+META, HF = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One of our parameters and the foreign arrays that it is made of.
+
+  Attributes:
+    path: of our parameter, joined by "/".
+    names: of the foreign arrays, in order.
+    join: "one", "stack" along a new first axis (layers) or "concat" along the first.
+  """
+
+  path: str
+  names: tuple[str, ...]
+  join: str = "one"
+
+  @property
+  def is_transposed(self) -> bool:
+    """Linear maps are [in, out] here and [out, in] there."""
+    return self.path.endswith("kernel")
+
+  def foreign_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of each foreign array, given that of our parameter."""
+    if self.join == "stack":
+      shape = shape[1:]
+    if self.join == "concat":
+      shape = (shape[0] // len(self.names), *shape[1:])
+    return shape[::-1] if self.is_transposed else shape
+
+  def combine(self, arrays: list[np.ndarray]) -> np.ndarray:
+    """Makes our parameter, float32."""
+    arrays = [np.asarray(x, np.float32) for x in arrays]
+    arrays = [x.T if self.is_transposed else x for x in arrays]
+    if self.join == "stack":
+      return np.stack(arrays)
+    return np.concatenate(arrays) if self.join == "concat" else arrays[0]
+
+  def split(self, array: np.ndarray) -> dict[str, np.ndarray]:
+    """Makes the foreign arrays by name; undoes `combine`."""
+    pieces = [array]
+    if self.join == "stack":
+      pieces = list(array)
+    if self.join == "concat":
+      pieces = np.split(array, len(self.names))
+    pieces = [np.ascontiguousarray(x.T if self.is_transposed else x) for x in pieces]
+    return dict(zip(self.names, pieces, strict=True))
+
+
+def blt_entries(config: BLTConfig, style: int) -> list[Entry]:
+  """Everything a BLT consists of, in the names of `META` or `HF`."""
+  return list(_blt_entries(config, style))
+
+
+def byte_lm_entries(config: ByteLMConfig, style: int, prefix: str = "") -> list[Entry]:
+  """Everything a byte language model consists of; Hugging Face calls it patcher."""
+  embedding, output = (("tok_embeddings", "output"), ("embed_tokens", "lm_head"))[style]
+  entries = [
+      Entry("embedding/embedding", (f"{prefix}{embedding}.weight",)),
+      Entry("norm/scale", (f"{prefix}norm.weight",)),
+      *_stacked(
+          "transformer/layers", f"{prefix}layers", config.transformer.num_layers, style),
+  ]
+  if not config.tie_embeddings:
+    entries.append(Entry("output/kernel", (f"{prefix}{output}.weight",)))
+  return entries
+
+
+def _blt_entries(config, style) -> Iterator[Entry]:
+  model = ("", "model.")[style]
+  encoder, decoder = f"{model}local_encoder", f"{model}local_decoder"
+  latent = f"{model}global_transformer"
+  projection = "patch_embedding_projection.weight"
+
+  bytes_name = ("tok_embeddings", "embed_tokens")[style]
+  yield Entry("embedder/bytes/embedding", (f"{encoder}.{bytes_name}.weight",))
+  tables = config.hash_functions * len(config.hash_sizes)
+  hashes = f"{model}encoder_hash_tok_embedding"
+  if tables and style == META:
+    names = tuple(f"{hashes}.{i}.weight" for i in range(tables))
+    yield Entry("embedder/hashes/embedding", names, "concat")
+  elif tables:
+    yield Entry("embedder/hashes/embedding", (f"{hashes}.weight",))
+  for i in range(len(config.ngram_vocab_sizes)):
+    yield Entry(
+        f"embedder/ngrams_{i}/embedding", (f"{model}encoder_ngram_embedding.{i}.weight",))
+
+  for i in range(config.encoder.num_layers):
+    yield from _one(_BLOCK, f"encoder/layers_{i}", f"{encoder}.layers.{i}", style)
+  if config.encoder_cross:
+    yield Entry("encoder/patch_projection/kernel", (f"{encoder}.{projection}",))
+    for i in range(config.encoder.num_layers if config.encoder_cross.all_layers else 1):
+      yield from _one(_CROSS, f"encoder/cross_{i}", f"{encoder}.cross_attn_layers.{i}", style)
+
+  if config.patch_dim != config.latent.dim:
+    yield Entry(
+        "latent/projection/kernel", (f"{latent}.token_embedding_projection.weight",))
+  yield from _stacked(
+      "latent/transformer/layers", f"{latent}.layers", config.latent.num_layers, style)
+
+  if config.project_latent:
+    yield Entry("decoder/patch_projection/kernel", (f"{decoder}.{projection}",))
+  yield from _decoder_layers(config, decoder, style)
+  yield Entry("decoder/norm/scale", (f"{decoder}.norm.weight",))
+  if not config.tie_embeddings:
+    yield Entry("output/kernel", ((f"{decoder}.output", "lm_head")[style] + ".weight",))
+
+
+def _decoder_layers(config, decoder, style) -> Iterator[Entry]:
+  count = config.decoder.num_layers
+  every_layer = config.decoder_cross and config.decoder_cross.all_layers
+  block = "decoder/layers/block" if every_layer else "decoder/layers"
+  yield from _stacked(block, f"{decoder}.layers", count, style)
+  cross = f"{decoder}.cross_attn_layers"
+  if every_layer:
+    yield from _stacked("decoder/layers/cross", cross, count, style, _CROSS)
+  elif config.decoder_cross:
+    yield from _one(_CROSS, "decoder/cross_0", f"{cross}.0", style)
+
+
+def _one(table: Mapping[str, Any], ours: str, theirs: str, style: int) -> Iterator[Entry]:
+  for path, names in table.items():
+    yield Entry(f"{ours}/{path}", (f"{theirs}.{names[style]}.weight",))
+
+
+def _stacked(ours, theirs, count, style, table=_BLOCK) -> Iterator[Entry]:
+  for path, names in table.items():
+    layers = tuple(f"{theirs}.{i}.{names[style]}.weight" for i in range(count))
+    yield Entry(f"{ours}/{path}", layers, "stack")
+
+
+def assemble(
+    entries: list[Entry],
+    arrays: Mapping[str, np.ndarray],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, jnp.ndarray]:
+  """Makes our parameters by path from foreign arrays.
+
+  Args:
+    entries: what to make.
+    arrays: foreign arrays by name.
+    shapes: of our parameters, by path.
+
+  Raises:
+    ValueError: names missing arrays, arrays left over, and arrays of another shape.
+  """
+  wanted = {n: e.foreign_shape(shapes[e.path]) for e in entries for n in e.names}
+  problems = [f"missing: {n}" for n in wanted if n not in arrays]
+  problems += [f"not expected: {n}" for n in arrays if n not in wanted]
+  problems += [
+      f"{n} has shape {tuple(arrays[n].shape)}, the configuration asks for {shape}"
+      for n, shape in wanted.items()
+      if n in arrays and tuple(arrays[n].shape) != shape
+  ]
+  if problems:
+    shown = "\n  ".join(problems[:20])
+    more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+    raise ValueError(
+        "The weights do not fit their configuration; check that both come from the same "
+        f"model:\n  {shown}{more}")
+  return {e.path: jnp.asarray(e.combine([arrays[n] for n in e.names])) for e in entries}

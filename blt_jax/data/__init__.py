@@ -1,0 +1,1 @@
+"""Host side: sources, entropies, packing."""

@@ -1,0 +1,1 @@
+"""Flax Linen modules: parameters and wiring; the arithmetic is in `ops`."""

@@ -1,0 +1,121 @@
+"""The Byte Latent Transformer (arXiv 2412.09871)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from blt_jax import patching, tokenizer
+from blt_jax.models import layers, local, transformer
+from blt_jax.models.config import BLTConfig
+from blt_jax.ops import patch_attention
+
+
+class LatentTransformer(nn.Module):
+  """The big model over patches."""
+
+  config: BLTConfig
+
+  @nn.compact
+  def __call__(self, patches: jax.Array, document_ids: jax.Array | None) -> jax.Array:
+    """Patches [B, P, patch_dim] to latents [B, P, latent width]."""
+    c = self.config
+    if c.patch_dim != c.latent.dim:
+      patches = layers.Linear(c.latent.dim, ("heads", "embed"), name="projection")(patches)
+    return transformer.Transformer(c.latent, name="transformer")(patches, document_ids)
+
+
+class BLT(nn.Module):
+  """Bytes to logits: embedder, local encoder, latent transformer, local decoder.
+
+  Reference: Meta `model/blt.py` `ByteLatentTransformer`.
+  """
+
+  config: BLTConfig
+
+  def setup(self):
+    c = self.config
+    self.embedder = local.Embedder(c)
+    self.encoder = local.LocalEncoder(c)
+    self.latent = LatentTransformer(c)
+    self.decoder = local.LocalDecoder(c)
+    if not c.tie_embeddings:
+      self.output = layers.Linear(c.vocab_size, ("embed", "vocab"))
+
+  def __call__(
+      self,
+      tokens: jax.Array,
+      patch_lengths: jax.Array,
+      ngram_ids: jax.Array | None = None,
+  ) -> jax.Array:
+    """Predicts the next byte at every position.
+
+    Args:
+      tokens: int [B, S].
+      patch_lengths: int [B, P]; rows sum to S + 1, the next byte included, begin with 1
+        and have their zeros on the right.
+      ngram_ids: int [tables, B, S] of the frequency n-gram tables, where configured.
+
+    Returns:
+      float32 logits [B, S, V].
+
+    Raises:
+      ValueError: lengths do not fit (checked outside `jit` only).
+    """
+    seq_len = tokens.shape[1]
+    patching.check_lengths(patch_lengths, seq_len)
+    patch_ids = patching.patch_ids(patch_lengths, seq_len)
+    states, patches = self.encode(tokens, patch_ids, patch_lengths.shape[1], ngram_ids)
+    latents = self.think(tokens, patches, patch_ids)
+    decoder_ids = patching.decoder_patch_ids(patch_lengths, seq_len)
+    return self.decode(tokens, states, latents, decoder_ids)
+
+  def encode(
+      self,
+      tokens: jax.Array,
+      patch_ids: jax.Array,
+      num_patches: int,
+      ngram_ids: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Byte states [B, S, D] and patches [B, P, patch_dim] of ids [B, S]."""
+    embeddings = self.embedder(tokens, ngram_ids)
+    return self.encoder(embeddings, patch_ids, num_patches, self._documents(tokens))
+
+  def think(self, tokens: jax.Array, patches: jax.Array, patch_ids: jax.Array) -> jax.Array:
+    """Latents [B, P, latent width] of patches [B, P, patch_dim]."""
+    documents = None
+    if self.config.latent_document_masks:
+      documents = patch_document_ids(tokens, patch_ids, patches.shape[1])
+    return self.latent(patches, documents)
+
+  def decode(
+      self, tokens: jax.Array, states: jax.Array, latents: jax.Array, decoder_ids: jax.Array
+  ) -> jax.Array:
+    """Logits [B, S, V] from byte states [B, S, D] and latents [B, P, latent width]."""
+    x = self.decoder(states, latents, decoder_ids, self._documents(tokens))
+    if self.config.tie_embeddings:
+      table = self.embedder.byte_table()
+      return jnp.dot(x, table.T.astype(x.dtype)).astype(jnp.float32)
+    return self.output(x).astype(jnp.float32)
+
+  def _documents(self, tokens):
+    if not self.config.document_masks:
+      return None
+    return transformer.document_ids(tokens, tokenizer.EOS_ID)
+
+
+def patch_document_ids(
+    tokens: jax.Array, patch_ids: jax.Array, num_patches: int
+) -> jax.Array:
+  """Numbers the documents of patches: a patch with an EOS byte ends its document.
+
+  Args:
+    tokens: int [B, S].
+    patch_ids: int [B, S].
+    num_patches: P.
+
+  Returns:
+    int32 [B, P].
+  """
+  is_eos = (tokens == tokenizer.EOS_ID).astype(jnp.int32)
+  ends = jnp.minimum(patch_attention.reduce_sum(is_eos, patch_ids, num_patches), 1)
+  return jnp.cumsum(ends, axis=1) - ends

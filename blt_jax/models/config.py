@@ -1,0 +1,195 @@
+"""Sizes and options of the models."""
+
+import dataclasses
+from typing import Literal
+
+from blt_jax import tokenizer
+
+DepthInit = Literal["disabled", "current_depth", "global_depth", "dim_ratio"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """A stack of pre-norm blocks: RMSNorm, attention with RoPE, SwiGLU.
+
+  Attributes:
+    dim: D, width.
+    num_layers: L.
+    num_heads: N.
+    num_kv_heads: G, N by default; must divide N.
+    head_dim: H, `dim // num_heads` by default.
+    mlp_dim: F; by default two thirds of 4 D times `mlp_multiplier`, rounded up to
+      `mlp_multiple_of`.
+    mlp_multiplier: see `mlp_dim`.
+    mlp_multiple_of: see `mlp_dim`.
+    window: positions that attention sees, its own included; None for all.
+    norm_epsilon: of every RMSNorm.
+    rope_theta: base of the rotary wavelengths.
+    init_std: standard deviation of all block matrices; by default fan_in ** -0.5
+      divided by the factor of `depth_init`.
+    depth_init: "disabled" 1, "current_depth" sqrt(2 (l + 1)), "global_depth"
+      sqrt(2 (L + 1)), "dim_ratio" D / 4096.
+    remat: what the backward pass recomputes: "none", "full" (everything), "dots" (all
+      but matrix products with weights).
+    unroll: write the layers out instead of looping over them: faster on GPU and CPU,
+      slower to compile.
+  """
+
+  dim: int
+  num_layers: int
+  num_heads: int
+  num_kv_heads: int | None = None
+  head_dim: int | None = None
+  mlp_dim: int | None = None
+  mlp_multiplier: float = 1.0
+  mlp_multiple_of: int = 256
+  window: int | None = None
+  norm_epsilon: float = 1e-5
+  rope_theta: float = 10_000.0
+  init_std: float | None = None
+  depth_init: DepthInit = "disabled"
+  remat: Literal["none", "full", "dots"] = "none"
+  unroll: bool = False
+
+  def __post_init__(self):
+    heads, kv_heads = self.num_heads, self.num_kv_heads or self.num_heads
+    if self.head_dim is None:
+      if self.dim % heads:
+        raise ValueError(f"dim {self.dim} must be a multiple of num_heads {heads}.")
+      object.__setattr__(self, "head_dim", self.dim // heads)
+    if self.head_dim % 2:
+      raise ValueError(f"head_dim {self.head_dim} must be even, RoPE rotates pairs.")
+    if heads % kv_heads:
+      raise ValueError(f"num_heads {heads} must be a multiple of num_kv_heads {kv_heads}.")
+    if self.window is not None and self.window < 1:
+      raise ValueError(f"window is {self.window}; it must be >= 1, or None for all.")
+    object.__setattr__(self, "num_kv_heads", kv_heads)
+    if self.mlp_dim is None:
+      width = int(self.mlp_multiplier * int(8 * self.dim / 3))
+      multiple = self.mlp_multiple_of
+      object.__setattr__(self, "mlp_dim", -(-width // multiple) * multiple)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByteLMConfig:
+  """A plain decoder-only language model: entropy model, byte or BPE baseline.
+
+  Attributes:
+    transformer: the stack.
+    vocab_size: V.
+    document_masks: attention stays inside documents.
+    eos_id: the id that ends a document.
+    tie_embeddings: the output matrix is the embedding table.
+    dtype: of activations; parameters are float32.
+  """
+
+  transformer: TransformerConfig
+  vocab_size: int = tokenizer.VOCAB_SIZE
+  document_masks: bool = True
+  eos_id: int = tokenizer.EOS_ID
+  tie_embeddings: bool = False
+  dtype: str = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossAttentionConfig:
+  """Attention between bytes and patches in a local model.
+
+  Attributes:
+    num_heads: N; must divide the local model's width.
+    num_kv_heads: G, N by default; must divide N.
+    all_layers: at every layer; else after the last one (encoder) or before the first
+      (decoder).
+    window: patches visible, a byte's own included; None is 1.
+  """
+
+  num_heads: int
+  num_kv_heads: int | None = None
+  all_layers: bool = False
+  window: int | None = None
+
+  def __post_init__(self):
+    object.__setattr__(self, "num_kv_heads", self.num_kv_heads or self.num_heads)
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(
+          f"Cross-attention num_heads {self.num_heads} must be a multiple of num_kv_heads "
+          f"{self.num_kv_heads}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class BLTConfig:
+  """A Byte Latent Transformer. Defaults are those of Meta's code.
+
+  Attributes:
+    encoder: the local encoder, over bytes.
+    latent: the latent transformer, over patches.
+    decoder: the local decoder, over bytes; as wide as the encoder.
+    encoder_cross: cross-attention into patches; None pools bytes into patches instead.
+    decoder_cross: cross-attention out of patches; None adds the patch to its bytes.
+    vectors_per_patch: K, vectors of encoder width that stand for a patch.
+    pooling: "max", "avg", "min" or several joined by "_"; see `ops.patch_attention.pool`.
+    repool: each encoder cross-attention starts from freshly pooled bytes (Hugging Face)
+      instead of refining the patches of the one before (Meta).
+    project_latent: a matrix takes latent outputs to the decoder's K vectors.
+    hash_sizes: the n of the hashed n-grams; empty for none.
+    hash_vocab_size: buckets per table.
+    hash_functions: hash functions per size.
+    ngram_vocab_sizes: rows of each frequency n-gram table, `hashing.TABLE_OFFSET`
+      included; the model then takes `ngram_ids`.
+    vocab_size: V.
+    document_masks: local attention stays inside documents.
+    latent_document_masks: so does latent attention.
+    tie_embeddings: the output matrix is the byte embedding table.
+    dtype: of activations; parameters are float32.
+  """
+
+  encoder: TransformerConfig
+  latent: TransformerConfig
+  decoder: TransformerConfig
+  encoder_cross: CrossAttentionConfig | None
+  decoder_cross: CrossAttentionConfig | None
+  vectors_per_patch: int = 2
+  pooling: str = "max"
+  repool: bool = False
+  project_latent: bool = True
+  hash_sizes: tuple[int, ...] = (3, 4, 5, 6, 7, 8)
+  hash_vocab_size: int = 500_002
+  hash_functions: int = 1
+  ngram_vocab_sizes: tuple[int, ...] = ()
+  vocab_size: int = tokenizer.VOCAB_SIZE
+  document_masks: bool = True
+  latent_document_masks: bool = True
+  tie_embeddings: bool = False
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    if self.encoder.dim != self.decoder.dim:
+      raise ValueError(
+          f"The decoder continues from the encoder's bytes: widths {self.encoder.dim} and "
+          f"{self.decoder.dim} must be equal.")
+    pooling = set(self.pooling.split("_"))
+    if not pooling <= {"avg", "mean", "min", "max"} or {"avg", "mean"} <= pooling:
+      raise ValueError(f"pooling {self.pooling!r} must join some of avg, min, max by '_'.")
+    if self.encoder_cross and len(pooling) > 1:
+      raise ValueError(f"Cross-attention starts from one pooling, got {self.pooling!r}.")
+    for name, cross in (("encoder", self.encoder_cross), ("decoder", self.decoder_cross)):
+      if cross and self.encoder.dim % cross.num_heads:
+        raise ValueError(
+            f"{name}_cross.num_heads {cross.num_heads} must divide the width "
+            f"{self.encoder.dim}.")
+    if not self.project_latent and self.latent.dim != self.decoder_slots * self.decoder.dim:
+      raise ValueError(
+          f"Without project_latent, latent.dim {self.latent.dim} must be "
+          f"{self.decoder_slots} * decoder.dim {self.decoder.dim}.")
+
+  @property
+  def decoder_slots(self) -> int:
+    """Vectors per patch that the decoder reads."""
+    return self.vectors_per_patch if self.decoder_cross else 1
+
+  @property
+  def patch_dim(self) -> int:
+    """Width of what the encoder gives per patch."""
+    if self.encoder_cross:
+      return self.vectors_per_patch * self.encoder.dim
+    return len(self.pooling.split("_")) * self.encoder.dim

@@ -1,0 +1,153 @@
+"""Building blocks: linear maps, norms, self-attention, SwiGLU, cross-attention.
+
+Parameters are float32 and named by logical axes; they are cast where they are used.
+Initialisation follows Meta `base_transformer.py`: normal, cut at 3 standard deviations.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from blt_jax.models.config import CrossAttentionConfig, TransformerConfig
+from blt_jax.ops import attention, norm, patch_attention, rope
+
+Std = Callable[[int], Any]  # fan-in -> standard deviation, a float or a scalar array
+
+
+def fan_in_std(fan_in: int) -> float:
+  """The standard deviation of all that is not told otherwise."""
+  return fan_in**-0.5
+
+
+def truncated_normal(std: Any, *axes: str) -> Callable[..., Any]:
+  """Initialiser cut at three `std`, with a logical name for each axis."""
+  init = nn.initializers.truncated_normal(std, lower=-3.0, upper=3.0)
+  return nn.with_logical_partitioning(init, axes)
+
+
+class Linear(nn.Module):
+  """x [..., in] -> [..., features], without bias."""
+
+  features: int
+  axes: tuple[str, str]
+  std: Std = fan_in_std
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    fan_in = x.shape[-1]
+    init = truncated_normal(self.std(fan_in), *self.axes)
+    kernel = self.param("kernel", init, (fan_in, self.features), jnp.float32)
+    return jnp.dot(x, kernel.astype(x.dtype))
+
+
+class RMSNorm(nn.Module):
+  """Normalises [..., D]; see `ops.norm`."""
+
+  epsilon: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    init = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
+    scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+    return norm.rms_norm(x, scale, self.epsilon)
+
+
+class Embedding(nn.Module):
+  """Table [rows, D]; give ids, get float32 rows."""
+
+  rows: int
+  dim: int
+  axes: tuple[str, str] = ("vocab", "embed")
+
+  @nn.compact
+  def __call__(self) -> jax.Array:
+    init = truncated_normal(fan_in_std(self.dim), *self.axes)
+    return self.param("embedding", init, (self.rows, self.dim), jnp.float32)
+
+
+class SelfAttention(nn.Module):
+  """Causal attention over [B, S, D] with rotary positions."""
+
+  config: TransformerConfig
+  std: Std = fan_in_std
+
+  @nn.compact
+  def __call__(
+      self,
+      x: jax.Array,
+      rope_table: tuple[jax.Array, jax.Array],
+      document_ids: jax.Array | None,
+  ) -> jax.Array:
+    c = self.config
+    batch, seq_len, dim = x.shape
+
+    def project(name, heads):
+      flat = Linear(heads * c.head_dim, ("embed", "heads"), self.std, name=name)(x)
+      return flat.reshape(batch, seq_len, heads, c.head_dim)
+
+    query = rope.apply_rope(project("query", c.num_heads), rope_table)
+    key = rope.apply_rope(project("key", c.num_kv_heads), rope_table)
+    value = project("value", c.num_kv_heads)
+    mixed = attention.attention(
+        query, key, value, window=c.window, document_ids=document_ids)
+    mixed = mixed.reshape(batch, seq_len, -1)
+    # The reference scales the output matrix by the width of the model as well.
+    return Linear(dim, ("heads", "embed"), lambda _: self.std(dim), name="output")(mixed)
+
+
+class MLP(nn.Module):
+  """SwiGLU over [..., D]."""
+
+  hidden_dim: int
+  std: Std = fan_in_std
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    gate = Linear(self.hidden_dim, ("embed", "mlp"), self.std, name="gate")(x)
+    up = Linear(self.hidden_dim, ("embed", "mlp"), self.std, name="up")(x)
+    return Linear(x.shape[-1], ("mlp", "embed"), self.std, name="down")(nn.silu(gate) * up)
+
+
+class CrossAttention(nn.Module):
+  """Attention between bytes and patches, its own residual included.
+
+  Reference: Meta `model/latent_transformer.py`. Callers add the result to `x` once more,
+  as both references do.
+  """
+
+  config: CrossAttentionConfig
+  epsilon: float
+  bytes_are_queries: bool
+  std: Std = fan_in_std
+
+  @nn.compact
+  def __call__(self, x: jax.Array, context: jax.Array, patch_ids: jax.Array) -> jax.Array:
+    """Returns x + attention in the shape of x.
+
+    Args:
+      x: queries, bytes [B, S, D] or patches [B, P, K, D].
+      context: keys and values, the other of the two.
+      patch_ids: [B, S] patch that each byte belongs to, or reads.
+    """
+    c = self.config
+    dim = x.shape[-1]
+    head_dim = dim // c.num_heads
+
+    def project(name, inputs, heads):
+      flat = Linear(heads * head_dim, ("embed", "heads"), self.std, name=name)(inputs)
+      return flat.reshape(*inputs.shape[:-1], heads, head_dim)
+
+    query = project("query", RMSNorm(self.epsilon, name="query_norm")(x), c.num_heads)
+    context = RMSNorm(self.epsilon, name="context_norm")(context)
+    key = project("key", context, c.num_kv_heads)
+    value = project("value", context, c.num_kv_heads)
+    attend = (
+        patch_attention.bytes_attend
+        if self.bytes_are_queries
+        else patch_attention.patches_attend
+    )
+    mixed = attend(query, key, value, patch_ids, c.window).reshape(*x.shape[:-1], -1)
+    return x + Linear(dim, ("heads", "embed"), lambda _: self.std(dim), name="output")(mixed)

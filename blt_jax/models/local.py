@@ -1,0 +1,183 @@
+"""The models over bytes: embedder, local encoder, local decoder.
+
+Reference: Meta `model/local_models.py` and `model/blt.py`.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from blt_jax import hashing
+from blt_jax.models import layers, transformer
+from blt_jax.models.config import BLTConfig
+from blt_jax.ops import patch_attention
+
+
+class Embedder(nn.Module):
+  """Sum of the embeddings of a byte and of the n-grams that end at it."""
+
+  config: BLTConfig
+
+  def setup(self):
+    c = self.config
+    tables = c.hash_functions * len(c.hash_sizes)
+    self.bytes = layers.Embedding(c.vocab_size, c.encoder.dim)
+    if tables:  # one table, since it spreads more evenly over devices than many
+      rows = tables * c.hash_vocab_size
+      self.hashes = layers.Embedding(rows, c.encoder.dim, ("hash_rows", "embed"))
+    self.ngrams = [layers.Embedding(rows, c.encoder.dim) for rows in c.ngram_vocab_sizes]
+
+  def __call__(self, tokens: jax.Array, ngram_ids: jax.Array | None = None) -> jax.Array:
+    """Embeds ids [B, S], with `ngram_ids` [tables, B, S] where configured: [B, S, D]."""
+    c = self.config
+    num_ngrams = 0 if ngram_ids is None else len(ngram_ids)
+    if num_ngrams != len(c.ngram_vocab_sizes):
+      raise ValueError(
+          f"The model has {len(c.ngram_vocab_sizes)} frequency n-gram tables, ngram_ids "
+          f"has {num_ngrams}; look ids up with hashing.NgramTable.")
+    embeddings = self.bytes()[tokens]
+    if c.hash_sizes:
+      ids = hashing.ngram_hash_ids(
+          jnp.asarray(tokens), c.hash_sizes, c.hash_vocab_size, c.hash_functions)
+      table = self.hashes()
+      for i in range(len(ids)):
+        embeddings += table[ids[i] + i * c.hash_vocab_size]
+    for i, ngrams in enumerate(self.ngrams):
+      embeddings += ngrams()[ngram_ids[i]]
+    return embeddings.astype(c.dtype)
+
+  def byte_table(self) -> jax.Array:
+    """The embeddings [V, D] of the ids."""
+    return self.bytes()
+
+
+class LocalEncoder(nn.Module):
+  """Bytes to byte states and patches."""
+
+  config: BLTConfig
+
+  @nn.compact
+  def __call__(
+      self,
+      x: jax.Array,
+      patch_ids: jax.Array,
+      num_patches: int,
+      document_ids: jax.Array | None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns byte states [B, S, D] and patches [B, P, patch_dim].
+
+    Args:
+      x: [B, S, D] embeddings.
+      patch_ids: int [B, S] patch of each byte.
+      num_patches: P.
+      document_ids: int [B, S] or None.
+    """
+    c = self.config
+    table = transformer.position_table(c.encoder, x.shape[1])
+    if c.encoder_cross:
+      slots = (c.vectors_per_patch, c.encoder.dim)
+      project = layers.Linear(
+          slots[0] * slots[1], ("embed", "heads"), name="patch_projection")
+    patches = None
+    for layer in range(c.encoder.num_layers):
+      block = transformer.Block(c.encoder, name=f"layers_{layer}")
+      x, _ = block(x, layer, table, document_ids)
+      is_last = layer == c.encoder.num_layers - 1
+      if c.encoder_cross and (is_last or c.encoder_cross.all_layers):
+        if patches is None or c.repool:
+          pooled = patch_attention.pool(x, patch_ids, num_patches, c.pooling)
+          patches = project(pooled).reshape(*pooled.shape[:2], *slots)
+        cross = self._cross_attention(layer if c.encoder_cross.all_layers else 0)
+        patches = patches + cross(patches, x, patch_ids)  # the residual counts twice
+    if patches is None:
+      return x, patch_attention.pool(x, patch_ids, num_patches, c.pooling)
+    return x, patches.reshape(*patches.shape[:2], -1)
+
+  def _cross_attention(self, index: int) -> layers.CrossAttention:
+    c = self.config
+    return layers.CrossAttention(
+        c.encoder_cross,
+        c.encoder.norm_epsilon,
+        bytes_are_queries=False,
+        std=transformer.depth_std(c.encoder, index),
+        name=f"cross_{index}",
+    )
+
+
+class DecoderLayer(nn.Module):
+  """Cross-attention to patches, then a block."""
+
+  config: BLTConfig
+
+  @nn.compact
+  def __call__(
+      self,
+      x: jax.Array,
+      layer: Any,
+      patches: jax.Array,
+      patch_ids: jax.Array,
+      rope_table: tuple[jax.Array, jax.Array],
+      document_ids: jax.Array | None,
+  ) -> tuple[jax.Array, None]:
+    """Returns ([B, S, D], None), in the form of a scan over layers."""
+    c = self.config
+    cross = layers.CrossAttention(
+        c.decoder_cross,
+        c.decoder.norm_epsilon,
+        bytes_are_queries=True,
+        std=transformer.depth_std(c.decoder, layer),
+        name="cross",
+    )
+    x = x + cross(x, patches, patch_ids)  # the residual counts twice
+    return transformer.Block(c.decoder, name="block")(x, layer, rope_table, document_ids)
+
+
+class LocalDecoder(nn.Module):
+  """Byte states and latent patches to byte states, normalised."""
+
+  config: BLTConfig
+
+  @nn.compact
+  def __call__(
+      self,
+      x: jax.Array,
+      latents: jax.Array,
+      patch_ids: jax.Array,
+      document_ids: jax.Array | None,
+  ) -> jax.Array:
+    """Returns [B, S, D].
+
+    Args:
+      x: [B, S, D] byte states of the encoder.
+      latents: [B, P, latent width].
+      patch_ids: int [B, S] patch that each byte reads.
+      document_ids: int [B, S] or None.
+    """
+    c = self.config
+    slots, dim = c.decoder_slots, c.decoder.dim
+    if c.project_latent:
+      projection = layers.Linear(slots * dim, ("embed", "heads"), name="patch_projection")
+      latents = projection(latents)
+    patches = latents.reshape(*latents.shape[:2], slots, dim)
+    table = transformer.position_table(c.decoder, x.shape[1])
+    indices = jnp.arange(c.decoder.num_layers)
+    if c.decoder_cross and c.decoder_cross.all_layers:
+      stack = transformer.stacked(DecoderLayer, c.decoder, num_shared=4)
+      x, _ = stack(c, name="layers")(x, indices, patches, patch_ids, table, document_ids)
+    else:
+      x = self._read_once(x, patches, patch_ids)
+      stack = transformer.stacked(transformer.Block, c.decoder, num_shared=2)
+      x, _ = stack(c.decoder, name="layers")(x, indices, table, document_ids)
+    return layers.RMSNorm(c.decoder.norm_epsilon, name="norm")(x)
+
+  def _read_once(self, x, patches, patch_ids):
+    """Takes the patches in before the first layer only."""
+    c = self.config
+    if c.decoder_cross is None:
+      return x + patch_attention.expand(patches[:, :, 0], patch_ids)
+    std = transformer.depth_std(c.decoder, 0)
+    epsilon = c.decoder.norm_epsilon
+    cross = layers.CrossAttention(c.decoder_cross, epsilon, True, std, name="cross_0")
+    return x + cross(x, patches, patch_ids)

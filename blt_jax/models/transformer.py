@@ -1,0 +1,104 @@
+"""Transformer blocks and their stacking."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from blt_jax.models import layers
+from blt_jax.models.config import TransformerConfig
+from blt_jax.ops import rope
+
+_REMAT_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def depth_std(config: TransformerConfig, layer: Any) -> layers.Std:
+  """Standard deviations of the matrices of layer `layer`, an int or a traced scalar."""
+  factor = {
+      "disabled": 1.0,
+      "current_depth": jnp.sqrt(2.0 * (layer + 1)),
+      "global_depth": (2.0 * (config.num_layers + 1)) ** 0.5,
+      "dim_ratio": config.dim / 4096,
+  }[config.depth_init]
+  return lambda fan_in: config.init_std or layers.fan_in_std(fan_in) / factor
+
+
+class Block(nn.Module):
+  """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(
+      self,
+      x: jax.Array,
+      layer: Any,
+      rope_table: tuple[jax.Array, jax.Array],
+      document_ids: jax.Array | None,
+  ) -> tuple[jax.Array, None]:
+    """Returns ([B, S, D], None), in the form of a scan over layers.
+
+    Args:
+      x: [B, S, D].
+      layer: index of this layer; initialisation depends on it.
+      rope_table: see `ops.rope`.
+      document_ids: int [B, S], or None where documents do not matter.
+    """
+    c = self.config
+    std = depth_std(c, layer)
+    attend = layers.SelfAttention(c, std, name="attention")
+    mlp = layers.MLP(c.mlp_dim, std, name="mlp")
+    normed = layers.RMSNorm(c.norm_epsilon, name="attention_norm")(x)
+    x = x + attend(normed, rope_table, document_ids)
+    return x + mlp(layers.RMSNorm(c.norm_epsilon, name="mlp_norm")(x)), None
+
+
+def stacked(layer: Any, config: TransformerConfig, num_shared: int) -> Any:
+  """A module class that runs `layer` once per layer of `config`.
+
+  Parameters get a leading axis named "layers".
+
+  Args:
+    layer: module class called as (x, layer index, *shared) -> (x, None).
+    config: says how many layers, what to recompute, whether to unroll.
+    num_shared: number of arguments that all layers share.
+  """
+  if config.remat != "none":
+    layer = nn.remat(layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
+  return nn.scan(
+      layer,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(0,) + (nn.broadcast,) * num_shared,
+      length=config.num_layers,
+      unroll=config.num_layers if config.unroll else 1,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+  )
+
+
+class Transformer(nn.Module):
+  """A stack of blocks over [B, S, D]; positions count from 0 in each row."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array, document_ids: jax.Array | None) -> jax.Array:
+    c = self.config
+    table = position_table(c, x.shape[1])
+    blocks = stacked(Block, c, num_shared=2)(c, name="layers")
+    return blocks(x, jnp.arange(c.num_layers), table, document_ids)[0]
+
+
+def position_table(config: TransformerConfig, length: int) -> tuple[jax.Array, jax.Array]:
+  """The rotation table of positions 0 to length - 1."""
+  return rope.rope_table(jnp.arange(length), config.head_dim, config.rope_theta)
+
+
+def document_ids(tokens: jax.Array, eos_id: int) -> jax.Array:
+  """Numbers the documents of each row: int32 [B, S]; an EOS belongs to its document."""
+  ends = (tokens == eos_id).astype(jnp.int32)
+  return jnp.cumsum(ends, axis=1) - ends

@@ -1,0 +1,1 @@
+"""Numerics as plain functions of arrays."""

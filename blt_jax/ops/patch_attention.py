@@ -1,0 +1,146 @@
+"""Bytes to patches and back: cross-attention and pooling in O(S * K * D).
+
+A patch sees its own bytes and a byte sees the K vectors of one patch, so everything is
+a gather from patches to bytes or a sum over the bytes of a patch, never a [P, S] matrix.
+Patches without bytes yield zeros. Reference: Meta `model/blt.py`, `model/utils.py`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def expand(patch_values: jax.Array, ids: jax.Array, is_sorted: bool = True) -> jax.Array:
+  """Gives each byte the value of a patch: [B, P, ...] by ids [B, S] -> [B, S, ...]."""
+  del is_sorted
+  return jax.vmap(lambda values, rows: values.at[rows].get(mode="clip"))(patch_values, ids)
+
+
+def _expand_forward(patch_values, ids, is_sorted):
+  return expand(patch_values, ids, is_sorted), (ids, patch_values.shape[1])
+
+
+def _expand_backward(is_sorted, residuals, gradient):
+  ids, num_patches = residuals
+  # The transpose of a gather does not know that ids are sorted and sums in the dtype
+  # of the values; this sum does neither.
+  summed = reduce_sum(gradient.astype(jnp.float32), ids, num_patches, is_sorted)
+  return summed.astype(gradient.dtype), None
+
+
+expand.defvjp(_expand_forward, _expand_backward)
+
+
+def reduce_sum(
+    byte_values: jax.Array, ids: jax.Array, num_patches: int, is_sorted: bool = True
+) -> jax.Array:
+  """Sums over the bytes of each patch: [B, S, ...] by ids [B, S] -> [B, P, ...]."""
+  return _segments(jax.ops.segment_sum, byte_values, ids, num_patches, is_sorted)
+
+
+def _segments(reduction, byte_values, ids, num_patches, is_sorted=True):
+  reduce_row = functools.partial(
+      reduction, num_segments=num_patches, indices_are_sorted=is_sorted)
+  return jax.vmap(reduce_row)(byte_values, ids)
+
+
+def pool(byte_states: jax.Array, ids: jax.Array, num_patches: int, modes: str) -> jax.Array:
+  """Pools the states of each patch's bytes.
+
+  Args:
+    byte_states: [B, S, D].
+    ids: int [B, S] patch of each byte, non-decreasing along S.
+    num_patches: P, static.
+    modes: any of "avg" (or "mean"), "min", "max", joined by "_": several are
+      concatenated along the features in this order. The gradient of a maximum is shared
+      evenly by the bytes that attain it.
+
+  Returns:
+    [B, P, D * number of modes] in the dtype of `byte_states`; zeros for empty patches.
+  """
+  states = byte_states.astype(jnp.float32)
+  count = reduce_sum(jnp.ones((*ids.shape, 1)), ids, num_patches)
+  pooled = []
+  if "avg" in modes or "mean" in modes:
+    pooled.append(reduce_sum(states, ids, num_patches) / jnp.maximum(count, 1))
+  if "min" in modes:
+    pooled.append(-_segments(jax.ops.segment_max, -states, ids, num_patches))
+  if "max" in modes:
+    pooled.append(_segments(jax.ops.segment_max, states, ids, num_patches))
+  # `where` on the result alone is safe: empty segments pass no gradient on.
+  return jnp.where(count > 0, jnp.concatenate(pooled, -1), 0).astype(byte_states.dtype)
+
+
+def patches_attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    patch_ids: jax.Array,
+    window: int | None = None,
+) -> jax.Array:
+  """Cross-attention of the encoder: the vectors of a patch read the patch's bytes.
+
+  Args:
+    query: [B, P, K, N, H].
+    key: [B, S, G, H]; each of the G heads serves N / G adjacent query heads.
+    value: [B, S, G, H].
+    patch_ids: int [B, S], non-decreasing along S.
+    window: a patch reads the bytes of this many patches, itself and those before;
+      None is 1.
+
+  Returns:
+    [B, P, K, N, H] in the dtype of `query`; softmax in float32.
+  """
+  batch, num_patches, slots, heads, head_dim = query.shape
+  query = query.reshape(batch, num_patches, slots, key.shape[2], -1, head_dim)
+  window = window or 1
+  in_order = window == 1
+  # A byte stands once for each patch that reads it; ids past the end are dropped.
+  ids = jnp.concatenate([patch_ids + i for i in range(window)], axis=1)
+  key, value = (jnp.tile(x, (1, window, 1, 1)) for x in (key, value))
+  scores = head_dim**-0.5 * jnp.einsum(
+      "bskgrh,bsgh->bskgr", expand(query, ids, in_order), key,
+      preferred_element_type=jnp.float32)  # fmt: skip
+  largest = jax.lax.stop_gradient(
+      _segments(jax.ops.segment_max, scores, ids, num_patches, in_order))
+  weights = jnp.exp(scores - expand(largest, ids, in_order))
+  weighted = weights[..., None] * value[:, :, None, :, None].astype(jnp.float32)
+  total = reduce_sum(weights, ids, num_patches, in_order)
+  output = reduce_sum(weighted, ids, num_patches, in_order)
+  output = output / jnp.where(total > 0, total, 1)[..., None]
+  return output.reshape(batch, num_patches, slots, heads, head_dim).astype(query.dtype)
+
+
+def bytes_attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    patch_ids: jax.Array,
+    window: int | None = None,
+) -> jax.Array:
+  """Cross-attention of the decoder: a byte reads the vectors of one patch.
+
+  Args:
+    query: [B, S, N, H].
+    key: [B, P, K, G, H]; each of the G heads serves N / G adjacent query heads.
+    value: [B, P, K, G, H].
+    patch_ids: int [B, S], the patch that each byte reads (`decoder_patch_ids`).
+    window: a byte reads this many patches, the named one and those before; None is 1.
+
+  Returns:
+    [B, S, N, H] in the dtype of `query`; softmax in float32.
+  """
+  batch, seq_len, heads, head_dim = query.shape
+  grouped = query.reshape(batch, seq_len, key.shape[3], -1, head_dim)
+  ids = [patch_ids - i for i in range(window or 1)]
+  # [B, S, window * K, G, H]: everything that each byte may see.
+  key, value = (jnp.concatenate([expand(x, i) for i in ids], 2) for x in (key, value))
+  slots = key.shape[2] // len(ids)
+  exists = jnp.repeat(jnp.stack([i >= 0 for i in ids], axis=-1), slots, axis=-1)
+  scores = head_dim**-0.5 * jnp.einsum(
+      "bsgrh,bskgh->bsgrk", grouped, key, preferred_element_type=jnp.float32)
+  scores = jnp.where(exists[:, :, None, None], scores, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  return jnp.einsum("bsgrk,bskgh->bsgrh", weights, value).reshape(query.shape)

@@ -1,0 +1,309 @@
+"""Where patches start: the patching schemes of BLT as pure functions.
+
+A scheme says at which bytes the next byte starts a patch; everything else follows.
+Patches depend on the bytes of their own row only, and on their prefix only: the
+patches of `x[:i]` are those of `x` cut at `i`. The top-k rule is the exception, and
+"bpe" where a row ends with a delimiter: as in the reference, that one closes nothing.
+
+Functions take numpy arrays and give numpy arrays, or take jax arrays and give jax
+arrays. Under `jit` the number of patch slots must be static: it is then the number of
+bytes, with zeros on the right; elsewhere slots that are empty in all rows are dropped.
+
+Reference: Meta `bytelatent/data/patcher.py`.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blt_jax import tokenizer
+
+Array = Any  # np.ndarray or jax.Array
+
+SCHEMES = ("entropy", "space", "static", "byte", "bpe", "lookup")
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchingConfig:
+  """How bytes are grouped into patches.
+
+  Attributes:
+    scheme: one of `SCHEMES`.
+    threshold: nats; "entropy" starts a patch where the entropy exceeds it. None asks
+      for the top-k rule: the `S // patch_size - 2` most uncertain bytes of a row.
+    threshold_add: nats; the entropy must also rise by more than this ("global and add").
+    monotonic: compare the rise of the entropy with `threshold`, not the entropy.
+    patch_size: bytes per patch of the "static" scheme and of the top-k rule.
+    max_patch_length: longer patches are cut into pieces of this many bytes.
+    split_first: the first byte is a patch of its own, as the model requires. False
+      gives the lengths of Meta's static scheme, whose first patch is a whole one.
+  """
+
+  scheme: str = "entropy"
+  threshold: float | None = 1.335442066192627
+  threshold_add: float | None = None
+  monotonic: bool = False
+  patch_size: float | None = None
+  max_patch_length: int | None = None
+  split_first: bool = True
+
+  def __post_init__(self):
+    if self.scheme not in SCHEMES:
+      raise ValueError(f"Unknown scheme {self.scheme!r}; choose one of {SCHEMES}.")
+    if self.max_patch_length is not None and self.max_patch_length < 1:
+      raise ValueError(f"max_patch_length is {self.max_patch_length}; it must be >= 1.")
+    if self.scheme == "static" and (self.patch_size is None or self.patch_size < 1):
+      raise ValueError(f"The static scheme needs patch_size >= 1, got {self.patch_size}.")
+    if self.is_top_k and (self.patch_size is None or self.patch_size < 1):
+      raise ValueError(
+          "The entropy scheme needs a threshold, or patch_size >= 1 for the top-k rule.")
+    if self.is_top_k and (self.monotonic or self.threshold_add is not None):
+      raise ValueError("The rules monotonic and threshold_add need a threshold.")
+
+  @property
+  def is_top_k(self) -> bool:
+    """Whether patches are the k most uncertain bytes, which is not a causal rule."""
+    return self.scheme == "entropy" and self.threshold is None
+
+
+def patch_lengths(
+    tokens: Array,
+    config: PatchingConfig,
+    entropies: Array | None = None,
+    include_next: bool = True,
+    lookup_table: Array | None = None,
+) -> Array:
+  """Groups the bytes of each row into patches.
+
+  Args:
+    tokens: int [B, S] ids.
+    config: the scheme.
+    entropies: float [B, S] nats, of the prediction made at each byte; scheme "entropy".
+    include_next: also say whether the byte after the row, not seen yet, starts a patch.
+      Models want it; documents that will be packed do not.
+    lookup_table: bool [V, V]; scheme "lookup" starts a patch after the pairs marked.
+
+  Returns:
+    int32 [B, P] bytes per patch, zeros on the right; rows sum to S + 1, or to S
+    without the next byte.
+
+  Raises:
+    ValueError: what the scheme needs is missing or misshapen.
+  """
+  boundaries = find_boundaries(tokens, config, entropies, lookup_table)
+  if config.scheme == "bpe":  # as in the reference: a delimiter at the very end is open
+    boundaries = boundaries & (_namespace(tokens).arange(tokens.shape[1]) < tokens.shape[1] - 1)
+  starts = starts_from_boundaries(boundaries, include_next, config.split_first)
+  if config.max_patch_length is not None:
+    starts = _split_starts(starts, config.max_patch_length)
+  return lengths_from_starts(starts)
+
+
+def find_boundaries(
+    tokens: Array,
+    config: PatchingConfig,
+    entropies: Array | None = None,
+    lookup_table: Array | None = None,
+) -> Array:
+  """Marks the bytes after which a patch starts.
+
+  Args: as in `patch_lengths`.
+
+  Returns:
+    bool [B, S]; True at t means that byte t + 1 starts a patch. What stands at 0 does
+    not matter, since byte 1 always starts a patch.
+  """
+  if tokens.ndim != 2 or tokens.shape[1] < 1:
+    raise ValueError(f"tokens must be [B, S] with S >= 1, got {tokens.shape}.")
+  xp = _namespace(tokens)
+  if config.scheme == "entropy":
+    if entropies is None or entropies.shape != tokens.shape:
+      shape = None if entropies is None else entropies.shape
+      raise ValueError(f"The entropy scheme needs entropies {tokens.shape}, got {shape}.")
+    return _entropy_boundaries(xp.asarray(entropies, xp.float32), config)
+  if config.scheme == "space":
+    return _space_boundaries(tokens)
+  if config.scheme == "static":
+    patch = np.floor(np.arange(tokens.shape[1] + 1) / config.patch_size)
+    return xp.broadcast_to(xp.asarray(patch[1:] != patch[:-1]), tokens.shape)
+  if config.scheme == "byte":
+    return xp.ones(tokens.shape, bool)
+  if config.scheme == "bpe":
+    return tokens == tokenizer.BPE_ID
+  if lookup_table is None:
+    raise ValueError("The lookup scheme needs a lookup_table, bool [V, V].")
+  hits = xp.asarray(lookup_table)[tokens[:, :-1], tokens[:, 1:]]
+  return xp.pad(hits, ((0, 0), (1, 0)))
+
+
+def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
+  xp = _namespace(entropies)
+  if config.is_top_k:
+    count = max(int(entropies.shape[1] // config.patch_size) - 2, 0)
+    order = xp.argsort(-entropies[:, 1:], axis=-1, stable=True)
+    rank = xp.argsort(order, axis=-1)
+    return xp.pad(rank < count, ((0, 0), (1, 0)))
+  position = xp.arange(entropies.shape[1])
+  rise = xp.diff(entropies, axis=-1, prepend=entropies[:, :1])
+  if config.monotonic:
+    return (rise > config.threshold) | (position == 1)
+  above = entropies > config.threshold
+  if config.threshold_add is None:
+    return above
+  # The reference never lets byte 3 start a patch under this rule.
+  rises = (rise > config.threshold_add) & above & (position >= 3)
+  return rises | (position == 1)
+
+
+def _space_boundaries(tokens: Array) -> Array:
+  """Ends a patch at the first byte of each run of bytes that are not letters or digits."""
+  xp = _namespace(tokens)
+  byte = tokens - tokenizer.OFFSET  # special ids are negative
+  is_space = (
+      (byte < ord("0"))
+      | ((byte > ord("9")) & (byte < ord("A")))
+      | ((byte > ord("Z")) & (byte < ord("a")))
+      | ((byte > ord("z")) & (byte < 0x80))
+      | (byte >= 0xC0)  # UTF-8 lead bytes
+  )
+  was_space = xp.pad(is_space[:, :-1], ((0, 0), (1, 0)))
+  return (is_space & ~was_space) | (byte < 0)
+
+
+def starts_from_boundaries(
+    boundaries: Array, include_next: bool = True, split_first: bool = True
+) -> Array:
+  """Turns boundaries [B, S] into the mask of patch starts, bool [B, T].
+
+  T is S + 1, or S without the next byte. Byte 0 always starts a patch; byte 1 does too
+  if `split_first`.
+  """
+  xp = _namespace(boundaries)
+  batch, seq_len = boundaries.shape
+  starts = xp.concatenate([xp.ones((batch, 1), bool), boundaries], axis=1)
+  if split_first:
+    starts = starts | (xp.arange(seq_len + 1) == 1)
+  return starts if include_next else starts[:, :seq_len]
+
+
+def _split_starts(starts: Array, max_patch_length: int) -> Array:
+  """Adds a start after every `max_patch_length` bytes of a patch."""
+  xp = _namespace(starts)
+  position = xp.arange(starts.shape[1])
+  own_start = xp.where(starts, position, 0)
+  if xp is np:
+    own_start = np.maximum.accumulate(own_start, axis=1)
+  else:
+    own_start = jax.lax.cummax(own_start, axis=1)
+  return (position - own_start) % max_patch_length == 0
+
+
+def lengths_from_starts(start_mask: Array) -> Array:
+  """Turns patch starts into patch lengths.
+
+  Args:
+    start_mask: bool [B, T]; byte 0 counts as a start whatever it says.
+
+  Returns:
+    int32 [B, P]; rows sum to T.
+  """
+  xp = _namespace(start_mask)
+  total = start_mask.shape[1]
+  position = xp.arange(total)
+  starts = xp.sort(xp.where(start_mask | (position == 0), position, total), axis=1)
+  lengths = xp.diff(starts, axis=1, append=xp.full((len(starts), 1), total))
+  if not _is_traced(lengths):
+    lengths = lengths[:, : max(int((lengths > 0).sum(axis=1).max(initial=1)), 1)]
+  return lengths.astype(xp.int32)
+
+
+def split_long(
+    lengths: Array, max_patch_length: int, num_patches: int | None = None
+) -> Array:
+  """Cuts patches longer than `max_patch_length` into pieces.
+
+  Args:
+    lengths: int [B, P].
+    max_patch_length: bytes, at least 1.
+    num_patches: width of the result; by default what the widest row needs. It must be
+      given under `jit`.
+
+  Returns:
+    int32 [B, P']; zeros of the input stay and move to the right.
+  """
+  xp = _namespace(lengths)
+  pieces = xp.maximum(-(-lengths // max_patch_length), 1)
+  ends = xp.cumsum(pieces, axis=1)
+  if num_patches is None:
+    if _is_traced(lengths):
+      raise ValueError("Under jit, split_long needs num_patches, the width of its result.")
+    num_patches = int(ends[:, -1].max())
+  owner = patch_ids(pieces, num_patches)
+  column = xp.minimum(owner, lengths.shape[1] - 1)
+  length = xp.take_along_axis(lengths, column, axis=1)
+  first = xp.take_along_axis(ends - pieces, column, axis=1)
+  left = length - (xp.arange(num_patches) - first) * max_patch_length
+  piece = xp.where(owner < lengths.shape[1], xp.clip(left, 0, max_patch_length), 0)
+  return piece.astype(xp.int32)
+
+
+def patch_ids(lengths: Array, seq_len: int) -> Array:
+  """The patch that holds each byte: int32 [B, S] from lengths [B, P]."""
+  xp = _namespace(lengths)
+  ends = xp.minimum(xp.cumsum(lengths, axis=1), seq_len)  # those beyond S are dropped
+  rows = xp.arange(len(lengths))[:, None]
+  crossed = xp.zeros((len(lengths), seq_len + 1), xp.int32)
+  if xp is np:
+    np.add.at(crossed, (rows, ends), 1)
+  else:
+    crossed = crossed.at[rows, ends].add(1)
+  return xp.cumsum(crossed, axis=1)[:, :seq_len].astype(xp.int32)
+
+
+def decoder_patch_ids(lengths: Array, seq_len: int) -> Array:
+  """The newest patch complete before the patch of the next byte: int32 [B, S].
+
+  The logits at t predict byte t + 1, whose patch is still open; they may read the patch
+  before it, `patch_ids[t + 1] - 1`.
+
+  Args:
+    lengths: int [B, P]; the first patch of each row has one byte.
+    seq_len: S.
+  """
+  return patch_ids(lengths[:, 1:], seq_len)
+
+
+def check_lengths(lengths: Array, seq_len: int) -> None:
+  """Raises ValueError unless `lengths` [B, P] fit a model's row of `seq_len` bytes.
+
+  Traced values cannot be looked at, so under `jit` only the shape is checked.
+  """
+  if lengths.ndim != 2:
+    raise ValueError(f"patch_lengths must be [B, P], got shape {lengths.shape}.")
+  if _is_traced(lengths):
+    return
+  lengths = np.asarray(lengths)
+  if (lengths < 0).any():
+    raise ValueError("patch_lengths has negative entries; lengths are 0 or more bytes.")
+  for row, total in enumerate(lengths.sum(axis=1)):
+    if total != seq_len + 1:
+      raise ValueError(
+          f"patch_lengths of row {row} sum to {total}; they must sum to S + 1 = "
+          f"{seq_len + 1}, the next byte included (patch with include_next=True).")
+  if (lengths[:, 0] != 1).any():
+    raise ValueError(
+        f"The first patch has {lengths[:, 0].max()} bytes; it must have exactly 1, since "
+        "the decoder reads complete patches only (patch with split_first=True).")
+  if ((lengths[:, :-1] == 0) & (lengths[:, 1:] > 0)).any():
+    raise ValueError("patch_lengths has empty patches inside; move zeros to the right.")
+
+
+def _namespace(array: Array):
+  return jnp if isinstance(array, jax.Array) else np
+
+
+def _is_traced(array: Array) -> bool:
+  return isinstance(array, jax.core.Tracer)
