@@ -1,41 +1,43 @@
 """Installs blt_jax; tools are configured in pyproject.toml."""
 
+import pathlib
+
 import setuptools
 
 setuptools.setup(
-    name="blt_jax",
-    version="0.1.0",
-    description="Byte Latent Transformers in JAX",
-    long_description=open("README.md", encoding="utf-8").read(),
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.11",
-    packages=setuptools.find_packages(include=["blt_jax", "blt_jax.*"]),
-    install_requires=[
-        "absl-py>=2.1",
-        "chex>=0.1.90",
-        "flax>=0.12",
-        "grain>=0.2.18",
-        "jax>=0.10.2",
-        "ml_collections>=1.1",
-        "numpy>=2.0",
-        "optax>=0.2.6",
-        "orbax-checkpoint>=0.11.30",
-        "safetensors>=0.6",
-        "tensorboardX>=2.6",
+  name="blt_jax",
+  version="0.1.0",
+  description="Byte Latent Transformers in JAX",
+  long_description=pathlib.Path("README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["blt_jax", "blt_jax.*"]),
+  install_requires=[
+    "absl-py>=2.1",
+    "chex>=0.1.90",
+    "flax>=0.12",
+    "grain>=0.2.18",
+    "jax>=0.10.2",
+    "ml_collections>=1.1",
+    "numpy>=2.0",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11.30",
+    "safetensors>=0.6",
+    "tensorboardX>=2.6",
+  ],
+  extras_require={
+    "tpu": ["jax[tpu]>=0.10.2"],
+    "cuda13": ["jax[cuda13]>=0.10.2"],
+    "convert": ["torch>=2.13", "transformers>=5.23"],
+    "plot": ["matplotlib>=3.9"],
+    "dev": [
+      "hypothesis>=6.120",
+      "matplotlib>=3.9",
+      "mypy>=1.15",
+      "pytest>=8.3",
+      "pytest-xdist>=3.6",
+      "ruff>=0.11",
     ],
-    extras_require={
-        "tpu": ["jax[tpu]>=0.10.2"],
-        "cuda13": ["jax[cuda13]>=0.10.2"],
-        "convert": ["torch>=2.13", "transformers>=5.23"],
-        "plot": ["matplotlib>=3.9"],
-        "dev": [
-            "hypothesis>=6.120",
-            "matplotlib>=3.9",
-            "mypy>=1.15",
-            "pytest>=8.3",
-            "pytest-xdist>=3.6",
-            "ruff>=0.11",
-        ],
-    },
+  },
 )

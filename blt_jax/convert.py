@@ -47,7 +47,7 @@ class Converted:
 
 
 def from_hf_state(
-    config_dict: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+  config_dict: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> Converted:
   """Converts a Hugging Face `BltForCausalLM`.
 
@@ -67,8 +67,7 @@ def from_hf_state(
   entropy_config = convert_config.byte_lm_from_hf(config_dict)
   entropy_params = None
   if entropy_config is not None:
-    entries = convert_names.byte_lm_entries(
-        entropy_config, convert_names.HF, "model.patcher.")
+    entries = convert_names.byte_lm_entries(entropy_config, convert_names.HF, "model.patcher.")
     entropy_params = _assemble(entries, patcher, byte_lm_shapes(entropy_config))
   entries = convert_names.blt_entries(config, convert_names.HF)
   params = _assemble(entries, arrays, blt_shapes(config))
@@ -77,10 +76,10 @@ def from_hf_state(
 
 
 def from_meta_state(
-    args: Mapping[str, Any],
-    arrays: Mapping[str, np.ndarray],
-    entropy_args: Mapping[str, Any] | None = None,
-    entropy_arrays: Mapping[str, np.ndarray] | None = None,
+  args: Mapping[str, Any],
+  arrays: Mapping[str, np.ndarray],
+  entropy_args: Mapping[str, Any] | None = None,
+  entropy_arrays: Mapping[str, np.ndarray] | None = None,
 ) -> Converted:
   """Converts Meta's `ByteLatentTransformer` and, if given, its `LMTransformer`.
 
@@ -153,7 +152,8 @@ def to_hf(directory: _Path, converted: Converted) -> None:
   arrays = _split(convert_names.blt_entries(c.config, convert_names.HF), c.params)
   if c.entropy_config is not None:
     entries = convert_names.byte_lm_entries(
-        c.entropy_config, convert_names.HF, "model.patcher.")
+      c.entropy_config, convert_names.HF, "model.patcher."
+    )
     arrays |= _split(entries, c.entropy_params)
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
@@ -185,8 +185,9 @@ def read_arrays(directory: _Path) -> dict[str, np.ndarray]:
     if path.exists():
       return _read_pth(path)
   raise FileNotFoundError(
-      f"{directory} holds no *.safetensors and no consolidated.pth; download the weights "
-      "there first.")
+    f"{directory} holds no *.safetensors and no consolidated.pth; download the weights "
+    "there first."
+  )
 
 
 def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from blt_jax.models.config import (
-    BLTConfig,
-    ByteLMConfig,
-    CrossAttentionConfig,
-    TransformerConfig,
+  BLTConfig,
+  ByteLMConfig,
+  CrossAttentionConfig,
+  TransformerConfig,
 )
 from blt_jax.patching import PatchingConfig
 
@@ -57,45 +57,46 @@ def blt_from_meta(args: Mapping[str, Any]) -> BLTConfig:
   ngrams = a["encoder_ngram_to_size_str"] if a["encoder_enable_byte_ngrams"] else None
   modes = a["downsampling_by_pooling"] or "max"
   return BLTConfig(
-      encoder=_meta_stack(a, "local_encoder", window=window, init_std=None),
-      latent=_meta_stack(a, "global", window=None, init_std=a["init_base_std"]),
-      decoder=_meta_stack(a, "local_decoder", window=window, init_std=None),
-      encoder_cross=_meta_cross(a, "encoder"),
-      decoder_cross=_meta_cross(a, "decoder"),
-      vectors_per_patch=a["cross_attn_k"] or 1,
-      pooling="_".join(m for m in ("avg", "mean", "min", "max") if m in modes),
-      project_latent=a["dim_global"] != a["dim_local_decoder"],
-      hash_sizes=tuple(sizes),
-      hash_vocab_size=a["encoder_hash_byte_group_vocab"],
-      hash_functions=a["encoder_hash_byte_group_nb_functions"],
-      ngram_vocab_sizes=tuple(
-          int(n.split(":")[1]) + 4 for n in ngrams.split(",")) if ngrams else (),
-      vocab_size=a["vocab_size"] + a["pm_size"],
-      document_masks=documents,
-      latent_document_masks=latent_documents,
+    encoder=_meta_stack(a, "local_encoder", window=window, init_std=None),
+    latent=_meta_stack(a, "global", window=None, init_std=a["init_base_std"]),
+    decoder=_meta_stack(a, "local_decoder", window=window, init_std=None),
+    encoder_cross=_meta_cross(a, "encoder"),
+    decoder_cross=_meta_cross(a, "decoder"),
+    vectors_per_patch=a["cross_attn_k"] or 1,
+    pooling="_".join(m for m in ("avg", "mean", "min", "max") if m in modes),
+    project_latent=a["dim_global"] != a["dim_local_decoder"],
+    hash_sizes=tuple(sizes),
+    hash_vocab_size=a["encoder_hash_byte_group_vocab"],
+    hash_functions=a["encoder_hash_byte_group_nb_functions"],
+    ngram_vocab_sizes=tuple(int(n.split(":")[1]) + 4 for n in ngrams.split(","))
+    if ngrams
+    else (),
+    vocab_size=a["vocab_size"] + a["pm_size"],
+    document_masks=documents,
+    latent_document_masks=latent_documents,
   )
 
 
 def _meta_stack(a, name, **kwargs) -> TransformerConfig:
   kv_heads = a["n_kv_heads_global"] if name == "global" else a["n_kv_heads"]
   return TransformerConfig(
-      dim=a[f"dim_{name}"],
-      num_layers=a[f"n_layers_{name}"],
-      num_heads=a[f"n_heads_{name}"],
-      num_kv_heads=kv_heads,
-      **_meta_common(a),
-      **kwargs,
+    dim=a[f"dim_{name}"],
+    num_layers=a[f"n_layers_{name}"],
+    num_heads=a[f"n_heads_{name}"],
+    num_kv_heads=kv_heads,
+    **_meta_common(a),
+    **kwargs,
   )
 
 
 def _meta_common(a) -> dict[str, Any]:
   return dict(
-      head_dim=a["head_dim"],
-      mlp_multiplier=a["ffn_dim_multiplier"] or 1.0,
-      mlp_multiple_of=a["multiple_of"],
-      norm_epsilon=a["norm_eps"],
-      rope_theta=a["rope_theta"],
-      depth_init=getattr(a["init_std_factor"], "value", a["init_std_factor"]),
+    head_dim=a["head_dim"],
+    mlp_multiplier=a["ffn_dim_multiplier"] or 1.0,
+    mlp_multiple_of=a["multiple_of"],
+    norm_epsilon=a["norm_eps"],
+    rope_theta=a["rope_theta"],
+    depth_init=getattr(a["init_std_factor"], "value", a["init_std_factor"]),
   )
 
 
@@ -103,9 +104,9 @@ def _meta_cross(a, name) -> CrossAttentionConfig | None:
   if not a[f"cross_attn_{name}"]:
     return None
   return CrossAttentionConfig(
-      num_heads=a["cross_attn_nheads"],
-      all_layers=a[f"cross_attn_all_layers_{name}"],
-      window=a[f"cross_attn_window_{name}"],
+    num_heads=a["cross_attn_nheads"],
+    all_layers=a[f"cross_attn_all_layers_{name}"],
+    window=a[f"cross_attn_window_{name}"],
   )
 
 
@@ -118,13 +119,13 @@ def byte_lm_from_meta(args: Mapping[str, Any]) -> ByteLMConfig:
   if a["attn_impl"] != "xformers":  # the others ignore window and documents
     window, documents = None, False
   stack = TransformerConfig(
-      dim=a["dim"],
-      num_layers=a["n_layers"],
-      num_heads=a["n_heads"],
-      num_kv_heads=a["n_kv_heads"],
-      window=window,
-      init_std=a["init_base_std"],
-      **_meta_common(a),
+    dim=a["dim"],
+    num_layers=a["n_layers"],
+    num_heads=a["n_heads"],
+    num_kv_heads=a["n_kv_heads"],
+    window=window,
+    init_std=a["init_base_std"],
+    **_meta_common(a),
   )
   return ByteLMConfig(stack, a["vocab_size"], document_masks=documents, eos_id=a["eos_id"])
 
@@ -133,12 +134,12 @@ def patching_from_meta(args: Mapping[str, Any]) -> PatchingConfig:
   """Reads Meta's `PatcherArgs`."""
   scheme = args.get("patching_mode", "entropy")
   return PatchingConfig(
-      scheme=scheme,
-      threshold=args.get("threshold", PatchingConfig.threshold),
-      threshold_add=args.get("threshold_add"),
-      monotonic=args.get("monotonicity", False),
-      patch_size=args.get("patch_size"),
-      max_patch_length=args.get("max_patch_length"),
+    scheme=scheme,
+    threshold=args.get("threshold", PatchingConfig.threshold),
+    threshold_add=args.get("threshold_add"),
+    monotonic=args.get("monotonicity", False),
+    patch_size=args.get("patch_size"),
+    max_patch_length=args.get("max_patch_length"),
   )
 
 
@@ -170,20 +171,20 @@ def blt_from_hf(config: Mapping[str, Any]) -> BLTConfig:
   window = c["local_attention_window_len"]
   encoder, decoder = _hf_section(c, "encoder"), _hf_section(c, "decoder")
   return BLTConfig(
-      encoder=_hf_stack(encoder, window),
-      latent=_hf_stack(_hf_section(c, "global"), None),
-      decoder=_hf_stack(decoder, window),
-      encoder_cross=_hf_cross(encoder),
-      decoder_cross=_hf_cross(decoder),
-      vectors_per_patch=c["cross_attn_k"],
-      repool=True,
-      hash_sizes=tuple(c["encoder_hash_byte_group_size"] or range(3, 9)),
-      hash_vocab_size=c["encoder_hash_byte_group_vocab"],
-      hash_functions=c["encoder_hash_byte_group_nb_functions"],
-      vocab_size=c["vocab_size"],
-      document_masks=False,
-      latent_document_masks=False,
-      tie_embeddings=c["tie_word_embeddings"],
+    encoder=_hf_stack(encoder, window),
+    latent=_hf_stack(_hf_section(c, "global"), None),
+    decoder=_hf_stack(decoder, window),
+    encoder_cross=_hf_cross(encoder),
+    decoder_cross=_hf_cross(decoder),
+    vectors_per_patch=c["cross_attn_k"],
+    repool=True,
+    hash_sizes=tuple(c["encoder_hash_byte_group_size"] or range(3, 9)),
+    hash_vocab_size=c["encoder_hash_byte_group_vocab"],
+    hash_functions=c["encoder_hash_byte_group_nb_functions"],
+    vocab_size=c["vocab_size"],
+    document_masks=False,
+    latent_document_masks=False,
+    tie_embeddings=c["tie_word_embeddings"],
   )
 
 
@@ -202,9 +203,9 @@ def patching_from_hf(config: Mapping[str, Any]) -> PatchingConfig:
   c = {**_HF_TOP, **config}
   by_entropy = c["patching_mode"] == "entropy" and c["patch_in_forward"]
   return PatchingConfig(
-      scheme="entropy" if by_entropy else "byte",
-      threshold=c["patching_threshold"],
-      max_patch_length=c["max_patch_length"],
+    scheme="entropy" if by_entropy else "byte",
+    threshold=c["patching_threshold"],
+    max_patch_length=c["max_patch_length"],
   )
 
 
@@ -212,7 +213,9 @@ def _hf_section(config, name) -> dict[str, Any]:
   theta = 10_000.0 if name == "patcher" else 500_000.0
   section = {**_HF_STACKS[name], **(config.get(f"{name}_config") or {})}
   rope = section.get("rope_parameters") or {}
-  if rope.get("rope_type", "default") != "default" or section.get("hidden_act", "silu") != "silu":
+  if (
+    rope.get("rope_type", "default") != "default" or section.get("hidden_act", "silu") != "silu"
+  ):
     raise ValueError(f"{name}_config: only rope_type default and hidden_act silu are known.")
   section["rope_theta"] = rope.get("rope_theta", section.get("rope_theta", theta))
   return section
@@ -221,27 +224,27 @@ def _hf_section(config, name) -> dict[str, Any]:
 def _hf_stack(section, window) -> TransformerConfig:
   dim = section["hidden_size"]
   return TransformerConfig(
-      dim=dim,
-      num_layers=section["num_hidden_layers"],
-      num_heads=section["num_attention_heads"],
-      num_kv_heads=section.get("num_key_value_heads"),
-      mlp_dim=section["intermediate_size"] or int(8 * dim / 3),
-      window=window,
-      norm_epsilon=section.get("rms_norm_eps", 1e-5),
-      rope_theta=section["rope_theta"],
+    dim=dim,
+    num_layers=section["num_hidden_layers"],
+    num_heads=section["num_attention_heads"],
+    num_kv_heads=section.get("num_key_value_heads"),
+    mlp_dim=section["intermediate_size"] or int(8 * dim / 3),
+    window=window,
+    norm_epsilon=section.get("rms_norm_eps", 1e-5),
+    rope_theta=section["rope_theta"],
   )
 
 
 def _hf_cross(section) -> CrossAttentionConfig:
   return CrossAttentionConfig(
-      num_heads=section["num_attention_heads"],
-      num_kv_heads=section.get("num_key_value_heads"),
-      all_layers=section["cross_attn_all_layers"],
+    num_heads=section["num_attention_heads"],
+    num_kv_heads=section.get("num_key_value_heads"),
+    all_layers=section["cross_attn_all_layers"],
   )
 
 
 def to_hf(
-    config: BLTConfig, entropy_config: ByteLMConfig | None, patching: PatchingConfig | None
+  config: BLTConfig, entropy_config: ByteLMConfig | None, patching: PatchingConfig | None
 ) -> dict[str, Any]:
   """Writes a `BltConfig` as a dict.
 
@@ -311,11 +314,11 @@ def to_hf(
 
 def _stack_to_hf(stack: TransformerConfig) -> dict[str, Any]:
   return dict(
-      hidden_size=stack.dim,
-      num_hidden_layers=stack.num_layers,
-      num_attention_heads=stack.num_heads,
-      num_key_value_heads=stack.num_kv_heads,
-      intermediate_size=stack.mlp_dim,
-      rms_norm_eps=stack.norm_epsilon,
-      rope_parameters=dict(rope_type="default", rope_theta=stack.rope_theta),
+    hidden_size=stack.dim,
+    num_hidden_layers=stack.num_layers,
+    num_attention_heads=stack.num_heads,
+    num_key_value_heads=stack.num_kv_heads,
+    intermediate_size=stack.mlp_dim,
+    rms_norm_eps=stack.norm_epsilon,
+    rope_parameters=dict(rope_type="default", rope_theta=stack.rope_theta),
   )

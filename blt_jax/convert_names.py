@@ -10,23 +10,23 @@ import numpy as np
 from blt_jax.models.config import BLTConfig, ByteLMConfig
 
 _BLOCK = {  # our path: (Meta, Hugging Face)
-    "attention/query/kernel": ("attention.wq", "self_attn.q_proj"),
-    "attention/key/kernel": ("attention.wk", "self_attn.k_proj"),
-    "attention/value/kernel": ("attention.wv", "self_attn.v_proj"),
-    "attention/output/kernel": ("attention.wo", "self_attn.o_proj"),
-    "mlp/gate/kernel": ("feed_forward.w1", "mlp.gate_proj"),
-    "mlp/up/kernel": ("feed_forward.w3", "mlp.up_proj"),
-    "mlp/down/kernel": ("feed_forward.w2", "mlp.down_proj"),
-    "attention_norm/scale": ("attention_norm", "input_layernorm"),
-    "mlp_norm/scale": ("ffn_norm", "post_attention_layernorm"),
+  "attention/query/kernel": ("attention.wq", "self_attn.q_proj"),
+  "attention/key/kernel": ("attention.wk", "self_attn.k_proj"),
+  "attention/value/kernel": ("attention.wv", "self_attn.v_proj"),
+  "attention/output/kernel": ("attention.wo", "self_attn.o_proj"),
+  "mlp/gate/kernel": ("feed_forward.w1", "mlp.gate_proj"),
+  "mlp/up/kernel": ("feed_forward.w3", "mlp.up_proj"),
+  "mlp/down/kernel": ("feed_forward.w2", "mlp.down_proj"),
+  "attention_norm/scale": ("attention_norm", "input_layernorm"),
+  "mlp_norm/scale": ("ffn_norm", "post_attention_layernorm"),
 }
 _CROSS = {
-    "query/kernel": ("wq", "q_proj"),
-    "key/kernel": ("wk", "k_proj"),
-    "value/kernel": ("wv", "v_proj"),
-    "output/kernel": ("wo", "o_proj"),
-    "query_norm/scale": ("cross_attn_norm_q", "q_norm"),
-    "context_norm/scale": ("cross_attn_norm_kv", "k_norm"),
+  "query/kernel": ("wq", "q_proj"),
+  "key/kernel": ("wk", "k_proj"),
+  "value/kernel": ("wv", "v_proj"),
+  "output/kernel": ("wo", "o_proj"),
+  "query_norm/scale": ("cross_attn_norm_q", "q_norm"),
+  "context_norm/scale": ("cross_attn_norm_kv", "k_norm"),
 }
 META, HF = 0, 1
 
@@ -86,10 +86,9 @@ def byte_lm_entries(config: ByteLMConfig, style: int, prefix: str = "") -> list[
   """Everything a byte language model consists of; Hugging Face calls it patcher."""
   embedding, output = (("tok_embeddings", "output"), ("embed_tokens", "lm_head"))[style]
   entries = [
-      Entry("embedding/embedding", (f"{prefix}{embedding}.weight",)),
-      Entry("norm/scale", (f"{prefix}norm.weight",)),
-      *_stacked(
-          "transformer/layers", f"{prefix}layers", config.transformer.num_layers, style),
+    Entry("embedding/embedding", (f"{prefix}{embedding}.weight",)),
+    Entry("norm/scale", (f"{prefix}norm.weight",)),
+    *_stacked("transformer/layers", f"{prefix}layers", config.transformer.num_layers, style),
   ]
   if not config.tie_embeddings:
     entries.append(Entry("output/kernel", (f"{prefix}{output}.weight",)))
@@ -113,7 +112,8 @@ def _blt_entries(config, style) -> Iterator[Entry]:
     yield Entry("embedder/hashes/embedding", (f"{hashes}.weight",))
   for i in range(len(config.ngram_vocab_sizes)):
     yield Entry(
-        f"embedder/ngrams_{i}/embedding", (f"{model}encoder_ngram_embedding.{i}.weight",))
+      f"embedder/ngrams_{i}/embedding", (f"{model}encoder_ngram_embedding.{i}.weight",)
+    )
 
   for i in range(config.encoder.num_layers):
     yield from _one(_BLOCK, f"encoder/layers_{i}", f"{encoder}.layers.{i}", style)
@@ -123,10 +123,10 @@ def _blt_entries(config, style) -> Iterator[Entry]:
       yield from _one(_CROSS, f"encoder/cross_{i}", f"{encoder}.cross_attn_layers.{i}", style)
 
   if config.patch_dim != config.latent.dim:
-    yield Entry(
-        "latent/projection/kernel", (f"{latent}.token_embedding_projection.weight",))
+    yield Entry("latent/projection/kernel", (f"{latent}.token_embedding_projection.weight",))
   yield from _stacked(
-      "latent/transformer/layers", f"{latent}.layers", config.latent.num_layers, style)
+    "latent/transformer/layers", f"{latent}.layers", config.latent.num_layers, style
+  )
 
   if config.project_latent:
     yield Entry("decoder/patch_projection/kernel", (f"{decoder}.{projection}",))
@@ -160,9 +160,9 @@ def _stacked(ours, theirs, count, style, table=_BLOCK) -> Iterator[Entry]:
 
 
 def assemble(
-    entries: list[Entry],
-    arrays: Mapping[str, np.ndarray],
-    shapes: Mapping[str, tuple[int, ...]],
+  entries: list[Entry],
+  arrays: Mapping[str, np.ndarray],
+  shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, jnp.ndarray]:
   """Makes our parameters by path from foreign arrays.
 
@@ -178,14 +178,15 @@ def assemble(
   problems = [f"missing: {n}" for n in wanted if n not in arrays]
   problems += [f"not expected: {n}" for n in arrays if n not in wanted]
   problems += [
-      f"{n} has shape {tuple(arrays[n].shape)}, the configuration asks for {shape}"
-      for n, shape in wanted.items()
-      if n in arrays and tuple(arrays[n].shape) != shape
+    f"{n} has shape {tuple(arrays[n].shape)}, the configuration asks for {shape}"
+    for n, shape in wanted.items()
+    if n in arrays and tuple(arrays[n].shape) != shape
   ]
   if problems:
     shown = "\n  ".join(problems[:20])
     more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
     raise ValueError(
-        "The weights do not fit their configuration; check that both come from the same "
-        f"model:\n  {shown}{more}")
+      "The weights do not fit their configuration; check that both come from the same "
+      f"model:\n  {shown}{more}"
+    )
   return {e.path: jnp.asarray(e.combine([arrays[n] for n in e.names])) for e in entries}

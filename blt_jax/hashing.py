@@ -21,7 +21,7 @@ TABLE_OFFSET = 4  # ids of frequency tables start here; 0 is "unknown"
 
 
 def ngram_hash_ids(
-    tokens: Array, sizes: Sequence[int], vocab_size: int, num_functions: int = 1
+  tokens: Array, sizes: Sequence[int], vocab_size: int, num_functions: int = 1
 ) -> Array:
   """Hashes the n-grams that end at each byte.
 
@@ -43,7 +43,8 @@ def ngram_hash_ids(
   """
   if min(sizes) < 1 or not 1 <= vocab_size < 2**31:
     raise ValueError(
-        f"n-gram sizes must be >= 1 and buckets in [1, 2**31), got {sizes}, {vocab_size}.")
+      f"n-gram sizes must be >= 1 and buckets in [1, 2**31), got {sizes}, {vocab_size}."
+    )
   hash_one = _hash_jax if isinstance(tokens, jax.Array) else _hash_numpy
   stack = jnp.stack if isinstance(tokens, jax.Array) else np.stack
   primes = [PRIMES[i % len(PRIMES)] for i in range(num_functions)]

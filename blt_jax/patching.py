@@ -59,7 +59,8 @@ class PatchingConfig:
       raise ValueError(f"The static scheme needs patch_size >= 1, got {self.patch_size}.")
     if self.is_top_k and (self.patch_size is None or self.patch_size < 1):
       raise ValueError(
-          "The entropy scheme needs a threshold, or patch_size >= 1 for the top-k rule.")
+        "The entropy scheme needs a threshold, or patch_size >= 1 for the top-k rule."
+      )
     if self.is_top_k and (self.monotonic or self.threshold_add is not None):
       raise ValueError("The rules monotonic and threshold_add need a threshold.")
 
@@ -70,11 +71,11 @@ class PatchingConfig:
 
 
 def patch_lengths(
-    tokens: Array,
-    config: PatchingConfig,
-    entropies: Array | None = None,
-    include_next: bool = True,
-    lookup_table: Array | None = None,
+  tokens: Array,
+  config: PatchingConfig,
+  entropies: Array | None = None,
+  include_next: bool = True,
+  lookup_table: Array | None = None,
 ) -> Array:
   """Groups the bytes of each row into patches.
 
@@ -103,10 +104,10 @@ def patch_lengths(
 
 
 def find_boundaries(
-    tokens: Array,
-    config: PatchingConfig,
-    entropies: Array | None = None,
-    lookup_table: Array | None = None,
+  tokens: Array,
+  config: PatchingConfig,
+  entropies: Array | None = None,
+  lookup_table: Array | None = None,
 ) -> Array:
   """Marks the bytes after which a patch starts.
 
@@ -163,18 +164,18 @@ def _space_boundaries(tokens: Array) -> Array:
   xp = _namespace(tokens)
   byte = tokens - tokenizer.OFFSET  # special ids are negative
   is_space = (
-      (byte < ord("0"))
-      | ((byte > ord("9")) & (byte < ord("A")))
-      | ((byte > ord("Z")) & (byte < ord("a")))
-      | ((byte > ord("z")) & (byte < 0x80))
-      | (byte >= 0xC0)  # UTF-8 lead bytes
+    (byte < ord("0"))
+    | ((byte > ord("9")) & (byte < ord("A")))
+    | ((byte > ord("Z")) & (byte < ord("a")))
+    | ((byte > ord("z")) & (byte < 0x80))
+    | (byte >= 0xC0)  # UTF-8 lead bytes
   )
   was_space = xp.pad(is_space[:, :-1], ((0, 0), (1, 0)))
   return (is_space & ~was_space) | (byte < 0)
 
 
 def starts_from_boundaries(
-    boundaries: Array, include_next: bool = True, split_first: bool = True
+  boundaries: Array, include_next: bool = True, split_first: bool = True
 ) -> Array:
   """Turns boundaries [B, S] into the mask of patch starts, bool [B, T].
 
@@ -220,9 +221,7 @@ def lengths_from_starts(start_mask: Array) -> Array:
   return lengths.astype(xp.int32)
 
 
-def split_long(
-    lengths: Array, max_patch_length: int, num_patches: int | None = None
-) -> Array:
+def split_long(lengths: Array, max_patch_length: int, num_patches: int | None = None) -> Array:
   """Cuts patches longer than `max_patch_length` into pieces.
 
   Args:
@@ -291,12 +290,14 @@ def check_lengths(lengths: Array, seq_len: int) -> None:
   for row, total in enumerate(lengths.sum(axis=1)):
     if total != seq_len + 1:
       raise ValueError(
-          f"patch_lengths of row {row} sum to {total}; they must sum to S + 1 = "
-          f"{seq_len + 1}, the next byte included (patch with include_next=True).")
+        f"patch_lengths of row {row} sum to {total}; they must sum to S + 1 = "
+        f"{seq_len + 1}, the next byte included (patch with include_next=True)."
+      )
   if (lengths[:, 0] != 1).any():
     raise ValueError(
-        f"The first patch has {lengths[:, 0].max()} bytes; it must have exactly 1, since "
-        "the decoder reads complete patches only (patch with split_first=True).")
+      f"The first patch has {lengths[:, 0].max()} bytes; it must have exactly 1, since "
+      "the decoder reads complete patches only (patch with split_first=True)."
+    )
   if ((lengths[:, :-1] == 0) & (lengths[:, 1:] > 0)).any():
     raise ValueError("patch_lengths has empty patches inside; move zeros to the right.")
 

@@ -15,9 +15,7 @@ OFFSET = 4
 VOCAB_SIZE = 256 + OFFSET
 
 
-def encode(
-    text: str | bytes, add_bos: bool = True, add_eos: bool = True
-) -> np.ndarray:
+def encode(text: str | bytes, add_bos: bool = True, add_eos: bool = True) -> np.ndarray:
   """Turns text or raw bytes into ids.
 
   Args:
@@ -30,11 +28,13 @@ def encode(
   """
   raw = text.encode("utf-8", errors="ignore") if isinstance(text, str) else text
   ids = np.frombuffer(raw, np.uint8).astype(np.int32) + OFFSET
-  return np.concatenate([
+  return np.concatenate(
+    [
       np.full(int(add_bos), BOS_ID, np.int32),
       ids,
       np.full(int(add_eos), EOS_ID, np.int32),
-  ])
+    ]
+  )
 
 
 def decode_bytes(ids: Iterable[int] | np.ndarray) -> bytes:

@@ -1,1 +1,1 @@
-"""Host side: sources, entropies, packing."""
+"""Host side: documents in, packed batches out."""

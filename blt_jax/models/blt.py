@@ -42,10 +42,10 @@ class BLT(nn.Module):
       self.output = layers.Linear(c.vocab_size, ("embed", "vocab"))
 
   def __call__(
-      self,
-      tokens: jax.Array,
-      patch_lengths: jax.Array,
-      ngram_ids: jax.Array | None = None,
+    self,
+    tokens: jax.Array,
+    patch_lengths: jax.Array,
+    ngram_ids: jax.Array | None = None,
   ) -> jax.Array:
     """Predicts the next byte at every position.
 
@@ -70,11 +70,11 @@ class BLT(nn.Module):
     return self.decode(tokens, states, latents, decoder_ids)
 
   def encode(
-      self,
-      tokens: jax.Array,
-      patch_ids: jax.Array,
-      num_patches: int,
-      ngram_ids: jax.Array | None = None,
+    self,
+    tokens: jax.Array,
+    patch_ids: jax.Array,
+    num_patches: int,
+    ngram_ids: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """Byte states [B, S, D] and patches [B, P, patch_dim] of ids [B, S]."""
     embeddings = self.embedder(tokens, ngram_ids)
@@ -88,7 +88,7 @@ class BLT(nn.Module):
     return self.latent(patches, documents)
 
   def decode(
-      self, tokens: jax.Array, states: jax.Array, latents: jax.Array, decoder_ids: jax.Array
+    self, tokens: jax.Array, states: jax.Array, latents: jax.Array, decoder_ids: jax.Array
   ) -> jax.Array:
     """Logits [B, S, V] from byte states [B, S, D] and latents [B, P, latent width]."""
     x = self.decoder(states, latents, decoder_ids, self._documents(tokens))
@@ -103,9 +103,7 @@ class BLT(nn.Module):
     return transformer.document_ids(tokens, tokenizer.EOS_ID)
 
 
-def patch_document_ids(
-    tokens: jax.Array, patch_ids: jax.Array, num_patches: int
-) -> jax.Array:
+def patch_document_ids(tokens: jax.Array, patch_ids: jax.Array, num_patches: int) -> jax.Array:
   """Numbers the documents of patches: a patch with an EOS byte ends its document.
 
   Args:

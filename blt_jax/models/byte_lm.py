@@ -25,9 +25,7 @@ class ByteLM(nn.Module):
     """
     c = self.config
     table = layers.Embedding(c.vocab_size, c.transformer.dim, name="embedding")()
-    documents = (
-        transformer.document_ids(tokens, c.eos_id) if c.document_masks else None
-    )
+    documents = transformer.document_ids(tokens, c.eos_id) if c.document_masks else None
     x = table[tokens].astype(c.dtype)
     x = transformer.Transformer(c.transformer, name="transformer")(x, documents)
     x = layers.RMSNorm(c.transformer.norm_epsilon, name="norm")(x)

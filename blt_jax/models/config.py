@@ -112,8 +112,9 @@ class CrossAttentionConfig:
     object.__setattr__(self, "num_kv_heads", self.num_kv_heads or self.num_heads)
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
-          f"Cross-attention num_heads {self.num_heads} must be a multiple of num_kv_heads "
-          f"{self.num_kv_heads}.")
+        f"Cross-attention num_heads {self.num_heads} must be a multiple of num_kv_heads "
+        f"{self.num_kv_heads}."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +166,9 @@ class BLTConfig:
   def __post_init__(self):
     if self.encoder.dim != self.decoder.dim:
       raise ValueError(
-          f"The decoder continues from the encoder's bytes: widths {self.encoder.dim} and "
-          f"{self.decoder.dim} must be equal.")
+        f"The decoder continues from the encoder's bytes: widths {self.encoder.dim} and "
+        f"{self.decoder.dim} must be equal."
+      )
     pooling = set(self.pooling.split("_"))
     if not pooling <= {"avg", "mean", "min", "max"} or {"avg", "mean"} <= pooling:
       raise ValueError(f"pooling {self.pooling!r} must join some of avg, min, max by '_'.")
@@ -175,12 +177,13 @@ class BLTConfig:
     for name, cross in (("encoder", self.encoder_cross), ("decoder", self.decoder_cross)):
       if cross and self.encoder.dim % cross.num_heads:
         raise ValueError(
-            f"{name}_cross.num_heads {cross.num_heads} must divide the width "
-            f"{self.encoder.dim}.")
+          f"{name}_cross.num_heads {cross.num_heads} must divide the width {self.encoder.dim}."
+        )
     if not self.project_latent and self.latent.dim != self.decoder_slots * self.decoder.dim:
       raise ValueError(
-          f"Without project_latent, latent.dim {self.latent.dim} must be "
-          f"{self.decoder_slots} * decoder.dim {self.decoder.dim}.")
+        f"Without project_latent, latent.dim {self.latent.dim} must be "
+        f"{self.decoder_slots} * decoder.dim {self.decoder.dim}."
+      )
 
   @property
   def decoder_slots(self) -> int:

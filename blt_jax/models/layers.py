@@ -76,10 +76,10 @@ class SelfAttention(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: jax.Array,
-      rope_table: tuple[jax.Array, jax.Array],
-      document_ids: jax.Array | None,
+    self,
+    x: jax.Array,
+    rope_table: tuple[jax.Array, jax.Array],
+    document_ids: jax.Array | None,
   ) -> jax.Array:
     c = self.config
     batch, seq_len, dim = x.shape
@@ -91,8 +91,7 @@ class SelfAttention(nn.Module):
     query = rope.apply_rope(project("query", c.num_heads), rope_table)
     key = rope.apply_rope(project("key", c.num_kv_heads), rope_table)
     value = project("value", c.num_kv_heads)
-    mixed = attention.attention(
-        query, key, value, window=c.window, document_ids=document_ids)
+    mixed = attention.attention(query, key, value, window=c.window, document_ids=document_ids)
     mixed = mixed.reshape(batch, seq_len, -1)
     # The reference scales the output matrix by the width of the model as well.
     return Linear(dim, ("heads", "embed"), lambda _: self.std(dim), name="output")(mixed)
@@ -145,9 +144,7 @@ class CrossAttention(nn.Module):
     key = project("key", context, c.num_kv_heads)
     value = project("value", context, c.num_kv_heads)
     attend = (
-        patch_attention.bytes_attend
-        if self.bytes_are_queries
-        else patch_attention.patches_attend
+      patch_attention.bytes_attend if self.bytes_are_queries else patch_attention.patches_attend
     )
     mixed = attend(query, key, value, patch_ids, c.window).reshape(*x.shape[:-1], -1)
     return x + Linear(dim, ("heads", "embed"), lambda _: self.std(dim), name="output")(mixed)

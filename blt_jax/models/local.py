@@ -35,12 +35,14 @@ class Embedder(nn.Module):
     num_ngrams = 0 if ngram_ids is None else len(ngram_ids)
     if num_ngrams != len(c.ngram_vocab_sizes):
       raise ValueError(
-          f"The model has {len(c.ngram_vocab_sizes)} frequency n-gram tables, ngram_ids "
-          f"has {num_ngrams}; look ids up with hashing.NgramTable.")
+        f"The model has {len(c.ngram_vocab_sizes)} frequency n-gram tables, ngram_ids "
+        f"has {num_ngrams}; look ids up with hashing.NgramTable."
+      )
     embeddings = self.bytes()[tokens]
     if c.hash_sizes:
       ids = hashing.ngram_hash_ids(
-          jnp.asarray(tokens), c.hash_sizes, c.hash_vocab_size, c.hash_functions)
+        jnp.asarray(tokens), c.hash_sizes, c.hash_vocab_size, c.hash_functions
+      )
       table = self.hashes()
       for i in range(len(ids)):
         embeddings += table[ids[i] + i * c.hash_vocab_size]
@@ -60,11 +62,11 @@ class LocalEncoder(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: jax.Array,
-      patch_ids: jax.Array,
-      num_patches: int,
-      document_ids: jax.Array | None,
+    self,
+    x: jax.Array,
+    patch_ids: jax.Array,
+    num_patches: int,
+    document_ids: jax.Array | None,
   ) -> tuple[jax.Array, jax.Array]:
     """Returns byte states [B, S, D] and patches [B, P, patch_dim].
 
@@ -78,8 +80,7 @@ class LocalEncoder(nn.Module):
     table = transformer.position_table(c.encoder, x.shape[1])
     if c.encoder_cross:
       slots = (c.vectors_per_patch, c.encoder.dim)
-      project = layers.Linear(
-          slots[0] * slots[1], ("embed", "heads"), name="patch_projection")
+      project = layers.Linear(slots[0] * slots[1], ("embed", "heads"), name="patch_projection")
     patches = None
     for layer in range(c.encoder.num_layers):
       block = transformer.Block(c.encoder, name=f"layers_{layer}")
@@ -98,11 +99,11 @@ class LocalEncoder(nn.Module):
   def _cross_attention(self, index: int) -> layers.CrossAttention:
     c = self.config
     return layers.CrossAttention(
-        c.encoder_cross,
-        c.encoder.norm_epsilon,
-        bytes_are_queries=False,
-        std=transformer.depth_std(c.encoder, index),
-        name=f"cross_{index}",
+      c.encoder_cross,
+      c.encoder.norm_epsilon,
+      bytes_are_queries=False,
+      std=transformer.depth_std(c.encoder, index),
+      name=f"cross_{index}",
     )
 
 
@@ -113,22 +114,22 @@ class DecoderLayer(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: jax.Array,
-      layer: Any,
-      patches: jax.Array,
-      patch_ids: jax.Array,
-      rope_table: tuple[jax.Array, jax.Array],
-      document_ids: jax.Array | None,
+    self,
+    x: jax.Array,
+    layer: Any,
+    patches: jax.Array,
+    patch_ids: jax.Array,
+    rope_table: tuple[jax.Array, jax.Array],
+    document_ids: jax.Array | None,
   ) -> tuple[jax.Array, None]:
     """Returns ([B, S, D], None), in the form of a scan over layers."""
     c = self.config
     cross = layers.CrossAttention(
-        c.decoder_cross,
-        c.decoder.norm_epsilon,
-        bytes_are_queries=True,
-        std=transformer.depth_std(c.decoder, layer),
-        name="cross",
+      c.decoder_cross,
+      c.decoder.norm_epsilon,
+      bytes_are_queries=True,
+      std=transformer.depth_std(c.decoder, layer),
+      name="cross",
     )
     x = x + cross(x, patches, patch_ids)  # the residual counts twice
     return transformer.Block(c.decoder, name="block")(x, layer, rope_table, document_ids)
@@ -141,11 +142,11 @@ class LocalDecoder(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: jax.Array,
-      latents: jax.Array,
-      patch_ids: jax.Array,
-      document_ids: jax.Array | None,
+    self,
+    x: jax.Array,
+    latents: jax.Array,
+    patch_ids: jax.Array,
+    document_ids: jax.Array | None,
   ) -> jax.Array:
     """Returns [B, S, D].
 

@@ -11,18 +11,18 @@ from blt_jax.models.config import TransformerConfig
 from blt_jax.ops import rope
 
 _REMAT_POLICIES = {
-    "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": None,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
 def depth_std(config: TransformerConfig, layer: Any) -> layers.Std:
   """Standard deviations of the matrices of layer `layer`, an int or a traced scalar."""
   factor = {
-      "disabled": 1.0,
-      "current_depth": jnp.sqrt(2.0 * (layer + 1)),
-      "global_depth": (2.0 * (config.num_layers + 1)) ** 0.5,
-      "dim_ratio": config.dim / 4096,
+    "disabled": 1.0,
+    "current_depth": jnp.sqrt(2.0 * (layer + 1)),
+    "global_depth": (2.0 * (config.num_layers + 1)) ** 0.5,
+    "dim_ratio": config.dim / 4096,
   }[config.depth_init]
   return lambda fan_in: config.init_std or layers.fan_in_std(fan_in) / factor
 
@@ -34,11 +34,11 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: jax.Array,
-      layer: Any,
-      rope_table: tuple[jax.Array, jax.Array],
-      document_ids: jax.Array | None,
+    self,
+    x: jax.Array,
+    layer: Any,
+    rope_table: tuple[jax.Array, jax.Array],
+    document_ids: jax.Array | None,
   ) -> tuple[jax.Array, None]:
     """Returns ([B, S, D], None), in the form of a scan over layers.
 
@@ -70,13 +70,13 @@ def stacked(layer: Any, config: TransformerConfig, num_shared: int) -> Any:
   if config.remat != "none":
     layer = nn.remat(layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
   return nn.scan(
-      layer,
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=(0,) + (nn.broadcast,) * num_shared,
-      length=config.num_layers,
-      unroll=config.num_layers if config.unroll else 1,
-      metadata_params={nn.PARTITION_NAME: "layers"},
+    layer,
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    in_axes=(0,) + (nn.broadcast,) * num_shared,
+    length=config.num_layers,
+    unroll=config.num_layers if config.unroll else 1,
+    metadata_params={nn.PARTITION_NAME: "layers"},
   )
 
 

@@ -8,12 +8,12 @@ _MASKED = np.finfo(np.float32).min
 
 
 def attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    *,
-    window: int | None = None,
-    document_ids: jax.Array | None = None,
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  *,
+  window: int | None = None,
+  document_ids: jax.Array | None = None,
 ) -> jax.Array:
   """Softmax attention of each position to itself and what came before it.
 
@@ -80,9 +80,11 @@ def _with_previous(blocks):
 
 
 def _attend(query, key, value, visible):
-  """query [..., Q, G, R, H], key and value [..., K, G, H], visible bool [..., Q, K]."""
-  scores = jnp.einsum(
-      "...qgrh,...kgh->...grqk", query, key, preferred_element_type=jnp.float32)
+  """Softmax attention over the leading axes.
+
+  Shapes: query [..., Q, G, R, H], key and value [..., K, G, H], visible bool [..., Q, K].
+  """
+  scores = jnp.einsum("...qgrh,...kgh->...grqk", query, key, preferred_element_type=jnp.float32)
   scores = scores * query.shape[-1] ** -0.5
   scores = jnp.where(visible[..., None, None, :, :], scores, _MASKED)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)

@@ -34,7 +34,7 @@ expand.defvjp(_expand_forward, _expand_backward)
 
 
 def reduce_sum(
-    byte_values: jax.Array, ids: jax.Array, num_patches: int, is_sorted: bool = True
+  byte_values: jax.Array, ids: jax.Array, num_patches: int, is_sorted: bool = True
 ) -> jax.Array:
   """Sums over the bytes of each patch: [B, S, ...] by ids [B, S] -> [B, P, ...]."""
   return _segments(jax.ops.segment_sum, byte_values, ids, num_patches, is_sorted)
@@ -42,7 +42,8 @@ def reduce_sum(
 
 def _segments(reduction, byte_values, ids, num_patches, is_sorted=True):
   reduce_row = functools.partial(
-      reduction, num_segments=num_patches, indices_are_sorted=is_sorted)
+    reduction, num_segments=num_patches, indices_are_sorted=is_sorted
+  )
   return jax.vmap(reduce_row)(byte_values, ids)
 
 
@@ -74,11 +75,11 @@ def pool(byte_states: jax.Array, ids: jax.Array, num_patches: int, modes: str) -
 
 
 def patches_attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    patch_ids: jax.Array,
-    window: int | None = None,
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  patch_ids: jax.Array,
+  window: int | None = None,
 ) -> jax.Array:
   """Cross-attention of the encoder: the vectors of a patch read the patch's bytes.
 
@@ -104,7 +105,8 @@ def patches_attend(
       "bskgrh,bsgh->bskgr", expand(query, ids, in_order), key,
       preferred_element_type=jnp.float32)  # fmt: skip
   largest = jax.lax.stop_gradient(
-      _segments(jax.ops.segment_max, scores, ids, num_patches, in_order))
+    _segments(jax.ops.segment_max, scores, ids, num_patches, in_order)
+  )
   weights = jnp.exp(scores - expand(largest, ids, in_order))
   weighted = weights[..., None] * value[:, :, None, :, None].astype(jnp.float32)
   total = reduce_sum(weights, ids, num_patches, in_order)
@@ -114,11 +116,11 @@ def patches_attend(
 
 
 def bytes_attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    patch_ids: jax.Array,
-    window: int | None = None,
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  patch_ids: jax.Array,
+  window: int | None = None,
 ) -> jax.Array:
   """Cross-attention of the decoder: a byte reads the vectors of one patch.
 
@@ -140,7 +142,8 @@ def bytes_attend(
   slots = key.shape[2] // len(ids)
   exists = jnp.repeat(jnp.stack([i >= 0 for i in ids], axis=-1), slots, axis=-1)
   scores = head_dim**-0.5 * jnp.einsum(
-      "bsgrh,bskgh->bsgrk", grouped, key, preferred_element_type=jnp.float32)
+    "bsgrh,bskgh->bsgrk", grouped, key, preferred_element_type=jnp.float32
+  )
   scores = jnp.where(exists[:, :, None, None], scores, jnp.finfo(jnp.float32).min)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   return jnp.einsum("bsgrk,bskgh->bsgrh", weights, value).reshape(query.shape)

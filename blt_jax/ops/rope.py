@@ -9,7 +9,7 @@ import numpy as np
 
 
 def rope_table(
-    positions: jax.Array, head_dim: int, theta: float
+  positions: jax.Array, head_dim: int, theta: float
 ) -> tuple[jax.Array, jax.Array]:
   """Cosines and sines of the rotation angles.
 

@@ -1,0 +1,168 @@
+"""Every setting, with its default and reason. Files in `configs/` override them.
+
+A setting is read only if it is declared here, so a misspelt one is an error.
+"""
+
+import dataclasses
+import typing
+from typing import Any
+
+import optax
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from blt_jax import optim, patching
+from blt_jax.data.pipeline import BatchShape
+from blt_jax.models import config as models
+
+KINDS = ("blt", "byte_lm")
+
+
+def get_config(kind: str = "blt") -> ConfigDict:
+  """The default settings of a run.
+
+  Args:
+    kind: "blt", or "byte_lm": the entropy model and the flat baselines.
+  """
+  config = ConfigDict()
+  config.workdir = "runs/default"  # everything that the run writes
+  config.seed = 42  # of parameters and of the order of the data
+  config.num_steps = 10_000  # optimizer updates in the whole run
+
+  config.data = data = ConfigDict()
+  data.path = "stdlib"  # text file, folder of text files, or the Python standard library
+  data.heldout_path = ""  # the same for held-out text; empty: split some off `path`
+  data.heldout_fraction = 0.02  # of the documents, where they are split off
+  data.batch_size = 8  # rows in a batch, over all devices
+  data.seq_len = 4096  # S, byte slots in a row
+  data.num_patches = placeholder(int)  # P, patch slots in a row; by default S / 4, or S + 1
+
+  config.patching = _declare(patching.PatchingConfig)
+  config.patching.scheme = "entropy" if kind == "blt" else "byte"
+  config.patching.threshold = placeholder(float)  # nats; None: what calibrate found
+  config.patching.split_first = True
+  config.patching.entropy_model = ""  # folder of its run, for the entropy scheme
+
+  config.model = _blt() if kind == "blt" else _byte_lm()
+
+  config.optimizer = _declare(optim.OptimizerConfig)
+  config.optimizer.accumulate = 1  # parts of a batch whose gradients are summed one by one
+  config.schedule = _declare(optim.ScheduleConfig)
+
+  config.mesh = mesh = ConfigDict()
+  mesh.data = -1  # devices that share the batch and keep whole parameters; -1: the rest
+  mesh.fsdp = 1  # devices that share the batch and the parameters
+  mesh.tensor = 1  # devices that share heads and hidden units
+
+  config.checkpoint = checkpoint = ConfigDict()
+  checkpoint.every_steps = 1000
+  checkpoint.keep = 2  # newest checkpoints to keep
+
+  config.logging = logging = ConfigDict()
+  logging.every_steps = 10
+  logging.tensorboard = True
+
+  config.eval = evaluation = ConfigDict()
+  evaluation.every_steps = 1000  # held-out bits per byte; it also runs at the end
+  evaluation.max_batches = placeholder(int)  # per evaluation while training; None: all
+  return config
+
+
+def _declare(cls: Any, **values: Any) -> ConfigDict:
+  """A section with the fields of a dataclass, its defaults, and optional ones typed."""
+  section = ConfigDict()
+  for field in dataclasses.fields(cls):
+    default = values.get(field.name, field.default)
+    if default is None or default is dataclasses.MISSING:
+      default = placeholder(_plain_type(cls, field.name))
+    section[field.name] = default
+  return section
+
+
+def _plain_type(cls, name):
+  options = typing.get_args(typing.get_type_hints(cls)[name])
+  return next((t for t in options if t in (int, float, str)), int)
+
+
+def _blt() -> ConfigDict:
+  local = dict(dim=1024, num_heads=16, window=512, rope_theta=500_000.0)
+  model = _declare(
+    models.BLTConfig,
+    encoder=_declare(models.TransformerConfig, num_layers=1, **local),
+    latent=_declare(
+      models.TransformerConfig, dim=2048, num_layers=25, num_heads=16, rope_theta=500_000.0
+    ),
+    decoder=_declare(models.TransformerConfig, num_layers=9, **local),
+    encoder_cross=_declare(models.CrossAttentionConfig, num_heads=16),
+    decoder_cross=_declare(models.CrossAttentionConfig, num_heads=16, all_layers=True),
+    dtype="bfloat16",
+  )
+  model.kind = "blt"
+  return model
+
+
+def _byte_lm() -> ConfigDict:
+  stack = _declare(models.TransformerConfig, dim=768, num_layers=14, num_heads=12, window=512)
+  model = _declare(models.ByteLMConfig, transformer=stack, dtype="bfloat16")
+  model.kind = "byte_lm"
+  return model
+
+
+def make_model_config(section: ConfigDict) -> models.BLTConfig | models.ByteLMConfig:
+  """Builds the model's dataclass from `config.model`.
+
+  Raises:
+    ValueError: an unknown kind or field, or sizes that do not go together.
+  """
+  fields = section.to_dict()
+  kind = fields.pop("kind", None)
+  if kind not in KINDS:
+    raise ValueError(f"config.model.kind is {kind!r}; choose one of {KINDS}.")
+  if kind == "byte_lm":
+    fields["transformer"] = _build(models.TransformerConfig, fields["transformer"])
+    return _build(models.ByteLMConfig, fields)
+  for name in ("encoder", "latent", "decoder"):
+    fields[name] = _build(models.TransformerConfig, fields[name])
+  for name in ("encoder_cross", "decoder_cross"):
+    if fields[name] is not None:
+      fields[name] = _build(models.CrossAttentionConfig, fields[name])
+  return _build(models.BLTConfig, fields)
+
+
+def make_patching_config(
+  section: ConfigDict, threshold: float | None = None
+) -> patching.PatchingConfig:
+  """Builds the patching from `config.patching`; `threshold` stands in for a missing one."""
+  fields = section.to_dict()
+  fields.pop("entropy_model")
+  if fields["threshold"] is None:
+    fields["threshold"] = threshold
+  return _build(patching.PatchingConfig, fields)
+
+
+def make_batch_shape(config: ConfigDict) -> BatchShape:
+  """Builds the static sizes of a batch from `config.data`."""
+  data = config.data
+  per_byte = config.patching.scheme == "byte"
+  default = data.seq_len + 1 if per_byte else data.seq_len // 4
+  return BatchShape(data.batch_size, data.seq_len, data.num_patches or default)
+
+
+def make_optimizer(
+  config: ConfigDict,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Builds the optimizer of a run and its learning rate from the whole config."""
+  fields = config.optimizer.to_dict()
+  fields.pop("accumulate")
+  optimizer = _build(optim.OptimizerConfig, fields)
+  schedule = _build(optim.ScheduleConfig, config.schedule.to_dict())
+  rate = optim.learning_rate(optimizer, schedule, config.num_steps)
+  return optim.adamw(optimizer, rate), rate
+
+
+def _build(cls, fields):
+  known = {f.name for f in dataclasses.fields(cls)}
+  unknown = sorted(set(fields) - known)
+  if unknown:
+    raise ValueError(f"{cls.__name__} has no {unknown}; it has {sorted(known)}.")
+  return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})

@@ -1,0 +1,29 @@
+"""Raw documents to ids and patches."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from blt_jax import patching, tokenizer
+
+Scorer = Callable[[np.ndarray], np.ndarray]  # ids [n] -> entropies [n]
+
+
+class PatchDocument:
+  """Turns bytes into `tokens` int32 [n], BOS and EOS included, and `patch_lengths`."""
+
+  def __init__(self, config: patching.PatchingConfig, scorer: Scorer | None = None):
+    """Takes the patching and, for the entropy scheme, what gives entropies."""
+    self._config = config
+    self._scorer = scorer
+
+  def __call__(self, document: bytes) -> dict[str, np.ndarray]:
+    """Patches one document; the result depends on its bytes only."""
+    tokens = tokenizer.encode(document)
+    entropies = None
+    if self._scorer is not None:
+      entropies = self._scorer(tokens)[None]
+    lengths = patching.patch_lengths(
+      tokens[None], self._config, entropies=entropies, include_next=False
+    )
+    return {"tokens": tokens, "patch_lengths": lengths[0]}

@@ -1,0 +1,34 @@
+"""Held-out bits per byte: one pass over documents."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from blt_jax import metrics, sharding, steps, train_state
+from blt_jax.data.pipeline import Batch
+
+
+class Evaluator:
+  """Scores a model's parameters on batches that it keeps, compiled once."""
+
+  def __init__(
+    self,
+    model: train_state.Model,
+    batches: Iterable[Batch],
+    mesh: Mesh,
+    max_batches: int | None = None,
+  ):
+    self._batches = list(itertools.islice(batches, max_batches))
+    self._mesh = mesh
+    self._sums = jax.jit(lambda params, batch: steps.sums(model, params, batch))
+
+  def __call__(self, params: Any) -> metrics.Numbers:
+    """Returns `metrics.summarise` over all batches, and the number of `bytes`."""
+    parts = [self._sums(params, sharding.put_batch(b, self._mesh)) for b in self._batches]
+    parts = jax.device_get(parts)
+    totals = {k: np.sum([p[k] for p in parts], dtype=np.float64) for k in parts[0]}
+    return metrics.summarise(totals) | {"bytes": float(totals["bytes"])}

@@ -1,0 +1,131 @@
+"""AdamW and its learning-rate schedules, as in Meta's `optim.py`."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+  """How the learning rate moves; the factor at step 0 is 0 with a warm-up.
+
+  Attributes:
+    name: shape after the warm-up.
+    warmup_steps: linear rise from 0.
+    min_ratio: where "cosine", "linear", "inv_sqrt" and the end of "wsd" stay or aim at.
+    cycle_length: fraction of all steps in one cycle ("cosine", "wsd").
+    cosine_theta: exponent of the step in "cosine".
+    decay_fraction: last part of a cycle in which "wsd" decays.
+    exponent: of "inv_sqrt".
+  """
+
+  name: Literal["constant", "linear", "inv_sqrt", "cosine", "wsd"] = "cosine"
+  warmup_steps: int = 2000
+  min_ratio: float = 0.1
+  cycle_length: float = 1.0
+  cosine_theta: float = 1.0
+  decay_fraction: float = 0.1
+  exponent: float = 0.5
+
+  def __post_init__(self):
+    known = ("constant", "linear", "inv_sqrt", "cosine", "wsd")
+    if self.name not in known:
+      raise ValueError(f"Unknown schedule {self.name!r}; choose one of {known}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW on all parameters, norms and embeddings included.
+
+  Attributes:
+    learning_rate: peak.
+    beta1: decay of the mean of gradients.
+    beta2: decay of the mean of squared gradients.
+    epsilon: added to the root of the latter.
+    weight_decay: decoupled, times the learning rate.
+    clip_norm: bound of the global gradient norm, once per update.
+  """
+
+  learning_rate: float = 4e-4
+  beta1: float = 0.9
+  beta2: float = 0.95
+  epsilon: float = 1e-8
+  weight_decay: float = 0.1
+  clip_norm: float = 1.0
+
+
+def schedule(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
+  """The factor of the learning rate as a function of the step.
+
+  Args:
+    config: the shape.
+    num_steps: length of the whole run.
+  """
+  c = config
+  # As in the reference, a constant rate has no warm-up.
+  warmup = 0 if c.name == "constant" else c.warmup_steps
+  after = {
+    "constant": jnp.ones_like,
+    "linear": lambda step: _linear(c, step, num_steps),
+    "inv_sqrt": lambda step: _inverse_power(c, step),
+    "cosine": lambda step: _cosine(c, step, num_steps),
+    "wsd": lambda step: _warmup_stable_decay(c, step, num_steps),
+  }[c.name]
+
+  def factor(step: jax.typing.ArrayLike) -> jax.Array:
+    step = jnp.asarray(step, jnp.float32)
+    return jnp.where(step < warmup, step / max(warmup, 1), after(step))
+
+  return factor
+
+
+def _linear(c, step, num_steps):
+  progress = (step - c.warmup_steps) / max(num_steps - c.warmup_steps, 1)
+  return jnp.where(step <= num_steps, progress * c.min_ratio + 1 - progress, c.min_ratio)
+
+
+def _inverse_power(c, step):
+  start = max(c.warmup_steps, 1)
+  return jnp.maximum((start / jnp.maximum(step, 1)) ** c.exponent, c.min_ratio)
+
+
+def _cosine(c, step, num_steps):
+  progress = (step - c.warmup_steps) / max(num_steps - c.warmup_steps, 1)
+  sign = jnp.where((step // (num_steps * c.cycle_length)) % 2 == 0, 1.0, -1.0)
+  angle = math.pi * jnp.maximum(progress, 0) ** c.cosine_theta / c.cycle_length
+  wave = c.min_ratio + 0.5 * (1 - c.min_ratio) * (sign * jnp.cos(angle) + 1)
+  return jnp.where(step <= num_steps, wave, c.min_ratio)
+
+
+def _warmup_stable_decay(c, step, num_steps):
+  cycle = int(num_steps * c.cycle_length)
+  end = cycle * (step // cycle + 1)
+  decay = (end * c.decay_fraction).astype(jnp.int32)
+  # The reference divides by the end of the cycle, so the decay stops above min_ratio.
+  progress = (step - (end - decay)) / end
+  decayed = 1 / (progress / c.min_ratio + 1 - progress)
+  return jnp.where(step < end - decay, 1.0, decayed)
+
+
+def learning_rate(
+  config: OptimizerConfig, schedule_config: ScheduleConfig, num_steps: int
+) -> optax.Schedule:
+  """The learning rate as a function of the step."""
+  factor = schedule(schedule_config, num_steps)
+  return lambda step: config.learning_rate * factor(step)
+
+
+def adamw(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+  """Clipping of the global norm, then AdamW under the learning rate `rate`."""
+  update = optax.adamw(
+    rate,
+    b1=config.beta1,
+    b2=config.beta2,
+    eps=config.epsilon,
+    weight_decay=config.weight_decay,
+  )
+  return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)

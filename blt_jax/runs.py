@@ -1,0 +1,131 @@
+"""The folder of a run: its settings, its weights, its patching."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from blt_jax import checkpoint, config, train_state
+from blt_jax.data.entropy import EntropyScorer
+from blt_jax.data.transforms import PatchDocument
+from blt_jax.models.byte_lm import ByteLM
+from blt_jax.patching import PatchingConfig
+
+_CONFIG, _THRESHOLD = "config.json", "threshold.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A trained model.
+
+  Attributes:
+    config: the settings it was trained with.
+    model: its module.
+    params: its parameters, on the first device.
+  """
+
+  config: ConfigDict
+  model: train_state.Model
+  params: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Patcher:
+  """How a run groups bytes: the scheme and, where it needs one, the entropy model."""
+
+  config: PatchingConfig
+  entropy_run: Run | None = None
+
+  def documents(self) -> PatchDocument:
+    """The transformation of raw documents, for the pipeline."""
+    if self.entropy_run is None:
+      return PatchDocument(self.config)
+    run = self.entropy_run
+    return PatchDocument(self.config, EntropyScorer(run.model.config, run.params))
+
+
+def load_run(workdir: str | os.PathLike) -> Run:
+  """Loads the newest checkpoint of a run.
+
+  Raises:
+    FileNotFoundError: the folder holds no run, or no checkpoint yet.
+  """
+  settings = load_config(workdir)
+  model = train_state.build_model(config.make_model_config(settings.model))
+  abstract = train_state.abstract_params(model)
+  return Run(settings, model, checkpoint.load_params(pathlib.Path(workdir), abstract))
+
+
+def load_config(workdir: str | os.PathLike) -> ConfigDict:
+  """Reads the settings of a run.
+
+  Raises:
+    FileNotFoundError: the folder holds no run.
+  """
+  path = pathlib.Path(workdir) / _CONFIG
+  if not path.exists():
+    raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); train it first.")
+  return ConfigDict(json.loads(path.read_text()))
+
+
+def save_config(workdir: pathlib.Path, settings: ConfigDict) -> None:
+  """Writes the settings of a run into its folder, which it makes.
+
+  Raises:
+    ValueError: the folder holds a run of another model.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  text = settings.to_json_best_effort(indent=2)
+  if (workdir / _CONFIG).exists():
+    old, new = load_config(workdir).model.to_dict(), json.loads(text)["model"]
+    changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    if changed:
+      raise ValueError(
+        f"{workdir} holds a run of another model: config.model differs in {changed}. "
+        "Choose another config.workdir, or remove the old run."
+      )
+  _write(workdir / _CONFIG, text)
+
+
+def save_threshold(workdir: str | os.PathLike, numbers: dict[str, float]) -> None:
+  """Writes what calibration found next to the entropy model; see `load_patcher`."""
+  _write(pathlib.Path(workdir) / _THRESHOLD, json.dumps(numbers, indent=2))
+
+
+def load_patcher(section: ConfigDict) -> Patcher:
+  """Builds the patching of `config.patching`, entropy model and threshold included.
+
+  Raises:
+    FileNotFoundError: the entropy model's run is missing.
+    ValueError: the entropy scheme lacks a model or a threshold.
+  """
+  if section.scheme != "entropy":
+    return Patcher(config.make_patching_config(section))
+  folder = section.entropy_model
+  if not folder:
+    raise ValueError(
+      "Entropy patching needs an entropy model: set config.patching.entropy_model to the "
+      "folder of its run (train one with configs/quickstart.py:entropy), or choose "
+      "another config.patching.scheme."
+    )
+  run = load_run(folder)
+  if not isinstance(run.model, ByteLM):
+    raise ValueError(f"{folder} is no entropy model: config.model.kind must be byte_lm.")
+  path = pathlib.Path(folder) / _THRESHOLD
+  threshold = json.loads(path.read_text())["threshold"] if path.exists() else None
+  if section.threshold is None and section.patch_size is None and threshold is None:
+    raise ValueError(
+      f"No threshold: set config.patching.threshold (nats), or let "
+      f"`python -m blt_jax.calibrate --run={folder}` find one."
+    )
+  return Patcher(config.make_patching_config(section, threshold), run)
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  """Writes aside and renames, so that a file cut short never looks whole."""
+  partial = path.with_suffix(".partial")
+  partial.write_text(text + "\n")
+  partial.rename(path)

@@ -1,0 +1,104 @@
+"""What one step computes: loss, gradients, update; and evaluation sums.
+
+Sums and counts leave a step, never means, so that they add up over parts and batches.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from blt_jax import tokenizer
+from blt_jax.models.byte_lm import ByteLM
+from blt_jax.ops import losses
+from blt_jax.train_state import Model, TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def predict(model: Model, params: Any, batch: Batch) -> jax.Array:
+  """Logits [B, S, V] of a batch."""
+  if isinstance(model, ByteLM):
+    return model.apply({"params": params}, batch["tokens"])
+  return model.apply({"params": params}, batch["tokens"], batch["patch_lengths"])
+
+
+def sums(model: Model, params: Any, batch: Batch) -> Metrics:
+  """Adds up a batch.
+
+  Returns:
+    float32 scalars: `nats` of cross entropy, `targets` that count in the loss, `bytes`
+    among them (all but EOS), `inputs` that are not padding, and their `patches`.
+  """
+  mask = batch["loss_mask"]
+  nats = losses.cross_entropy_nats(predict(model, params, batch), batch["targets"])
+  is_input = batch["tokens"] != tokenizer.BOE_ID
+  lengths = batch["patch_lengths"]
+  starts = jnp.cumsum(lengths, axis=1) - lengths
+  is_patch = (lengths > 0) & (starts < is_input.sum(axis=1, keepdims=True))
+  counts = {
+    "nats": jnp.where(mask, nats, 0),
+    "targets": mask,
+    "bytes": mask & (batch["targets"] >= tokenizer.OFFSET),
+    "inputs": is_input,
+    "patches": is_patch,
+  }
+  return {k: v.sum(dtype=jnp.float32) for k, v in counts.items()}
+
+
+def make_train_step(
+  model: Model, optimizer: optax.GradientTransformation, accumulate: int = 1
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """Builds one optimizer update.
+
+  Args:
+    model: the module.
+    optimizer: as built by `optim`.
+    accumulate: parts of the batch that are differentiated one after the other; each
+      target weighs the same whatever part it is in.
+
+  Returns:
+    A pure function (state, batch) -> (state, metrics); metrics are `sums` and
+    `grad_norm`, before clipping.
+  """
+
+  def loss(params, batch):
+    metrics = sums(model, params, batch)
+    return metrics["nats"], metrics
+
+  def differentiate(params, batch):
+    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch)
+    return gradients, metrics
+
+  def accumulated(params, batch):
+    parts = jax.tree.map(lambda x: _split_rows(x, accumulate), batch)
+    shapes = jax.eval_shape(differentiate, params, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add_part(total, part):
+      return jax.tree.map(jnp.add, total, differentiate(params, part)), None
+
+    return jax.lax.scan(add_part, zeros, parts)[0]
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    compute = differentiate if accumulate == 1 else accumulated
+    gradients, metrics = compute(state.params, batch)
+    # The reference adds 1e-6 to the count, which also lets an empty batch pass.
+    gradients = jax.tree.map(lambda g: g / (metrics["targets"] + 1e-6), gradients)
+    metrics["grad_norm"] = optax.global_norm(gradients)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+  return train_step
+
+
+def _split_rows(x, parts):
+  """[B, ...] -> [parts, B / parts, ...], neighbours in different parts.
+
+  Rows of one device stay on it: part i takes the rows i, i + parts, ...
+  """
+  return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)

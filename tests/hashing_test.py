@@ -1,0 +1,155 @@
+"""Tests of hashing.py."""
+
+import functools
+
+import chex
+import golden_cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from blt_jax import hashing
+
+SIZES = tuple(range(2, 9))
+VECTORS = [  # tokens, n, ids in 500002 buckets of the first function
+    ([1, 76, 109, 2], 3, [443987, 124875, 169910, 452813]),
+    ([1, 76, 109, 2], 4, [437197, 433869, 270220, 447804]),
+    ([1, 76, 109, 2], 5, [123201, 168913, 117192, 16620]),
+    ([1, 76, 109, 2], 6, [166353, 160907, 354218, 46394]),
+    ([1, 76, 109, 2], 7, [34117, 338221, 151626, 18948]),
+    ([1, 76, 109, 2], 8, [172383, 205585, 338764, 92888]),
+    ([4, 5, 6], 3, [275942, 203955, 143951]),
+    (
+        [1, 70, 80, 88, 36, 102, 125, 120, 105, 119, 37, 2], 3,
+        [443987, 460965, 125301, 233820, 325162, 221820, 266389, 454691, 218402, 494086,
+         145389, 240350],
+    ),
+    ([1, 199, 195, 199, 173, 2], 8, [172383, 198466, 281395, 18730, 303721, 382875]),
+]  # fmt: skip
+LAST_IDS = [  # of eight 259s, by function
+    460242, 244098, 373212, 242630, 259332, 55714, 126906, 193886, 412264, 436608, 176722,
+]  # fmt: skip
+
+jitted_ids = jax.jit(hashing.ngram_hash_ids, static_argnums=(1, 2, 3))
+
+
+def both(tokens, sizes, vocab_size, num_functions=1):
+  """Hashes on numpy and on jax, and compares."""
+  tokens = np.asarray(tokens, np.int32)
+  ids = hashing.ngram_hash_ids(tokens, sizes, vocab_size, num_functions)
+  traced = jitted_ids(jnp.asarray(tokens), sizes, vocab_size, num_functions)
+  assert isinstance(ids, np.ndarray)
+  assert ids.dtype == traced.dtype == np.int32
+  chex.assert_shape(ids, (num_functions * len(sizes), *tokens.shape))
+  chex.assert_trees_all_equal(np.asarray(traced), ids)
+  return ids
+
+
+def python_hash(window, prime, vocab_size):
+  """Hash of one n-gram, oldest first, in Python's unbounded integers."""
+  value = sum(int(x) * prime**i for i, x in enumerate(window)) % 2**64
+  return (value - 2**64 * (value >= 2**63)) % vocab_size
+
+
+@functools.cache
+def golden_batch():
+  """All golden rows under each other, zeros on the right, and where each case starts."""
+  cases = golden_cases.load("hash_cases")
+  width = max(fields["tokens"].shape[1] for _, fields in cases)
+  pad = [np.pad(f["tokens"], ((0, 0), (0, width - f["tokens"].shape[1]))) for _, f in cases]
+  return cases, np.concatenate(pad), np.cumsum([0] + [len(x) for x in pad])
+
+
+@pytest.mark.parametrize("vocab_size", [500002, 50002, 30000, 97])
+def test_golden_hashes(vocab_size):
+  cases, tokens, starts = golden_batch()
+  ids = both(tokens, SIZES, vocab_size, num_functions=len(hashing.PRIMES))
+  ids = ids.reshape(len(hashing.PRIMES), len(SIZES), *tokens.shape)
+  for (case, fields), start in zip(cases, starts, strict=False):
+    assert hashing.PRIMES[case["func_nb"]] == case["prime"]
+    want = fields[f"mod_{vocab_size}"]
+    rows = ids[case["func_nb"], case["group_size"] - SIZES[0], start : start + len(want)]
+    chex.assert_trees_all_equal(rows[:, : want.shape[1]], want)
+
+
+@pytest.mark.parametrize("tokens, size, ids", VECTORS)
+def test_vectors(tokens, size, ids):
+  assert both([tokens], (size,), 500002)[0, 0].tolist() == ids
+
+
+def test_functions_repeat_after_the_last_prime():
+  ids = both([[259] * 8], (8,), 500002, num_functions=13)[:, 0, -1]
+  want = [
+    python_hash([259] * 8, prime, 500002) for prime in (*hashing.PRIMES, *hashing.PRIMES[:2])
+  ]
+  assert ids.tolist() == want
+  assert ids[:5].tolist() == LAST_IDS[:5]
+
+
+def test_order_is_function_by_function():
+  tokens = [[5, 6, 7, 8]]
+  ids = both(tokens, (3, 2), 97, num_functions=2)
+  for function, prime in enumerate(hashing.PRIMES[:2]):
+    assert ids[2 * function, 0, -1] == python_hash([6, 7, 8], prime, 97)
+    assert ids[2 * function + 1, 0, -1] == python_hash([7, 8], prime, 97)
+
+
+@pytest.mark.parametrize(
+  "vocab_size", [1, 2, 3, 97, 2**16, 2**16 + 1, 500002, 10**9 + 7, 2**30, 2**31 - 1]
+)
+def test_numpy_jax_and_python_agree(vocab_size):
+  rng = np.random.default_rng(vocab_size)
+  tokens = np.concatenate([
+      rng.integers(0, 260, (40, 32)),
+      rng.integers(0, 2**16, (8, 32)),
+      np.full((1, 32), 2**16 - 1),
+      np.zeros((1, 32), np.int64),
+  ])  # fmt: skip
+  sizes = (1, 3, 8, 20)
+  ids = both(tokens, sizes, vocab_size, num_functions=3)
+  assert (ids >= 0).all() and (ids < vocab_size).all()
+  padded = np.pad(tokens, ((0, 0), (20, 0)))
+  for _ in range(200):
+    table, row, column = rng.integers(ids.shape)
+    size = sizes[table % len(sizes)]
+    window = padded[row, 20 + column + 1 - size : 20 + column + 1]
+    want = python_hash(window, hashing.PRIMES[table // len(sizes)], vocab_size)
+    assert ids[table, row, column] == want
+
+
+def test_hashes_depend_on_the_window_only():
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, 260, (2, 24)).astype(np.int32)
+  tokens[1, 10:20] = tokens[0, 10:20]
+  ids = hashing.ngram_hash_ids(tokens, (4,), 500002)[0]
+  chex.assert_trees_all_equal(ids[0, 13:20], ids[1, 13:20])
+  chex.assert_trees_all_equal(
+    hashing.ngram_hash_ids(tokens[:, :9], (4,), 500002)[0], ids[:, :9]
+  )
+
+
+@pytest.mark.parametrize("sizes, vocab_size", [((0, 3), 97), ((3,), 0), ((3,), 2**31)])
+@pytest.mark.parametrize("to_array", [np.asarray, jnp.asarray])
+def test_hash_errors(sizes, vocab_size, to_array):
+  with pytest.raises(ValueError, match=rf"sizes must be >= 1 and buckets.*{vocab_size}"):
+    hashing.ngram_hash_ids(to_array(np.ones((1, 4), np.int32)), sizes, vocab_size)
+
+
+@pytest.mark.parametrize("case, fields", golden_cases.load("ngram_cases"))
+def test_golden_ngram_tables(case, fields):
+  assert case["lookup_offset"] == hashing.TABLE_OFFSET
+  table = hashing.NgramTable(fields["table"])
+  assert table.size == len(fields["table"]) + hashing.TABLE_OFFSET
+  ids = table.ids(fields["tokens"])
+  assert ids.dtype == np.int32
+  chex.assert_trees_all_equal(ids, fields["ids"])
+
+
+def test_ngram_table_by_hand():
+  table = hashing.NgramTable(np.array([[7, 8], [0, 7]]))
+  assert table.size == 6
+  assert table.ids(np.array([[7, 8, 7, 8], [9, 9, 0, 7]])).tolist() == [
+    [5, 4, 0, 4],
+    [0, 0, 0, 5],
+  ]
