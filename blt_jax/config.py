@@ -33,6 +33,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.path = "stdlib"  # text file, folder of text files, or the Python standard library
   data.heldout_path = ""  # the same for held-out text; empty: split some off `path`
   data.heldout_fraction = 0.02  # of the documents, where they are split off
+  data.max_document_bytes = 65_536  # longer files become several documents, cut at a line
   data.batch_size = 8  # rows in a batch, over all devices
   data.seq_len = 4096  # S, byte slots in a row
   data.num_patches = placeholder(int)  # P, patch slots in a row; by default S / 4, or S + 1

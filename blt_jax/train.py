@@ -12,7 +12,7 @@ import jax
 from absl import app, logging
 from ml_collections import ConfigDict, config_flags
 
-from blt_jax import checkpoint, metrics, runs, sharding, steps, train_state
+from blt_jax import checkpoint, logs, metrics, runs, sharding, steps, train_state
 from blt_jax import config as settings
 from blt_jax.data import pipeline, sources
 from blt_jax.evaluation import Evaluator
@@ -23,6 +23,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", help_string="File with the s
 def main(argv: list[str]) -> None:
   """Reads the flags and trains."""
   del argv
+  logs.show_progress()
   if _CONFIG.value is None:
     raise app.UsageError("Give the settings: --config=configs/quickstart.py")
   train(_CONFIG.value)
@@ -38,8 +39,9 @@ def train(config: ConfigDict) -> metrics.Numbers:
   optimizer, learning_rate = settings.make_optimizer(config)
 
   # --- Data
+  data = config.data
   train_documents, heldout_documents = sources.read_split(
-    config.data.path, config.data.heldout_path, config.data.heldout_fraction
+    data.path, data.heldout_path, data.heldout_fraction, data.max_document_bytes
   )
   patcher = runs.load_patcher(config.patching)
   patch = patcher.documents()

@@ -13,27 +13,29 @@ from blt_jax.config import get_config as get_default
 def get_config(stage="blt"):
   config = get_default("byte_lm" if stage == "entropy" else "blt")
   config.workdir = f"runs/quickstart/{stage}"
+  config.data.max_document_bytes = 2048  # so that neighbouring rows mix many files
   config.data.seq_len = 512
-  config.data.batch_size = 8
-  config.optimizer.learning_rate = 3e-3
-  config.schedule.warmup_steps = 30
+  config.data.batch_size = 4
+  config.optimizer.learning_rate = 4e-3
+  config.schedule.warmup_steps = 50
   config.schedule.min_ratio = 0.02
   config.model.dtype = "float32"
-  config.checkpoint.every_steps = 200
-  config.logging.every_steps = 20
+  config.checkpoint.every_steps = 500
+  config.logging.every_steps = 50
   config.eval.every_steps = 1_000_000  # at the end only
+  config.eval.max_batches = 100
   if stage == "entropy":
-    config.num_steps = 400
-    set_stack(config.model.transformer, dim=96, num_layers=2, num_heads=3, window=128)
+    config.num_steps = 800
+    set_stack(config.model.transformer, dim=96, num_layers=2, num_heads=3, window=32)
   else:
-    config.num_steps = 400
+    config.num_steps = 1200
     config.data.num_patches = 128
     config.patching.entropy_model = "runs/quickstart/entropy"
-    set_stack(config.model.encoder, dim=128, num_layers=1, num_heads=4, window=128)
-    set_stack(config.model.latent, dim=256, num_layers=4, num_heads=4)
-    set_stack(config.model.decoder, dim=128, num_layers=2, num_heads=4, window=128)
-    config.model.encoder_cross.num_heads = 4
-    config.model.decoder_cross.num_heads = 4
+    set_stack(config.model.encoder, dim=64, num_layers=1, num_heads=2, window=64)
+    set_stack(config.model.latent, dim=128, num_layers=3, num_heads=2)
+    set_stack(config.model.decoder, dim=64, num_layers=1, num_heads=2, window=64)
+    config.model.encoder_cross.num_heads = 2
+    config.model.decoder_cross.num_heads = 2
     config.model.hash_vocab_size = 8192
   return config
 

@@ -25,33 +25,30 @@ def read_documents(path: str, max_bytes: int = 65_536) -> list[bytes]:
     FileNotFoundError: nothing is there.
     ValueError: the file is not UTF-8 text, or there is no text at all.
   """
-  documents = []
-  for file in _list_files(path):
-    raw = file.read_bytes()
-    if not _is_text(raw):
-      if str(file) == path:
-        raise ValueError(f"{path} is not UTF-8 text; give a text file or a folder of them.")
-      logging.warning("Skipping %s: not UTF-8 text.", file)
-      continue
-    documents.extend(_cut(raw, max_bytes))
-  if not documents:
-    raise ValueError(f"{path} holds no text; give a text file or a folder of them.")
-  return documents
+  return _cut(_read_files(path), max_bytes)
 
 
 def read_split(
-  path: str, heldout_path: str, heldout_fraction: float
+  path: str, heldout_path: str, heldout_fraction: float, max_bytes: int = 65_536
 ) -> tuple[list[bytes], list[bytes]]:
   """Reads (training, held-out) documents.
 
   Args:
     path: see `read_documents`.
-    heldout_path: the same; empty to hold some documents of `path` out.
+    heldout_path: the same; empty to hold some text of `path` out: whole files, or
+      pieces where there is a single file.
     heldout_fraction: how many of them, in [0, 1].
+    max_bytes: see `read_documents`.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+    ValueError: there is no text, or too little to hold some out.
   """
   if heldout_path:
-    return read_documents(path), read_documents(heldout_path)
-  return split_documents(read_documents(path), heldout_fraction)
+    return read_documents(path, max_bytes), read_documents(heldout_path, max_bytes)
+  files = _read_files(path)
+  parts = split_documents(files if len(files) > 1 else _cut(files, 4096), heldout_fraction)
+  return _cut(parts[0], max_bytes), _cut(parts[1], max_bytes)
 
 
 def split_documents(
@@ -62,16 +59,34 @@ def split_documents(
   Raises:
     ValueError: fewer than two different documents.
   """
-  rank = {d: int.from_bytes(hashlib.sha256(d).digest()[:8]) / 2**64 for d in documents}
+  rank = {d: int.from_bytes(hashlib.sha256(d).digest()[:8], "big") for d in documents}
   if len(rank) < 2:
     raise ValueError(
       "The data is a single short document and none can be held out; give more text, or "
       "a file of its own in config.data.heldout_path."
     )
-  limit = max(heldout_fraction, min(rank.values()))
-  limit = min(limit, sorted(rank.values())[-2])  # one at least is for training
+  ordered = sorted(rank.values())
+  # At least one document on either side.
+  limit = min(max(int(heldout_fraction * 2**64), ordered[0]), ordered[-2])
   train = [d for d in documents if rank[d] > limit]
   return train, [d for d in documents if rank[d] <= limit]
+
+
+def _read_files(path: str) -> list[bytes]:
+  """The contents of all text files, none of them empty."""
+  texts = []
+  for file in _list_files(path):
+    raw = file.read_bytes()
+    if _is_text(raw):
+      texts.append(raw)
+    elif str(file) == str(pathlib.Path(path)):
+      raise ValueError(f"{path} is not UTF-8 text; give a text file or a folder of them.")
+    else:
+      logging.warning("Skipping %s: not UTF-8 text.", file)
+  texts = [t for t in texts if t.strip()]
+  if not texts:
+    raise ValueError(f"{path} holds no text; give a text file or a folder of them.")
+  return texts
 
 
 def _list_files(path: str) -> list[pathlib.Path]:
@@ -95,10 +110,13 @@ def _is_text(raw: bytes) -> bool:
   return b"\0" not in raw
 
 
-def _cut(raw: bytes, max_bytes: int) -> list[bytes]:
+def _cut(documents: Sequence[bytes], max_bytes: int) -> list[bytes]:
+  """Cuts documents into pieces of at most `max_bytes`, after a line where there is one."""
   pieces = []
-  while len(raw) > max_bytes:
-    end = raw.rfind(b"\n", 0, max_bytes) + 1 or max_bytes
-    pieces.append(raw[:end])
-    raw = raw[end:]
-  return pieces + [raw] * bool(raw.strip())
+  for rest in documents:
+    while len(rest) > max_bytes:
+      end = rest.rfind(b"\n", 0, max_bytes) + 1 or max_bytes
+      pieces.append(rest[:end])
+      rest = rest[end:]
+    pieces.append(rest)
+  return [p for p in pieces if p.strip()]

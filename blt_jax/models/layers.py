@@ -40,7 +40,9 @@ class Linear(nn.Module):
     fan_in = x.shape[-1]
     init = truncated_normal(self.std(fan_in), *self.axes)
     kernel = self.param("kernel", init, (fan_in, self.features), jnp.float32)
-    return jnp.dot(x, kernel.astype(x.dtype))
+    # As a product of two matrices: its gradient is several times faster on CPU.
+    flat = jnp.dot(x.reshape(-1, fan_in), kernel.astype(x.dtype))
+    return flat.reshape(*x.shape[:-1], self.features)
 
 
 class RMSNorm(nn.Module):
