@@ -30,9 +30,9 @@ def main(argv: list[str]) -> None:
   """Scores a sample, prints the choice of thresholds, saves the one asked for."""
   del argv
   logs.show_progress()
-  run = runs.load_run(_RUN.value)
-  documents = sources.read_documents(_DATA.value or run.config.data.path)
-  scored = score_sample(EntropyScorer(run.model.config, run.params), documents)
+  data = runs.load_config(_RUN.value).data
+  documents = sources.read_documents(_DATA.value or data.path, data.max_document_bytes)
+  scored = score_sample(EntropyScorer(*runs.load_entropy_model(_RUN.value)), documents)
   rule = patching.PatchingConfig(monotonic=_MONOTONIC.value)
   print(" target   threshold   mean  median  95 %  one-byte")
   for target in (2.0, 3.0, 4.0, 4.5, 5.0, 6.0, 8.0):

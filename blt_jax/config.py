@@ -102,6 +102,32 @@ def _blt() -> ConfigDict:
   return model
 
 
+def set_blt_size(
+  model: ConfigDict,
+  local: tuple[int, int],
+  latent: tuple[int, int, int],
+  decoder_layers: int,
+  cross_heads: int,
+  vectors_per_patch: int,
+) -> None:
+  """Sets the sizes of a BLT as the paper's table of models gives them.
+
+  Args:
+    model: `config.model`.
+    local: width and heads of the local models.
+    latent: width, heads and layers of the latent transformer.
+    decoder_layers: layers of the local decoder; the encoder has one.
+    cross_heads: heads of both cross-attentions.
+    vectors_per_patch: K.
+  """
+  for stack in (model.encoder, model.decoder):
+    stack.dim, stack.num_heads = local
+  model.latent.dim, model.latent.num_heads, model.latent.num_layers = latent
+  model.decoder.num_layers = decoder_layers
+  model.encoder_cross.num_heads = model.decoder_cross.num_heads = cross_heads
+  model.vectors_per_patch = vectors_per_patch
+
+
 def _byte_lm() -> ConfigDict:
   stack = _declare(models.TransformerConfig, dim=768, num_layers=14, num_heads=12, window=512)
   model = _declare(models.ByteLMConfig, transformer=stack, dtype="bfloat16")

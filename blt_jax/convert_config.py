@@ -83,7 +83,7 @@ def _meta_stack(a, name, **kwargs) -> TransformerConfig:
     dim=a[f"dim_{name}"],
     num_layers=a[f"n_layers_{name}"],
     num_heads=a[f"n_heads_{name}"],
-    num_kv_heads=kv_heads,
+    num_kv_heads=kv_heads or 0,
     **_meta_common(a),
     **kwargs,
   )
@@ -91,7 +91,7 @@ def _meta_stack(a, name, **kwargs) -> TransformerConfig:
 
 def _meta_common(a) -> dict[str, Any]:
   return dict(
-    head_dim=a["head_dim"],
+    head_dim=a["head_dim"] or 0,
     mlp_multiplier=a["ffn_dim_multiplier"] or 1.0,
     mlp_multiple_of=a["multiple_of"],
     norm_epsilon=a["norm_eps"],
@@ -122,7 +122,7 @@ def byte_lm_from_meta(args: Mapping[str, Any]) -> ByteLMConfig:
     dim=a["dim"],
     num_layers=a["n_layers"],
     num_heads=a["n_heads"],
-    num_kv_heads=a["n_kv_heads"],
+    num_kv_heads=a["n_kv_heads"] or 0,
     window=window,
     init_std=a["init_base_std"],
     **_meta_common(a),
@@ -143,7 +143,7 @@ def patching_from_meta(args: Mapping[str, Any]) -> PatchingConfig:
   )
 
 
-_HF_STACKS = {  # defaults of the classes in configuration_blt.py
+_HF_STACKS: dict[str, dict[str, Any]] = {  # defaults of the classes in configuration_blt.py
     "encoder": dict(hidden_size=1024, num_hidden_layers=1, num_attention_heads=16,
                     intermediate_size=None, cross_attn_all_layers=False),
     "global": dict(hidden_size=2048, num_hidden_layers=25, num_attention_heads=16,
@@ -227,7 +227,7 @@ def _hf_stack(section, window) -> TransformerConfig:
     dim=dim,
     num_layers=section["num_hidden_layers"],
     num_heads=section["num_attention_heads"],
-    num_kv_heads=section.get("num_key_value_heads"),
+    num_kv_heads=section.get("num_key_value_heads") or 0,
     mlp_dim=section["intermediate_size"] or int(8 * dim / 3),
     window=window,
     norm_epsilon=section.get("rms_norm_eps", 1e-5),
@@ -238,7 +238,7 @@ def _hf_stack(section, window) -> TransformerConfig:
 def _hf_cross(section) -> CrossAttentionConfig:
   return CrossAttentionConfig(
     num_heads=section["num_attention_heads"],
-    num_kv_heads=section.get("num_key_value_heads"),
+    num_kv_heads=section.get("num_key_value_heads") or 0,
     all_layers=section["cross_attn_all_layers"],
   )
 
@@ -277,15 +277,15 @@ def to_hf(
   if any(obstacles.values()):
     found = ", ".join(name for name, is_there in obstacles.items() if is_there)
     raise ValueError(f"Hugging Face's BLT has no counterpart for: {found}.")
+  assert c.encoder_cross and c.decoder_cross  # one of the obstacles
   local = dict(cross_attn_k=c.vectors_per_patch, hidden_size_global=c.latent.dim,
                vocab_size=c.vocab_size)  # fmt: skip
-  has_patcher = entropy_config is not None
   by_entropy = patching is None or patching.scheme == "entropy"
   result = dict(
       architectures=["BltForCausalLM"],
       model_type="blt",
       vocab_size=c.vocab_size,
-      patch_in_forward=has_patcher,
+      patch_in_forward=entropy_config is not None,
       patching_mode="entropy" if by_entropy else "byte",
       patching_threshold=(patching or PatchingConfig()).threshold,
       max_patch_length=patching and patching.max_patch_length,
@@ -304,7 +304,7 @@ def to_hf(
           cross_attn_all_layers=c.decoder_cross.all_layers),
       global_config=_stack_to_hf(c.latent),
   )  # fmt: skip
-  if has_patcher:
+  if entropy_config is not None:
     transformer = entropy_config.transformer
     result["patcher_config"] = dict(
         **_stack_to_hf(transformer), vocab_size=entropy_config.vocab_size,

@@ -4,14 +4,16 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from blt_jax import checkpoint, config, train_state
 from blt_jax.data.entropy import EntropyScorer
 from blt_jax.data.transforms import PatchDocument
+from blt_jax.decode import uncached
 from blt_jax.models.byte_lm import ByteLM
+from blt_jax.models.config import ByteLMConfig
 from blt_jax.patching import PatchingConfig
 
 _CONFIG, _THRESHOLD = "config.json", "threshold.json"
@@ -32,19 +34,24 @@ class Run:
   params: Any
 
 
+class EntropyModel(NamedTuple):
+  """A trained entropy model."""
+
+  config: ByteLMConfig
+  params: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Patcher:
   """How a run groups bytes: the scheme and, where it needs one, the entropy model."""
 
   config: PatchingConfig
-  entropy_run: Run | None = None
+  entropy_model: EntropyModel | None = None
 
   def documents(self) -> PatchDocument:
     """The transformation of raw documents, for the pipeline."""
-    if self.entropy_run is None:
-      return PatchDocument(self.config)
-    run = self.entropy_run
-    return PatchDocument(self.config, EntropyScorer(run.model.config, run.params))
+    scorer = EntropyScorer(*self.entropy_model) if self.entropy_model else None
+    return PatchDocument(self.config, scorer)
 
 
 def load_run(workdir: str | os.PathLike) -> Run:
@@ -57,6 +64,19 @@ def load_run(workdir: str | os.PathLike) -> Run:
   model = train_state.build_model(config.make_model_config(settings.model))
   abstract = train_state.abstract_params(model)
   return Run(settings, model, checkpoint.load_params(pathlib.Path(workdir), abstract))
+
+
+def load_entropy_model(workdir: str | os.PathLike) -> EntropyModel:
+  """Loads the run of an entropy model.
+
+  Raises:
+    FileNotFoundError: as `load_run` does.
+    ValueError: the run is one of another kind of model.
+  """
+  run = load_run(workdir)
+  if not isinstance(run.model, ByteLM):
+    raise ValueError(f"{workdir} is no entropy model: config.model.kind must be byte_lm.")
+  return EntropyModel(run.model.config, run.params)
 
 
 def load_config(workdir: str | os.PathLike) -> ConfigDict:
@@ -111,9 +131,7 @@ def load_patcher(section: ConfigDict) -> Patcher:
       "folder of its run (train one with configs/quickstart.py:entropy), or choose "
       "another config.patching.scheme."
     )
-  run = load_run(folder)
-  if not isinstance(run.model, ByteLM):
-    raise ValueError(f"{folder} is no entropy model: config.model.kind must be byte_lm.")
+  entropy_model = load_entropy_model(folder)
   path = pathlib.Path(folder) / _THRESHOLD
   threshold = json.loads(path.read_text())["threshold"] if path.exists() else None
   if section.threshold is None and section.patch_size is None and threshold is None:
@@ -121,7 +139,23 @@ def load_patcher(section: ConfigDict) -> Patcher:
       f"No threshold: set config.patching.threshold (nats), or let "
       f"`python -m blt_jax.calibrate --run={folder}` find one."
     )
-  return Patcher(config.make_patching_config(section, threshold), run)
+  return Patcher(config.make_patching_config(section, threshold), entropy_model)
+
+
+def load_predictor(workdir: str | os.PathLike) -> uncached.Predict:
+  """What generation needs of a run: logits from ids, patching included.
+
+  Raises: as `load_run` and `load_patcher` do.
+  """
+  run = load_run(workdir)
+  if isinstance(run.model, ByteLM):
+    return uncached.byte_lm_predictor(run.model, run.params)
+  patcher = load_patcher(run.config.patching)
+  entropy = None
+  if patcher.entropy_model is not None:
+    model = ByteLM(patcher.entropy_model.config)
+    entropy = uncached.byte_lm_predictor(model, patcher.entropy_model.params)
+  return uncached.blt_predictor(run.model, run.params, patcher.config, entropy)
 
 
 def _write(path: pathlib.Path, text: str) -> None:

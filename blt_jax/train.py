@@ -50,7 +50,8 @@ def train(config: ConfigDict) -> metrics.Numbers:
 
   # --- The run's folder; a threshold found by calibration becomes one of its settings
   workdir = pathlib.Path(config.workdir)
-  config.patching.threshold = patcher.config.threshold
+  if patcher.entropy_model is not None:
+    config.patching.threshold = patcher.config.threshold
   runs.save_config(workdir, config)
   checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
   writer = metrics.MetricWriter(workdir, config.logging.tensorboard)

@@ -1,9 +1,9 @@
 """All that a training step changes."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,7 +17,8 @@ from blt_jax.models.config import BLTConfig, ByteLMConfig
 Model = BLT | ByteLM
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TrainState:
   """Step, parameters and optimizer state."""
 

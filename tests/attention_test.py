@@ -67,8 +67,8 @@ def test_golden_masks(case, fields):
   inputs = random_inputs(tokens.shape[1], batch=tokens.shape[0])
   documents = transformer.document_ids(tokens, eos_id=2)
   for window, mask in (
-      (case["sliding_window"], "local_block_causal"),
-      (None, "block_causal"),
+    (case["sliding_window"], "local_block_causal"),
+    (None, "block_causal"),
   ):
     visible = dense.causal(tokens.shape[1], window, documents)
     chex.assert_trees_all_equal(np.asarray(visible), fields[mask])
@@ -86,7 +86,8 @@ def test_one_position():
   query, key, value = random_inputs(1, 2, 2)
   for window in (1, 3, None):
     chex.assert_trees_all_close(
-        attention.attention(query, key, value, window=window), value, **SAME)
+      attention.attention(query, key, value, window=window), value, **SAME
+    )
 
 
 @pytest.mark.parametrize("window", [3, None])

@@ -3,8 +3,8 @@
 import os
 
 _FLAGS = {
-    "--xla_force_host_platform_device_count": "8",
-    "--xla_backend_optimization_level": "0",  # tests compile far longer than they run
+  "--xla_force_host_platform_device_count": "8",
+  "--xla_backend_optimization_level": "0",  # tests compile far longer than they run
 }
 
 
@@ -21,9 +21,9 @@ _set_environment()  # before JAX starts
 import hypothesis  # noqa: E402
 
 hypothesis.settings.register_profile(
-    "ci",
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+  "ci",
+  deadline=None,
+  derandomize=True,
+  suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("ci")

@@ -38,12 +38,13 @@ def meta_directory(path):
   (path / "entropy_model").mkdir(parents=True)
   shutil.copy(META / "model.safetensors", path / "model.safetensors")
   shutil.copy(
-      META / "entropy_model.safetensors", path / "entropy_model" / "consolidated.safetensors")
+    META / "entropy_model.safetensors", path / "entropy_model" / "consolidated.safetensors"
+  )
   patcher = {"patching_mode": "entropy", **args["patcher"]}
   for name, content in (
-      ("config.json", {"args": args["model"]}),
-      ("entropy_model/params.json", {"entropy_model": args["entropy_model"]}),
-      ("train_args.json", {"data": {"patcher_args": patcher}}),
+    ("config.json", {"args": args["model"]}),
+    ("entropy_model/params.json", {"entropy_model": args["entropy_model"]}),
+    ("train_args.json", {"data": {"patcher_args": patcher}}),
   ):
     (path / name).write_text(json.dumps(content))
   return path
@@ -51,7 +52,8 @@ def meta_directory(path):
 
 def check_equal(got, want):
   assert dataclasses.replace(got, params=None, entropy_params=None) == dataclasses.replace(
-      want, params=None, entropy_params=None)
+    want, params=None, entropy_params=None
+  )
   chex.assert_trees_all_equal(got.params, want.params)
   chex.assert_trees_all_equal(got.entropy_params, want.entropy_params)
 
@@ -112,9 +114,9 @@ def test_wrong_arrays_are_named_together():
   with pytest.raises(ValueError) as error:
     convert.from_hf_state(hf_config(), arrays)
   for part in (
-      "missing: model.local_decoder.norm.weight",
-      "not expected: model.surprise",
-      r"lm_head.weight has shape (259, 32), the configuration asks for (260, 32)",
+    "missing: model.local_decoder.norm.weight",
+    "not expected: model.surprise",
+    r"lm_head.weight has shape (259, 32), the configuration asks for (260, 32)",
   ):
     assert part in str(error.value)
 
@@ -133,8 +135,8 @@ def test_many_problems_are_shortened():
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [dict(rope_parameters=dict(rope_type="yarn")), dict(hidden_act="gelu")],
+  "changes",
+  [dict(rope_parameters=dict(rope_type="yarn")), dict(hidden_act="gelu")],
 )
 def test_unknown_hf_settings(changes):
   config = hf_config()
@@ -201,11 +203,11 @@ def test_from_meta_names_missing_arrays(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
-    [
-        (dict(patching_mode=""), "patching_mode ''"),
-        (dict(attn_bias_type="local_block_causal"), "needs a latent window"),
-    ],
+  "changes, message",
+  [
+    (dict(patching_mode=""), "patching_mode ''"),
+    (dict(attn_bias_type="local_block_causal"), "needs a latent window"),
+  ],
 )
 def test_unknown_meta_settings(changes, message):
   with pytest.raises(ValueError, match=message):
@@ -236,16 +238,16 @@ def test_missing_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
-    [
-        (dict(encoder_cross=None), "without cross-attention"),
-        (dict(decoder_cross=CrossAttentionConfig(4, window=2)), "cross-attention windows"),
-        (dict(pooling="avg"), "pooling 'avg'"),
-        (dict(ngram_vocab_sizes=(10,)), "frequency n-gram tables"),
-        (dict(hash_sizes=()), "without hash tables"),
-        (dict(project_latent=False), "without projection"),
-        (dict(decoder_cross=CrossAttentionConfig(2)), "heads that differ"),
-    ],
+  "changes, message",
+  [
+    (dict(encoder_cross=None), "without cross-attention"),
+    (dict(decoder_cross=CrossAttentionConfig(4, window=2)), "cross-attention windows"),
+    (dict(pooling="avg"), "pooling 'avg'"),
+    (dict(ngram_vocab_sizes=(10,)), "frequency n-gram tables"),
+    (dict(hash_sizes=()), "without hash tables"),
+    (dict(project_latent=False), "without projection"),
+    (dict(decoder_cross=CrossAttentionConfig(2)), "heads that differ"),
+  ],
 )
 def test_obstacles_of_to_hf(tmp_path, changes, message):
   c = convert.from_hf(HF)

@@ -50,10 +50,10 @@ def test_rope_by_hand():
   x = jnp.array([1.0, 2.0, 3.0, 4.0]) * jnp.ones((1, 2, 1, 1))
   slow, fast = 0.1, 1.0  # angles of the two pairs at position 1
   want = [
-      np.cos(fast) - 2 * np.sin(fast),
-      np.sin(fast) + 2 * np.cos(fast),
-      3 * np.cos(slow) - 4 * np.sin(slow),
-      3 * np.sin(slow) + 4 * np.cos(slow),
+    np.cos(fast) - 2 * np.sin(fast),
+    np.sin(fast) + 2 * np.cos(fast),
+    3 * np.cos(slow) - 4 * np.sin(slow),
+    3 * np.sin(slow) + 4 * np.cos(slow),
   ]
   got = rope.apply_rope(x, table)
   chex.assert_trees_all_close(got[0, :, 0], np.float32([[1, 2, 3, 4], want]), **SAME)
@@ -73,8 +73,8 @@ def test_rope_scores_depend_on_distance_only():
 
   def score(i, j):
     rotated = [
-        rope.apply_rope(x, rope.rope_table(jnp.array([p]), 16, 1e4))
-        for x, p in ((query, i), (key, j))
+      rope.apply_rope(x, rope.rope_table(jnp.array([p]), 16, 1e4))
+      for x, p in ((query, i), (key, j))
     ]
     return jnp.vdot(*rotated)
 

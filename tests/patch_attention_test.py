@@ -69,9 +69,9 @@ def decoder_mask(lengths, seq_len, window):
 def check_patches_attend(lengths, seq_len, window, visible, heads=4, kv_heads=2):
   batch, num_patches = lengths.shape
   inputs = (
-      normal(0, batch, num_patches, SLOTS, heads, 8),
-      normal(1, batch, seq_len, kv_heads, 8),
-      normal(2, batch, seq_len, kv_heads, 8),
+    normal(0, batch, num_patches, SLOTS, heads, 8),
+    normal(1, batch, seq_len, kv_heads, 8),
+    normal(2, batch, seq_len, kv_heads, 8),
   )
   ids = patching.patch_ids(jnp.asarray(lengths), seq_len)
   attend = functools.partial(patch_attention.patches_attend, patch_ids=ids, window=window)
@@ -85,9 +85,9 @@ def check_patches_attend(lengths, seq_len, window, visible, heads=4, kv_heads=2)
 def check_bytes_attend(lengths, seq_len, window, visible, heads=4, kv_heads=2):
   batch, num_patches = lengths.shape
   inputs = (
-      normal(0, batch, seq_len, heads, 8),
-      normal(1, batch, num_patches, SLOTS, kv_heads, 8),
-      normal(2, batch, num_patches, SLOTS, kv_heads, 8),
+    normal(0, batch, seq_len, heads, 8),
+    normal(1, batch, num_patches, SLOTS, kv_heads, 8),
+    normal(2, batch, num_patches, SLOTS, kv_heads, 8),
   )
   ids = patching.decoder_patch_ids(jnp.asarray(lengths), seq_len)
   attend = functools.partial(patch_attention.bytes_attend, patch_ids=ids, window=window)
@@ -109,8 +109,8 @@ def test_bytes_attend_equals_a_mask(window):
 @pytest.mark.parametrize("heads, kv_heads", [(4, 4), (4, 1), (6, 3)])
 def test_heads_share_keys_in_adjacent_groups(heads, kv_heads):
   for check, mask in (
-      (check_patches_attend, encoder_mask),
-      (check_bytes_attend, decoder_mask),
+    (check_patches_attend, encoder_mask),
+    (check_bytes_attend, decoder_mask),
   ):
     check(LENGTHS, SEQ_LEN, 2, mask(LENGTHS, SEQ_LEN, 2), heads, kv_heads)
 
@@ -167,7 +167,8 @@ def test_pooling_equals_a_loop_over_patches(modes):
     if len(members):
       want[row, patch] = [reductions[m](members, axis=0) for m in modes.split("_")]
   pool = functools.partial(
-      patch_attention.pool, ids=jnp.asarray(ids), num_patches=6, modes=modes)
+    patch_attention.pool, ids=jnp.asarray(ids), num_patches=6, modes=modes
+  )
   got, gradients = with_gradients(pool)(states)
   chex.assert_trees_all_close(got, want.reshape(3, 6, -1), **SAME)
   chex.assert_tree_all_finite(gradients)
@@ -201,12 +202,12 @@ def test_expand_and_reduce_are_each_others_transpose():
   want = np.stack([np.asarray(patches)[row, ids[row]] for row in range(2)])
   chex.assert_trees_all_equal(np.asarray(expanded), want)
   summed = patch_attention.reduce_sum(states, ids, 4)
-  chex.assert_trees_all_close(
-      jnp.vdot(expanded, states), jnp.vdot(patches, summed), **SAME)
+  chex.assert_trees_all_close(jnp.vdot(expanded, states), jnp.vdot(patches, summed), **SAME)
   gradient = jax.grad(lambda x: jnp.vdot(patch_attention.expand(x, ids), states))(patches)
   chex.assert_trees_all_close(gradient, summed, **SAME)
   gradient = jax.grad(lambda x: jnp.vdot(patch_attention.reduce_sum(x, ids, 4), patches))(
-      states)
+    states
+  )
   chex.assert_trees_all_close(gradient, expanded, **SAME)
 
 

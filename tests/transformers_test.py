@@ -15,7 +15,8 @@ from blt_jax.ops import losses
 torch = pytest.importorskip("torch", reason="the comparison needs torch")
 transformers = pytest.importorskip("transformers", reason="the comparison needs transformers")
 blt = pytest.importorskip(
-    "transformers.models.blt", reason="this version of transformers has no BLT")
+  "transformers.models.blt", reason="this version of transformers has no BLT"
+)
 
 SEQ_LEN = 24
 
@@ -41,33 +42,33 @@ def settings(**changes):
   decoder = stack(16, arguments["decoder_layers"], **local)
   decoder["cross_attn_all_layers"] = arguments["all_decoder_layers"]
   return dict(
-      cross_attn_k=arguments["slots"],
-      local_attention_window_len=arguments["window"],
-      encoder_hash_byte_group_size=[3, 5],
-      encoder_hash_byte_group_vocab=61,
-      encoder_hash_byte_group_nb_functions=arguments["functions"],
-      tie_word_embeddings=arguments["tied"],
-      use_cache=False,
-      encoder_config=encoder | arguments["encoder"],
-      decoder_config=decoder | arguments["decoder"],
-      global_config=stack(arguments["dim_global"], 2) | arguments["latent"],
-      patcher_config=stack(16, 1, vocab_size=260, sliding_window=arguments["window"]),
+    cross_attn_k=arguments["slots"],
+    local_attention_window_len=arguments["window"],
+    encoder_hash_byte_group_size=[3, 5],
+    encoder_hash_byte_group_vocab=61,
+    encoder_hash_byte_group_nb_functions=arguments["functions"],
+    tie_word_embeddings=arguments["tied"],
+    use_cache=False,
+    encoder_config=encoder | arguments["encoder"],
+    decoder_config=decoder | arguments["decoder"],
+    global_config=stack(arguments["dim_global"], 2) | arguments["latent"],
+    patcher_config=stack(16, 1, vocab_size=260, sliding_window=arguments["window"]),
   )
 
 
 GROUPED = dict(num_key_value_heads=2)
 SETTINGS = {
-    "one vector": settings(slots=1, dim_global=16),
-    "two vectors": settings(),
-    "four vectors": settings(slots=4, dim_global=64),
-    "projected": settings(slots=4, dim_global=32),
-    "deep encoder": settings(encoder_layers=3, all_encoder_layers=True),
-    "deep encoder, read once": settings(encoder_layers=2),
-    "decoder reads once": settings(all_decoder_layers=False),
-    "grouped heads": settings(encoder=GROUPED, decoder=GROUPED, latent=GROUPED),
-    "tied": settings(tied=True),
-    "no window": settings(window=None),
-    "two functions": settings(functions=2),
+  "one vector": settings(slots=1, dim_global=16),
+  "two vectors": settings(),
+  "four vectors": settings(slots=4, dim_global=64),
+  "projected": settings(slots=4, dim_global=32),
+  "deep encoder": settings(encoder_layers=3, all_encoder_layers=True),
+  "deep encoder, read once": settings(encoder_layers=2),
+  "decoder reads once": settings(all_decoder_layers=False),
+  "grouped heads": settings(encoder=GROUPED, decoder=GROUPED, latent=GROUPED),
+  "tied": settings(tied=True),
+  "no window": settings(window=None),
+  "two functions": settings(functions=2),
 }
 
 

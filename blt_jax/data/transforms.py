@@ -20,10 +20,15 @@ class PatchDocument:
   def __call__(self, document: bytes) -> dict[str, np.ndarray]:
     """Patches one document; the result depends on its bytes only."""
     tokens = tokenizer.encode(document)
-    entropies = None
-    if self._scorer is not None:
-      entropies = self._scorer(tokens)[None]
+    entropies = self.entropies(tokens)
     lengths = patching.patch_lengths(
-      tokens[None], self._config, entropies=entropies, include_next=False
+      tokens[None],
+      self._config,
+      None if entropies is None else entropies[None],
+      include_next=False,
     )
     return {"tokens": tokens, "patch_lengths": lengths[0]}
+
+  def entropies(self, tokens: np.ndarray) -> np.ndarray | None:
+    """Entropies [n] of ids [n]; None where the scheme has none."""
+    return None if self._scorer is None else self._scorer(tokens)

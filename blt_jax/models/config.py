@@ -16,9 +16,9 @@ class TransformerConfig:
     dim: D, width.
     num_layers: L.
     num_heads: N.
-    num_kv_heads: G, N by default; must divide N.
-    head_dim: H, `dim // num_heads` by default.
-    mlp_dim: F; by default two thirds of 4 D times `mlp_multiplier`, rounded up to
+    num_kv_heads: G, which divides N; 0 for N.
+    head_dim: H; 0 for `dim // num_heads`.
+    mlp_dim: F; 0 for two thirds of 4 D times `mlp_multiplier`, rounded up to
       `mlp_multiple_of`.
     mlp_multiplier: see `mlp_dim`.
     mlp_multiple_of: see `mlp_dim`.
@@ -38,9 +38,9 @@ class TransformerConfig:
   dim: int
   num_layers: int
   num_heads: int
-  num_kv_heads: int | None = None
-  head_dim: int | None = None
-  mlp_dim: int | None = None
+  num_kv_heads: int = 0
+  head_dim: int = 0
+  mlp_dim: int = 0
   mlp_multiplier: float = 1.0
   mlp_multiple_of: int = 256
   window: int | None = None
@@ -53,7 +53,7 @@ class TransformerConfig:
 
   def __post_init__(self):
     heads, kv_heads = self.num_heads, self.num_kv_heads or self.num_heads
-    if self.head_dim is None:
+    if not self.head_dim:
       if self.dim % heads:
         raise ValueError(f"dim {self.dim} must be a multiple of num_heads {heads}.")
       object.__setattr__(self, "head_dim", self.dim // heads)
@@ -64,7 +64,7 @@ class TransformerConfig:
     if self.window is not None and self.window < 1:
       raise ValueError(f"window is {self.window}; it must be >= 1, or None for all.")
     object.__setattr__(self, "num_kv_heads", kv_heads)
-    if self.mlp_dim is None:
+    if not self.mlp_dim:
       width = int(self.mlp_multiplier * int(8 * self.dim / 3))
       multiple = self.mlp_multiple_of
       object.__setattr__(self, "mlp_dim", -(-width // multiple) * multiple)
@@ -96,15 +96,15 @@ class CrossAttentionConfig:
   """Attention between bytes and patches in a local model.
 
   Attributes:
-    num_heads: N; must divide the local model's width.
-    num_kv_heads: G, N by default; must divide N.
+    num_heads: N; a head has width // N features of the local model's width.
+    num_kv_heads: G, which divides N; 0 for N.
     all_layers: at every layer; else after the last one (encoder) or before the first
       (decoder).
     window: patches visible, a byte's own included; None is 1.
   """
 
   num_heads: int
-  num_kv_heads: int | None = None
+  num_kv_heads: int = 0
   all_layers: bool = False
   window: int | None = None
 
@@ -174,11 +174,6 @@ class BLTConfig:
       raise ValueError(f"pooling {self.pooling!r} must join some of avg, min, max by '_'.")
     if self.encoder_cross and len(pooling) > 1:
       raise ValueError(f"Cross-attention starts from one pooling, got {self.pooling!r}.")
-    for name, cross in (("encoder", self.encoder_cross), ("decoder", self.decoder_cross)):
-      if cross and self.encoder.dim % cross.num_heads:
-        raise ValueError(
-          f"{name}_cross.num_heads {cross.num_heads} must divide the width {self.encoder.dim}."
-        )
     if not self.project_latent and self.latent.dim != self.decoder_slots * self.decoder.dim:
       raise ValueError(
         f"Without project_latent, latent.dim {self.latent.dim} must be "

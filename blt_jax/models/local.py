@@ -32,11 +32,11 @@ class Embedder(nn.Module):
   def __call__(self, tokens: jax.Array, ngram_ids: jax.Array | None = None) -> jax.Array:
     """Embeds ids [B, S], with `ngram_ids` [tables, B, S] where configured: [B, S, D]."""
     c = self.config
-    num_ngrams = 0 if ngram_ids is None else len(ngram_ids)
-    if num_ngrams != len(c.ngram_vocab_sizes):
+    ids_by_table = [] if ngram_ids is None else list(ngram_ids)
+    if len(ids_by_table) != len(c.ngram_vocab_sizes):
       raise ValueError(
         f"The model has {len(c.ngram_vocab_sizes)} frequency n-gram tables, ngram_ids "
-        f"has {num_ngrams}; look ids up with hashing.NgramTable."
+        f"has {len(ids_by_table)}; look ids up with hashing.NgramTable."
       )
     embeddings = self.bytes()[tokens]
     if c.hash_sizes:
@@ -46,8 +46,8 @@ class Embedder(nn.Module):
       table = self.hashes()
       for i in range(len(ids)):
         embeddings += table[ids[i] + i * c.hash_vocab_size]
-    for i, ngrams in enumerate(self.ngrams):
-      embeddings += ngrams()[ngram_ids[i]]
+    for ngrams, ids in zip(self.ngrams, ids_by_table, strict=True):
+      embeddings += ngrams()[ids]
     return embeddings.astype(c.dtype)
 
   def byte_table(self) -> jax.Array:
@@ -78,7 +78,8 @@ class LocalEncoder(nn.Module):
     """
     c = self.config
     table = transformer.position_table(c.encoder, x.shape[1])
-    if c.encoder_cross:
+    attention = c.encoder_cross
+    if attention:
       slots = (c.vectors_per_patch, c.encoder.dim)
       project = layers.Linear(slots[0] * slots[1], ("embed", "heads"), name="patch_projection")
     patches = None
@@ -86,25 +87,22 @@ class LocalEncoder(nn.Module):
       block = transformer.Block(c.encoder, name=f"layers_{layer}")
       x, _ = block(x, layer, table, document_ids)
       is_last = layer == c.encoder.num_layers - 1
-      if c.encoder_cross and (is_last or c.encoder_cross.all_layers):
+      if attention and (is_last or attention.all_layers):
         if patches is None or c.repool:
           pooled = patch_attention.pool(x, patch_ids, num_patches, c.pooling)
           patches = project(pooled).reshape(*pooled.shape[:2], *slots)
-        cross = self._cross_attention(layer if c.encoder_cross.all_layers else 0)
+        index = layer if attention.all_layers else 0
+        cross = layers.CrossAttention(
+          attention,
+          c.encoder.norm_epsilon,
+          bytes_are_queries=False,
+          std=transformer.depth_std(c.encoder, index),
+          name=f"cross_{index}",
+        )
         patches = patches + cross(patches, x, patch_ids)  # the residual counts twice
     if patches is None:
       return x, patch_attention.pool(x, patch_ids, num_patches, c.pooling)
     return x, patches.reshape(*patches.shape[:2], -1)
-
-  def _cross_attention(self, index: int) -> layers.CrossAttention:
-    c = self.config
-    return layers.CrossAttention(
-      c.encoder_cross,
-      c.encoder.norm_epsilon,
-      bytes_are_queries=False,
-      std=transformer.depth_std(c.encoder, index),
-      name=f"cross_{index}",
-    )
 
 
 class DecoderLayer(nn.Module):
