@@ -88,7 +88,7 @@ def make_train_step(
     gradients, metrics = compute(state.params, batch)
     # The reference adds 1e-6 to the count, which also lets an empty batch pass.
     gradients = jax.tree.map(lambda g: g / (metrics["targets"] + 1e-6), gradients)
-    metrics["grad_norm"] = optax.global_norm(gradients)
+    metrics["grad_norm"] = optax.tree.norm(gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), metrics

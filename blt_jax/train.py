@@ -81,22 +81,28 @@ def train(config: ConfigDict) -> metrics.Numbers:
     writer.write(step, "train", numbers)
     logging.info(metrics.progress_line(step, config.num_steps, numbers))
 
-  first_step, numbers = int(state.step), {}
+  def evaluate_now(step: int) -> metrics.Numbers:
+    report(step, meter.flush())
+    numbers = evaluate(state.params)
+    writer.write(step, "eval", numbers)
+    logging.info("Held-out bits per byte at step %d: %.4f", step, numbers["bpb"])
+    meter.restart_clock()
+    return numbers
+
   meter = metrics.Meter(config.logging.every_steps)
-  for step in range(first_step + 1, config.num_steps + 1):
+  for step in range(int(state.step) + 1, config.num_steps + 1):
     state, step_metrics = train_step(state, sharding.put_batch(next(batches), mesh))
     report(step - 1, meter.add(step_metrics))
-    is_last = step == config.num_steps
-    if step % config.checkpoint.every_steps == 0 or is_last:
+    if step == config.num_steps:
+      break
+    if step % config.checkpoint.every_steps == 0:
       checkpoints.save(state, batches)
-    if step % config.eval.every_steps == 0 or is_last:
-      report(step, meter.flush())
-      numbers = evaluate(state.params)
-      writer.write(step, "eval", numbers)
-      logging.info("Held-out bits per byte at step %d: %.4f", step, numbers["bpb"])
-      meter.restart_clock()
+    if step % config.eval.every_steps == 0:
+      evaluate_now(step)
 
   # --- Close
+  numbers = evaluate_now(int(state.step))
+  checkpoints.save(state, batches)
   checkpoints.close()
   writer.close()
   return numbers

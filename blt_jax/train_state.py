@@ -42,10 +42,15 @@ def init_params(model: Model, rng: jax.Array) -> Any:
   return model.init(rng, tokens, lengths, ngram_ids)["params"]
 
 
+def fresh_params(model: Model, seed: int) -> Any:
+  """Fresh parameters, a plain tree of arrays."""
+  return nn.meta.unbox(init_params(model, jax.random.key(seed)))
+
+
 def abstract_params(model: Model) -> Any:
   """Shapes and dtypes of a model's parameters, placed on the first local device."""
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  shapes = nn.meta.unbox(jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
+  shapes = jax.eval_shape(lambda: fresh_params(model, seed=0))
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
 
 

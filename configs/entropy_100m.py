@@ -1,6 +1,6 @@
 r"""The 100M entropy model of Meta's code: 14 layers of 768, a window of 512 bytes.
 
-  python -m blt_jax.train --config=configs/entropy_100m.py --config.data.path=PATH \
+python -m blt_jax.train --config=configs/entropy_100m.py --config.data.path=PATH \
     --config.workdir=runs/entropy_100m
 """
 

@@ -14,8 +14,8 @@ def get_config(stage="blt"):
   config = get_default("byte_lm" if stage == "entropy" else "blt")
   config.workdir = f"runs/quickstart/{stage}"
   config.data.max_document_bytes = 2048  # so that neighbouring rows mix many files
-  config.data.seq_len = 512
-  config.data.batch_size = 4
+  config.data.seq_len = 1024
+  config.data.batch_size = 2
   config.optimizer.learning_rate = 4e-3
   config.schedule.warmup_steps = 50
   config.schedule.min_ratio = 0.02
@@ -29,7 +29,7 @@ def get_config(stage="blt"):
     set_stack(config.model.transformer, dim=96, num_layers=2, num_heads=3, window=32)
   else:
     config.num_steps = 1200
-    config.data.num_patches = 128
+    config.data.num_patches = 256
     config.patching.entropy_model = "runs/quickstart/entropy"
     set_stack(config.model.encoder, dim=64, num_layers=1, num_heads=2, window=64)
     set_stack(config.model.latent, dim=128, num_layers=3, num_heads=2)

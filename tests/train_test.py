@@ -1,0 +1,194 @@
+"""Whole runs: same seed, stop and resume, several devices, bad settings."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from blt_jax import config as settings
+from blt_jax import runs, tokenizer, train
+from blt_jax.decode import uncached
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once(tmp_path_factory):
+  """Runs of one config share their compiled programs."""
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  yield
+  jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module", name="text")
+def _text(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("text")
+  for i in range(6):
+    lines = [f"def function_{i}_{n}(x): return x + {n}\n" for n in range(60)]
+    (folder / f"file_{i}.py").write_text("".join(lines))
+  return folder
+
+
+def _config(kind, text, workdir, **overrides):
+  config = settings.get_config(kind)
+  tiny = dict(dim=16, num_layers=1, num_heads=2, window=8, mlp_multiple_of=8)
+  if kind == "blt":
+    for stack in (config.model.encoder, config.model.latent, config.model.decoder):
+      stack.update(tiny)
+    config.model.latent.update(dim=32, window=None)
+    config.model.encoder_cross.num_heads = config.model.decoder_cross.num_heads = 2
+    config.model.hash_vocab_size = 64
+    config.model.hash_sizes = (3, 4)
+    config.patching.scheme = "space"
+  else:
+    config.model.transformer.update(tiny)
+  config.model.dtype = "float32"
+  config.workdir = str(workdir)
+  config.num_steps = 6
+  config.data.update(
+    path=str(text), heldout_fraction=0.2, batch_size=8, seq_len=32, num_patches=33
+  )
+  config.optimizer.learning_rate = 1e-2
+  config.schedule.warmup_steps = 2
+  config.checkpoint.every_steps = 2
+  config.logging.update(every_steps=1, tensorboard=False)
+  config.update(overrides)
+  return config
+
+
+def _losses(workdir):
+  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+  numbers = [json.loads(line) for line in lines]
+  return {n["step"]: n["loss"] for n in numbers if n["kind"] == "train"}
+
+
+@pytest.fixture(scope="module", name="finished", params=["blt", "byte_lm"])
+def _finished(request, text, tmp_path_factory):
+  """A whole run: its kind, its folder, its held-out numbers."""
+  workdir = tmp_path_factory.mktemp(request.param) / "run"
+  return request.param, workdir, train.train(_config(request.param, text, workdir))
+
+
+def test_same_seed_gives_the_same_losses_to_the_bit(finished, text, tmp_path):
+  kind, workdir, numbers = finished
+  assert train.train(_config(kind, text, tmp_path / "again")) == numbers
+  assert _losses(tmp_path / "again") == _losses(workdir)
+  assert len(_losses(workdir)) == 6
+
+
+def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
+  finished, text, tmp_path, monkeypatch
+):
+  kind, workdir, numbers = finished
+
+  class Stopped(Exception):
+    pass
+
+  real, calls = train.sharding.put_batch, []
+
+  def stop_at_the_fifth_batch(*args):
+    calls.append(None)
+    if len(calls) == 5:
+      raise Stopped
+    return real(*args)
+
+  monkeypatch.setattr(train.sharding, "put_batch", stop_at_the_fifth_batch)
+  with pytest.raises(Stopped):
+    train.train(_config(kind, text, tmp_path / "cut"))
+  monkeypatch.undo()
+  assert train.train(_config(kind, text, tmp_path / "cut")) == numbers
+  assert _losses(tmp_path / "cut") == _losses(workdir)
+
+
+def test_a_finished_run_stays_as_it_is(finished, text):
+  kind, workdir, numbers = finished
+  losses = _losses(workdir)
+  assert train.train(_config(kind, text, workdir)) == numbers
+  assert _losses(workdir) == losses
+
+
+def test_a_run_of_another_model_is_not_overwritten(finished, text):
+  kind, workdir, _ = finished
+  before = (workdir / "config.json").read_text()
+  other = _config(kind, text, workdir)
+  other.model.tie_embeddings = True
+  with pytest.raises(ValueError, match="another model.*tie_embeddings"):
+    train.train(other)
+  assert (workdir / "config.json").read_text() == before
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs the fake devices of conftest.py")
+@pytest.mark.parametrize(
+  ("mesh", "accumulate"),
+  [(dict(data=2, fsdp=4), 1), (dict(data=1, fsdp=4, tensor=2), 2)],
+)
+def test_meshes_and_accumulation_change_nothing(mesh, accumulate, finished, text, tmp_path):
+  kind, workdir, _ = finished
+  overrides = dict(mesh=mesh, optimizer=dict(accumulate=accumulate))
+  train.train(_config(kind, text, tmp_path / "run", **overrides))
+  np.testing.assert_allclose(
+    list(_losses(tmp_path / "run").values()), list(_losses(workdir).values()), rtol=1e-4
+  )
+
+
+def test_entropy_patches_from_training_to_generation(text, tmp_path):
+  patching = dict(scheme="entropy", entropy_model=str(tmp_path / "entropy"))
+  train.train(_config("byte_lm", text, tmp_path / "entropy"))
+  with pytest.raises(ValueError, match="No threshold.*blt_jax.calibrate"):
+    train.train(_config("blt", text, tmp_path / "blt", patching=patching))
+  runs.save_threshold(tmp_path / "entropy", {"threshold": 5.0})
+  config = _config("blt", text, tmp_path / "blt", patching=patching)
+  numbers = train.train(config)
+  assert 0 < numbers["bpb"] < 9 and numbers["patch_size"] > 1
+  assert runs.load_config(tmp_path / "blt").patching.threshold == 5.0
+  predict = runs.load_predictor(tmp_path / "blt")
+  prompt = tokenizer.encode("def f", add_eos=False)
+  new = uncached.generate(predict, prompt, 8, uncached.Sampling())
+  assert 1 <= len(new) <= 8
+  # Greedy: every byte is the likeliest one after what precedes it, by another buffer.
+  longer = uncached.generate(predict, np.concatenate([prompt, new[:3]]), 5, uncached.Sampling())
+  np.testing.assert_array_equal(longer, new[3:])
+
+
+_MISTAKES = {
+  "batch and devices": (dict(data=dict(batch_size=6)), "batch_size 6 must be a multiple of 8"),
+  "mesh": (dict(mesh=dict(data=3)), "config.mesh asks for 3 x 1 x 1"),
+  "no data": (dict(data=dict(path="nowhere")), "No file or folder nowhere"),
+  "heads": (dict(model=dict(latent=dict(num_heads=5))), "dim 32 must be a multiple"),
+  "scheme": (dict(patching=dict(scheme="words")), "Unknown scheme 'words'"),
+  "no entropy model": (dict(patching=dict(scheme="entropy")), "config.patching.entropy_model"),
+  "no run": (
+    dict(patching=dict(scheme="entropy", entropy_model="nothing")),
+    "nothing holds no run",
+  ),
+  "schedule": (dict(schedule=dict(name="cosin")), "Unknown schedule 'cosin'"),
+  "kind": (dict(model=dict(kind="gpt")), "config.model.kind is 'gpt'"),
+}
+
+
+@pytest.mark.parametrize("name", _MISTAKES)
+def test_a_mistake_gives_one_clear_error_and_leaves_nothing(name, text, tmp_path):
+  overrides, message = _MISTAKES[name]
+  config = _config("blt", text, tmp_path / "run", **overrides)
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    train.train(config)
+  assert not (tmp_path / "run").exists()
+
+
+def test_loss_that_explodes_stops_the_run(text, tmp_path):
+  config = _config("byte_lm", text, tmp_path / "run", num_steps=30)
+  config.optimizer.update(learning_rate=1e30, clip_norm=1e30)
+  with pytest.raises(FloatingPointError, match="learning_rate"):
+    train.train(config)
+
+
+def test_misspelt_settings_are_errors():
+  config = settings.get_config("blt")
+  config.lock()
+  with pytest.raises((AttributeError, KeyError), match="learning_rate"):
+    config.optimizer.learning_rat = 1
+  with config.unlocked():
+    config.model.latent.num_layer = 3
+  with pytest.raises(ValueError, match="num_layer"):
+    settings.make_model_config(config.model)
