@@ -5,49 +5,52 @@
 Writes it next to the entropy model, where training looks for it.
 """
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
 
 from blt_jax import logs, patching, runs, tokenizer
 from blt_jax.data import sources
 from blt_jax.data.entropy import EntropyScorer
 
-_RUN = flags.DEFINE_string("run", None, "Folder of the entropy model's run.", required=True)
-_TARGET = flags.DEFINE_float("target_bytes_per_patch", 4.5, "Wanted mean patch size, bytes.")
-_DATA = flags.DEFINE_string(
-  "data", None, "Text to look at; by default what the entropy model was trained on."
-)
-_MAX_BYTES = flags.DEFINE_integer("max_bytes", 500_000, "How much of it to score.")
-_MONOTONIC = flags.DEFINE_bool("monotonic", False, "Threshold the rise of the entropy.")
-
 Scored = tuple[np.ndarray, np.ndarray]  # ids [n] of a document, entropies [n]
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str] | None = None) -> None:
   """Scores a sample, prints the choice of thresholds, saves the one asked for."""
-  del argv
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--run", required=True, help="folder of the entropy model's run")
+  parser.add_argument("--target_bytes_per_patch", type=float, default=4.5)
+  parser.add_argument("--data", help="text to look at; by default what the model learned")
+  parser.add_argument("--max_bytes", type=int, default=500_000, help="how much of it to score")
+  parser.add_argument("--monotonic", action="store_true", help="threshold the entropy's rise")
+  args = parser.parse_args(argv)
   logs.show_progress()
-  data = runs.load_config(_RUN.value).data
-  documents = sources.read_documents(_DATA.value or data.path, data.max_document_bytes)
-  scored = score_sample(EntropyScorer(*runs.load_entropy_model(_RUN.value)), documents)
-  rule = patching.PatchingConfig(monotonic=_MONOTONIC.value)
+  data = runs.load_config(args.run).data
+  documents = sources.read_documents(args.data or data.path, data.max_document_bytes)
+  scorer = EntropyScorer(*runs.load_entropy_model(args.run))
+  scored = score_sample(scorer, documents, args.max_bytes)
+  rule = patching.PatchingConfig(monotonic=args.monotonic)
   print(" target   threshold   mean  median  95 %  one-byte")
-  for target in (2.0, 3.0, 4.0, 4.5, 5.0, 6.0, 8.0):
+  longest = min(len(tokens) for tokens, _ in scored)
+  for target in (t for t in (2.0, 3.0, 4.0, 4.5, 5.0, 6.0, 8.0) if t < longest):
     print(_row(target, *find_threshold(scored, target, rule)))
-  threshold, lengths = find_threshold(scored, _TARGET.value, rule)
+  threshold, lengths = find_threshold(scored, args.target_bytes_per_patch, rule)
   mean = float(lengths.mean())
-  runs.save_threshold(_RUN.value, {"threshold": threshold, "bytes_per_patch": mean})
+  runs.save_threshold(args.run, threshold, rule.monotonic)
   logging.info("Threshold %.6f nats: %.3f bytes per patch.", threshold, mean)
 
 
-def score_sample(scorer: EntropyScorer, documents: Sequence[bytes]) -> list[Scored]:
-  """Scores documents in a random order until `--max_bytes` are done."""
+def score_sample(
+  scorer: EntropyScorer, documents: Sequence[bytes], max_bytes: int
+) -> list[Scored]:
+  """Scores documents in a random order until `max_bytes` are done."""
   scored, size = [], 0
   for index in np.random.default_rng(0).permutation(len(documents)):
-    if size >= _MAX_BYTES.value:
+    if size >= max_bytes:
       break
     tokens = tokenizer.encode(documents[index])
     scored.append((tokens, scorer(tokens)))
@@ -103,4 +106,4 @@ def _row(target, threshold, lengths):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()

@@ -3,32 +3,31 @@
 python -m blt_jax.evaluate --run=runs/quickstart/blt --data=PATH
 """
 
+import argparse
 import json
-
-from absl import app, flags
 
 from blt_jax import config as settings
 from blt_jax import logs, runs, sharding
 from blt_jax.data import pipeline, sources
 from blt_jax.evaluation import Evaluator
 
-_RUN = flags.DEFINE_string("run", None, "Folder of the run.", required=True)
-_DATA = flags.DEFINE_string("data", None, "Text file or folder of text files.", required=True)
-_MAX_BATCHES = flags.DEFINE_integer("max_batches", None, "Stop early; by default all.")
 
-
-def main(argv: list[str]) -> None:
+def main(argv: list[str] | None = None) -> None:
   """Prints one JSON object: loss, bpb, patch_size, bytes."""
-  del argv
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--run", required=True, help="folder of the run")
+  parser.add_argument("--data", required=True, help="text file or folder of text files")
+  parser.add_argument("--max_batches", type=int, help="stop early; by default all")
+  args = parser.parse_args(argv)
   logs.show_progress()
-  documents = sources.read_documents(_DATA.value)
-  run = runs.load_run(_RUN.value)
+  documents = sources.read_documents(args.data)
+  run = runs.load_run(args.run)
   patch = runs.load_patcher(run.config.patching).documents()
   batches = pipeline.evaluation_batches(documents, patch, settings.make_batch_shape(run.config))
   mesh = sharding.make_mesh()
-  evaluate = Evaluator(run.model, batches, mesh, _MAX_BATCHES.value)
+  evaluate = Evaluator(run.model, batches, mesh, args.max_batches)
   print(json.dumps(evaluate(run.params)))
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()

@@ -110,9 +110,10 @@ def save_config(workdir: pathlib.Path, settings: ConfigDict) -> None:
   _write(workdir / _CONFIG, text)
 
 
-def save_threshold(workdir: str | os.PathLike, numbers: dict[str, float]) -> None:
+def save_threshold(workdir: str | os.PathLike, threshold: float, monotonic: bool) -> None:
   """Writes what calibration found next to the entropy model; see `load_patcher`."""
-  _write(pathlib.Path(workdir) / _THRESHOLD, json.dumps(numbers, indent=2))
+  found = {"threshold": threshold, "monotonic": monotonic}
+  _write(pathlib.Path(workdir) / _THRESHOLD, json.dumps(found, indent=2))
 
 
 def load_patcher(section: ConfigDict) -> Patcher:
@@ -132,14 +133,22 @@ def load_patcher(section: ConfigDict) -> Patcher:
       "another config.patching.scheme."
     )
   entropy_model = load_entropy_model(folder)
-  path = pathlib.Path(folder) / _THRESHOLD
-  threshold = json.loads(path.read_text())["threshold"] if path.exists() else None
-  if section.threshold is None and section.patch_size is None and threshold is None:
-    raise ValueError(
-      f"No threshold: set config.patching.threshold (nats), or let "
-      f"`python -m blt_jax.calibrate --run={folder}` find one."
-    )
+  threshold = None
+  if section.threshold is None and section.patch_size is None:
+    threshold = _load_threshold(folder, section.monotonic)
   return Patcher(config.make_patching_config(section, threshold), entropy_model)
+
+
+def _load_threshold(folder: str, monotonic: bool) -> float:
+  path = pathlib.Path(folder) / _THRESHOLD
+  found = json.loads(path.read_text()) if path.exists() else {"monotonic": None}
+  if found["monotonic"] != monotonic:
+    raise ValueError(
+      f"No threshold for monotonic={monotonic}: set config.patching.threshold (nats), or "
+      f"let `python -m blt_jax.calibrate --run={folder}{' --monotonic' * monotonic}` find "
+      "one."
+    )
+  return found["threshold"]
 
 
 def load_predictor(workdir: str | os.PathLike) -> uncached.Predict:

@@ -4,19 +4,14 @@ python -m blt_jax.show_patches --run=runs/quickstart/blt --text="A fantasy epic.
 python -m blt_jax.show_patches --run=runs/quickstart/blt --text=... --png=patches.png
 """
 
+import argparse
 import dataclasses
 import pathlib
 import sys
 
 import numpy as np
-from absl import app, flags
 
 from blt_jax import logs, patching, runs, tokenizer
-
-_RUN = flags.DEFINE_string("run", None, "Folder of a BLT's run.", required=True)
-_TEXT = flags.DEFINE_string("text", "Byte Latent Transformers group bytes.", "What to show.")
-_FILE = flags.DEFINE_string("file", None, "Show this file instead of --text.")
-_PNG = flags.DEFINE_string("png", None, "Draw the entropies to this file as well.")
 
 # Background colours that take turns, readable under black text.
 _COLOURS = (223, 153, 117, 218)
@@ -40,15 +35,20 @@ class Patched:
   threshold: float | None
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str] | None = None) -> None:
   """Prints the patches; draws them on request."""
-  del argv
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--run", required=True, help="folder of a BLT's run")
+  parser.add_argument("--text", default="Byte Latent Transformers group bytes.")
+  parser.add_argument("--file", help="show this file instead of --text")
+  parser.add_argument("--png", help="draw the entropies to this file as well")
+  args = parser.parse_args(argv)
   logs.show_progress()
-  text = pathlib.Path(_FILE.value).read_bytes() if _FILE.value else _TEXT.value
-  patched = patch_text(text, runs.load_patcher(runs.load_config(_RUN.value).patching))
+  text = pathlib.Path(args.file).read_bytes() if args.file else args.text
+  patched = patch_text(text, runs.load_patcher(runs.load_config(args.run).patching))
   print(render(patched, use_colour=sys.stdout.isatty()))
-  if _PNG.value:
-    draw(patched, _PNG.value)
+  if args.png:
+    draw(patched, args.png)
 
 
 def patch_text(text: str | bytes, patcher: runs.Patcher) -> Patched:
@@ -80,19 +80,22 @@ def render(patched: Patched, use_colour: bool, width: int = 72) -> str:
   """
   cells = [_cell(t) for t in patched.tokens]
   patch = np.cumsum(patched.starts)
+  bars = ["|" if start and not use_colour else "" for start in patched.starts]
   lines = []
-  for start in range(0, len(cells), width):
-    here = range(start, min(start + width, len(cells)))
+  for first in range(0, len(cells), width):
+    here = range(first, min(first + width, len(cells)))
     if use_colour:
-      top = "".join(f"\x1b[30;48;5;{_COLOURS[patch[i] % 4]}m{cells[i]}" for i in here)
-      lines.append(top + "\x1b[0m")
+      colours = [f"\x1b[30;48;5;{_COLOURS[patch[i] % 4]}m" for i in here]
+      lines.append(
+        "".join(c + cells[i] for c, i in zip(colours, here, strict=True)) + "\x1b[0m"
+      )
     else:
-      lines.append("".join("|" * patched.starts[i] + cells[i] for i in here))
+      lines.append("".join(bars[i] + cells[i] for i in here))
     if patched.entropies is not None:
       digits = np.clip(patched.entropies / np.log(256) * 10, 0, 9).astype(int)
-      lines.append(
-        "".join(" " * (patched.starts[i] and not use_colour) + str(digits[i]) for i in here)
-      )
+      lines.append("".join(" " * len(bars[i]) + str(digits[i]) for i in here))
+  if patched.entropies is not None:
+    lines.append("Digits: entropy of the next byte, in tenths of that of a random byte.")
   sizes = np.diff(np.flatnonzero(patched.starts), append=len(cells))
   lines.append(f"{len(cells)} bytes in {len(sizes)} patches, {sizes.mean():.2f} bytes each")
   return "\n".join(lines)
@@ -138,4 +141,4 @@ def draw(patched: Patched, path: str) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  main()

@@ -174,6 +174,12 @@ class BLTConfig:
       raise ValueError(f"pooling {self.pooling!r} must join some of avg, min, max by '_'.")
     if self.encoder_cross and len(pooling) > 1:
       raise ValueError(f"Cross-attention starts from one pooling, got {self.pooling!r}.")
+    for name, cross in (("encoder", self.encoder_cross), ("decoder", self.decoder_cross)):
+      if cross and cross.num_heads > self.encoder.dim:
+        raise ValueError(
+          f"{name}_cross.num_heads {cross.num_heads} must be at most the width "
+          f"{self.encoder.dim}."
+        )
     if not self.project_latent and self.latent.dim != self.decoder_slots * self.decoder.dim:
       raise ValueError(
         f"Without project_latent, latent.dim {self.latent.dim} must be "
