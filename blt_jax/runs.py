@@ -141,7 +141,7 @@ def load_patcher(section: ConfigDict) -> Patcher:
 
 def _load_threshold(folder: str, monotonic: bool) -> float:
   path = pathlib.Path(folder) / _THRESHOLD
-  found = json.loads(path.read_text()) if path.exists() else {"monotonic": None}
+  found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"monotonic": None}
   if found["monotonic"] != monotonic:
     raise ValueError(
       f"No threshold for monotonic={monotonic}: set config.patching.threshold (nats), or "
