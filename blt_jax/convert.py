@@ -131,6 +131,8 @@ def from_meta(directory: _Path) -> Converted:
   entropy_args = entropy_arrays = patching = None
   if (directory / "entropy_model").exists():
     entropy_args = _read_json(directory / "entropy_model" / "params.json")["entropy_model"]
+    # Meta's loader sets these whatever the file says.
+    entropy_args |= {"attn_impl": "xformers", "attn_bias_type": "local_block_causal"}
     entropy_arrays = read_arrays(directory / "entropy_model")
   if (directory / "train_args.json").exists():
     train_args = _read_json(directory / "train_args.json")
@@ -160,11 +162,11 @@ def to_hf(directory: _Path, converted: Converted) -> None:
   weights = directory / "model.safetensors"
   if weights.exists():
     raise FileExistsError(f"{weights} exists; choose another directory or remove it.")
-  (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
   # Written aside and renamed, so that a file cut short never looks whole.
   partial = weights.with_suffix(".partial")
   metadata = {"format": "pt"}
   safetensors.flax.save_file({k: jnp.asarray(v) for k, v in arrays.items()}, partial, metadata)
+  (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
   partial.rename(weights)
 
 

@@ -132,9 +132,8 @@ def byte_lm_from_meta(args: Mapping[str, Any]) -> ByteLMConfig:
 
 def patching_from_meta(args: Mapping[str, Any]) -> PatchingConfig:
   """Reads Meta's `PatcherArgs`."""
-  scheme = args.get("patching_mode", "entropy")
   return PatchingConfig(
-    scheme=scheme,
+    scheme=args.get("patching_mode") or "entropy",
     threshold=args.get("threshold", PatchingConfig.threshold),
     threshold_add=args.get("threshold_add"),
     monotonic=args.get("monotonicity", False),
@@ -254,6 +253,8 @@ def to_hf(
     ValueError: what Hugging Face's model cannot express.
   """
   c = config
+  stacks = [c.encoder, c.latent, c.decoder]
+  stacks += [entropy_config.transformer] if entropy_config else []
   cross = (c.encoder_cross, c.decoder_cross)
   refines = c.encoder_cross and c.encoder_cross.all_layers and c.encoder.num_layers > 1
   obstacles = {
@@ -265,8 +266,10 @@ def to_hf(
       "a model without hash tables": not c.hash_sizes,
       "latent outputs without projection": not c.project_latent,
       "different windows in encoder and decoder": c.encoder.window != c.decoder.window,
+    "a window in the latent transformer": c.latent.window is not None,
+    "an entropy model with tied embeddings": entropy_config and entropy_config.tie_embeddings,
       "head_dim other than dim / num_heads": any(
-          s.head_dim * s.num_heads != s.dim for s in (c.encoder, c.latent, c.decoder)),
+          s.head_dim * s.num_heads != s.dim for s in stacks),
       "cross-attention heads that differ from the local model's": any(
           x and (x.num_heads, x.num_kv_heads) != (s.num_heads, s.num_kv_heads)
           for x, s in zip(cross, (c.encoder, c.decoder), strict=True)),

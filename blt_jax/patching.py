@@ -162,7 +162,7 @@ def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
 def _space_boundaries(tokens: Array) -> Array:
   """Ends a patch at the first byte of each run of bytes that are not letters or digits."""
   xp = _namespace(tokens)
-  byte = tokens - tokenizer.OFFSET  # special ids are negative
+  byte = tokens.astype(xp.int32) - tokenizer.OFFSET  # special ids are negative
   is_space = (
     (byte < ord("0"))
     | ((byte > ord("9")) & (byte < ord("A")))
@@ -293,11 +293,12 @@ def check_lengths(lengths: Array, seq_len: int) -> None:
         f"patch_lengths of row {row} sum to {total}; they must sum to S + 1 = "
         f"{seq_len + 1}, the next byte included (patch with include_next=True)."
       )
-  if (lengths[:, 0] != 1).any():
-    raise ValueError(
-      f"The first patch has {lengths[:, 0].max()} bytes; it must have exactly 1, since "
-      "the decoder reads complete patches only (patch with split_first=True)."
-    )
+  for row, first in enumerate(lengths[:, 0]):
+    if first != 1:
+      raise ValueError(
+        f"The first patch of row {row} has {first} bytes; it must have exactly 1, since "
+        "the decoder reads complete patches only (patch with split_first=True)."
+      )
   if ((lengths[:, :-1] == 0) & (lengths[:, 1:] > 0)).any():
     raise ValueError("patch_lengths has empty patches inside; move zeros to the right.")
 

@@ -25,10 +25,10 @@ def get_config(stage="blt"):
   config.eval.every_steps = 1_000_000  # at the end only
   config.eval.max_batches = 100
   if stage == "entropy":
-    config.num_steps = 800
+    config.num_steps = 700
     set_stack(config.model.transformer, dim=96, num_layers=2, num_heads=3, window=32)
   else:
-    config.num_steps = 1200
+    config.num_steps = 800
     config.data.num_patches = 256
     config.patching.entropy_model = "runs/quickstart/entropy"
     set_stack(config.model.encoder, dim=64, num_layers=1, num_heads=2, window=64)

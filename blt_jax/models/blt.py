@@ -61,8 +61,12 @@ class BLT(nn.Module):
     Raises:
       ValueError: lengths do not fit (checked outside `jit` only).
     """
-    seq_len = tokens.shape[1]
+    batch_size, seq_len = tokens.shape
     patching.check_lengths(patch_lengths, seq_len)
+    if len(patch_lengths) != batch_size:
+      raise ValueError(
+        f"{batch_size} rows of tokens and {len(patch_lengths)} of patch_lengths."
+      )
     patch_ids = patching.patch_ids(patch_lengths, seq_len)
     states, patches = self.encode(tokens, patch_ids, patch_lengths.shape[1], ngram_ids)
     latents = self.think(tokens, patches, patch_ids)

@@ -110,6 +110,8 @@ class CrossAttentionConfig:
 
   def __post_init__(self):
     object.__setattr__(self, "num_kv_heads", self.num_kv_heads or self.num_heads)
+    if self.window is not None and self.window < 1:
+      raise ValueError(f"Cross-attention window is {self.window}; it must be >= 1, or None.")
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f"Cross-attention num_heads {self.num_heads} must be a multiple of num_kv_heads "

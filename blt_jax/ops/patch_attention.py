@@ -104,9 +104,9 @@ def patches_attend(
   scores = head_dim**-0.5 * jnp.einsum(
       "bskgrh,bsgh->bskgr", expand(query, ids, in_order), key,
       preferred_element_type=jnp.float32)  # fmt: skip
-  largest = jax.lax.stop_gradient(
-    _segments(jax.ops.segment_max, scores, ids, num_patches, in_order)
-  )
+  largest = _segments(jax.ops.segment_max, scores, ids, num_patches, in_order)
+  # Ids past the end read an empty patch, whose maximum must not make them infinite.
+  largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0))
   weights = jnp.exp(scores - expand(largest, ids, in_order))
   weighted = weights[..., None] * value[:, :, None, :, None].astype(jnp.float32)
   total = reduce_sum(weights, ids, num_patches, in_order)
