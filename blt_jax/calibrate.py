@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
   data = runs.load_config(args.run).data
   documents = sources.read_documents(args.data or data.path, data.max_document_bytes)
   scorer = EntropyScorer(*runs.load_entropy_model(args.run))
+  logging.info("Scoring %s bytes.", f"{min(sum(map(len, documents)), args.max_bytes):,}")
   scored = score_sample(scorer, documents, args.max_bytes)
   rule = patching.PatchingConfig(monotonic=args.monotonic)
   print(" target   threshold   mean  median  95 %  one-byte")

@@ -4,7 +4,11 @@ python -m blt_jax.evaluate --run=runs/quickstart/blt --data=PATH
 """
 
 import argparse
+import dataclasses
 import json
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from blt_jax import config as settings
 from blt_jax import logs, runs, sharding
@@ -23,10 +27,15 @@ def main(argv: list[str] | None = None) -> None:
   documents = sources.read_documents(args.data)
   run = runs.load_run(args.run)
   patch = runs.load_patcher(run.config.patching).documents()
-  batches = pipeline.evaluation_batches(documents, patch, settings.make_batch_shape(run.config))
   mesh = sharding.make_mesh()
+  shape = settings.make_batch_shape(run.config)
+  rows = -(-shape.batch_size // mesh.size) * mesh.size  # every device gets as many
+  batches = pipeline.evaluation_batches(
+    documents, patch, dataclasses.replace(shape, batch_size=rows)
+  )
   evaluate = Evaluator(run.model, batches, mesh, args.max_batches)
-  print(json.dumps(evaluate(run.params)))
+  params = jax.device_put(run.params, NamedSharding(mesh, PartitionSpec()))
+  print(json.dumps(evaluate(params)))
 
 
 if __name__ == "__main__":

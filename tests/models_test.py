@@ -1,24 +1,21 @@
-"""Tests of models/: the references' numbers, causality, initialisation, options."""
+"""Properties that all models share, and errors."""
 
 import dataclasses
 import functools
-import json
 
 import chex
 import flax.linen as nn
 import flax.traverse_util
-import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_cases import BFLOAT16, FLOAT32, GRADIENT, SAME
+from forward import intermediates, logits_of, loss_and_gradient, pad_lengths
+from golden_cases import BFLOAT16, SAME
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
 
-from blt_jax import convert, convert_config, convert_names, patching, tokenizer
-from blt_jax.models import transformer
+from blt_jax import patching, tokenizer
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import (
@@ -31,256 +28,6 @@ from blt_jax.ops import losses
 from blt_jax.patching import PatchingConfig
 
 SEQ_LEN = 20  # bytes in a row, and rows in a batch
-
-
-@functools.cache
-def hf():
-  return convert.from_hf(golden_cases.GOLDEN / "hf_tiny"), golden_cases.load_run("hf_tiny")
-
-
-@functools.cache
-def meta():
-  args = golden_cases.load_json("meta_tiny/args.json")
-  arrays, entropy_arrays = (
-    load_file(golden_cases.GOLDEN / "meta_tiny" / f"{name}.safetensors")
-    for name in ("model", "entropy_model")
-  )
-  converted = convert.from_meta_state(
-    args["model"], arrays, args["entropy_model"], entropy_arrays
-  )
-  rule = PatchingConfig(threshold=args["patcher"]["threshold"])
-  run = golden_cases.load_run("meta_tiny")
-  return dataclasses.replace(converted, patching=rule), run
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def logits_of(config, params, tokens, lengths, ngram_ids=None):
-  return BLT(config).apply({"params": params}, tokens, lengths, ngram_ids)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def entropies_of(config, params, tokens):
-  return losses.entropy_nats(ByteLM(config).apply({"params": params}, tokens))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def intermediates(config, params, tokens, lengths):
-  """Every array between bytes and logits that the references stored."""
-
-  def run(model):
-    seq_len = tokens.shape[1]
-    ids = patching.patch_ids(lengths, seq_len)
-    decoder_ids = patching.decoder_patch_ids(lengths, seq_len)
-    states, patches = model.encode(tokens, ids, lengths.shape[1])
-    latents = model.think(tokens, patches, ids)
-    return dict(
-      input_embeds=model.embedder(tokens),
-      patch_ids=ids,
-      decoder_patch_ids=decoder_ids,
-      encoder_hidden=states,
-      patches=patches,
-      global_hidden=latents,
-      logits=model.decode(tokens, states, latents, decoder_ids),
-    )
-
-  return nn.apply(run, BLT(config))({"params": params})
-
-
-def masked_loss(config, params, tokens, lengths, targets, mask):
-  logits = BLT(config).apply({"params": params}, tokens, lengths)
-  token_losses = losses.cross_entropy_nats(logits, targets) * mask
-  return token_losses.sum() / mask.sum(), token_losses
-
-
-loss_and_gradient = jax.jit(
-  jax.value_and_grad(masked_loss, argnums=1, has_aux=True), static_argnums=0
-)
-
-
-def foreign_names(entries, tree):
-  """A tree of our parameters as flat arrays with the reference's names."""
-  flat = flax.traverse_util.flatten_dict(tree, sep="/")
-  return {k: v for e in entries for k, v in e.split(np.asarray(flat[e.path])).items()}
-
-
-def check_gradients(got, run):
-  norms_and_sums = json.loads(str(run["grad_norm_and_sum_json"]))
-  norms_and_sums = {k: v for k, v in norms_and_sums.items() if ".patcher." not in k}
-  assert norms_and_sums.keys() == got.keys()
-  for name, (norm, total) in norms_and_sums.items():
-    chex.assert_trees_all_close(np.linalg.norm(got[name]), np.float32(norm), **GRADIENT)
-    # Sums cancel: their error grows with the norm and the number of terms.
-    allowed = GRADIENT["rtol"] * (norm + abs(total))
-    assert abs(got[name].sum() - total) <= allowed + GRADIENT["atol"], name
-  for name in (k for k in run if k.startswith("grad/")):
-    chex.assert_trees_all_close(got[name.removeprefix("grad/")], run[name], **GRADIENT)
-
-
-def holds_bytes(ids, lengths):
-  """Which patches [B, P] hold bytes; one that begins with the next byte does not yet."""
-  return np.asarray(ids).max(axis=1)[:, None] >= np.arange(lengths.shape[1])
-
-
-def hf_targets(run):
-  """Targets and mask of labels that are shifted inside the loss."""
-  labels = np.pad(run["labels"][:, 1:], ((0, 0), (0, 1)), constant_values=-100)
-  return np.maximum(labels, 0), labels >= 0
-
-
-def test_hf_entropies_and_patches():
-  c, run = hf()
-  model = ByteLM(c.entropy_config)
-  logits = model.apply({"params": c.entropy_params}, run["input_ids"])
-  chex.assert_trees_all_close(logits, run["patcher_logits"], **FLOAT32)
-  entropies = np.asarray(losses.entropy_nats(logits))
-  chex.assert_trees_all_close(entropies, run["entropies"], **FLOAT32)
-  lengths = patching.patch_lengths(run["input_ids"], c.patching, entropies)
-  want = run["patch_lengths_hf"].copy()
-  want[:, -1] += 1  # their last column is one short
-  chex.assert_trees_all_equal(lengths, want)
-
-
-def test_hf_intermediates():
-  c, run = hf()
-  tokens = run["input_ids"]
-  lengths = patching.patch_lengths(tokens, c.patching, run["entropies"])
-  got = intermediates(c.config, c.params, tokens, lengths)
-  for name in ("input_embeds", "encoder_hidden", "logits"):
-    chex.assert_trees_all_close(got[name], run[name], **FLOAT32)
-  patches = run["encoder_cross_states"].reshape(*lengths.shape, -1)
-  filled = holds_bytes(got["patch_ids"], lengths)
-  chex.assert_trees_all_close(got["patches"][filled], patches[filled], **FLOAT32)
-  latents = got["global_hidden"][filled]
-  chex.assert_trees_all_close(latents, run["global_hidden"][filled], **FLOAT32)
-  targets, mask = hf_targets(run)
-  loss = losses.cross_entropy_nats(got["logits"], targets)[mask].mean()
-  chex.assert_trees_all_close(loss, run["loss"], **FLOAT32)
-
-
-def test_hf_decoder_states():
-  c, run = hf()
-  tokens = run["input_ids"]
-  lengths = patching.patch_lengths(tokens, c.patching, run["entropies"])
-  ids = patching.decoder_patch_ids(lengths, tokens.shape[1])
-
-  def decode(model, states, latents):
-    return model.decoder(states, latents, ids, None)
-
-  states, latents = run["encoder_hidden"], run["global_hidden"]
-  got = BLT(c.config).apply({"params": c.params}, states, latents, method=decode)
-  chex.assert_trees_all_close(got, run["decoder_hidden_normed"], **FLOAT32)
-
-
-def test_hf_loss_and_gradients():
-  c, run = hf()
-  tokens, lengths = run["input_ids"], run["patch_lengths_given"]
-  logits = logits_of(c.config, c.params, tokens, lengths)
-  chex.assert_trees_all_close(logits, run["logits_given"], **FLOAT32)
-  (loss, _), gradient = loss_and_gradient(c.config, c.params, tokens, lengths, *hf_targets(run))
-  chex.assert_trees_all_close(loss, run["grad_loss"], **FLOAT32)
-  entries = convert_names.blt_entries(c.config, convert_names.HF)
-  check_gradients(foreign_names(entries, gradient), run)
-
-
-def test_meta_intermediates():
-  c, run = meta()
-  lengths = run["patch_lengths"]
-  got = intermediates(c.config, c.params, run["x"], lengths)
-  for name in ("patch_ids", "decoder_patch_ids"):
-    chex.assert_trees_all_equal(np.asarray(got[name]), run[name])
-  for name in ("input_embeds", "encoder_hidden", "logits"):
-    chex.assert_trees_all_close(got[name], run[name], **FLOAT32)
-  filled = holds_bytes(run["patch_ids"], lengths)
-  patches = run["encoder_cross_states"].reshape(*lengths.shape, -1)
-  for ours, theirs in (
-    (got["patches"], patches),
-    (got["patches"], run["global_input"]),
-    (got["global_hidden"], run["global_hidden"]),
-  ):
-    chex.assert_trees_all_close(ours[filled], theirs[filled], **FLOAT32)
-
-
-def test_meta_loss_and_gradients():
-  c, run = meta()
-  (loss, token_losses), gradient = loss_and_gradient(
-    c.config, c.params, run["x"], run["patch_lengths"], run["y"], run["mask"]
-  )
-  chex.assert_trees_all_close(token_losses.reshape(-1), run["tok_loss"], **FLOAT32)
-  chex.assert_trees_all_close(loss, run["loss"], **FLOAT32)
-  chex.assert_trees_all_close(loss / np.log(2), run["bpb"], **FLOAT32)
-  entries = convert_names.blt_entries(c.config, convert_names.META)
-  check_gradients(foreign_names(entries, gradient), run)
-
-
-def test_meta_entropies():
-  c, run = meta()
-  logits = ByteLM(c.entropy_config).apply({"params": c.entropy_params}, run["x"])
-  chex.assert_trees_all_close(logits, run["entropy_logits_x"], **FLOAT32)
-  chex.assert_trees_all_close(losses.entropy_nats(logits), run["entropies_x"], **FLOAT32)
-  chunked = flattened_entropies(c, run["chunked_tokens"], int(run["chunk_length"]))
-  chex.assert_trees_all_close(chunked, run["chunked_entropies"], **FLOAT32)
-
-
-def flattened_entropies(converted, tokens, chunk_length):
-  """Entropies of all rows as one stream, cut in chunks, as Meta computes them."""
-  stream = tokens.reshape(-1)
-  chunks = np.pad(stream, (0, -len(stream) % chunk_length)).reshape(-1, chunk_length)
-  chunks = np.pad(chunks, ((0, 3 - len(chunks)), (0, 0)))  # one shape to compile
-  entropies = entropies_of(converted.entropy_config, converted.entropy_params, chunks)
-  return np.asarray(entropies).reshape(-1)[: len(stream)].reshape(tokens.shape)
-
-
-def pad_lengths(lengths, seq_len, num_patches):
-  """Widens [B, P] to `num_patches`; bytes that are added form one patch on the right."""
-  padded = np.zeros((len(lengths), num_patches), np.int32)
-  for row, used in zip(padded, lengths, strict=True):
-    used = used[used > 0]
-    row[: len(used)] = used
-    row[len(used)] += seq_len + 1 - used.sum()
-  return padded
-
-
-def generate(converted, prompts, num_new, find_entropies):
-  """Greedy continuation of each prompt, recomputing everything for each byte."""
-  start, longest = min(map(len, prompts)), max(map(len, prompts))
-  total = longest + num_new
-  tokens = np.zeros((len(prompts), total), np.int32)
-  for row, prompt in zip(tokens, prompts, strict=True):
-    row[: len(prompt)] = prompt
-  for position in range(start, total):
-    entropies = find_entropies(tokens, position)
-    lengths = patching.patch_lengths(tokens[:, :position], converted.patching, entropies)
-    lengths = pad_lengths(lengths, total, total + 1)
-    logits = logits_of(converted.config, converted.params, tokens, lengths)
-    best = np.asarray(jnp.argmax(logits[:, position - 1], axis=-1))
-    for row, prompt in enumerate(prompts):
-      if position >= len(prompt):
-        tokens[row, position] = best[row]
-  return [list(row[: len(p) + num_new]) for row, p in zip(tokens, prompts, strict=True)]
-
-
-def test_hf_greedy_generation():
-  c, run = hf()
-
-  def find_entropies(tokens, length):
-    return np.asarray(entropies_of(c.entropy_config, c.entropy_params, tokens))[:, :length]
-
-  num_new = run["generate_greedy"].shape[1] - run["generate_prompt"].shape[1]
-  got = generate(c, run["generate_prompt"], num_new, find_entropies)
-  assert got == run["generate_greedy"].tolist()
-
-
-@pytest.mark.parametrize("name, num_prompts", [("generate_single", 1), ("generate_batch", 2)])
-def test_meta_greedy_generation(name, num_prompts):
-  c, run = meta()
-  texts = json.loads(str(run["generate_prompts_json"]))[:num_prompts]
-  prompts = [tokenizer.encode(text, add_eos=False) for text in texts]
-
-  def find_entropies(tokens, length):
-    return flattened_entropies(c, tokens[:, :length], int(run["chunk_length"]))
-
-  got = generate(c, prompts, int(run["generate_max_gen_len"]), find_entropies)
-  assert got == [[i for i in row if i >= 0] for row in run[name].tolist()]
 
 
 def stack(dim, num_layers, **changes):
@@ -506,93 +253,6 @@ def test_bfloat16_keeps_float32_parameters():
   assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
-def init_blt(config):
-  return init(BLT(config), jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 5), jnp.int32))
-
-
-def check_statistics(got, stats):
-  assert got.keys() == stats.keys()
-  for name, want in stats.items():
-    chex.assert_shape(got[name], tuple(want["shape"]))
-    if want["std"] == 0:
-      chex.assert_trees_all_equal(got[name], np.full(want["shape"], want["mean"], np.float32))
-      continue
-    sampling_error = 5 / np.sqrt(got[name].size)
-    assert abs(got[name].std() / want["std"] - 1) < sampling_error, name
-    assert abs(got[name].mean()) < sampling_error * want["std"], name
-    # Cut at 3 standard deviations, of which 0.9866 remain.
-    assert abs(got[name]).max() <= 3 * want["std"] / 0.9866 * (1 + sampling_error), name
-
-
-@pytest.mark.parametrize("depth_init", ["disabled", "current_depth"])
-def test_golden_initialisation(depth_init):
-  stats = golden_cases.load_json("init_stats.json")[depth_init]
-  config = convert_config.blt_from_meta(stats["args"])
-  entries = convert_names.blt_entries(config, convert_names.META)
-  got = foreign_names(entries, init_blt(config))
-  prefix = "entropy_model."
-  is_entropy = {name: name.startswith(prefix) for name in stats["params"]}
-  check_statistics(got, {k: v for k, v in stats["params"].items() if not is_entropy[k]})
-
-  config = ByteLMConfig(stack(96, 2, depth_init=depth_init))
-  entries = convert_names.byte_lm_entries(config, convert_names.META, prefix)
-  got = foreign_names(entries, init(ByteLM(config), jnp.zeros((1, 4), jnp.int32)))
-  check_statistics(got, {k: v for k, v in stats["params"].items() if is_entropy[k]})
-
-
-@pytest.mark.parametrize(
-  "depth_init, factors",
-  [
-    ("disabled", [1, 1, 1]),
-    ("current_depth", [2**0.5, 2, 6**0.5]),
-    ("global_depth", [8**0.5] * 3),
-    ("dim_ratio", [1 / 64] * 3),
-  ],
-)
-def test_depth_factors(depth_init, factors):
-  config = stack(64, 3, depth_init=depth_init)
-  stds = [transformer.depth_std(config, layer)(100) for layer in range(3)]
-  chex.assert_trees_all_close(np.float32(stds), np.float32(0.1 / np.array(factors)), **SAME)
-  config = dataclasses.replace(config, init_std=0.01)
-  assert transformer.depth_std(config, 2)(100) == 0.01
-
-
-def count(model, *inputs):
-  shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
-  return sum(x.size for x in jax.tree.leaves(shapes))
-
-
-def test_released_sizes():
-  local = dict(dim=1024, num_heads=16, window=512, rope_theta=500_000.0)
-  config = BLTConfig(
-    encoder=TransformerConfig(num_layers=1, **local),
-    latent=TransformerConfig(dim=2048, num_layers=25, num_heads=16, rope_theta=500_000.0),
-    decoder=TransformerConfig(num_layers=9, **local),
-    encoder_cross=CrossAttentionConfig(16),
-    decoder_cross=CrossAttentionConfig(16, all_layers=True),
-  )
-  assert (config.encoder.mlp_dim, config.latent.mlp_dim) == (2816, 5632)
-  tokens, lengths = jnp.zeros((1, 8), jnp.int32), jnp.ones((1, 9), jnp.int32)
-  assert count(BLT(config), tokens, lengths) == 4_533_879_808
-  entropy = ByteLMConfig(TransformerConfig(dim=768, num_layers=14, num_heads=12, window=512))
-  assert count(ByteLM(entropy), tokens) == 99_512_064
-
-
-@pytest.mark.parametrize(
-  "case, fields",
-  [(c, f) for c, f in golden_cases.load("primitives") if c["name"] == "ffn_hidden_dim"],
-)
-def test_golden_mlp_widths(case, fields):
-  config = TransformerConfig(
-    dim=case["dim"],
-    num_layers=1,
-    num_heads=1,
-    mlp_multiplier=case["ffn_dim_multiplier"] or 1.0,
-    mlp_multiple_of=case["multiple_of"],
-  )
-  assert config.mlp_dim == fields["hidden"]
-
-
 @pytest.mark.parametrize(
   "changes, message",
   [
@@ -610,6 +270,12 @@ def test_transformer_config_errors(changes, message):
 def test_cross_attention_config_error():
   with pytest.raises(ValueError, match="num_heads 4 must be a multiple of num_kv_heads 3"):
     CrossAttentionConfig(4, num_kv_heads=3)
+  with pytest.raises(ValueError, match="window is 0; it must be >= 1"):
+    CrossAttentionConfig(4, window=0)
+  with pytest.raises(
+    ValueError, match="decoder_cross.num_heads 17 must be at most the width 16"
+  ):
+    dataclasses.replace(TINY, decoder_cross=CrossAttentionConfig(17))
 
 
 @pytest.mark.parametrize(
@@ -648,3 +314,5 @@ def test_lengths_that_do_not_fit():
   tokens, lengths, _ = random_batch(0, TINY)
   with pytest.raises(ValueError, match=f"must sum to S . 1 = {SEQ_LEN + 1}"):
     BLT(TINY).apply({"params": tiny_params("meta")}, tokens, lengths[:, :3])
+  with pytest.raises(ValueError, match="rows of tokens and 1 of patch_lengths"):
+    BLT(TINY).apply({"params": tiny_params("meta")}, tokens, lengths[:1])

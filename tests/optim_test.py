@@ -4,6 +4,7 @@ import json
 
 import chex
 import flax.linen as nn
+import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,6 @@ import safetensors.numpy
 from blt_jax import convert, optim, steps, train_state
 from blt_jax.models.blt import BLT
 from blt_jax.models.config import ByteLMConfig, TransformerConfig
-from tests import golden_cases
 
 _NAMES = {
   "scheduler": "name", "warmup": "warmup_steps", "lr_min_ratio": "min_ratio",

@@ -143,6 +143,19 @@ def test_golden_documents_of_patches(case, fields):
   chex.assert_trees_all_equal(np.asarray(documents), np.cumsum(ends, axis=1) - ends)
 
 
+def test_ids_past_the_end_neither_count_nor_break_gradients():
+  query, key = normal(0, 1, 3, 1, 2, 4), normal(1, 1, 6, 2, 4)
+  ids = jnp.array([[0, 0, 1, 1, 5, 5]])  # patch 2 is empty, 5 does not exist
+
+  def attend(query, key):
+    return patch_attention.patches_attend(query, key, key, ids)
+
+  want = patch_attention.patches_attend(query, key[:, :4], key[:, :4], ids[:, :4])
+  chex.assert_trees_all_close(attend(query, key), want, **SAME)
+  gradients = jax.grad(lambda q, k: attend(q, k).sum(), argnums=(0, 1))(query, key)
+  chex.assert_tree_all_finite(gradients)
+
+
 def test_large_scores_stay_finite():
   ids = patching.patch_ids(jnp.asarray(LENGTHS), SEQ_LEN)
   query = 1e4 * normal(0, 3, 6, SLOTS, 4, 8)

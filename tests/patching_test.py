@@ -445,8 +445,8 @@ def test_split_long_needs_a_width_under_jit():
     ([1, 4], r"must be \[B, P\], got shape \(2,\)"),
     ([[1, 6, -2]], "negative"),
     ([[1, 4], [1, 3]], "row 1 sum to 4; they must sum to S . 1 = 5"),
-    ([[2, 3]], "first patch has 2 bytes"),
-    ([[0, 5]], "first patch has 0 bytes"),
+    ([[2, 3]], "first patch of row 0 has 2 bytes"),
+    ([[1, 4], [0, 5]], "first patch of row 1 has 0 bytes"),
     ([[1, 0, 4]], "empty patches inside"),
   ],
 )
@@ -466,3 +466,11 @@ def test_check_lengths_accepts_what_fits_and_what_is_traced():
   jax.jit(traced)(jnp.array([[3, 1]]))
   with pytest.raises(ValueError, match="must be"):
     jax.jit(traced)(jnp.array([3, 1]))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int64])
+def test_narrow_and_unsigned_tokens_give_the_same_patches(dtype):
+  tokens = np.array([[80, 80, 2, 2, 80]])
+  config = PatchingConfig(scheme="space")
+  got = patching.patch_lengths(tokens.astype(dtype), config, include_next=False)
+  np.testing.assert_array_equal(got, [[1, 2, 1, 1]])

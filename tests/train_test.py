@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blt_jax import config as settings
-from blt_jax import runs, tokenizer, train
+from blt_jax import evaluate, runs, tokenizer, train
 from blt_jax.decode import uncached
 
 
@@ -106,6 +106,14 @@ def test_a_finished_run_stays_as_it_is(finished, text):
   losses = _losses(workdir)
   assert train.train(_config(kind, text, workdir)) == numbers
   assert _losses(workdir) == losses
+
+
+def test_evaluate_scores_a_run_on_files(finished, text, capsys):
+  _, workdir, _ = finished
+  evaluate.main([f"--run={workdir}", f"--data={text / 'file_0.py'}"])
+  numbers = json.loads(capsys.readouterr().out)
+  assert numbers["bytes"] == (text / "file_0.py").stat().st_size
+  assert 0 < numbers["bpb"] < 9
 
 
 def test_a_run_of_another_model_is_not_overwritten(finished, text):
