@@ -41,7 +41,6 @@ def get_config(kind: str = "blt") -> ConfigDict:
   config.patching = _declare(patching.PatchingConfig)
   config.patching.scheme = "entropy" if kind == "blt" else "byte"
   config.patching.threshold = placeholder(float)  # nats; None: what calibrate found
-  config.patching.split_first = True
   config.patching.entropy_model = ""  # folder of its run, for the entropy scheme
 
   config.model = _blt() if kind == "blt" else _byte_lm()

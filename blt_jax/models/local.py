@@ -82,9 +82,10 @@ class LocalEncoder(nn.Module):
     if attention:
       slots = (c.vectors_per_patch, c.encoder.dim)
       project = layers.Linear(slots[0] * slots[1], ("embed", "heads"), name="patch_projection")
+    block_class = transformer.recomputed(transformer.Block, c.encoder)
     patches = None
     for layer in range(c.encoder.num_layers):
-      block = transformer.Block(c.encoder, name=f"layers_{layer}")
+      block = block_class(c.encoder, name=f"layers_{layer}")
       x, _ = block(x, layer, table, document_ids)
       is_last = layer == c.encoder.num_layers - 1
       if attention and (is_last or attention.all_layers):

@@ -57,6 +57,16 @@ class Block(nn.Module):
     return x + mlp(layers.RMSNorm(c.norm_epsilon, name="mlp_norm")(x)), None
 
 
+def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> Any:
+  """The module class `layer` with its backward pass as `config.remat` says.
+
+  Outside a loop the compiler must be kept from merging both computations.
+  """
+  if config.remat == "none":
+    return layer
+  return nn.remat(layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=not in_loop)
+
+
 def stacked(layer: Any, config: TransformerConfig, num_shared: int) -> Any:
   """A module class that runs `layer` once per layer of `config`.
 
@@ -67,10 +77,8 @@ def stacked(layer: Any, config: TransformerConfig, num_shared: int) -> Any:
     config: says how many layers, what to recompute, whether to unroll.
     num_shared: number of arguments that all layers share.
   """
-  if config.remat != "none":
-    layer = nn.remat(layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=False)
   return nn.scan(
-    layer,
+    recomputed(layer, config, in_loop=not config.unroll),
     variable_axes={"params": 0},
     split_rngs={"params": True},
     in_axes=(0,) + (nn.broadcast,) * num_shared,
