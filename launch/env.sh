@@ -1,5 +1,5 @@
 # Makes and enters the project's environment; sourced by the other scripts.
-# Usage: source launch/env.sh EXTRAS     e.g. "" or "[dev]"
+# Usage: source launch/env.sh EXTRAS     "" for none, or as in "[dev]"
 # PYTHON chooses the interpreter, VENV the folder.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,5 +8,5 @@ VENV=${VENV:-.venv}
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   { echo "blt_jax needs Python 3.11 or newer; set PYTHON to one." >&2; exit 1; }
 [ -d "$VENV" ] || "$PYTHON" -m venv "$VENV"
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".${1:-}"
+"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".$1"
 export PATH="$PWD/$VENV/bin:$PATH"

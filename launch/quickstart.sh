@@ -15,7 +15,7 @@ for argument in "$@"; do
   esac
 done
 
-source "$(dirname "$0")/env.sh"
+source "$(dirname "$0")/env.sh" ""
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 out=runs/quickstart
 rm -rf "$out"
