@@ -60,7 +60,7 @@ def train(config: ConfigDict) -> metrics.Numbers:
   if checkpoints.latest_step is not None:
     abstract = train_state.abstract_state(model, optimizer, mesh)
     state = checkpoints.restore(abstract, batches)
-    logging.info("Continuing %s at step %d.", workdir, state.step)
+    logging.info("Continuing %s at step %d of %d.", workdir, state.step, config.num_steps)
   else:
     state = train_state.create_state(model, optimizer, config.seed, mesh)
   num_params = sum(x.size for x in jax.tree.leaves(state.params))

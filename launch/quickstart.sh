@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a small BLT on this machine's CPU, from nothing, in minutes.
+# Trains a small BLT on this machine's CPU, from nothing, in minutes; replaces runs/quickstart.
 # Usage: bash launch/quickstart.sh [--data=PATH] [--short]
 #   --data=PATH  your own text, a file or a folder; default: Python's standard library
 #   --short      a few steps of everything, to see that it runs
