@@ -90,21 +90,22 @@ def train(config: ConfigDict) -> metrics.Numbers:
     return numbers
 
   meter = metrics.Meter(config.logging.every_steps)
-  for step in range(int(state.step) + 1, config.num_steps + 1):
-    state, step_metrics = train_step(state, sharding.put_batch(next(batches), mesh))
-    report(step - 1, meter.add(step_metrics))
-    if step == config.num_steps:
-      break
-    if step % config.checkpoint.every_steps == 0:
-      checkpoints.save(state, batches)
-    if step % config.eval.every_steps == 0:
-      evaluate_now(step)
-
-  # --- Close
-  numbers = evaluate_now(int(state.step))
-  checkpoints.save(state, batches)
-  checkpoints.close()
-  writer.close()
+  try:
+    for step in range(int(state.step) + 1, config.num_steps + 1):
+      state, step_metrics = train_step(state, sharding.put_batch(next(batches), mesh))
+      report(step - 1, meter.add(step_metrics))
+      if step == config.num_steps:
+        break
+      if step % config.checkpoint.every_steps == 0:
+        report(step, meter.flush())  # a run continued from here has no hole in its log
+        checkpoints.save(state, batches)
+      if step % config.eval.every_steps == 0:
+        evaluate_now(step)
+    numbers = evaluate_now(int(state.step))
+    checkpoints.save(state, batches)
+  finally:  # whatever happened, what is being written gets written
+    checkpoints.close()
+    writer.close()
   return numbers
 
 
