@@ -10,6 +10,7 @@ import numpy as np
 from blt_jax import patching
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
+from blt_jax.models.config import TransformerConfig
 from blt_jax.ops import losses
 
 
@@ -71,3 +72,14 @@ def foreign_names(entries, tree):
   """A tree of our parameters as flat arrays with the reference's names."""
   flat = flax.traverse_util.flatten_dict(tree, sep="/")
   return {k: v for e in entries for k, v in e.split(np.asarray(flat[e.path])).items()}
+
+
+def stack(dim, num_layers, **changes):
+  return TransformerConfig(dim=dim, num_layers=num_layers, **{
+      "num_heads": 4, "mlp_multiple_of": 16, "rope_theta": 500_000.0, **changes})  # fmt: skip
+
+
+def init(model, *inputs):
+  """New parameters; the generator "rbg" compiles fastest."""
+  key = jax.random.key(0, impl="rbg")
+  return nn.meta.unbox(jax.jit(model.init)(key, *inputs))["params"]

@@ -3,13 +3,12 @@
 import dataclasses
 
 import chex
-import flax.linen as nn
 import golden_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from forward import foreign_names
+from forward import foreign_names, init, stack
 from golden_cases import SAME
 
 from blt_jax import convert_config, convert_names
@@ -22,28 +21,6 @@ from blt_jax.models.config import (
   CrossAttentionConfig,
   TransformerConfig,
 )
-
-
-def stack(dim, num_layers, **changes):
-  return TransformerConfig(dim=dim, num_layers=num_layers, **{
-      "num_heads": 4, "mlp_multiple_of": 16, "rope_theta": 500_000.0, **changes})  # fmt: skip
-
-
-TINY = BLTConfig(
-  encoder=stack(16, 2, window=5),
-  latent=stack(32, 2),
-  decoder=stack(16, 2, window=5),
-  encoder_cross=CrossAttentionConfig(4, all_layers=True),
-  decoder_cross=CrossAttentionConfig(4, all_layers=True),
-  hash_sizes=(2, 3),
-  hash_vocab_size=50,
-)
-
-
-def init(model, *inputs):
-  """New parameters; the generator "rbg" compiles fastest."""
-  key = jax.random.key(0, impl="rbg")
-  return nn.meta.unbox(jax.jit(model.init)(key, *inputs))["params"]
 
 
 def init_blt(config):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from forward import intermediates, logits_of, loss_and_gradient, pad_lengths
+from forward import init, intermediates, logits_of, loss_and_gradient, pad_lengths, stack
 from golden_cases import BFLOAT16, SAME
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,17 +22,11 @@ from blt_jax.models.config import (
   BLTConfig,
   ByteLMConfig,
   CrossAttentionConfig,
-  TransformerConfig,
 )
 from blt_jax.ops import losses
 from blt_jax.patching import PatchingConfig
 
 SEQ_LEN = 20  # bytes in a row, and rows in a batch
-
-
-def stack(dim, num_layers, **changes):
-  return TransformerConfig(dim=dim, num_layers=num_layers, **{
-      "num_heads": 4, "mlp_multiple_of": 16, "rope_theta": 500_000.0, **changes})  # fmt: skip
 
 
 TINY = BLTConfig(
@@ -71,12 +65,6 @@ VARIANTS = {
     "tied": dataclasses.replace(
         SHALLOW, tie_embeddings=True, ngram_vocab_sizes=(9, 12), latent_document_masks=False),
 }  # fmt: skip
-
-
-def init(model, *inputs):
-  """New parameters; the generator "rbg" compiles fastest."""
-  key = jax.random.key(0, impl="rbg")
-  return nn.meta.unbox(jax.jit(model.init)(key, *inputs))["params"]
 
 
 @functools.cache
