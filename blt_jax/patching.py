@@ -36,6 +36,8 @@ class PatchingConfig:
       for the top-k rule: the `S // patch_size - 2` most uncertain bytes of a row.
     threshold_add: nats; the entropy must also rise by more than this ("global and add").
     monotonic: compare the rise of the entropy with `threshold`, not the entropy.
+    reset_at_newline: entropies are those of a context that begins anew after each
+      newline byte (paper, section 4.4); whoever computes them reads this.
     patch_size: bytes per patch of the "static" scheme and of the top-k rule.
     max_patch_length: longer patches are cut into pieces of this many bytes.
     split_first: the first byte is a patch of its own, as the model requires. False
@@ -46,6 +48,7 @@ class PatchingConfig:
   threshold: float | None = 1.335442066192627
   threshold_add: float | None = None
   monotonic: bool = False
+  reset_at_newline: bool = False
   patch_size: float | None = None
   max_patch_length: int | None = None
   split_first: bool = True
