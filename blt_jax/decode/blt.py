@@ -10,7 +10,7 @@ import numpy as np
 from blt_jax import hashing
 from blt_jax.decode import layers
 from blt_jax.decode.byte_lm import EntropySource
-from blt_jax.decode.cursor import Cursor, advance_cursor, init_cursor, rewind
+from blt_jax.decode.cursor import Cursor, advance_cursor, init_cursor
 from blt_jax.decode.patch_encoder import encode_patches
 from blt_jax.models.config import BLTConfig
 from blt_jax.ops import norm
@@ -63,7 +63,7 @@ class BLTReader:
   def init(self, batch_size: int, capacity: int, chunk: int) -> BLTCache:
     """Caches of rows that have read nothing; see `ByteLMReader.init`."""
     c = self.config
-    patches = min(self.max_patches or capacity, capacity)
+    patches = self.max_patches or capacity + chunk  # never full
     per_layer = c.encoder_cross is not None and c.encoder_cross.all_layers
     num_states = c.encoder.num_layers if per_layer else 1
 
@@ -94,22 +94,22 @@ class BLTReader:
     tokens: jax.Array,
     count: jax.Array,
     entropies: jax.Array | None = None,
-    think: bool = True,
+    num_latents: jax.Array | None = None,
   ) -> tuple[jax.Array, BLTCache]:
     """Reads the next bytes of each row.
 
     Args:
       weights: see the class.
-      cache: as `init` or `keep` gave it.
+      cache: as `init` or `rewind` gave it.
       tokens: int [B, C].
       count: int [B], how many of the C are real.
       entropies: float32 [B, C] where the source has read these bytes already.
-      think: run the latent transformer over patches that close. Without, bytes read
-        the newest patch that was closed before.
+      num_latents: int [B], to do without the latent transformer: bytes then read the
+        newest of this many patches, whatever closes.
 
     Returns:
-      float32 logits [B, C, V]; and the cache, which `keep` must be called on before the
-      next read.
+      float32 logits [B, C, V]; and the cache, which `rewind` must be called on before
+      the next read.
     """
     cursor = cache.cursor
     if self.source and entropies is None:
@@ -122,19 +122,22 @@ class BLTReader:
     )
     cache = _note(self.config, cache, tokens, count, entropies, begins, trail)
     x, cache = self._encode(weights["model"], cache, tokens, count, trail)
-    if think:
+    if num_latents is None:
       closed = jnp.take_along_axis(trail.patch, count[:, None], axis=1)[:, 0]
       cache = self._think(weights["model"], cache, closed, -(-tokens.shape[1] // 4))
       ids = trail.patch[:, 1:] - 1
     else:
-      ids = jnp.minimum(trail.patch[:, 1:], cursor.patch[:, None]) - 1
+      ids = jnp.minimum(trail.patch[:, 1:], num_latents[:, None]) - 1
     logits, rings = self._decode(weights["model"], cache, x, ids, count, trail)
     return logits, dataclasses.replace(cache, decoder=rings, cursor=trail)
 
-  def keep(self, cache: BLTCache, count: jax.Array) -> BLTCache:
-    """Goes back to where only `count` [B] of the bytes last read had been read."""
-    source = self.source.keep(cache.source, count) if self.source else None
-    return dataclasses.replace(cache, cursor=rewind(cache.cursor, count), source=source)
+  def is_full(self, cache: BLTCache, chunk: int) -> jax.Array:
+    """Whether `chunk` more bytes of a row could close more patches than there is room for.
+
+    Returns:
+      bool [B].
+    """
+    return cache.cursor.patch + chunk > cache.patches.shape[1]
 
   def _span(self, cursor, count, trail):
     first = trail.document[:, :-1]

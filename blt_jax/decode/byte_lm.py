@@ -21,7 +21,11 @@ class EntropySource(Protocol):
   """
 
   def init(self, batch_size: int, capacity: int, chunk: int) -> Any:
-    """A cache of rows that have read nothing; see `ByteLMReader.init`."""
+    """A cache of rows that have read nothing; see `ByteLMReader.init`.
+
+    It is a dataclass pytree with a field `cursor`, a tree of arrays [B, ...]. Going back
+    to an older cursor must be enough to take back up to `chunk` bytes.
+    """
 
   def read(
     self, weights: Any, cache: Any, tokens: jax.Array, count: jax.Array
@@ -30,12 +34,18 @@ class EntropySource(Protocol):
 
     Returns:
       float32 entropies [B, C] in nats of the predictions made at each; the logits
-      [B, C, V] of these predictions, or None; and the cache, which `keep` must be
-      called on before the next read.
+      [B, C, V] of these predictions, or None; and the cache, whose cursor now has the
+      shape [B, C + 1, ...]: before the read and after each byte.
     """
 
-  def keep(self, cache: Any, count: jax.Array) -> Any:
-    """Goes back to where only `count` [B] of the bytes last read had been read."""
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What a byte language model sees of each row, int32 [B]; [B, C + 1] inside a read."""
+
+  position: jax.Array  # bytes read
+  start: jax.Array  # where the context began
 
 
 @jax.tree_util.register_dataclass
@@ -43,9 +53,25 @@ class EntropySource(Protocol):
 class ByteLMCache:
   """What a byte language model remembers of each row."""
 
-  position: jax.Array  # int32 [B], bytes read; [B, C + 1] inside a read
-  document: jax.Array  # int32 [B], where the context began; likewise
+  cursor: Context
   rings: list[layers.Ring]
+
+
+def rewind(cache: Any, count: jax.Array) -> Any:
+  """Goes back to where only `count` [B] of the bytes last read had been read.
+
+  Args:
+    cache: of a reader or an entropy source, as its `read` gave it.
+    count: int [B], at most what was real in the read.
+  """
+
+  def pick(x):
+    return jax.vmap(lambda row, at: row[at])(x, count)
+
+  changes = {"cursor": jax.tree.map(pick, cache.cursor)}
+  if getattr(cache, "source", None) is not None:
+    changes["source"] = rewind(cache.source, count)
+  return dataclasses.replace(cache, **changes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,27 +94,28 @@ class ByteLMReader:
     Args:
       batch_size: B.
       capacity: the most bytes that a row will have.
-      chunk: the most bytes of one read that `keep` may take back.
+      chunk: the most bytes of one read that `rewind` may take back.
     """
     rings = layers.init_rings(self.config.transformer, batch_size, capacity, chunk, self.dtype)
-    return ByteLMCache(jnp.zeros(batch_size, jnp.int32), jnp.zeros(batch_size, jnp.int32), rings)
+    zero = jnp.zeros(batch_size, jnp.int32)
+    return ByteLMCache(Context(zero, zero), rings)
 
   def read(
     self, weights: Any, cache: ByteLMCache, tokens: jax.Array, count: jax.Array
   ) -> tuple[jax.Array, ByteLMCache]:
     """Logits [B, C, V] of ids [B, C]; see `EntropySource.read`."""
     c = self.config
-    position = cache.position[:, None] + jnp.arange(tokens.shape[1] + 1)
+    position = cache.cursor.position[:, None] + jnp.arange(tokens.shape[1] + 1)
     ends = jnp.zeros(tokens.shape, bool)
     if c.document_masks:
       ends |= tokens == c.eos_id
     if self.reset_at_newline:
       ends |= tokens == NEWLINE_ID
     begun = jnp.where(ends, position[:, 1:], 0)
-    begun = jnp.concatenate([cache.document[:, None], begun], axis=1)
-    document = jax.lax.cummax(begun, axis=1)
+    begun = jnp.concatenate([cache.cursor.start[:, None], begun], axis=1)
+    start = jax.lax.cummax(begun, axis=1)
     x = weights["embedding"][tokens].astype(self.dtype)
-    span = layers.Span(cache.position, count, document[:, :-1])
+    span = layers.Span(cache.cursor.position, count, start[:, :-1])
     # Only differences of rotary positions matter; small ones are the more exact.
     rotary = span.positions - span.first if self.reset_at_newline else span.positions
     x, rings = layers.run_stack(
@@ -96,22 +123,26 @@ class ByteLMReader:
     )
     x = norm.rms_norm(x, weights["norm"], c.transformer.norm_epsilon)
     logits = layers.linear(x, weights["output"]).astype(jnp.float32)
-    return logits, ByteLMCache(position, document, rings)
+    return logits, ByteLMCache(Context(position, start), rings)
 
-  def keep(self, cache: ByteLMCache, count: jax.Array) -> ByteLMCache:
-    """See `EntropySource.keep`."""
-
-    def pick(x):
-      return jnp.take_along_axis(x, count[:, None], axis=1)[:, 0]
-
-    return ByteLMCache(pick(cache.position), pick(cache.document), cache.rings)
+  def is_full(self, cache: ByteLMCache, chunk: int) -> jax.Array:
+    """Whether a row has no room for `chunk` more patches: bool [B], never true here."""
+    return jnp.zeros(cache.cursor.position.shape, bool)
 
 
 @dataclasses.dataclass(frozen=True)
-class EntropyModel(ByteLMReader):
-  """An entropy model as an `EntropySource`."""
+class EntropyModel:
+  """A byte language model as an `EntropySource`."""
 
-  def read(self, weights, cache, tokens, count):
-    """See `EntropySource.read`."""
-    logits, cache = super().read(weights, cache, tokens, count)
+  reader: ByteLMReader
+
+  def init(self, batch_size: int, capacity: int, chunk: int) -> ByteLMCache:
+    """See `EntropySource`."""
+    return self.reader.init(batch_size, capacity, chunk)
+
+  def read(
+    self, weights: Any, cache: ByteLMCache, tokens: jax.Array, count: jax.Array
+  ) -> tuple[jax.Array, jax.Array, ByteLMCache]:
+    """See `EntropySource`."""
+    logits, cache = self.reader.read(weights, cache, tokens, count)
     return losses.entropy_nats(logits), logits, cache

@@ -110,11 +110,6 @@ def _last(carried, values, chosen):
   return jax.lax.cummax(_prepend(carried, jnp.where(chosen, values, -1)), axis=1)
 
 
-def rewind(trail: Cursor, count: jax.Array) -> Cursor:
-  """Of cursors [B, C + 1] the one after `count` [B] bytes of the read."""
-  return jax.tree.map(lambda x: jnp.take_along_axis(x, count[:, None], axis=1)[:, 0], trail)
-
-
 def check_causal(config: PatchingConfig) -> None:
   """Raises ValueError unless a patch's start depends on the bytes before it alone."""
   if config.is_top_k:
