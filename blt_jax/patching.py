@@ -157,7 +157,7 @@ def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
     order = xp.argsort(-entropies[:, 1:], axis=-1, stable=True)
     rank = xp.argsort(order, axis=-1)
     return xp.pad(rank < count, ((0, 0), (1, 0)))
-  if config.cumulative:
+  if config.cumulative and config.threshold is not None:
     return cumulative_rule(entropies, xp.zeros_like(entropies[:, 0]), config.threshold)[0]
   before = xp.concatenate([entropies[:, :1], entropies[:, :-1]], axis=1)
   return entropy_rule(entropies, before, xp.arange(entropies.shape[1]), config)

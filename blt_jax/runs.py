@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from blt_jax import checkpoint, config, train_state
 from blt_jax.data.entropy import EntropyScorer
 from blt_jax.data.transforms import PatchDocument
-from blt_jax.decode import uncached
+from blt_jax.decode import language_model
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.patching import PatchingConfig
@@ -151,20 +151,34 @@ def _load_threshold(folder: str, monotonic: bool) -> float:
   return found["threshold"]
 
 
-def load_predictor(workdir: str | os.PathLike) -> uncached.Predict:
-  """What generation needs of a run: logits from ids, patching included.
+def load_language_model(
+  workdir: str | os.PathLike,
+  entropy_model: str | None = None,
+  threshold: float | None = None,
+) -> language_model.LanguageModel:
+  """What generation needs of a run: the model, patching and entropy model included.
 
-  Raises: as `load_run` and `load_patcher` do.
+  Args:
+    workdir: folder of the run.
+    entropy_model: folder of the entropy model's run, instead of the one trained with.
+    threshold: nats, likewise.
+
+  Raises: as `load_run` and `load_patcher` do; the message says how to give what is missing.
   """
   run = load_run(workdir)
   if isinstance(run.model, ByteLM):
-    return uncached.byte_lm_predictor(run.model, run.params)
-  patcher = load_patcher(run.config.patching)
-  entropy = None
-  if patcher.entropy_model is not None:
-    model = ByteLM(patcher.entropy_model.config)
-    entropy = uncached.byte_lm_predictor(model, patcher.entropy_model.params)
-  return uncached.blt_predictor(run.model, run.params, patcher.config, entropy)
+    return language_model.from_byte_lm(run.model, run.params)
+  section = run.config.patching
+  section.entropy_model = entropy_model or section.entropy_model
+  section.threshold = section.threshold if threshold is None else threshold
+  try:
+    patcher = load_patcher(section)
+  except (FileNotFoundError, ValueError) as error:
+    raise type(error)(
+      f"{error} To generate, --entropy_model=FOLDER and --threshold=NATS give what is "
+      f"missing in {workdir}."
+    ) from error
+  return language_model.from_blt(run.model, run.params, patcher.config, patcher.entropy_model)
 
 
 def _write(path: pathlib.Path, text: str) -> None:

@@ -196,9 +196,7 @@ class BLTReader:
       context = take(cache.starts, jnp.maximum(ids - window + 1, 0))
     ends = jnp.where(real, ends, 0)
     starts, context = jnp.minimum(starts, ends), jnp.minimum(context, ends)
-    return encode_patches(
-      weights["encoder"], self.config, cache.states, starts, ends, context
-    )
+    return encode_patches(weights["encoder"], self.config, cache.states, starts, ends, context)
 
   def _decode(self, weights, cache, x, ids, count, trail):
     """Logits [B, C, V] of byte states [B, C, D] that read the patches `ids` [B, C]."""
@@ -253,7 +251,7 @@ def embed(
 
 
 def take(values: jax.Array, ids: jax.Array) -> jax.Array:
-  """values [B, T, ...] at ids [B, ...], the nearest where out of range."""
+  """Looks up values [B, T, ...] at ids [B, ...], the nearest where out of range."""
   return jax.vmap(lambda rows, at: rows.at[at].get(mode="clip"))(values, ids)
 
 

@@ -118,9 +118,7 @@ class ByteLMReader:
     span = layers.Span(cache.cursor.position, count, start[:, :-1])
     # Only differences of rotary positions matter; small ones are the more exact.
     rotary = span.positions - span.first if self.reset_at_newline else span.positions
-    x, rings = layers.run_stack(
-      weights["layers"], c.transformer, x, cache.rings, span, rotary
-    )
+    x, rings = layers.run_stack(weights["layers"], c.transformer, x, cache.rings, span, rotary)
     x = norm.rms_norm(x, weights["norm"], c.transformer.norm_epsilon)
     logits = layers.linear(x, weights["output"]).astype(jnp.float32)
     return logits, ByteLMCache(Context(position, start), rings)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import tokenizer
-from blt_jax.decode import loop, sampling, utf8
+from blt_jax.decode import loop, sampling
 from blt_jax.decode.blt import BLTCache
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.language_model import LanguageModel
@@ -273,28 +273,13 @@ class _Batch:
     cache, logits, log_probs, _ = loop.prefill(
       self._model.reader, self._model.weights, tokens, lengths, self._chunk, self._keep_back
     )
+    limits = np.array([0 if r is None else r.limit for r in requests], np.int32)
     samplings = [Sampling() if r is None else r.options for r in requests]
-    seen = np.zeros((len(requests), logits.shape[1]), bool)
-    for row, prompt in zip(seen, ids, strict=True):
-      row[prompt] = True
-    finish = jnp.where(jnp.array([r is None for r in requests]), loop.LENGTH, loop.RUNNING)
+    options = sampling.make_options(samplings, *self._stop_shape)
+    state = loop.start(cache, logits, log_probs, tokens, lengths, limits, options)
     is_full = self._model.reader.is_full(cache, self._keep_back)
-    return loop.State(
-      cache=cache,
-      logits=logits,
-      text=jnp.asarray(tokens),
-      log_probs=log_probs,
-      length=jnp.asarray(lengths),
-      prompt=jnp.asarray(lengths),
-      limit=jnp.array([0 if r is None else r.limit for r in requests], jnp.int32),
-      finish=jnp.where(is_full & (finish == loop.RUNNING), loop.PATCHES, finish),
-      passes=jnp.zeros(len(requests), jnp.int32),
-      utf8=jnp.array([utf8.state_after(x) for x in ids], jnp.int32),
-      seen=jnp.asarray(seen),
-      options=jax.tree.map(
-        jnp.asarray, sampling.make_options(samplings, *self._stop_shape)
-      ),
-    )
+    finish = jnp.where(is_full & (state.finish == loop.RUNNING), loop.PATCHES, state.finish)
+    return dataclasses.replace(state, finish=finish)
 
   def _unsent(self, row, request, text, length):
     """New ids that no stop string can take back any more."""

@@ -86,6 +86,4 @@ def from_blt(
   if patching.scheme == "lookup":
     weights["lookup_table"] = jnp.asarray(lookup_table)
   source = source if patching.scheme == "entropy" else None
-  return LanguageModel(
-    BLTReader(model.config, patching, dtype, source, max_patches), weights
-  )
+  return LanguageModel(BLTReader(model.config, patching, dtype, source, max_patches), weights)

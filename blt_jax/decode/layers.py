@@ -90,7 +90,7 @@ def run_block(
   span: Span,
   angles: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, Ring]:
-  """x + attention(norm(x)), then x + mlp(norm(x)), over new positions [B, C, D]."""
+  """Adds attention(norm(x)), then mlp(norm(x)), to new positions [B, C, D]."""
   c = config
   h = norm.rms_norm(x, weights["attention_norm"], c.norm_epsilon)
   heads = split_heads(linear(h, weights["query_key_value"]), c.head_dim)
@@ -107,9 +107,7 @@ def run_block(
   return x + linear(jax.nn.silu(gate) * up, weights["down"]), Ring(keys, values)
 
 
-def rope_angles(
-  config: TransformerConfig, positions: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def rope_angles(config: TransformerConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Cosines and sines [B, C, 1, H / 2] for heads in halves; see `weights`."""
   exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
   frequencies = (1.0 / config.rope_theta**exponents).astype(np.float32)
@@ -125,7 +123,7 @@ def _rotate(x, angles):
 
 
 def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """x [..., in] times kernel [in, out], in the dtype of x."""
+  """Multiplies x [..., in] by kernel [in, out], in the dtype of x."""
   flat = jnp.dot(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype))
   return flat.reshape(*x.shape[:-1], -1)
 
@@ -165,7 +163,9 @@ def cross_attention(
 def cross_queries(weights, config, epsilon, x):
   """Queries [..., Q, G, R, H] of x [..., Q, D]."""
   h = linear(norm.rms_norm(x, weights["query_norm"], epsilon), weights["query"])
-  return h.reshape(*x.shape[:-1], config.num_kv_heads, config.num_heads // config.num_kv_heads, -1)
+  return h.reshape(
+    *x.shape[:-1], config.num_kv_heads, config.num_heads // config.num_kv_heads, -1
+  )
 
 
 def cross_keys(weights, config, epsilon, context):

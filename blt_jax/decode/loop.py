@@ -95,6 +95,47 @@ def prefill(
   return cache, logits, jnp.where(inside, log_probs[:, :-1], 0), is_best[:, :-1] & inside
 
 
+def start(
+  cache: Any,
+  logits: jax.Array,
+  log_probs: jax.Array,
+  tokens: np.ndarray,
+  lengths: np.ndarray,
+  limits: np.ndarray,
+  options: sampling.Options,
+) -> State:
+  """Rows that have read their prompts and go on.
+
+  Args:
+    cache: of the model, as `prefill` gives it.
+    logits: float32 [B, V], likewise.
+    log_probs: float32 [B, T], likewise.
+    tokens: int32 [B, T], the prompts.
+    lengths: int32 [B], their lengths.
+    limits: int32 [B], the length at which each row ends; 0 for rows that are not used.
+    options: of each row.
+  """
+  seen = np.zeros(logits.shape, bool)
+  for row, text, length in zip(seen, tokens, lengths, strict=True):
+    row[text[:length]] = True
+  states = [utf8.state_after(row[:n]) for row, n in zip(tokens, lengths, strict=True)]
+  finish = np.where(np.asarray(limits) > 0, RUNNING, LENGTH).astype(np.int32)
+  return State(
+    cache=cache,
+    logits=logits,
+    text=jnp.asarray(tokens),
+    log_probs=log_probs,
+    length=jnp.array(lengths),
+    prompt=jnp.array(lengths),
+    limit=jnp.asarray(limits),
+    finish=jnp.asarray(finish),
+    passes=jnp.zeros(len(tokens), jnp.int32),
+    utf8=jnp.asarray(states, jnp.int32),
+    seen=jnp.asarray(seen),
+    options=options,
+  )
+
+
 @functools.partial(
   jax.jit, static_argnames=("reader", "drafting", "is_greedy"), donate_argnames="state"
 )

@@ -38,9 +38,9 @@ def encode_patches(
   if c.encoder_cross is None:
     return pool(buffers[-1], starts, ends, c.pooling)
   shape = (*starts.shape, c.vectors_per_patch, c.encoder.dim)
-  patches = None
-  for cross, buffer in zip(weights["cross"], buffers, strict=True):
-    if patches is None or c.repool:
+  patches = jnp.zeros(shape, buffers[0].dtype)
+  for i, (cross, buffer) in enumerate(zip(weights["cross"], buffers, strict=True)):
+    if i == 0 or c.repool:
       pooled = pool(buffer, starts, ends, c.pooling)
       patches = layers.linear(pooled, weights["patch_projection"]).reshape(shape)
     patches = _attend(cross, c, patches, buffer, context_starts, ends)

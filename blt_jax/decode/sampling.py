@@ -97,7 +97,7 @@ def make_options(samplings: Sequence[Sampling], num_stops: int, stop_length: int
   """Arrays from one `Sampling` a row, with room for stop strings."""
 
   def column(name, dtype):
-    return np.asarray([getattr(s, name) for s in samplings], dtype)
+    return jnp.asarray([getattr(s, name) for s in samplings], dtype)
 
   stop = np.full((len(samplings), num_stops, stop_length), -1, np.int32)
   for row, sampling in zip(stop, samplings, strict=True):
@@ -105,14 +105,14 @@ def make_options(samplings: Sequence[Sampling], num_stops: int, stop_length: int
       ids = stop_ids(text)
       slot[stop_length - len(ids) :] = ids
   return Options(
-    column("temperature", np.float32),
-    column("top_k", np.int32),
-    column("top_p", np.float32),
-    column("min_p", np.float32),
-    column("repetition_penalty", np.float32),
-    column("seed", np.uint32),
-    column("valid_utf8", bool),
-    stop,
+    column("temperature", jnp.float32),
+    column("top_k", jnp.int32),
+    column("top_p", jnp.float32),
+    column("min_p", jnp.float32),
+    column("repetition_penalty", jnp.float32),
+    column("seed", jnp.uint32),
+    column("valid_utf8", jnp.bool_),
+    jnp.asarray(stop),
   )
 
 
@@ -149,9 +149,7 @@ def _noise(seed, index, size):
   return jax.random.gumbel(key, (size,), jnp.float32)
 
 
-def adjust(
-  logits: jax.Array, options: Options, state: jax.Array, seen: jax.Array
-) -> jax.Array:
+def adjust(logits: jax.Array, options: Options, state: jax.Array, seen: jax.Array) -> jax.Array:
   """The logits that are sampled from: penalised, scaled, -inf where ruled out."""
   penalty = options.repetition_penalty[:, None, None]
   penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
