@@ -44,7 +44,10 @@ def main(argv: list[str] | None = None) -> None:
     options = Sampling(
       stop=args.stop, valid_utf8=args.valid_utf8, **{k: getattr(args, k) for k in _OPTIONS}
     )
-    prompt = b"" if args.input else _prompt(args)
+    if args.input and not args.output:
+      raise ValueError("--input needs --output, the file for the results.")
+    lines = pathlib.Path(args.input).read_bytes().splitlines() if args.input else None
+    prompt = _prompt(args) if lines is None else b""
     model = runs.load_language_model(args.run, args.entropy_model, args.threshold)
     drafting = None
     if args.draft != "none":
@@ -56,10 +59,10 @@ def main(argv: list[str] | None = None) -> None:
       truncate=args.truncate,
       drafting=drafting,
     )
-  except (ValueError, FileNotFoundError) as error:
+  except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
-  if args.input:
-    sys.exit(_run_file(generator, options, args))
+  if lines is not None:
+    sys.exit(_run_lines(generator, lines, options, args))
   sys.exit(_run_one(generator, prompt, options, args))
 
 
@@ -128,11 +131,8 @@ def _patches(result: Generation, threshold: float | None) -> str:
   return patch_view.render(patched, use_colour=sys.stdout.isatty())
 
 
-def _run_file(generator: Generator, options: Sampling, args) -> str | int:
-  """Continues a file of prompts; lines that are wrong fail alone."""
-  if not args.output:
-    return "error: --input needs --output, the file for the results."
-  lines = pathlib.Path(args.input).read_bytes().splitlines()
+def _run_lines(generator: Generator, lines: list[bytes], options: Sampling, args) -> str | int:
+  """Continues the prompts of a file; lines that are wrong fail alone."""
   requests, results = [], {}
   for number, line in enumerate(lines):
     try:
