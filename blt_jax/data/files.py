@@ -57,15 +57,17 @@ def list_files(path: str) -> list[str]:
   if filesystem.isdir(root):
     strict = {"on_error": "raise"} if isinstance(filesystem, LocalFileSystem) else {}
     found = filesystem.find(root, detail=True, **strict)
-    names = [n for n, info in found.items() if _is_file(filesystem, n, info)]
-    names = [n for n in names if not _is_hidden(n.removeprefix(root))]
   elif filesystem.exists(root):
-    names = [root]
+    found = {root: {"type": "file"}}
   elif glob.has_magic(root):
     found = filesystem.glob(root, detail=True)
-    names = [n for n, info in found.items() if _is_file(filesystem, n, info)]
   else:
-    names = []
+    found = {}
+  names = [
+    name
+    for name, info in found.items()
+    if _is_file(filesystem, name, info) and not _is_hidden(name, root)
+  ]
   if not names and not filesystem.exists(root):
     raise FileNotFoundError(f"No file or folder {path}; set config.data.path to your text.")
   if not isinstance(filesystem, LocalFileSystem):
@@ -85,13 +87,15 @@ def _is_file(filesystem, name, info) -> bool:
   return info["type"] == "file" or (info.get("islink", False) and not filesystem.isdir(name))
 
 
-def _is_hidden(relative: str) -> bool:
-  return any(part.startswith(".") for part in relative.split("/"))
+def _is_hidden(name: str, root: str) -> bool:
+  """Whether a part of the path that the user did not write starts with a dot."""
+  return any(part.startswith(".") for part in set(name.split("/")) - set(root.split("/")))
 
 
-def open_file(path: str, uncompress: bool = True) -> BinaryIO:
-  """Opens a file to read its bytes; `uncompress` if its name says that it is compressed."""
-  return fsspec.open(path, "rb", compression="infer" if uncompress else None).open()
+def open_file(path: str) -> BinaryIO:
+  """Opens a file to read its bytes; those of compressed JSONL uncompressed."""
+  compression = "infer" if format_of(path) == "compressed jsonl" else None
+  return fsspec.open(path, "rb", compression=compression).open()
 
 
 class RangeReader:

@@ -8,7 +8,7 @@ import grain
 
 from blt_jax.data.documents import Dataset
 
-_READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+_READ = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # threads cost more
 
 
 def mix(

@@ -2,12 +2,12 @@
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 from absl import logging
 
-from blt_jax.data import files, heldout, readers, streams
+from blt_jax.data import files, heldout, parquet, readers, streams
 from blt_jax.data.documents import Dataset, Document, Policy, Skipped, SourceOptions
 from blt_jax.data.files import STDLIB
 
@@ -16,12 +16,15 @@ __all__ = [
   "read_documents", "read_split",
 ]  # fmt: skip
 
-_READERS: dict[str, type[readers.Reader]] = {
+_READERS: dict[str, Callable[..., readers.Reader | streams.JsonLinesStream]] = {
   "text": readers.TextReader,
   "jsonl": readers.JsonLinesReader,
-  "parquet": readers.ParquetReader,
+  "compressed jsonl": streams.JsonLinesStream,
+  "parquet": parquet.ParquetReader,
   "array_record": readers.ArrayRecordReader,
 }
+# Threads that read ahead cost more per document than reading it from a disk.
+_READ = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 _HELD_OUT_PIECE = 4096  # bytes; of a single file, pieces are held out
 
 
@@ -43,16 +46,16 @@ def open_source(
     skipped: counts what is left out; its name appears in errors and warnings.
 
   Returns:
-    A MapDataset of `Document` where there is random access; an IterDataset for compressed
-    or remote JSONL. Elements of a MapDataset may be None, as Grain has it: skip them.
+    A MapDataset of `Document` where random access is fast; an IterDataset for Parquet and
+    for compressed or remote JSONL. Elements of a MapDataset may be None, as Grain has it:
+    skip them.
 
   Raises:
     FileNotFoundError: nothing is there.
     ValueError: bad input, no document at all, shards of several formats, or a library that
       is not installed.
   """
-  dataset, _ = _open(path, options or SourceOptions(), skipped or Skipped())
-  return dataset
+  return _to_dataset(_open(path, options or SourceOptions(), skipped or Skipped()))
 
 
 def open_split(
@@ -77,33 +80,40 @@ def open_split(
     ValueError: as `open_source`, or too little to hold some out.
   """
   options, skipped = options or SourceOptions(), skipped or Skipped()
+  reader = _open(path, options, skipped)
   if heldout_path:
-    return _open(path, options, skipped)[0], _open(heldout_path, options, skipped)[0]
-  dataset, reader = _open(path, options, skipped)
-  if isinstance(dataset, grain.IterDataset):
-    return heldout.hold_out_of_stream(dataset, heldout_fraction)
+    return _to_dataset(reader), _to_dataset(_open(heldout_path, options, skipped))
+  if isinstance(reader, streams.JsonLinesStream):
+    return heldout.hold_out_of_stream(reader, heldout_fraction)
   file_ids = reader.file_ids if isinstance(reader, readers.TextReader) else None
-  if file_ids is not None and len(set(file_ids.tolist())) == 1:
+  if file_ids is not None and file_ids[0] == file_ids[-1]:
     size = min(options.max_document_bytes, _HELD_OUT_PIECE)
-    dataset, _ = _open(path, dataclasses.replace(options, max_document_bytes=size), skipped)
+    reader = _open(path, dataclasses.replace(options, max_document_bytes=size), skipped)
     file_ids = None
-  return heldout.hold_out(dataset, heldout_fraction, file_ids)
+  train, held = heldout.hold_out(grain.MapDataset.source(reader), heldout_fraction, file_ids)
+  return _in_order(train, reader), _in_order(held, reader)
 
 
 def _open(
   path: str, options: SourceOptions, skipped: Skipped
-) -> tuple[Dataset, readers.Reader | None]:
+) -> readers.Reader | streams.JsonLinesStream:
   paths, kind = _choose_files(path)
   _check_support(path, kind)
   policy = Policy(options, skipped)
-  if kind == "compressed jsonl":
-    stream = streams.JsonLinesStream(paths, policy)
-    _check_any(stream, path, skipped)
-    return stream, None
   reader = _READERS[kind](paths, policy)
-  dataset = grain.MapDataset.source(reader)
-  _check_any(dataset, path, skipped)
-  return dataset, reader
+  _check_any(reader, path, skipped)
+  return reader
+
+
+def _to_dataset(reader):
+  if isinstance(reader, streams.JsonLinesStream):
+    return reader
+  return _in_order(grain.MapDataset.source(reader), reader)
+
+
+def _in_order(dataset, reader):
+  """A stream where nothing else is fast, so that nobody shuffles it globally."""
+  return dataset.to_iter_dataset(_READ) if reader.is_sequential else dataset
 
 
 def _choose_files(path: str) -> tuple[list[str], str]:
@@ -133,10 +143,10 @@ def _check_support(path: str, kind: str) -> None:
     raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install blt_jax[parquet]")
 
 
-def _check_any(dataset: Dataset, path: str, skipped: Skipped) -> None:
+def _check_any(reader, path: str, skipped: Skipped) -> None:
   """Reads up to the first document: most mistakes show before anything else starts."""
   before = skipped.counts.copy()
-  if next(_documents(dataset), None) is None:
+  if next(_documents(reader), None) is None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.counts.items())
     raise ValueError(
       f"{skipped.locate(path)} holds no text{f' (left out: {reasons})' if reasons else ''}; "
@@ -145,11 +155,10 @@ def _check_any(dataset: Dataset, path: str, skipped: Skipped) -> None:
   skipped.counts = before  # it will be read again
 
 
-def _documents(dataset: Dataset) -> Iterator[Document]:
-  """All documents in order, without threads that read ahead."""
-  elements = dataset
-  if isinstance(dataset, grain.MapDataset):
-    elements = (dataset[index] for index in range(len(dataset)))
+def _documents(source) -> Iterator[Document]:
+  """All documents in order."""
+  is_stream = isinstance(source, grain.IterDataset)
+  elements = source if is_stream else (source[index] for index in range(len(source)))
   return (document for document in elements if document is not None)
 
 
