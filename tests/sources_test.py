@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 
 import chex
 import fsspec
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blt_jax.data import sources
-from blt_jax.data.documents import BadInputError
+from blt_jax.data.documents import BadInputError, Policy
 from blt_jax.data.json_lines import parse_line
+from blt_jax.data.readers import TextReader
 from blt_jax.data.sources import Skipped, SourceOptions
 
 SKIP = SourceOptions(on_error="skip")
@@ -412,8 +414,6 @@ def test_streams_resume_exactly(tmp_path, end):
 
 
 def test_readers_can_be_sent_to_processes(tmp_path):
-  import pickle
-
   for end in (".txt", ".jsonl", ".jsonl.gz", ".parquet", ".array_record"):
     folder = tmp_path / end[1:]
     folder.mkdir()
@@ -425,9 +425,6 @@ def test_readers_can_be_sent_to_processes(tmp_path):
 
 
 def test_file_ids_follow_the_documents(tmp_path):
-  from blt_jax.data.documents import Policy
-  from blt_jax.data.readers import TextReader
-
   names = []
   for name, text in (("a", "1\n2\n3\n"), ("b", " "), ("c", "4")):
     (tmp_path / name).write_text(text)

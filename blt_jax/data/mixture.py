@@ -85,7 +85,8 @@ def _prepare(name, dataset, seed, window, num_epochs, host):
       dataset = dataset.shuffle(own_seed)
     return dataset.repeat(num_epochs)[index::count]
   # Repeated first: the share of a host is never empty, however few the documents.
-  share = EveryNth(dataset.repeat(num_epochs), index, count)
+  repeated = grain.experimental.RepeatIterDataset(dataset, num_epochs)
+  share = EveryNth(repeated, index, count)
   if own_seed is None:
     return share
   return grain.experimental.WindowShuffleIterDataset(share, window_size=window, seed=own_seed)
