@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from blt_jax import checkpoint, config, train_state
 from blt_jax.data.entropy import EntropyScorer
+from blt_jax.data.table import TableModel
 from blt_jax.data.transforms import PatchDocument
 from blt_jax.decode import uncached
 from blt_jax.models.byte_lm import ByteLM
@@ -17,6 +18,7 @@ from blt_jax.models.config import ByteLMConfig
 from blt_jax.patching import PatchingConfig
 
 _CONFIG, _THRESHOLD = "config.json", "threshold.json"
+ENTROPIES = ("model", "table", "stored")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +45,17 @@ class EntropyModel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Patcher:
-  """How a run groups bytes: the scheme and, where it needs one, the entropy model."""
+  """How a run groups bytes: the scheme and, where it needs one, what gives entropies."""
 
   config: PatchingConfig
-  entropy_model: EntropyModel | None = None
+  entropy_model: EntropyModel | TableModel | None = None
 
   def documents(self) -> PatchDocument:
     """The transformation of raw documents, for the pipeline."""
-    scorer = EntropyScorer(*self.entropy_model) if self.entropy_model else None
-    return PatchDocument(self.config, scorer)
+    model = self.entropy_model
+    if isinstance(model, EntropyModel):
+      return PatchDocument(self.config, EntropyScorer(*model, self.config.reset_at_newline))
+    return PatchDocument(self.config, model)
 
 
 def load_run(workdir: str | os.PathLike) -> Run:
@@ -125,6 +129,10 @@ def load_patcher(section: ConfigDict) -> Patcher:
   """
   if section.scheme != "entropy":
     return Patcher(config.make_patching_config(section))
+  if section.entropies not in ENTROPIES:
+    raise ValueError(
+      f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."
+    )
   folder = section.entropy_model
   if not folder:
     raise ValueError(
@@ -132,11 +140,22 @@ def load_patcher(section: ConfigDict) -> Patcher:
       "folder of its run (train one with configs/quickstart.py:entropy), or choose "
       "another config.patching.scheme."
     )
-  entropy_model = load_entropy_model(folder)
+  is_table = section.entropies == "table"
+  entropy_model = _load_table(folder, section) if is_table else load_entropy_model(folder)
   threshold = None
   if section.threshold is None and section.patch_size is None:
-    threshold = _load_threshold(folder, section.monotonic)
+    threshold = _load_threshold(folder, section)
   return Patcher(config.make_patching_config(section, threshold), entropy_model)
+
+
+def _load_table(folder: str, section: ConfigDict) -> TableModel:
+  table = TableModel(folder)
+  if table.info["reset_at_newline"] != section.reset_at_newline:
+    raise ValueError(
+      f"The table of {folder} was trained with reset_at_newline="
+      f"{table.info['reset_at_newline']}; set config.patching.reset_at_newline to that."
+    )
+  return table
 
 
 def _load_threshold(folder: str, monotonic: bool) -> float:
