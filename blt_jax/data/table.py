@@ -14,7 +14,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,7 @@ INFO = "table.json"
 _ENTRIES = "entries.npy"
 _NEWLINE_ID = ord("\n") + tokenizer.OFFSET
 _STEP = 2.0**-13  # nats per unit of an entry's lower half; ln 256 is 5.55
-_INDEX_FACTORS = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77)  # large odd numbers
-_CHECK_FACTORS = np.uint32(0xC2B2AE3D), np.uint32(0x27D4EB2F)
+_FACTORS = (0x9E3779B1, 0x85EBCA77), (0xC2B2AE3D, 0x27D4EB2F)  # any large odd numbers
 
 
 class TableModel:
@@ -54,7 +53,11 @@ class TableModel:
     self.info = _load_info(self._folder)
     entries = _load_entries(self._folder / _ENTRIES, sum(self.info["buckets"]))
     ends = np.cumsum(self.info["buckets"])
-    self._tables = dict(zip(self.info["orders"], np.split(entries, ends[:-1]), strict=True))
+    tables = np.split(entries, ends[:-1])
+    self._tables = [
+      (order, ContextHash(order, len(table)), table)
+      for order, table in zip(self.info["orders"], tables, strict=True)
+    ]
 
   def __reduce__(self):
     return TableModel, (self._folder,)
@@ -65,53 +68,90 @@ class TableModel:
 
   def look_up(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Entropies as `__call__` gives them, and the bytes of context used, int8 [n]."""
-    window = context_windows((tokens - tokenizer.OFFSET).astype(np.uint8))
-    newest, older = window.astype(np.uint32), (window >> np.uint64(32)).astype(np.uint32)
+    newest, older = split_windows(context_windows((tokens - tokenizer.OFFSET).astype(np.uint8)))
     room = context_lengths(tokens, self.info["reset_at_newline"])
-    entropies = np.full(len(tokens), self.info["entropy"], np.float32)
-    used = np.zeros(len(tokens), np.int8)
-    open_ids = np.arange(len(tokens))
-    for order, table in reversed(self._tables.items()):
-      index, check = hash_contexts(newest, older, order, len(table))
+    entries, used = np.empty(len(tokens), np.uint32), np.zeros(len(tokens), np.int8)
+    left = np.arange(len(tokens))  # ids whose context is unknown so far
+    for order, hash_contexts, table in reversed(self._tables):
+      index, check = hash_contexts(newest, older)
       entry = table[index.astype(np.intp)]
-      known = (entry >> 16 == check) & (room >= order)
-      found = open_ids[known]
-      entropies[found] = (entry[known] & 0xFFFF) * np.float32(_STEP)
-      used[found] = order
-      unknown = ~known
-      open_ids, newest, older, room = (a[unknown] for a in (open_ids, newest, older, room))
+      entries[left], used[left] = entry, order
+      is_left = entry >> np.uint32(16) != check
+      is_left |= room < order
+      unknown = np.flatnonzero(is_left)
+      left, newest, older, room = left[unknown], newest[unknown], older[unknown], room[unknown]
+    entropies = _entropies(entries)
+    entropies[left], used[left] = self.info["entropy"], 0
     return entropies, used
 
   def jax_scorer(self) -> Callable[[jax.Array], jax.Array]:
     """The same for jax arrays: a function of ids [B, S] to entropies float32 [B, S].
 
-    It may run under `jit`; a decoding loop needs the last `MAX_ORDER` ids only, if none
-    of the contexts that they cut off is wanted. The tables go to the default device.
+    It may run under `jit`. The tables go to the default device.
     """
-    tables = {order: jnp.asarray(table) for order, table in self._tables.items()}
+    tables = [(order, hash_, jnp.asarray(table)) for order, hash_, table in self._tables]
 
     def score(tokens: jax.Array) -> jax.Array:
       raw = (tokens - tokenizer.OFFSET).astype(jnp.uint32) & 0xFF
-      shifted = [
-        jnp.pad(raw, ((0, 0), (i, 0)))[:, : raw.shape[1]] << 8 * (i % 4) for i in range(8)
-      ]
-      newest, older = sum(shifted[:4]), sum(shifted[4:])
+      shifted = [jnp.pad(raw, ((0, 0), (i, 0)))[:, : raw.shape[1]] for i in range(8)]
+      newest, older = (sum(shifted[i + j] << 8 * j for j in range(4)) for i in (0, 4))
       room = context_lengths(tokens, self.info["reset_at_newline"])
       entropies = jnp.full(tokens.shape, self.info["entropy"], jnp.float32)
-      for order, table in tables.items():
-        index, check = hash_contexts(newest, older, order, len(table))
+      for order, hash_contexts, table in tables:
+        index, check = hash_contexts(newest, older)
         entry = table[index]
-        known = (entry >> 16 == check) & (room >= order)
-        entropies = jnp.where(known, (entry & 0xFFFF) * jnp.float32(_STEP), entropies)
+        is_known = (entry >> 16 == check) & (room >= order)
+        entropies = jnp.where(is_known, _entropies(entry), entropies)
       return entropies
 
     return score
+
+
+class ContextHash:
+  """Hashes contexts of one order.
+
+  Factors are shifted so far that bytes which are not of the context drop out at the top.
+  Contexts of one or two bytes never collide, given a place for each.
+  """
+
+  def __init__(self, order: int, buckets: int):
+    """Takes the bytes of a context, and the entries of its table, a power of two."""
+    shifts = 8 * (4 - min(order, 4)), 8 * (8 - max(order, 4))
+    self._index, self._check = (
+      [np.uint32(f << s & 0xFFFFFFFF) for f, s in zip(factors, shifts, strict=True)]
+      for factors in _FACTORS
+    )
+    self._shift = np.uint32(33 - buckets.bit_length())
+
+  def __call__(self, newest: Array, older: Array) -> tuple[Array, Array]:
+    """Hashes.
+
+    Args:
+      newest: uint32 [...], the last four bytes, the newest lowest.
+      older: uint32 [...], the four before them.
+
+    Returns:
+      uint32 [...] places in the table, and [...] odd numbers below 2**16 to know entries
+      by; an empty entry, 0, belongs to no context.
+    """
+    index = newest * self._index[0] + older * self._index[1]
+    check = newest * self._check[0] + older * self._check[1]
+    return index >> self._shift, check >> np.uint32(16) | np.uint32(1)
+
+
+def _entropies(entries: Array) -> Array:
+  return (entries & np.uint32(0xFFFF)).astype(np.float32) * np.float32(_STEP)
 
 
 def context_windows(raw: np.ndarray) -> np.ndarray:
   """The eight bytes that end at each byte, the newest lowest: uint64 [n] of uint8 [n]."""
   padded = np.concatenate([np.zeros(7, np.uint8), raw])
   return np.ndarray(len(raw), ">u8", padded, strides=(1,)).astype(np.uint64)
+
+
+def split_windows(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """The newer and the older four bytes of windows, uint32 [n] each."""
+  return windows.astype(np.uint32), (windows >> np.uint64(32)).astype(np.uint32)
 
 
 def context_lengths(tokens: Array, reset_at_newline: bool) -> Array:
@@ -125,32 +165,12 @@ def context_lengths(tokens: Array, reset_at_newline: bool) -> Array:
     int [..., n]; 0 at special ids, after which contexts begin anew.
   """
   xp = jnp if isinstance(tokens, jax.Array) else np
-  position = xp.arange(tokens.shape[-1], dtype=np.int32)
+  position = xp.arange(1, tokens.shape[-1] + 1, dtype=np.int32)
   is_special = tokens < tokenizer.OFFSET
   ends = is_special | (tokens == _NEWLINE_ID) if reset_at_newline else is_special
-  last_end = xp.maximum.accumulate(xp.where(ends, position, -1), axis=-1)
-  before = xp.concatenate([xp.full_like(last_end[..., :1], -1), last_end[..., :-1]], axis=-1)
-  return xp.where(is_special, 0, position - before)
-
-
-def hash_contexts(newest: Array, older: Array, order: int, buckets: int) -> tuple[Array, Array]:
-  """Hashes contexts of `order` bytes.
-
-  Args:
-    newest: uint32 [n], the last four bytes, the newest lowest.
-    older: uint32 [n], the four before them.
-    order: bytes of the context; the others are ignored.
-    buckets: entries of the table, a power of two.
-
-  Returns:
-    uint32 [n] places in the table, and [n] odd numbers below 2**16 to check entries by,
-    so that an empty entry, 0, belongs to no context.
-  """
-  newest = newest & np.uint32((1 << 8 * min(order, 4)) - 1)
-  older = older & np.uint32((1 << 8 * max(order - 4, 0)) - 1)
-  index = newest * _INDEX_FACTORS[0] + older * _INDEX_FACTORS[1]
-  check = newest * _CHECK_FACTORS[0] + older * _CHECK_FACTORS[1]
-  return index >> np.uint32(33 - buckets.bit_length()), check >> np.uint32(16) | np.uint32(1)
+  last_end = xp.maximum.accumulate(position * ends, axis=-1)
+  before = xp.concatenate([xp.zeros_like(last_end[..., :1]), last_end[..., :-1]], axis=-1)
+  return (position - before) * ~is_special
 
 
 def make_entries(
@@ -170,8 +190,7 @@ def make_entries(
   """
   by_count = np.argsort(counts, kind="stable")
   contexts = contexts[by_count]
-  newest, older = contexts.astype(np.uint32), (contexts >> np.uint64(32)).astype(np.uint32)
-  index, check = hash_contexts(newest, older, order, buckets)
+  index, check = ContextHash(order, buckets)(*split_windows(contexts))
   entries = np.zeros(buckets, np.uint32)
   entries[index] = check << 16 | np.rint(entropies[by_count] / _STEP).astype(np.uint32)
   return entries
