@@ -121,5 +121,8 @@ def predict(
 
 
 def _find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+  ascending = np.argsort(wanted)  # neighbours are found in the same cache lines
+  place = np.empty(len(wanted), np.int64)
+  place[ascending] = np.searchsorted(keys, wanted[ascending])
+  place = np.minimum(place, len(keys) - 1)
   return place, keys[place] == wanted

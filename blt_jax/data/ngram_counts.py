@@ -33,6 +33,8 @@ class PairCounter:
   def __init__(self, orders: Sequence[int], reset_at_newline: bool, max_pairs: int = 1 << 24):
     """Takes the bytes of context to distinguish, ascending, from 1 to `MAX_ORDER`."""
     self.orders = (0, *orders)
+    sizes = np.arange(table.MAX_ORDER + 1)
+    self._longest = np.searchsorted(self.orders, sizes, side="right") - 1  # order by size
     self._reset_at_newline = reset_at_newline
     self._max_pairs = max_pairs
     self._pairs = [
@@ -42,7 +44,7 @@ class PairCounter:
   def add(self, documents: Sequence[bytes]) -> None:
     """Counts the bytes of documents."""
     windows, room = predicted_bytes(documents, self._reset_at_newline)
-    longest = np.searchsorted(self.orders, room, side="right") - 1
+    longest = self._longest[np.minimum(room, table.MAX_ORDER)]
     for k, order in enumerate(self.orders):
       self._add(k, _count(pair_keys(windows[longest == k], order)))
 
