@@ -1,7 +1,6 @@
 """Progress of long jobs on the console."""
 
 import time
-from collections.abc import Callable
 
 from absl import logging
 
@@ -15,7 +14,7 @@ class Progress:
     self._done = 0
     self._start = self._logged = time.monotonic()
 
-  def add(self, num_bytes: int, log: Callable[..., None] = logging.info) -> None:
+  def add(self, num_bytes: int) -> None:
     """Counts bytes that are done."""
     self._done += num_bytes
     now = time.monotonic()
@@ -24,7 +23,7 @@ class Progress:
     self._logged = now
     rate = self._done / (now - self._start)
     minutes, seconds = divmod(round((self._total - self._done) / rate), 60)
-    log(
+    logging.info(
       "%s %.1f of %.1f MB, %.2f MB/s, ETA %d:%02d",
       self._verb, self._done / 1e6, self._total / 1e6, rate / 1e6, minutes, seconds,
     )  # fmt: skip

@@ -3,8 +3,8 @@
 python -m blt_jax.train_table --input=PATH --output=runs/table
 python -m blt_jax.calibrate --run=runs/table --target_bytes_per_patch=4.5
 
-It needs no accelerator, and neither does patching with it, which takes well under a
-microsecond per byte. A transformer knows more; its boundaries are better ones.
+Neither training nor patching with a table needs an accelerator. It sees at most seven
+bytes before the next one; contexts that it saw less than twice give way to shorter ones.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from absl import logging
 
 from blt_jax import logs, tokenizer
 from blt_jax.data import kneser_ney, ngram_counts, sources, table
+from blt_jax.data.contexts import MAX_ORDER
 from blt_jax.progress import Progress
 
 _CHUNK_BYTES = 16 << 20  # counted at once
@@ -88,11 +89,9 @@ def train(
     The entries of each order, and what else `table.save_table` takes.
 
   Raises:
-    ValueError: there is no text.
+    ValueError: there is too little text.
   """
   num_bytes = sum(map(len, documents))
-  if not num_bytes:
-    raise ValueError("There is no text to learn from; give more in --input.")
   counter = ngram_counts.PairCounter(orders, reset_at_newline)
   progress = Progress("Counted", num_bytes)
   for chunk in _chunks(documents):
@@ -108,6 +107,8 @@ def train(
       entropy = float(order.entropies[0])
     else:
       tables[order.size] = _make_entries(order, buckets)
+  if not tables:
+    raise ValueError(f"{num_bytes} bytes are no text to learn from; give more in --input.")
   info = {
     "orders": list(tables),
     "entropy": entropy,
@@ -154,10 +155,8 @@ def _read(path: str, max_bytes: int | None) -> list[bytes]:
 
 def _parse_orders(text: str) -> list[int]:
   orders = [int(n) if n.strip().isdigit() else 0 for n in text.split(",")]
-  if orders != sorted(set(orders)) or orders[0] < 1 or orders[-1] > table.MAX_ORDER:
-    raise ValueError(
-      f"--orders must be ascending numbers from 1 to {table.MAX_ORDER}, got {text!r}."
-    )
+  if orders != sorted(set(orders)) or orders[0] < 1 or orders[-1] > MAX_ORDER:
+    raise ValueError(f"--orders must be ascending numbers from 1 to {MAX_ORDER}, got {text!r}.")
   return orders
 
 
@@ -172,7 +171,7 @@ def _report(model: table.TableModel, heldout: Sequence[bytes]) -> None:
     "Held-out text, %.2f MB: %.3f bits per byte; mean entropy in the table %.3f bits.",
     sum(map(len, heldout)) / 1e6, model.info["heldout_bpb"], entropies.mean() / np.log(2),
   )  # fmt: skip
-  shares = np.bincount(used, minlength=table.MAX_ORDER + 1) / len(used)
+  shares = np.bincount(used, minlength=MAX_ORDER + 1) / len(used)
   logging.info(
     "Bytes of context used: %s.",
     ", ".join(f"{order} for {share:.1%}" for order, share in enumerate(shares) if share),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from blt_jax import tokenizer, train_table
-from blt_jax.data import kneser_ney, ngram_counts, table
+from blt_jax.data import contexts, kneser_ney, ngram_counts, table
 
 TEXT = [b"the cat sat on the mat\n" * 3, b"a cat is a cat\nthe end", b"", b"x", b"the\0the\xff"]
 ORDERS = (1, 2, 3, 5, 7)
@@ -35,7 +35,7 @@ def models(tmp_path_factory):
 
 
 def test_windows_end_at_their_byte():
-  windows = table.context_windows(np.arange(1, 11, dtype=np.uint8))
+  windows = contexts.context_windows(np.arange(5, 15, dtype=np.int32))
   assert [hex(w) for w in windows[[0, 1, 9]]] == ["0x1", "0x102", "0x30405060708090a"]
 
 
@@ -44,22 +44,22 @@ def test_windows_end_at_their_byte():
 )
 def test_contexts_begin_after_special_ids_and_newlines(reset, expected):
   tokens = tokenizer.encode(b"a\nbc")
-  np.testing.assert_array_equal(table.context_lengths(tokens, reset), expected)
+  np.testing.assert_array_equal(contexts.context_lengths(tokens, reset), expected)
   np.testing.assert_array_equal(
-    jax.jit(table.context_lengths, static_argnums=1)(jnp.asarray(tokens), reset), expected
+    jax.jit(contexts.context_lengths, static_argnums=1)(jnp.asarray(tokens), reset), expected
   )
 
 
 @pytest.mark.parametrize("order", range(1, 8))
 def test_hashes_depend_on_the_bytes_of_the_context_only(order):
-  hash_contexts = table.ContextHash(order, 1 << 16)
-  raw = np.random.default_rng(order).integers(0, 256, 8).astype(np.uint8)
+  hash_contexts = contexts.ContextHash(order, 1 << 16)
+  tokens = np.random.default_rng(order).integers(4, 259, 8).astype(np.int32)
   hashes = []
   for changed in range(8):  # counted from the newest byte
-    other = raw.copy()
+    other = tokens.copy()
     other[7 - changed] += 1
-    windows = table.context_windows(np.stack([raw, other]).reshape(-1))[[7, 15]]
-    index, check = hash_contexts(*table.split_windows(windows))
+    windows = contexts.context_windows(np.concatenate([tokens, other]))[[7, 15]]
+    index, check = hash_contexts(*contexts.split_windows(windows))
     hashes.append((index[0], check[0]) == (index[1], check[1]))
   assert hashes == [False] * order + [True] * (8 - order)
 
@@ -75,7 +75,8 @@ def test_counts_of_longest_contexts_and_of_their_extensions():
 
   def named(pairs):
     return {
-      k.to_bytes(3, "big").strip(b"\0"): c for k, c in zip(*map(np.ndarray.tolist, pairs))
+      k.to_bytes(3, "big").strip(b"\0"): c
+      for k, c in zip(*map(np.ndarray.tolist, pairs), strict=True)
     }
 
   assert named(two) == {b"aba": 1, b"bab": 1, b"cab": 1}
@@ -153,7 +154,10 @@ def test_entropies_are_those_of_the_longest_trusted_context(models):
   counter = ngram_counts.PairCounter(ORDERS, reset_at_newline=False)
   counter.add(TEXT)
   known = {
-    order.size: dict(zip(order.contexts.tolist(), zip(order.counts, order.entropies)))
+    order.size: {
+      c: (n, h)
+      for c, n, h in zip(order.contexts.tolist(), order.counts, order.entropies, strict=True)
+    }
     for order in kneser_ney.estimate_orders(counter)
   }
   document = b"the cat sat\0the\xff is new"
@@ -198,19 +202,20 @@ def test_nothing_reaches_across_documents_or_newlines(models, first, second):
 def test_jax_arrays_give_the_same(models, reset):
   document = b"the cat\nsat on a\0the\xff cat cat mat the end"
   tokens = np.stack([tokenizer.encode(document), np.roll(tokenizer.encode(document), 3)])
-  score = jax.jit(models[reset].jax_scorer())
-  np.testing.assert_array_equal(
-    score(jnp.asarray(tokens)), np.stack([models[reset](row) for row in tokens])
-  )
+  score, tables = jax.jit(models[reset].score_jax), models[reset].jax_tables()
+  entropies = np.stack([models[reset](row) for row in tokens])
+  np.testing.assert_array_equal(score(tables, jnp.asarray(tokens)), entropies)
+  for end in range(8, tokens.shape[1]):
+    newest = score(tables, jnp.asarray(tokens[:, end - 8 : end]))[:, -1]
+    np.testing.assert_array_equal(newest, entropies[:, end - 1])
 
 
 def test_frequent_contexts_win_collisions():
-  contexts = np.arange(1000, dtype=np.uint64)
-  counts = np.where(contexts == 123, 9, 2)
-  entropies = np.full(1000, 1.0)
-  entropies[123] = 3.0
-  entries = table.make_entries(contexts, 2, entropies, counts, 256)
-  index, check = table.ContextHash(2, 256)(*table.split_windows(contexts))
+  seen = np.arange(1000, dtype=np.uint64)
+  counts = np.where(seen == 123, 9, 2)
+  entropies = np.where(seen == 123, 3.0, 1.0)
+  entries = table.make_entries(seen, 2, entropies, counts, 256)
+  index, check = contexts.ContextHash(2, 256)(*contexts.split_windows(seen))
   assert entries[index[123]] == check[123] << 16 | 3 * 2**13
 
 
@@ -266,7 +271,7 @@ def test_command_writes_a_table_and_says_how_good_it_is(tmp_path, caplog):
     ("--orders=1,8", "ascending numbers from 1 to 7"),
     ("--orders=1,b", "ascending numbers from 1 to 7"),
     ("--buckets=1000", "power of two.*1000"),
-    ("--max_bytes=3", "no text"),
+    ("--max_bytes=3", "0 bytes are no text"),
   ],
 )
 def test_bad_flags_are_named(tmp_path, flag, message):

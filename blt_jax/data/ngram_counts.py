@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from blt_jax import tokenizer
-from blt_jax.data import table
+from blt_jax.data.contexts import MAX_ORDER, context_lengths, context_windows
 
 
 class Pairs(NamedTuple):
@@ -33,7 +33,7 @@ class PairCounter:
   def __init__(self, orders: Sequence[int], reset_at_newline: bool, max_pairs: int = 1 << 24):
     """Takes the bytes of context to distinguish, ascending, from 1 to `MAX_ORDER`."""
     self.orders = (0, *orders)
-    sizes = np.arange(table.MAX_ORDER + 1)
+    sizes = np.arange(MAX_ORDER + 1)
     self._longest = np.searchsorted(self.orders, sizes, side="right") - 1  # order by size
     self._reset_at_newline = reset_at_newline
     self._max_pairs = max_pairs
@@ -44,7 +44,7 @@ class PairCounter:
   def add(self, documents: Sequence[bytes]) -> None:
     """Counts the bytes of documents."""
     windows, room = predicted_bytes(documents, self._reset_at_newline)
-    longest = self._longest[np.minimum(room, table.MAX_ORDER)]
+    longest = self._longest[np.minimum(room, MAX_ORDER)]
     for k, order in enumerate(self.orders):
       self._add(k, _count(pair_keys(windows[longest == k], order)))
 
@@ -84,8 +84,8 @@ def predicted_bytes(
   """
   ids = [tokenizer.encode(d, add_eos=False) for d in documents]
   tokens = np.concatenate([np.zeros(0, np.int32), *ids])
-  windows = table.context_windows((tokens - tokenizer.OFFSET).astype(np.uint8))
-  room = np.append(0, table.context_lengths(tokens, reset_at_newline))[:-1]
+  windows = context_windows(tokens)
+  room = np.append(0, context_lengths(tokens, reset_at_newline))[:-1]
   is_byte = tokens >= tokenizer.OFFSET
   return windows[is_byte], room[is_byte]
 

@@ -6,14 +6,14 @@ counts. No context reaches back across the start of the document, nor, where the
 trained so, across a newline.
 
 A table has 2**b entries, uint32: 16 bits that tell the context from others that hash to
-the same entry, and 16 bits of entropy. Arithmetic is 32-bit, which accelerators have.
+the same entry, and 16 bits of entropy.
 """
 
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,16 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import tokenizer
+from blt_jax.data.contexts import ContextHash, context_lengths, context_windows, split_windows
 
 Array = Any  # np.ndarray or jax.Array
 
 VERSION = 1
-MAX_ORDER = 7  # context and next byte fit in 64 bits
 INFO = "table.json"
 _ENTRIES = "entries.npy"
-_NEWLINE_ID = ord("\n") + tokenizer.OFFSET
 _STEP = 2.0**-13  # nats per unit of an entry's lower half; ln 256 is 5.55
-_FACTORS = (0x9E3779B1, 0x85EBCA77), (0xC2B2AE3D, 0x27D4EB2F)  # any large odd numbers
 
 
 class TableModel:
@@ -49,7 +47,7 @@ class TableModel:
       FileNotFoundError: there is no table.
       ValueError: the table is of another version, or its files do not fit together.
     """
-    self._folder = pathlib.Path(folder)
+    self._folder = pathlib.Path(folder).absolute()
     self.info = _load_info(self._folder)
     entries = _load_entries(self._folder / _ENTRIES, sum(self.info["buckets"]))
     ends = np.cumsum(self.info["buckets"])
@@ -68,7 +66,7 @@ class TableModel:
 
   def look_up(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Entropies as `__call__` gives them, and the bytes of context used, int8 [n]."""
-    newest, older = split_windows(context_windows((tokens - tokenizer.OFFSET).astype(np.uint8)))
+    newest, older = split_windows(context_windows(tokens))
     room = context_lengths(tokens, self.info["reset_at_newline"])
     entries, used = np.empty(len(tokens), np.uint32), np.zeros(len(tokens), np.int8)
     left = np.arange(len(tokens))  # ids whose context is unknown so far
@@ -84,93 +82,30 @@ class TableModel:
     entropies[left], used[left] = self.info["entropy"], 0
     return entropies, used
 
-  def jax_scorer(self) -> Callable[[jax.Array], jax.Array]:
-    """The same for jax arrays: a function of ids [B, S] to entropies float32 [B, S].
+  def jax_tables(self) -> list[jax.Array]:
+    """The tables on the default device, for `score_jax`."""
+    return [jnp.asarray(table) for _, _, table in self._tables]
 
-    It may run under `jit`. The tables go to the default device.
+  def score_jax(self, tables: list[jax.Array], tokens: jax.Array) -> jax.Array:
+    """As `__call__`, under `jit`: float32 [B, S] of ids [B, S].
+
+    For the newest entropy alone, the last `MAX_ORDER + 1` ids are enough.
     """
-    tables = [(order, hash_, jnp.asarray(table)) for order, hash_, table in self._tables]
-
-    def score(tokens: jax.Array) -> jax.Array:
-      raw = (tokens - tokenizer.OFFSET).astype(jnp.uint32) & 0xFF
-      shifted = [jnp.pad(raw, ((0, 0), (i, 0)))[:, : raw.shape[1]] for i in range(8)]
-      newest, older = (sum(shifted[i + j] << 8 * j for j in range(4)) for i in (0, 4))
-      room = context_lengths(tokens, self.info["reset_at_newline"])
-      entropies = jnp.full(tokens.shape, self.info["entropy"], jnp.float32)
-      for order, hash_contexts, table in tables:
-        index, check = hash_contexts(newest, older)
-        entry = table[index]
-        is_known = (entry >> 16 == check) & (room >= order)
-        entropies = jnp.where(is_known, _entropies(entry), entropies)
-      return entropies
-
-    return score
-
-
-class ContextHash:
-  """Hashes contexts of one order.
-
-  Factors are shifted so far that bytes which are not of the context drop out at the top.
-  Contexts of one or two bytes never collide, given a place for each.
-  """
-
-  def __init__(self, order: int, buckets: int):
-    """Takes the bytes of a context, and the entries of its table, a power of two."""
-    shifts = 8 * (4 - min(order, 4)), 8 * (8 - max(order, 4))
-    self._index, self._check = (
-      [np.uint32(f << s & 0xFFFFFFFF) for f, s in zip(factors, shifts, strict=True)]
-      for factors in _FACTORS
-    )
-    self._shift = np.uint32(33 - buckets.bit_length())
-
-  def __call__(self, newest: Array, older: Array) -> tuple[Array, Array]:
-    """Hashes.
-
-    Args:
-      newest: uint32 [...], the last four bytes, the newest lowest.
-      older: uint32 [...], the four before them.
-
-    Returns:
-      uint32 [...] places in the table, and [...] odd numbers below 2**16 to know entries
-      by; an empty entry, 0, belongs to no context.
-    """
-    index = newest * self._index[0] + older * self._index[1]
-    check = newest * self._check[0] + older * self._check[1]
-    return index >> self._shift, check >> np.uint32(16) | np.uint32(1)
+    raw = (tokens - tokenizer.OFFSET).astype(jnp.uint32) & 0xFF
+    before = [jnp.pad(raw, ((0, 0), (i, 0)))[:, : raw.shape[1]] for i in range(8)]
+    newest, older = (sum(before[i + j] << 8 * j for j in range(4)) for i in (0, 4))
+    room = context_lengths(tokens, self.info["reset_at_newline"])
+    entropies = jnp.full(tokens.shape, self.info["entropy"], jnp.float32)
+    for (order, hash_contexts, _), table in zip(self._tables, tables, strict=True):
+      index, check = hash_contexts(newest, older)
+      entry = table[index]
+      is_known = (entry >> 16 == check) & (room >= order)
+      entropies = jnp.where(is_known, _entropies(entry), entropies)
+    return entropies
 
 
 def _entropies(entries: Array) -> Array:
   return (entries & np.uint32(0xFFFF)).astype(np.float32) * np.float32(_STEP)
-
-
-def context_windows(raw: np.ndarray) -> np.ndarray:
-  """The eight bytes that end at each byte, the newest lowest: uint64 [n] of uint8 [n]."""
-  padded = np.concatenate([np.zeros(7, np.uint8), raw])
-  return np.ndarray(len(raw), ">u8", padded, strides=(1,)).astype(np.uint64)
-
-
-def split_windows(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The newer and the older four bytes of windows, uint32 [n] each."""
-  return windows.astype(np.uint32), (windows >> np.uint64(32)).astype(np.uint32)
-
-
-def context_lengths(tokens: Array, reset_at_newline: bool) -> Array:
-  """How many bytes the context at each id has, the id itself included.
-
-  Args:
-    tokens: int [..., n] ids.
-    reset_at_newline: contexts begin anew after each newline, which ends the old one.
-
-  Returns:
-    int [..., n]; 0 at special ids, after which contexts begin anew.
-  """
-  xp = jnp if isinstance(tokens, jax.Array) else np
-  position = xp.arange(1, tokens.shape[-1] + 1, dtype=np.int32)
-  is_special = tokens < tokenizer.OFFSET
-  ends = is_special | (tokens == _NEWLINE_ID) if reset_at_newline else is_special
-  last_end = xp.maximum.accumulate(position * ends, axis=-1)
-  before = xp.concatenate([xp.zeros_like(last_end[..., :1]), last_end[..., :-1]], axis=-1)
-  return (position - before) * ~is_special
 
 
 def make_entries(
