@@ -18,6 +18,7 @@ from blt_jax.models.config import ByteLMConfig
 from blt_jax.patching import PatchingConfig
 
 _CONFIG, _THRESHOLD = "config.json", "threshold.json"
+_RULE = ("monotonic", "threshold_add", "reset_at_newline")  # what a threshold goes with
 ENTROPIES = ("model", "table", "stored")
 
 
@@ -114,9 +115,9 @@ def save_config(workdir: pathlib.Path, settings: ConfigDict) -> None:
   _write(workdir / _CONFIG, text)
 
 
-def save_threshold(workdir: str | os.PathLike, threshold: float, monotonic: bool) -> None:
-  """Writes what calibration found next to the entropy model; see `load_patcher`."""
-  found = {"threshold": threshold, "monotonic": monotonic}
+def save_threshold(workdir: str | os.PathLike, rule: PatchingConfig) -> None:
+  """Writes the rule that calibration found next to its model; see `load_patcher`."""
+  found = {name: getattr(rule, name) for name in ("threshold", *_RULE)}
   _write(pathlib.Path(workdir) / _THRESHOLD, json.dumps(found, indent=2))
 
 
@@ -158,16 +159,24 @@ def _load_table(folder: str, section: ConfigDict) -> TableModel:
   return table
 
 
-def _load_threshold(folder: str, monotonic: bool) -> float:
+def _load_threshold(folder: str, section: ConfigDict) -> float:
   path = pathlib.Path(folder) / _THRESHOLD
-  found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"monotonic": None}
-  if found["monotonic"] != monotonic:
+  found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+  if not all(name in found and found[name] == section[name] for name in _RULE):
+    rule = ", ".join(f"{name}={section[name]}" for name in _RULE)
     raise ValueError(
-      f"No threshold for monotonic={monotonic}: set config.patching.threshold (nats), or "
-      f"let `python -m blt_jax.calibrate --run={folder}{' --monotonic' * monotonic}` find "
-      "one."
+      f"No threshold for {rule}: set config.patching.threshold (nats), or let "
+      f"`python -m blt_jax.calibrate --run={folder}{_flags(section)}` find one."
     )
   return found["threshold"]
+
+
+def _flags(section: ConfigDict) -> str:
+  given = {name: section[name] for name in _RULE if section[name] is not None}
+  flags = [
+    f"--{n}={v}" if v is not True else f"--{n}" for n, v in given.items() if v is not False
+  ]
+  return "".join(f" {flag}" for flag in flags)
 
 
 def load_predictor(workdir: str | os.PathLike) -> uncached.Predict:
