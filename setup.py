@@ -27,6 +27,7 @@ setuptools.setup(
     "orbax-checkpoint>=0.11.30",
     "safetensors>=0.6",
     "tensorboardX>=2.6",
+    "tqdm>=4.66",
   ],
   extras_require={
     "tpu": ["jax[tpu]>=0.10.2"],

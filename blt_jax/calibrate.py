@@ -14,14 +14,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
+from tqdm import tqdm
 
-from blt_jax import logs, runs, thresholds, tokenizer
-from blt_jax.data import sources
+from blt_jax import corpus, logs, patchers, runs, thresholds, tokenizer
+from blt_jax.data import mixture, scored, sources
+from blt_jax.data.documents import Dataset
 from blt_jax.data.entropy import EntropyScorer
 from blt_jax.data.table import INFO, TableModel
 from blt_jax.data.transforms import Scorer
 from blt_jax.patching import PatchingConfig
-from blt_jax.progress import Progress
 from blt_jax.thresholds import PatchSizes, Scored
 
 _TARGETS = (2.0, 3.0, 4.0, 4.5, 5.0, 6.0, 8.0)
@@ -36,8 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     threshold_add=args.threshold_add,
     reset_at_newline=args.reset_at_newline,
   )
-  scored = read_scored(args.run, rule.reset_at_newline, args.data, args.max_bytes)
-  sizes = measure(scored, rule, args.target_bytes_per_patch)
+  sample_scored = read_scored(args.run, rule.reset_at_newline, args.data, args.max_bytes)
+  sizes = measure(sample_scored, rule, args.target_bytes_per_patch)
   print(" target   threshold   mean  median  95 %  one-byte")
   for target, row in sorted(sizes.items()):
     print(
@@ -45,12 +46,12 @@ def main(argv: list[str] | None = None) -> None:
       f"  {row.high:4.0f}  {row.one_byte:7.1%}"
     )
   chosen = sizes[args.target_bytes_per_patch]
-  runs.save_threshold(args.run, dataclasses.replace(rule, threshold=chosen.threshold))
+  patchers.save_threshold(args.run, dataclasses.replace(rule, threshold=chosen.threshold))
   logging.info("Threshold %.6f nats: %.3f bytes per patch.", chosen.threshold, chosen.mean)
   if args.png:
     found = [row.threshold for row in sizes.values()]
     grid = np.linspace(min(found), max(found), 40).tolist()
-    draw([thresholds.patch_sizes(scored, rule, t) for t in grid], chosen, args.png)
+    draw([thresholds.patch_sizes(sample_scored, rule, t) for t in grid], chosen, args.png)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -58,7 +59,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument(
-    "--run", required=True, help="folder of an entropy model's run, or of a table model"
+    "--run",
+    required=True,
+    help="folder of an entropy model's run, of a table model, or of stored entropies",
   )
   parser.add_argument(
     "--target_bytes_per_patch", type=float, default=4.5, help="mean patch size wanted (4.5)"
@@ -93,31 +96,40 @@ def read_scored(
   """Documents with entropies, as training would see them.
 
   Args:
-    folder: of a table model or of an entropy model's run.
+    folder: of a table model, of an entropy model's run, or of stored entropies.
     reset_at_newline: what the entropies must be.
-    data: text to score; None for what the model learned.
+    data: text to score; None for what the model learned, or what is stored.
     max_bytes: how much of it.
 
   Raises:
     FileNotFoundError: the folder holds no model, or there is no text.
     ValueError: the entropies are of another kind.
   """
-  read = _score_by_table if (pathlib.Path(folder) / INFO).exists() else _score_by_run
-  return read(folder, reset_at_newline, data, max_bytes)
+  scorer: Scorer | None
+  if scored.is_scored(folder):
+    parts, scorer = _stored(folder, reset_at_newline, data), None
+  elif (pathlib.Path(folder) / INFO).exists():
+    table = TableModel(folder)
+    _check_reset(folder, reset_at_newline, table.info["reset_at_newline"])
+    parts, scorer = _text(sources.open_source(data or table.info["input"])), table
+  else:
+    settings = runs.load_config(folder).data
+    scorer = EntropyScorer(*runs.load_entropy_model(folder), reset_at_newline)
+    options = corpus.source_options(settings)
+    text = data and _text(sources.open_source(data, options))
+    parts = text or corpus.open_parts(settings)[0]
+  return sample(parts, scorer, max_bytes)
 
 
-def _score_by_run(folder, reset_at_newline, data, max_bytes) -> list[Scored]:
-  settings = runs.load_config(folder).data
-  scorer = EntropyScorer(*runs.load_entropy_model(folder))
-  _check_reset(folder, reset_at_newline, False)
-  documents = sources.read_documents(data or settings.path, settings.max_document_bytes)
-  return score_sample(scorer, documents, max_bytes)
+def _text(documents: Dataset) -> corpus.Parts:
+  return {"text": (documents, 1.0)}
 
 
-def _score_by_table(folder, reset_at_newline, data, max_bytes) -> list[Scored]:
-  model = TableModel(folder)
-  _check_reset(folder, reset_at_newline, model.info["reset_at_newline"])
-  return score_sample(model, sources.read_documents(data or model.info["input"]), max_bytes)
+def _stored(folder: str, reset_at_newline: bool, data: str | None) -> corpus.Parts:
+  if data:
+    raise ValueError(f"--data goes with a model; {folder} holds text of its own.")
+  _check_reset(folder, reset_at_newline, scored.load_manifest(folder).reset_at_newline)
+  return _text(sources.open_source(folder))
 
 
 def _check_reset(folder: str, wanted: bool, given: bool) -> None:
@@ -128,18 +140,26 @@ def _check_reset(folder: str, wanted: bool, given: bool) -> None:
     )
 
 
-def score_sample(scorer: Scorer, documents: Sequence[bytes], max_bytes: int) -> list[Scored]:
-  """Scores documents in a random order until `max_bytes` are done."""
-  progress = Progress("Scored", min(sum(map(len, documents)), max_bytes))
-  scored, size = [], 0
-  for index in np.random.default_rng(0).permutation(len(documents)):
-    if size >= max_bytes:
-      break
-    tokens = tokenizer.encode(documents[index])
-    scored.append((tokens, scorer(tokens)))
-    size += len(documents[index])
-    progress.add(len(documents[index]))
-  return scored
+def sample(parts: corpus.Parts, scorer: Scorer | None, max_bytes: int) -> list[Scored]:
+  """Reads documents in a random order until `max_bytes` are done.
+
+  Args:
+    parts: where to read, as for `mixture.mix`; a single source is read once at most.
+    scorer: gives their entropies; None where they bring them.
+    max_bytes: how much to take.
+  """
+  chosen = mixture.mix(parts, seed=0, num_epochs=1 if len(parts) == 1 else None)
+  scored_documents, size = [], 0
+  with tqdm(desc="Scoring", total=max_bytes, unit="B", unit_scale=True) as bar:
+    for document in chosen:
+      tokens = tokenizer.encode(document.text)
+      entropies = document.entropies if scorer is None else scorer(tokens)
+      scored_documents.append((tokens, np.asarray(entropies, np.float32)))
+      size += len(document.text)
+      bar.update(len(document.text))
+      if size >= max_bytes:
+        break
+  return scored_documents
 
 
 # --- Output

@@ -181,9 +181,7 @@ def make_batch_shape(config: ConfigDict) -> BatchShape:
   data = config.data
   per_byte = config.patching.scheme == "byte"
   default = data.seq_len + 1 if per_byte else data.seq_len // 4
-  return BatchShape(
-    data.batch_size, data.seq_len, data.num_patches or default, data.pool_size
-  )
+  return BatchShape(data.batch_size, data.seq_len, data.num_patches or default, data.pool_size)
 
 
 def make_optimizer(

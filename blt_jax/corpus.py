@@ -1,14 +1,15 @@
 """The text of a run, from `config.data`: training and held-out documents."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-import grain
 import jax
 from ml_collections import ConfigDict
 
 from blt_jax.data import mixture, scored, sources
 from blt_jax.data.documents import Dataset, Skipped, SourceOptions
+
+Parts: TypeAlias = dict[str, tuple[Dataset, float]]
 
 
 class Corpus(NamedTuple):
@@ -29,6 +30,16 @@ def open_corpus(data: ConfigDict, seed: int) -> Corpus:
     FileNotFoundError: a path is missing.
     ValueError: bad input, or too little text to hold some out.
   """
+  parts, heldout = open_parts(data)
+  host = (jax.process_index(), jax.process_count())
+  return Corpus(
+    mixture.mix(parts, seed, data.shuffle_window, host=host),
+    mixture.mix(heldout, seed=None, num_epochs=1),
+  )
+
+
+def open_parts(data: ConfigDict) -> tuple[Parts, Parts]:
+  """Opens the sources of (training, held-out) text: name -> documents and weight."""
   options = source_options(data)
   parts, heldout = {}, {}
   for name, (path, weight) in _parts(data).items():
@@ -41,17 +52,17 @@ def open_corpus(data: ConfigDict, seed: int) -> Corpus:
     parts[name] = train, weight
   if data.heldout_path:
     heldout["heldout"] = sources.open_source(data.heldout_path, options), 1.0
-  host = (jax.process_index(), jax.process_count())
-  return Corpus(
-    mixture.mix(parts, seed, data.shuffle_window, host=host),
-    mixture.mix(heldout, seed=None, num_epochs=1),
-  )
+  return parts, heldout
 
 
-def stored_manifests(data: ConfigDict) -> list[scored.Manifest | None]:
-  """What made the entropies stored with each source; None for plain text."""
-  paths = [path for path, _ in _parts(data).values()]
-  return [scored.load_manifest(p) if scored.is_scored(p) else None for p in paths]
+def stored_manifests(data: ConfigDict) -> list[tuple[str, scored.Manifest | None]]:
+  """The path of each source, and what made the entropies stored there, if any are."""
+  return [(path, find_manifest(path)) for path, _ in _parts(data).values()]
+
+
+def find_manifest(path: str) -> scored.Manifest | None:
+  """What made the entropies stored in a folder; None for plain text."""
+  return scored.load_manifest(path) if scored.is_scored(path) else None
 
 
 def open_all(path: str, data: ConfigDict) -> Dataset:

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+from tqdm import tqdm
 
 from blt_jax import logs, tokenizer
 from blt_jax.data import kneser_ney, ngram_counts, sources, table
 from blt_jax.data.contexts import MAX_ORDER
-from blt_jax.progress import Progress
 
 _CHUNK_BYTES = 16 << 20  # counted at once
 _MIN_COUNT = 2  # contexts seen less often are not trusted
@@ -93,10 +93,10 @@ def train(
   """
   num_bytes = sum(map(len, documents))
   counter = ngram_counts.PairCounter(orders, reset_at_newline)
-  progress = Progress("Counted", num_bytes)
-  for chunk in _chunks(documents):
-    counter.add(chunk)
-    progress.add(sum(map(len, chunk)))
+  with tqdm(desc="Counting", total=num_bytes, unit="B", unit_scale=True) as bar:
+    for chunk in _chunks(documents):
+      counter.add(chunk)
+      bar.update(sum(map(len, chunk)))
   logging.info("Estimating.")
   windows, room = ngram_counts.predicted_bytes(heldout, reset_at_newline)
   chances = np.full(len(windows), 1 / 256)

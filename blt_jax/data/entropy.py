@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -49,10 +48,9 @@ class EntropyScorer:
     Raises:
       ValueError: the model has no window, so there is no end to what it must keep.
     """
-    _check_window(config)
+    self._length = max(chunk_length, window_of(config))
     self._config, self._params = config, jax.device_get(params)
     self._reset = reset_at_newline
-    self._length = max(chunk_length, config.transformer.window)
 
   @functools.cached_property
   def _on_cpu(self):
@@ -104,13 +102,12 @@ class BatchScorer:
     Raises:
       ValueError: the model has no window.
     """
-    _check_window(config)
+    self._length = max(chunk_length, window_of(config))
     mesh = jax.make_mesh(
       (jax.local_device_count(),), ("data",), (AxisType.Auto,), devices=jax.local_devices()
     )
     self._rows = NamedSharding(mesh, PartitionSpec(None, "data"))
     self._lanes = -(-num_lanes // mesh.size) * mesh.size
-    self._length = max(chunk_length, config.transformer.window)
     self._reset = reset_at_newline
     self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     self._past = jax.device_put(
@@ -192,9 +189,7 @@ def locate(tokens: np.ndarray, reset_at_newline: bool) -> tuple[np.ndarray, np.n
   return np.cumsum(starts, dtype=np.int32), position - first
 
 
-def assign_lanes(
-  lengths: Sequence[int], num_lanes: int
-) -> tuple[np.ndarray, np.ndarray, int]:
+def assign_lanes(lengths: Sequence[int], num_lanes: int) -> tuple[np.ndarray, np.ndarray, int]:
   """Deals documents out, the longest first, each to the lane that is shortest so far.
 
   Returns:
@@ -209,9 +204,15 @@ def assign_lanes(
   return lane, first, int(filled.max())
 
 
-def _check_window(config: ByteLMConfig) -> None:
+def window_of(config: ByteLMConfig) -> int:
+  """How many bytes the attention of an entropy model sees.
+
+  Raises:
+    ValueError: it sees all of them, so there is no end to what scoring must keep.
+  """
   if config.transformer.window is None:
     raise ValueError(
       "Scoring documents needs an entropy model with an attention window: set "
       "config.model.transformer.window when training it."
     )
+  return config.transformer.window

@@ -37,10 +37,10 @@ def pack_by_patches(
   Raises:
     ValueError: lengths that do not sum to n, fewer than 2 patches, or not P.
   """
-  num_patches = None
+  num_patches = 0
   for group in _batched(sequences, batch_size):
     rows = [_split_first(np.asarray(t), np.asarray(p)) for t, p in group]
-    counts = {len(lengths) for _, lengths in rows} | {num_patches} - {None}
+    counts = {len(lengths) for _, lengths in rows} | ({num_patches} - {0})
     if len(counts) > 1:
       raise ValueError(f"Sequences must have the same number of patches, got {sorted(counts)}.")
     num_patches = counts.pop()

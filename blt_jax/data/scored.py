@@ -198,6 +198,8 @@ def decode(record: bytes, entropy_dtype: str) -> Document:
 class ScoredReader:
   """Random access to the documents of a folder, in no particular order of the input."""
 
+  is_sequential = False
+
   def __init__(self, folder: str | os.PathLike):
     """Opens a folder.
 

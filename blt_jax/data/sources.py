@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import grain
 from absl import logging
 
-from blt_jax.data import files, heldout, parquet, readers, streams
+from blt_jax.data import files, heldout, parquet, readers, scored, streams
 from blt_jax.data.documents import Dataset, Document, Policy, Skipped, SourceOptions
 from blt_jax.data.files import STDLIB
 
@@ -96,7 +96,9 @@ def open_split(
 
 def _open(
   path: str, options: SourceOptions, skipped: Skipped
-) -> readers.Reader | streams.JsonLinesStream:
+) -> readers.Reader | scored.ScoredReader | streams.JsonLinesStream:
+  if scored.is_scored(path):
+    return scored.ScoredReader(path)
   paths, kind = _choose_files(path)
   _check_support(path, kind)
   policy = Policy(options, skipped)

@@ -1,6 +1,8 @@
 """Documents transformed in worker processes, in the order they have without."""
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,14 +39,22 @@ def transform(
 
 def _in_processes(dataset: grain.IterDataset, num_workers: int) -> grain.IterDataset:
   options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=_BUFFER)
-  return dataset.mp_prefetch(options, worker_init_fn=_use_cpu_only)
+  return dataset.mp_prefetch(options, worker_init_fn=_start_worker)
 
 
-def _use_cpu_only(worker_index: int, worker_count: int) -> None:
+def _start_worker(worker_index: int, worker_count: int) -> None:
   """Runs first in each worker process."""
   del worker_index, worker_count
   os.environ["CUDA_VISIBLE_DEVICES"] = ""
   jax.config.update("jax_platforms", "cpu")
+  threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _exit_with(parent: int) -> None:
+  """Ends this process when its parent is gone, even if that was killed."""
+  while os.getppid() == parent:
+    time.sleep(1)
+  os._exit(1)
 
 
 class _InOrder(grain.IterDataset):

@@ -100,7 +100,9 @@ class SelfAttention(nn.Module):
     ).reshape(batch, seq_len, -1)
     # The reference scales the output matrix by the width of the model as well.
     output = Linear(dim, ("heads", "embed"), lambda _: self.std(dim), name="output")
-    kept = past and attention.keep(past, attention.Past(key, value, document_ids))
+    kept = None
+    if past is not None and document_ids is not None:
+      kept = attention.keep(past, attention.Past(key, value, document_ids))
     return output(mixed), kept
 
 

@@ -84,18 +84,15 @@ def _resumed(query, key, value, window, document_ids, past):
   if query.dtype != jnp.bfloat16 or any(n % gpu_attention.BLOCK for n in sizes):
     return _banded(query, key, value, window, document_ids, past)
 
-  def on_gpu(query, *row_and_past):
-    key, value, own, past_key, past_value, before = row_and_past
+  def on_gpu(query, key, value, own, past_key, past_value, before):
     documents = jnp.concatenate([before, own], axis=1)
     first = first_visible(documents, window)[:, window:] - window
     flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
-    output = gpu_attention.interval_attention(
-      flat, (key, value), (past_key, past_value), first
-    )
+    output = gpu_attention.interval_attention(flat, (key, value), (past_key, past_value), first)
     return output.reshape(query.shape)
 
-  def elsewhere(query, *row_and_past):
-    return _banded(query, *row_and_past[:2], window, row_and_past[2], Past(*row_and_past[3:]))
+  def elsewhere(query, key, value, own, *past):
+    return _banded(query, key, value, window, own, Past(*past))
 
   return jax.lax.platform_dependent(
     query, key, value, document_ids, *past, cuda=on_gpu, default=elsewhere
