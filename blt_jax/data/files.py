@@ -118,7 +118,8 @@ class RangeReader:
       filesystem, name = fsspec.core.url_to_fs(path)
       content = filesystem.cat_file(name, start, stop)
     else:
-      content = os.pread(self._open(path).fileno(), stop - start, start)
+      file = self._open(path)  # held here: another thread may push it out and close it
+      content = os.pread(file.fileno(), stop - start, start)
     if len(content) != stop - start:
       raise OSError(f"it ends before byte {stop}: did it change while being read?")
     return content

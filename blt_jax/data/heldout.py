@@ -35,7 +35,7 @@ def hold_out(
   limit = min(max(_limit(fraction), ordered[0]), ordered[-2])
   train = [i for i, group in enumerate(ids.tolist()) if ranks.get(group, -1) > limit]
   heldout = [i for i, group in enumerate(ids.tolist()) if 0 <= ranks.get(group, -1) <= limit]
-  return _select(dataset, train), _select(dataset, heldout)
+  return _Selection(dataset, train), _Selection(dataset, heldout)
 
 
 def hold_out_of_stream(
@@ -84,19 +84,17 @@ def _filter(
   return grain.experimental.WithOptionsIterDataset(stream.filter(keep), options)
 
 
-def _select(dataset: grain.MapDataset, indices: Sequence[int]) -> grain.MapDataset:
-  return grain.MapDataset.source(_Selection(dataset, np.array(indices, np.int64)))
+class _Selection(grain.MapDataset[Document]):
+  """Some elements of a dataset."""
 
-
-class _Selection:
-  """Some elements of a dataset, as a data source."""
-
-  def __init__(self, dataset: grain.MapDataset, indices: np.ndarray):
-    self._dataset = dataset
-    self._indices = indices
+  def __init__(self, dataset: grain.MapDataset, indices: Sequence[int]):
+    super().__init__(dataset)
+    self._indices = np.array(indices, np.int64)
 
   def __len__(self) -> int:
     return len(self._indices)
 
-  def __getitem__(self, index: int) -> Document | None:
-    return self._dataset[int(self._indices[index])]
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    return self.parents[0][int(self._indices[index % len(self)])]

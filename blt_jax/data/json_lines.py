@@ -24,7 +24,7 @@ def parse_line(line: bytes, field: str) -> bytes | None:
   Raises:
     BadInputError: no JSON, no such field, or no string in it.
   """
-  if not line.strip():
+  if not line or line.isspace():
     return None
   try:
     content, errors = line.decode(), "surrogatepass"

@@ -19,7 +19,6 @@ class ParquetReader(Reader):
   """
 
   unit = "row"
-  is_sequential = True
 
   def __init__(self, paths: Sequence[str], policy: Policy):
     self._group_ends: list[np.ndarray] = []  # rows up to the end of each group, per file

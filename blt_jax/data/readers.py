@@ -10,15 +10,16 @@ from blt_jax.data import files, json_lines
 from blt_jax.data.documents import BadInputError, Document, Policy, is_utf8
 
 
-class Reader(abc.ABC):
-  """Documents of several files in one sequence; a data source for `grain.MapDataset`.
+class Reader(grain.MapDataset[Document]):
+  """Documents of several files in one sequence.
 
   An element is None where nothing is to be read: a blank line, or skipped input. Reading
-  is safe from several threads, and a reader can be sent to other processes.
+  is safe from several threads, and a reader can be sent to other processes. (It is a
+  dataset and not a data source of one, since Grain's dataset of a source keeps accounts
+  that take as long as reading a document.)
   """
 
   unit = "document"  # what the documents of a file are called in messages
-  is_sequential = False  # whether reading in any other order than theirs is very slow
 
   def __init__(self, paths: Sequence[str], policy: Policy):
     """Looks into all files.
@@ -30,6 +31,7 @@ class Reader(abc.ABC):
     Raises:
       ValueError: a file cannot be read, and `on_error` is "raise".
     """
+    super().__init__()
     self._policy = policy
     self._files: list[str] = []
     counts: list[int] = []
@@ -53,7 +55,10 @@ class Reader(abc.ABC):
   def __len__(self) -> int:
     return int(self._ends[-1]) if len(self._ends) else 0
 
-  def __getitem__(self, index: int) -> Document | None:
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    index %= len(self)  # later epochs
     file = int(np.searchsorted(self._ends, index, side="right"))
     number = index - (int(self._ends[file - 1]) if file else 0)
     where = f"{self._files[file]}, {self.unit} {number + 1}"

@@ -2,7 +2,8 @@
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import grain
 from absl import logging
@@ -16,7 +17,9 @@ __all__ = [
   "read_documents", "read_split",
 ]  # fmt: skip
 
-_READERS: dict[str, Callable[..., readers.Reader | streams.JsonLinesStream]] = {
+Reader: TypeAlias = readers.Reader | streams.JsonLinesStream
+
+_READERS: dict[str, Callable[[Sequence[str], Policy], Reader]] = {
   "text": readers.TextReader,
   "jsonl": readers.JsonLinesReader,
   "compressed jsonl": streams.JsonLinesStream,
@@ -55,7 +58,8 @@ def open_source(
     ValueError: bad input, no document at all, shards of several formats, or a library that
       is not installed.
   """
-  return _to_dataset(_open(path, options or SourceOptions(), skipped or Skipped()))
+  reader = _open(path, options or SourceOptions(), skipped or Skipped())
+  return _in_order(reader, reader)
 
 
 def open_split(
@@ -82,7 +86,8 @@ def open_split(
   options, skipped = options or SourceOptions(), skipped or Skipped()
   reader = _open(path, options, skipped)
   if heldout_path:
-    return _to_dataset(reader), _to_dataset(_open(heldout_path, options, skipped))
+    held_reader = _open(heldout_path, options, skipped)
+    return _in_order(reader, reader), _in_order(held_reader, held_reader)
   if isinstance(reader, streams.JsonLinesStream):
     return heldout.hold_out_of_stream(reader, heldout_fraction)
   file_ids = reader.file_ids if isinstance(reader, readers.TextReader) else None
@@ -90,32 +95,26 @@ def open_split(
     size = min(options.max_document_bytes, _HELD_OUT_PIECE)
     reader = _open(path, dataclasses.replace(options, max_document_bytes=size), skipped)
     file_ids = None
-  train, held = heldout.hold_out(grain.MapDataset.source(reader), heldout_fraction, file_ids)
+  train, held = heldout.hold_out(reader, heldout_fraction, file_ids)
   return _in_order(train, reader), _in_order(held, reader)
 
 
-def _open(
-  path: str, options: SourceOptions, skipped: Skipped
-) -> readers.Reader | scored.ScoredReader | streams.JsonLinesStream:
+def _open(path: str, options: SourceOptions, skipped: Skipped) -> Reader:
   if scored.is_scored(path):
     return scored.ScoredReader(path)
   paths, kind = _choose_files(path)
-  _check_support(path, kind)
+  _check_support(path, paths, kind)
   policy = Policy(options, skipped)
   reader = _READERS[kind](paths, policy)
   _check_any(reader, path, skipped)
   return reader
 
 
-def _to_dataset(reader):
-  if isinstance(reader, streams.JsonLinesStream):
-    return reader
-  return _in_order(grain.MapDataset.source(reader), reader)
-
-
-def _in_order(dataset, reader):
+def _in_order(dataset: Dataset, reader: Reader) -> Dataset:
   """A stream where nothing else is fast, so that nobody shuffles it globally."""
-  return dataset.to_iter_dataset(_READ) if reader.is_sequential else dataset
+  if isinstance(reader, parquet.ParquetReader) and isinstance(dataset, grain.MapDataset):
+    return dataset.to_iter_dataset(_READ)
+  return dataset
 
 
 def _choose_files(path: str) -> tuple[list[str], str]:
@@ -123,7 +122,7 @@ def _choose_files(path: str) -> tuple[list[str], str]:
   found = files.list_files(path)
   shards = [f for f in found if files.format_of(f) != "text"]
   kinds = {files.format_of(f) for f in shards}
-  if "jsonl" in kinds and ("compressed jsonl" in kinds or files.is_remote(path)):
+  if "jsonl" in kinds and ("compressed jsonl" in kinds or files.is_remote(shards[0])):
     kinds = kinds - {"jsonl"} | {"compressed jsonl"}  # one stream of both
   if len(kinds) > 1:
     raise ValueError(
@@ -135,8 +134,8 @@ def _choose_files(path: str) -> tuple[list[str], str]:
   return (shards, kinds.pop()) if shards else (found, "text")
 
 
-def _check_support(path: str, kind: str) -> None:
-  if kind == "array_record" and files.is_remote(path):
+def _check_support(path: str, paths: list[str], kind: str) -> None:
+  if kind == "array_record" and any(map(files.is_remote, paths)):
     raise ValueError(
       f"{path}: ArrayRecord files are read from local disks only; copy them to one, or "
       "mount the bucket (Cloud Storage FUSE)."
