@@ -63,7 +63,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--target_bytes_per_patch", type=float, default=4.5, help="mean patch size wanted (4.5)"
   )
-  parser.add_argument("--data", help="text to look at; by default what the model learned")
+  parser.add_argument(
+    "--data",
+    help="text to look at; by default what the model learned, which surprises it less than "
+    "new text, so that new text falls into shorter patches",
+  )
   parser.add_argument(
     "--max_bytes", type=int, default=500_000, help="how much of it to score (500,000)"
   )

@@ -74,9 +74,8 @@ class TableModel:
       index, check = hash_contexts(newest, older)
       entry = table[index.astype(np.intp)]
       entries[left], used[left] = entry, order
-      is_left = entry >> np.uint32(16) != check
-      is_left |= room < order
-      unknown = np.flatnonzero(is_left)
+      is_left = (entry >> 16 != check) | (room < order)
+      unknown = is_left.nonzero()[0]
       left, newest, older, room = left[unknown], newest[unknown], older[unknown], room[unknown]
     entropies = _entropies(entries)
     entropies[left], used[left] = self.info["entropy"], 0
