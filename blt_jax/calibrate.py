@@ -120,7 +120,7 @@ def _score_by_run(folder, reset_at_newline, data, max_bytes) -> list[Scored]:
 
 def _score_by_table(folder, reset_at_newline, data, max_bytes) -> list[Scored]:
   model = TableModel(folder)
-  _check_reset(folder, reset_at_newline, model.info["reset_at_newline"])
+  _check_reset(folder, reset_at_newline, model.reset_at_newline)
   return score_sample(model, sources.read_documents(data or model.info["input"]), max_bytes)
 
 
