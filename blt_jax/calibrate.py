@@ -66,7 +66,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--target_bytes_per_patch", type=float, default=4.5, help="mean patch size wanted (4.5)"
   )
-  parser.add_argument("--data", help="text to look at; by default what the model learned")
+  parser.add_argument(
+    "--data",
+    help="text to look at; by default what the model learned, which surprises it less than "
+    "new text, so that new text falls into shorter patches",
+  )
   parser.add_argument(
     "--max_bytes", type=int, default=500_000, help="how much of it to score (500,000)"
   )
@@ -110,7 +114,7 @@ def read_scored(
     parts, scorer = _stored(folder, reset_at_newline, data), None
   elif (pathlib.Path(folder) / INFO).exists():
     table = TableModel(folder)
-    _check_reset(folder, reset_at_newline, table.info["reset_at_newline"])
+    _check_reset(folder, reset_at_newline, table.reset_at_newline)
     parts, scorer = _text(sources.open_source(data or table.info["input"])), table
   else:
     settings = runs.load_config(folder).data

@@ -140,10 +140,10 @@ def save_threshold(workdir: str | os.PathLike, rule: PatchingConfig) -> None:
 
 def _load_table(folder: str, section: ConfigDict) -> TableModel:
   table = TableModel(folder)
-  if table.info["reset_at_newline"] != section.reset_at_newline:
+  if table.reset_at_newline != section.reset_at_newline:
     raise ValueError(
       f"The table of {folder} was trained with reset_at_newline="
-      f"{table.info['reset_at_newline']}; set config.patching.reset_at_newline to that."
+      f"{table.reset_at_newline}; set config.patching.reset_at_newline to that."
     )
   return table
 

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     "--buckets", type=int, default=1 << 22,
     help="most entries of an order, 4 bytes each; a power of two",
   )  # fmt: skip
-  parser.add_argument("--max_bytes", type=int, help="how much text to learn from")
+  parser.add_argument("--max_bytes", type=int, help="learn from the first so many only")
   parser.add_argument(
     "--reset_at_newline", action="store_true", help="begin contexts anew after each newline"
   )

@@ -247,6 +247,19 @@ def test_bad_folders_are_named(tmp_path):
     table.TableModel(tmp_path / "t")
 
 
+def test_a_table_cut_short_never_looks_whole(tmp_path, monkeypatch):
+  def fill_the_disk(path, array):
+    path.write_bytes(b"half")
+    raise OSError("No space left on device")
+
+  with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+    patched.setattr(table.np, "save", fill_the_disk)
+    make_table(tmp_path / "t")
+  assert not (tmp_path / "t").exists()
+  make_table(tmp_path / "t")  # what is left of the first attempt does not hurt
+  assert [f.name for f in tmp_path.iterdir()] == ["t"]
+
+
 # --- The command
 
 
@@ -257,7 +270,7 @@ def test_command_writes_a_table_and_says_how_good_it_is(tmp_path, caplog):
   arguments = [f"--input={tmp_path}/text", f"--output={tmp_path}/t", "--orders=1,2,4"]
   train_table.main([*arguments, "--reset_at_newline", "--buckets=512"])
   model = table.TableModel(tmp_path / "t")
-  assert model.info["orders"] == [1, 2, 4] and model.info["reset_at_newline"]
+  assert model.info["orders"] == [1, 2, 4] and model.reset_at_newline
   assert max(model.info["buckets"]) == 512 and 0 < model.info["heldout_bpb"] < 1
   assert not (tmp_path / "t.partial").exists()
   with pytest.raises(ValueError, match="exists; remove it"):

@@ -16,6 +16,7 @@ Array = Any  # np.ndarray or jax.Array
 MAX_ORDER = 7  # longest context in bytes; it and the next byte fit in 64 bits
 _NEWLINE_ID = ord("\n") + tokenizer.OFFSET
 _FACTORS = (0x9E3779B1, 0x85EBCA77), (0xC2B2AE3D, 0x27D4EB2F)  # any large odd numbers
+_CHECK_SHIFT, _ODD = np.uint32(16), np.uint32(1)
 
 
 def context_windows(tokens: np.ndarray) -> np.ndarray:
@@ -58,6 +59,7 @@ class ContextHash:
 
   def __init__(self, order: int, buckets: int):
     """Takes the bytes of a context, and the entries of its table, a power of two."""
+    self._needs_older = order > 4
     shifts = 8 * (4 - min(order, 4)), 8 * (8 - max(order, 4))
     self._index, self._check = (
       [np.uint32(f << s & 0xFFFFFFFF) for f, s in zip(factors, shifts, strict=True)]
@@ -76,6 +78,7 @@ class ContextHash:
       uint32 [...] places in the table, and [...] odd numbers below 2**16 to know entries
       by; an empty entry, 0, belongs to no context.
     """
-    index = newest * self._index[0] + older * self._index[1]
-    check = newest * self._check[0] + older * self._check[1]
-    return index >> self._shift, check >> np.uint32(16) | np.uint32(1)
+    index, check = newest * self._index[0], newest * self._check[0]
+    if self._needs_older:
+      index, check = index + older * self._index[1], check + older * self._check[1]
+    return index >> self._shift, check >> _CHECK_SHIFT | _ODD

@@ -17,7 +17,7 @@ __all__ = [
   "read_documents", "read_split",
 ]  # fmt: skip
 
-Reader: TypeAlias = readers.Reader | streams.JsonLinesStream
+Reader: TypeAlias = readers.Reader | scored.ScoredReader | streams.JsonLinesStream
 
 _READERS: dict[str, Callable[[Sequence[str], Policy], Reader]] = {
   "text": readers.TextReader,

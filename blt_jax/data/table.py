@@ -37,7 +37,8 @@ class TableModel:
   Its arrays are mapped from files, so worker processes share them; pickling sends the path.
 
   Attributes:
-    info: what `table.json` holds, `reset_at_newline` among it.
+    info: what `table.json` holds: what the table was made from, and its sizes.
+    reset_at_newline: contexts begin anew after each newline.
   """
 
   def __init__(self, folder: str | os.PathLike):
@@ -49,6 +50,7 @@ class TableModel:
     """
     self._folder = pathlib.Path(folder).absolute()
     self.info = _load_info(self._folder)
+    self.reset_at_newline: bool = self.info["reset_at_newline"]
     entries = _load_entries(self._folder / _ENTRIES, sum(self.info["buckets"]))
     ends = np.cumsum(self.info["buckets"])
     tables = np.split(entries, ends[:-1])
@@ -67,16 +69,15 @@ class TableModel:
   def look_up(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Entropies as `__call__` gives them, and the bytes of context used, int8 [n]."""
     newest, older = split_windows(context_windows(tokens))
-    room = context_lengths(tokens, self.info["reset_at_newline"])
+    room = context_lengths(tokens, self.reset_at_newline)
     entries, used = np.empty(len(tokens), np.uint32), np.zeros(len(tokens), np.int8)
     left = np.arange(len(tokens))  # ids whose context is unknown so far
     for order, hash_contexts, table in reversed(self._tables):
       index, check = hash_contexts(newest, older)
       entry = table[index.astype(np.intp)]
       entries[left], used[left] = entry, order
-      is_left = entry >> np.uint32(16) != check
-      is_left |= room < order
-      unknown = np.flatnonzero(is_left)
+      is_left = (entry >> 16 != check) | (room < order)
+      unknown = is_left.nonzero()[0]
       left, newest, older, room = left[unknown], newest[unknown], older[unknown], room[unknown]
     entropies = _entropies(entries)
     entropies[left], used[left] = self.info["entropy"], 0
@@ -94,7 +95,7 @@ class TableModel:
     raw = (tokens - tokenizer.OFFSET).astype(jnp.uint32) & 0xFF
     before = [jnp.pad(raw, ((0, 0), (i, 0)))[:, : raw.shape[1]] for i in range(8)]
     newest, older = (sum(before[i + j] << 8 * j for j in range(4)) for i in (0, 4))
-    room = context_lengths(tokens, self.info["reset_at_newline"])
+    room = context_lengths(tokens, self.reset_at_newline)
     entropies = jnp.full(tokens.shape, self.info["entropy"], jnp.float32)
     for (order, hash_contexts, _), table in zip(self._tables, tables, strict=True):
       index, check = hash_contexts(newest, older)
