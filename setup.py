@@ -15,8 +15,10 @@ setuptools.setup(
   packages=setuptools.find_packages(include=["blt_jax", "blt_jax.*"]),
   install_requires=[
     "absl-py>=2.1",
+    "backports.zstd>=1.0; python_version < '3.14'",
     "chex>=0.1.90",
     "flax>=0.12",
+    "fsspec>=2026.2",
     "grain>=0.2.18",
     "jax>=0.10.2",
     "ml_collections>=1.1",
@@ -29,12 +31,15 @@ setuptools.setup(
   extras_require={
     "tpu": ["jax[tpu]>=0.10.2"],
     "cuda13": ["jax[cuda13]>=0.10.2"],
+    "gcs": ["gcsfs>=2026.2"],
+    "parquet": ["pyarrow>=18"],
     "convert": ["torch>=2.13", "transformers>=5.23"],
     "plot": ["matplotlib>=3.9"],
     "dev": [
       "hypothesis>=6.120",
       "matplotlib>=3.9",
       "mypy>=1.15",
+      "pyarrow>=18",
       "pytest>=8.3",
       "pytest-xdist>=3.6",
       "ruff>=0.11",

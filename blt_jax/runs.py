@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from blt_jax import checkpoint, config, train_state
 from blt_jax.data.entropy import EntropyScorer
+from blt_jax.data.table import TableModel
 from blt_jax.data.transforms import PatchDocument
 from blt_jax.decode import uncached
 from blt_jax.models.byte_lm import ByteLM
@@ -17,6 +18,8 @@ from blt_jax.models.config import ByteLMConfig
 from blt_jax.patching import PatchingConfig
 
 _CONFIG, _THRESHOLD = "config.json", "threshold.json"
+_RULE = ("monotonic", "threshold_add", "reset_at_newline")  # what a threshold goes with
+ENTROPIES = ("model", "table", "stored")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +46,17 @@ class EntropyModel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Patcher:
-  """How a run groups bytes: the scheme and, where it needs one, the entropy model."""
+  """How a run groups bytes: the scheme and, where it needs one, what gives entropies."""
 
   config: PatchingConfig
-  entropy_model: EntropyModel | None = None
+  entropy_model: EntropyModel | TableModel | None = None
 
   def documents(self) -> PatchDocument:
     """The transformation of raw documents, for the pipeline."""
-    scorer = EntropyScorer(*self.entropy_model) if self.entropy_model else None
-    return PatchDocument(self.config, scorer)
+    model = self.entropy_model
+    if isinstance(model, EntropyModel):
+      return PatchDocument(self.config, EntropyScorer(*model, self.config.reset_at_newline))
+    return PatchDocument(self.config, model)
 
 
 def load_run(workdir: str | os.PathLike) -> Run:
@@ -110,9 +115,9 @@ def save_config(workdir: pathlib.Path, settings: ConfigDict) -> None:
   _write(workdir / _CONFIG, text)
 
 
-def save_threshold(workdir: str | os.PathLike, threshold: float, monotonic: bool) -> None:
-  """Writes what calibration found next to the entropy model; see `load_patcher`."""
-  found = {"threshold": threshold, "monotonic": monotonic}
+def save_threshold(workdir: str | os.PathLike, rule: PatchingConfig) -> None:
+  """Writes the rule that calibration found next to its model; see `load_patcher`."""
+  found = {name: getattr(rule, name) for name in ("threshold", *_RULE)}
   _write(pathlib.Path(workdir) / _THRESHOLD, json.dumps(found, indent=2))
 
 
@@ -125,6 +130,10 @@ def load_patcher(section: ConfigDict) -> Patcher:
   """
   if section.scheme != "entropy":
     return Patcher(config.make_patching_config(section))
+  if section.entropies not in ENTROPIES:
+    raise ValueError(
+      f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."
+    )
   folder = section.entropy_model
   if not folder:
     raise ValueError(
@@ -132,23 +141,42 @@ def load_patcher(section: ConfigDict) -> Patcher:
       "folder of its run (train one with configs/quickstart.py:entropy), or choose "
       "another config.patching.scheme."
     )
-  entropy_model = load_entropy_model(folder)
+  is_table = section.entropies == "table"
+  entropy_model = _load_table(folder, section) if is_table else load_entropy_model(folder)
   threshold = None
   if section.threshold is None and section.patch_size is None:
-    threshold = _load_threshold(folder, section.monotonic)
+    threshold = _load_threshold(folder, section)
   return Patcher(config.make_patching_config(section, threshold), entropy_model)
 
 
-def _load_threshold(folder: str, monotonic: bool) -> float:
-  path = pathlib.Path(folder) / _THRESHOLD
-  found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"monotonic": None}
-  if found["monotonic"] != monotonic:
+def _load_table(folder: str, section: ConfigDict) -> TableModel:
+  table = TableModel(folder)
+  if table.info["reset_at_newline"] != section.reset_at_newline:
     raise ValueError(
-      f"No threshold for monotonic={monotonic}: set config.patching.threshold (nats), or "
-      f"let `python -m blt_jax.calibrate --run={folder}{' --monotonic' * monotonic}` find "
-      "one."
+      f"The table of {folder} was trained with reset_at_newline="
+      f"{table.info['reset_at_newline']}; set config.patching.reset_at_newline to that."
+    )
+  return table
+
+
+def _load_threshold(folder: str, section: ConfigDict) -> float:
+  path = pathlib.Path(folder) / _THRESHOLD
+  found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+  if not all(name in found and found[name] == section[name] for name in _RULE):
+    rule = ", ".join(f"{name}={section[name]}" for name in _RULE)
+    raise ValueError(
+      f"No threshold for {rule}: set config.patching.threshold (nats), or let "
+      f"`python -m blt_jax.calibrate --run={folder}{_flags(section)}` find one."
     )
   return found["threshold"]
+
+
+def _flags(section: ConfigDict) -> str:
+  given = {name: section[name] for name in _RULE if section[name] is not None}
+  flags = [
+    f"--{n}={v}" if v is not True else f"--{n}" for n, v in given.items() if v is not False
+  ]
+  return "".join(f" {flag}" for flag in flags)
 
 
 def load_predictor(workdir: str | os.PathLike) -> uncached.Predict:

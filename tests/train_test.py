@@ -10,6 +10,7 @@ import pytest
 from blt_jax import config as settings
 from blt_jax import evaluate, runs, tokenizer, train
 from blt_jax.decode import uncached
+from blt_jax.patching import PatchingConfig
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -145,7 +146,7 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path):
   train.train(_config("byte_lm", text, tmp_path / "entropy"))
   with pytest.raises(ValueError, match="No threshold.*blt_jax.calibrate"):
     train.train(_config("blt", text, tmp_path / "blt", patching=patching))
-  runs.save_threshold(tmp_path / "entropy", 5.0, monotonic=False)
+  runs.save_threshold(tmp_path / "entropy", PatchingConfig(threshold=5.0))
   config = _config("blt", text, tmp_path / "blt", patching=patching)
   numbers = train.train(config)
   assert 0 < numbers["bpb"] < 9 and numbers["patch_size"] > 1
