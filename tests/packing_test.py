@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blt_jax import patching, tokenizer
-from blt_jax.data import packing, pipeline
+from blt_jax.data import packing
 from blt_jax.data.packing import PackRows
-from blt_jax.data.transforms import PatchDocument
-
-_SHAPE = pipeline.BatchShape(batch_size=2, seq_len=16, num_patches=6)
 
 
 def _pack(documents, seq_len, num_patches, config, pool_size=256):
-  patch = PatchDocument(config)
-  return _pack_patched([patch(d) for d in documents], seq_len, num_patches, pool_size)
+  patched = []
+  for document in documents:
+    tokens = tokenizer.encode(document)
+    (lengths,) = patching.patch_lengths(tokens[None], config, include_next=False)
+    patched.append({"tokens": tokens, "patch_lengths": lengths})
+  return _pack_patched(patched, seq_len, num_patches, pool_size)
 
 
 def _pack_patched(documents, seq_len, num_patches, pool_size=256):
@@ -217,46 +218,6 @@ def test_documents_of_all_kinds_fill_both_budgets():
   full = {k: np.stack([r[k] for r in rows[:-20]]) for k in rows[0]}
   use = packing.slot_use(full)
   assert use["byte_slots"] > 0.97 and use["patch_slots"] > 0.97
-
-
-def test_resume_gives_the_very_next_batch():
-  rng = np.random.default_rng(0)
-  documents = [bytes(rng.integers(0, 256, rng.integers(1, 60))) for _ in range(20)]
-  patch = PatchDocument(patching.PatchingConfig(scheme="space"))
-  whole = pipeline.training_batches(documents, patch, _SHAPE, seed=3)
-  batches, states = [], []
-  for _ in range(60):  # several epochs
-    states.append(whole.get_state())
-    batches.append(next(whole))
-  for i in (0, 1, 7, 30, 59):
-    resumed = pipeline.training_batches(documents, patch, _SHAPE, seed=3)
-    resumed.set_state(states[i])
-    for k, v in next(resumed).items():
-      np.testing.assert_array_equal(v, batches[i][k])
-
-
-def test_order_depends_on_the_seed_and_epochs_differ():
-  documents = [bytes([65 + i]) * 15 for i in range(26)]
-  patch = PatchDocument(patching.PatchingConfig(scheme="byte"))
-  shape = pipeline.BatchShape(26, 16, 17)
-
-  def epochs(seed):
-    batches = pipeline.training_batches(documents, patch, shape, seed)
-    return [list(next(batches)["tokens"][:, 1]) for _ in range(2)]
-
-  assert epochs(1) == epochs(1)
-  assert epochs(1) != epochs(2)
-  first, second = epochs(1)
-  assert first != second and sorted(first) == sorted(second)
-
-
-def test_last_evaluation_batch_is_filled_with_rows_that_do_not_count():
-  patch = PatchDocument(patching.PatchingConfig(scheme="space"))
-  batches = list(pipeline.evaluation_batches([b"x" * 20, b"y z" * 8], patch, _SHAPE))
-  for batch in batches:
-    assert batch["tokens"].shape == (2, 16)
-    patching.check_lengths(batch["patch_lengths"], 16)
-  assert sum(b["loss_mask"].sum() for b in batches) == 20 + 24 + 2
 
 
 def test_sizes_too_small_are_errors():

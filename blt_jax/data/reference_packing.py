@@ -40,13 +40,15 @@ def pack_by_patches(
   num_patches = 0
   for group in _batched(sequences, batch_size):
     rows = [_split_first(np.asarray(t), np.asarray(p)) for t, p in group]
-    counts = {len(lengths) for _, lengths in rows} | ({num_patches} - {0})
-    if len(counts) > 1:
-      raise ValueError(f"Sequences must have the same number of patches, got {sorted(counts)}.")
-    num_patches = counts.pop()
+    num_patches = num_patches or len(rows[0][1])
     batch = _empty(batch_size, max_length)
     batch["patch_lengths"] = np.empty((batch_size, num_patches), np.int32)
     for i, (tokens, lengths) in enumerate(rows):
+      if len(lengths) != num_patches:
+        raise ValueError(
+          f"A sequence has {len(lengths)} patches; all need as many as the first, "
+          f"{num_patches}."
+        )
       targets = tokens[1 : max_length + 1]
       batch["x"][i, : len(targets)] = tokens[: len(targets)]
       batch["y"][i, : len(targets)] = targets

@@ -19,6 +19,10 @@ class RowFiller:
     self._positions = seq_len + 1  # still free
     self._patches = num_patches
     self._ends: list[int] = []  # the last position of each piece
+    self._reserve(seq_len // 8, num_patches // 8)  # for the oldest document
+
+  def _reserve(self, positions: int, patches: int) -> None:
+    self._least_positions, self._least_patches = max(positions, 2), max(patches, 2)
 
   @property
   def has_room(self) -> bool:
@@ -30,8 +34,8 @@ class RowFiller:
 
     The oldest document goes first. Where it would spend one budget before the other, a
     document on the other side of the mean joins it, and both are cut where both budgets
-    are spent. If one of them ends before, it is taken whole, and nothing else; but the
-    oldest gets a quarter of the row's positions or patches whenever there are so many.
+    are spent. If one of them ends before, it is taken whole, and nothing else. Of a new
+    row, the oldest gets an eighth of the positions or of the patches, if it has so many.
     """
     oldest, partner = self._pool.oldest, None
     if self._patches >= 4:
@@ -43,35 +47,33 @@ class RowFiller:
 
   def _add_pair(self, oldest: OpenDocument, partner: OpenDocument) -> None:
     share = self._share(oldest, partner)
+    others = self._patches - share
+    room = self._positions - self._least_positions
+    if share < oldest.patches_left and partner.patches_left <= others and partner.left <= room:
+      self._take(partner, self._patches)
+      return
+    self._reserve(0, 0)
     if share >= oldest.patches_left:
       self._take(oldest, self._patches)
-    elif self._is_whole(partner, self._patches - share):
+      return
+    self._take(oldest, share)
+    if self.has_room:
       self._take(partner, self._patches)
-    else:
-      self._take(oldest, share)
-      if self.has_room:
-        self._take(partner, self._patches)
-
-  def _is_whole(self, partner: OpenDocument, patches: int) -> bool:
-    """Whether these patches hold all of `partner`, and the oldest has room behind it."""
-    room = self._positions - len(self._ids) // 4
-    return partner.patches_left <= patches and partner.left <= room
 
   def _share(self, oldest: OpenDocument, partner: OpenDocument) -> int:
     """Patches of `oldest`, if `partner` has the others and all positions are used."""
     free, patches = self._positions, self._patches
-    least = max(len(self._lengths) // 4, 2)
     gain = oldest.patch_size - partner.patch_size
     share = (free - partner.patch_size * patches) / gain
     for _ in range(6):  # the patch sizes are means; the patches at hand differ
-      share = min(max(round(share), least), patches - 2)
+      share = min(max(round(share), self._least_patches), patches - 2)
       if share >= oldest.patches_left or patches - share >= partner.patches_left:
         break
       excess = oldest.reach(share) + partner.reach(patches - share) - free
       if abs(excess) <= free >> 9:  # near enough
         break
       share -= excess / gain
-    return min(max(round(share), least), patches - 2)
+    return min(max(round(share), self._least_patches), patches - 2)
 
   def _take(self, document: OpenDocument, patches: int) -> None:
     """Puts the next piece of a document into the row."""
