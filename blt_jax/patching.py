@@ -23,6 +23,7 @@ from blt_jax import tokenizer
 
 Array = Any  # np.ndarray or jax.Array
 
+LETTER_ID = ord("a") + tokenizer.OFFSET  # stands before the first byte for `space_rule`
 SCHEMES = ("entropy", "space", "static", "byte", "bpe", "lookup")
 
 
@@ -36,6 +37,8 @@ class PatchingConfig:
       for the top-k rule: the `S // patch_size - 2` most uncertain bytes of a row.
     threshold_add: nats; the entropy must also rise by more than this ("global and add").
     monotonic: compare the rise of the entropy with `threshold`, not the entropy.
+    cumulative: compare the sum of the entropies since the last patch started with
+      `threshold`, not the entropy of one byte.
     reset_at_newline: entropies are those of a context that begins anew after each
       newline byte (paper, section 4.4); whoever computes them reads this.
     patch_size: bytes per patch of the "static" scheme and of the top-k rule.
@@ -48,6 +51,7 @@ class PatchingConfig:
   threshold: float | None = 1.335442066192627
   threshold_add: float | None = None
   monotonic: bool = False
+  cumulative: bool = False
   reset_at_newline: bool = False
   patch_size: float | None = None
   max_patch_length: int | None = None
@@ -64,8 +68,10 @@ class PatchingConfig:
       raise ValueError(
         "The entropy scheme needs a threshold, or patch_size >= 1 for the top-k rule."
       )
-    if self.is_top_k and (self.monotonic or self.threshold_add is not None):
-      raise ValueError("The rules monotonic and threshold_add need a threshold.")
+    if self.is_top_k and (self.monotonic or self.cumulative or self.threshold_add is not None):
+      raise ValueError("The rules monotonic, cumulative and threshold_add need a threshold.")
+    if self.cumulative and (self.monotonic or self.threshold_add is not None):
+      raise ValueError("cumulative excludes monotonic and threshold_add: choose one rule.")
 
   @property
   def is_top_k(self) -> bool:
@@ -129,7 +135,8 @@ def find_boundaries(
       raise ValueError(f"The entropy scheme needs entropies {tokens.shape}, got {shape}.")
     return _entropy_boundaries(xp.asarray(entropies, xp.float32), config)
   if config.scheme == "space":
-    return _space_boundaries(tokens)
+    before = xp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=LETTER_ID)
+    return space_rule(tokens, before)
   if config.scheme == "static":
     patch = np.floor(np.arange(tokens.shape[1] + 1) / config.patch_size)
     return xp.broadcast_to(xp.asarray(patch[1:] != patch[:-1]), tokens.shape)
@@ -150,31 +157,90 @@ def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
     order = xp.argsort(-entropies[:, 1:], axis=-1, stable=True)
     rank = xp.argsort(order, axis=-1)
     return xp.pad(rank < count, ((0, 0), (1, 0)))
-  position = xp.arange(entropies.shape[1])
-  rise = xp.diff(entropies, axis=-1, prepend=entropies[:, :1])
+  if config.cumulative and config.threshold is not None:
+    return cumulative_rule(entropies, xp.zeros_like(entropies[:, 0]), config.threshold)[0]
+  before = xp.concatenate([entropies[:, :1], entropies[:, :-1]], axis=1)
+  return entropy_rule(entropies, before, xp.arange(entropies.shape[1]), config)
+
+
+def entropy_rule(
+  entropies: Array, entropies_before: Array, positions: Array, config: PatchingConfig
+) -> Array:
+  """Marks the bytes after which a patch starts, for all threshold rules but the cumulative.
+
+  Args:
+    entropies: float32 [B, S] nats, of the prediction made at each byte.
+    entropies_before: float32 [B, S], at the byte before.
+    positions: int [B, S] or [S], of each byte in its row.
+    config: the rule.
+
+  Returns:
+    bool [B, S].
+  """
+  rise = entropies - entropies_before
   if config.monotonic:
-    return (rise > config.threshold) | (position == 1)
+    return (rise > config.threshold) | (positions == 1)
   above = entropies > config.threshold
   if config.threshold_add is None:
     return above
   # The reference never lets byte 3 start a patch under this rule.
-  rises = (rise > config.threshold_add) & above & (position >= 3)
-  return rises | (position == 1)
+  rises = (rise > config.threshold_add) & above & (positions >= 3)
+  return rises | (positions == 1)
 
 
-def _space_boundaries(tokens: Array) -> Array:
-  """Ends a patch at the first byte of each run of bytes that are not letters or digits."""
-  xp = _namespace(tokens)
-  byte = tokens.astype(xp.int32) - tokenizer.OFFSET  # special ids are negative
-  is_space = (
+def cumulative_rule(entropies: Array, total: Array, threshold: float) -> tuple[Array, Array]:
+  """Marks the bytes where the entropies since the last mark sum to over `threshold`.
+
+  Args:
+    entropies: float32 [B, S] nats.
+    total: float32 [B], the sum that each row begins with.
+    threshold: nats.
+
+  Returns:
+    bool [B, S], and the sums float32 [B, S] after each byte, 0 at marks.
+  """
+  xp = _namespace(entropies)
+
+  def add(total, entropy):
+    total = total + entropy
+    above = total > threshold
+    total = xp.where(above, xp.zeros_like(total), total)
+    return total, (above, total)
+
+  if xp is jnp:
+    _, (marks, totals) = jax.lax.scan(add, total, entropies.T)
+    return marks.T, totals.T
+  steps = []
+  for entropy in entropies.T:
+    total, step = add(total, entropy)
+    steps.append(step)
+  marks, totals = zip(*steps, strict=True)
+  return np.stack(marks, axis=1), np.stack(totals, axis=1)
+
+
+def space_rule(tokens: Array, tokens_before: Array) -> Array:
+  """Marks the first byte of each run of bytes that are not letters or digits.
+
+  Args:
+    tokens: int [B, S].
+    tokens_before: int [B, S], the byte before each; a letter where there is none.
+
+  Returns:
+    bool [B, S].
+  """
+  is_special = tokens < tokenizer.OFFSET
+  return (_is_space(tokens) & ~_is_space(tokens_before)) | is_special
+
+
+def _is_space(tokens: Array) -> Array:
+  byte = tokens.astype(np.int32) - tokenizer.OFFSET  # special ids are negative
+  return (
     (byte < ord("0"))
     | ((byte > ord("9")) & (byte < ord("A")))
     | ((byte > ord("Z")) & (byte < ord("a")))
     | ((byte > ord("z")) & (byte < 0x80))
     | (byte >= 0xC0)  # UTF-8 lead bytes
   )
-  was_space = xp.pad(is_space[:, :-1], ((0, 0), (1, 0)))
-  return (is_space & ~was_space) | (byte < 0)
 
 
 def starts_from_boundaries(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from blt_jax import calibrate, patching, runs, thresholds, train_table
+from blt_jax import calibrate, patchers, patching, thresholds, train_table
 from blt_jax.data.table import TableModel
 from blt_jax.patching import PatchingConfig
 
@@ -143,11 +143,11 @@ def test_figure_is_written(table, tmp_path):
 
 
 def test_training_refuses_the_threshold_of_another_rule(tmp_path):
-  runs.save_threshold(tmp_path, PatchingConfig(threshold=1.5, threshold_add=0.0))
+  patchers.save_threshold(tmp_path, PatchingConfig(threshold=1.5, threshold_add=0.0))
 
   def load(**rule):
     default = {"monotonic": False, "threshold_add": None, "reset_at_newline": False}
-    return runs._load_threshold(str(tmp_path), ConfigDict({**default, **rule}))
+    return patchers._load_threshold(str(tmp_path), ConfigDict({**default, **rule}))
 
   assert load(threshold_add=0.0) == 1.5
   with pytest.raises(

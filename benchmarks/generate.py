@@ -1,0 +1,228 @@
+"""How fast a BLT generates, on random weights of a given size or on a trained run.
+
+  python benchmarks/generate.py --size=1b [--batch=1,64] [--json FILE]
+  python benchmarks/generate.py --run=runs/quickstart/blt
+  python benchmarks/generate.py --size=8b --topology=v4:2x2x1
+
+With random weights the entropy model runs, but patches begin every 4.5 bytes. The limit
+is the time that reading the matrices takes: the entropy model's, the encoder's and the
+decoder's for every byte, the latent transformer's for every patch.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import runpy
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blt_jax import config as settings
+from blt_jax import loading, tokenizer
+from blt_jax.decode import loop, sampling
+from blt_jax.decode.blt import BLTReader
+from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
+from blt_jax.decode.drafting import Drafting
+from blt_jax.decode.language_model import LanguageModel
+from blt_jax.decode.weights import blt_weights, byte_lm_weights
+from blt_jax.models.blt import BLT
+from blt_jax.models.byte_lm import ByteLM
+from blt_jax.patching import PatchingConfig
+from blt_jax.train_state import abstract_params
+
+_PATCH_SIZE = 4.5
+_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+@dataclasses.dataclass(frozen=True)
+class Paced:
+  """Entropies of a model, raised so that patches begin at an even pace."""
+
+  source: EntropyModel
+
+  def init(self, batch_size, capacity, chunk):
+    return self.source.init(batch_size, capacity, chunk)
+
+  def read(self, weights, cache, tokens, count):
+    entropies, logits, cache = self.source.read(weights, cache, tokens, count)
+    position = cache.cursor.position
+    patch = jnp.floor(position / _PATCH_SIZE)
+    due = patch[:, 1:] != patch[:, :-1]
+    return jnp.where(due, 10, 0) + 1e-6 * entropies, logits, cache
+
+
+def main() -> None:
+  """Measures and prints a table."""
+  parser = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+  parser.add_argument("--size", default="1b", help="of configs/blt_SIZE.py")
+  parser.add_argument("--run", help="a trained run instead of random weights")
+  parser.add_argument("--batch", default="1,64", help="numbers of rows")
+  parser.add_argument("--prompt_bytes", type=int, default=256)
+  parser.add_argument("--new_bytes", type=int, default=512)
+  parser.add_argument("--long_prompt", type=int, default=4096, help="for time to first byte")
+  parser.add_argument("--json", help="also write the numbers to this file")
+  args = parser.parse_args()
+  model = loading.load_language_model(args.run) if args.run else random_model(args.size)
+  numbers: dict[str, Any] = {"device": jax.devices()[0].device_kind}
+  numbers["bandwidth_GBps"] = bandwidth()
+  traffic = traffic_per_byte(model)
+  numbers["matrix_MB_per_byte"] = traffic / 1e6
+  numbers["limit_bytes_per_s"] = numbers["bandwidth_GBps"] * 1e9 / traffic
+  print(json.dumps(numbers))
+  numbers["decode"] = []
+  plans = [(int(b), None) for b in args.batch.split(",")]
+  if args.run:
+    plans += [(1, Drafting(by)) for by in ("entropy", "decoder")]
+  for batch, drafting in plans:
+    row = measure(model, batch, args.prompt_bytes, args.new_bytes, drafting)
+    numbers["decode"].append(row)
+    print(json.dumps(row), flush=True)
+  numbers["first_byte"] = first_byte(model, args.long_prompt)
+  print(json.dumps(numbers["first_byte"]))
+  if args.json:
+    pathlib.Path(args.json).write_text(json.dumps(numbers, indent=2))
+
+
+def abstract_model(size: str) -> tuple[BLTReader, Any]:
+  """A reader and the shapes of its weights, in bfloat16."""
+  blt = _model_config(f"blt_{size}.py")
+  entropy = _model_config("entropy_100m.py")
+  source = Paced(EntropyModel(ByteLMReader(entropy, "bfloat16")))
+  reader = BLTReader(blt, PatchingConfig(threshold=5.0), "bfloat16", source)
+  shapes = {
+    "model": jax.eval_shape(
+      lambda p: blt_weights(blt, p, "bfloat16"), abstract_params(BLT(blt))
+    ),
+    "source": jax.eval_shape(
+      lambda p: byte_lm_weights(entropy, p, "bfloat16"), abstract_params(ByteLM(entropy))
+    ),
+  }
+  return reader, shapes
+
+
+def _model_config(name: str) -> Any:
+  config = runpy.run_path(str(_CONFIGS / name))["get_config"]()
+  return settings.make_model_config(config.model)
+
+
+def random_model(size: str) -> LanguageModel:
+  """Random weights, drawn where they lie."""
+  reader, shapes = abstract_model(size)
+  leaves, tree = jax.tree.flatten(shapes)
+  weights = [_random(x, i) for i, x in enumerate(leaves)]
+  weights = jax.tree.unflatten(tree, weights)
+  # No row should end on its own.
+  output = weights["model"]["output"]
+  weights["model"]["output"] = output.at[:, tokenizer.EOS_ID].set(0)
+  return LanguageModel(reader, weights)
+
+
+def _random(shape, seed):
+  if len(shape.shape) == 1:
+    return jnp.ones(shape.shape, shape.dtype)
+  draw = jax.jit(jax.random.normal, static_argnums=(1, 2))
+  return draw(jax.random.key(seed, impl="rbg"), shape.shape, shape.dtype) * 0.02
+
+
+def traffic_per_byte(model: LanguageModel) -> float:
+  """Bytes of matrices that one generated byte reads."""
+
+  def size(tree):
+    return sum(x.nbytes for x in jax.tree.leaves(tree))
+
+  weights = model.weights["model"]
+  latent = {k: weights.get(k) for k in ("latent", "latent_projection")}
+  every_byte = size([weights["encoder"], weights["decoder"], weights["output"]])
+  source = model.weights.get("source", {})
+  every_byte += size({k: v for k, v in source.items() if k != "embedding"})
+  return every_byte + size(latent) / _PATCH_SIZE
+
+
+def bandwidth() -> float:
+  """GB/s of a large copy, bytes read and written."""
+  x = jnp.ones(2**28 if jax.default_backend() != "cpu" else 2**24, jnp.float32)
+  copy = jax.jit(lambda x: x + 1)
+  return 2 * x.nbytes / seconds(lambda: copy(x)) / 1e9
+
+
+def measure(model, batch, prompt_bytes, new_bytes, drafting) -> dict[str, Any]:
+  """Bytes per second of the decode loop, all rows together."""
+  capacity = prompt_bytes + new_bytes + 16
+  reader = model.reader
+  if not isinstance(reader.source, EntropyModel):  # paced: it is known how many patches come
+    reader = dataclasses.replace(reader, max_patches=int(capacity / 4) + 16)
+  state = start(reader, model.weights, batch, capacity, prompt_bytes, drafting)
+  arguments = (reader, model.weights, state, jnp.int32(2**30), jnp.asarray(False))
+  begin = time.perf_counter()
+  compiled = loop.generate.lower(*arguments, drafting, is_greedy=True).compile()
+  compile_seconds = time.perf_counter() - begin
+  times, passes = [], 0
+  for _ in range(3):
+    state = start(reader, model.weights, batch, capacity, prompt_bytes, drafting)
+    jax.block_until_ready(state)
+    begin = time.perf_counter()
+    state = compiled(model.weights, state, jnp.int32(2**30), jnp.asarray(False))
+    jax.block_until_ready(state.length)
+    times.append(time.perf_counter() - begin)
+    new = int((state.length - state.prompt).sum())
+    passes = int(state.passes.sum())
+  memory = compiled.memory_analysis()
+  return {
+    "batch": batch,
+    "drafting": drafting and dataclasses.asdict(drafting),
+    "new_bytes": new,
+    "bytes_per_s": new / statistics.median(times),
+    "bytes_per_pass": new / passes,
+    "patches": int(state.cache.cursor.patch[0]),
+    "compile_s": compile_seconds,
+    "temp_MB": memory.temp_size_in_bytes / 1e6,
+    "cache_MB": sum(x.nbytes for x in jax.tree.leaves(state.cache)) / 1e6,
+  }
+
+
+def start(reader, weights, batch, capacity, prompt_bytes, drafting) -> loop.State:
+  """Rows that have read a prompt of English-like bytes."""
+  tokens = np.zeros((batch, capacity), np.int32)
+  text = np.random.default_rng(0).integers(ord("a"), ord("z"), (batch, prompt_bytes))
+  tokens[:, :prompt_bytes] = text + tokenizer.OFFSET
+  keep_back = drafting.length if drafting else 1
+  lengths = np.full(batch, prompt_bytes, np.int32)
+  chunk = min(256, prompt_bytes)
+  cache, logits, log_probs, _ = loop.prefill(reader, weights, tokens, lengths, chunk, keep_back)
+  return loop.start(
+    cache, logits, log_probs, tokens, lengths, lengths + (capacity - prompt_bytes - 16),
+    sampling.make_options([sampling.Sampling()] * batch, 1, 1),
+  )  # fmt: skip
+
+
+def first_byte(model, prompt_bytes) -> dict[str, Any]:
+  """Seconds from a prompt to the first byte."""
+  tokens = np.random.default_rng(0).integers(4, 260, (1, prompt_bytes)).astype(np.int32)
+  lengths = np.array([prompt_bytes], np.int32)
+  arguments = (model.reader, model.weights, tokens, lengths, 256)
+  begin = time.perf_counter()
+  jax.block_until_ready(loop.prefill(*arguments))
+  first = time.perf_counter() - begin
+  again = seconds(lambda: loop.prefill(*arguments)[1].argmax())
+  return {"prompt_bytes": prompt_bytes, "first_byte_s": again, "compile_s": first - again}
+
+
+def seconds(function) -> float:
+  """Median of five calls after one."""
+  jax.block_until_ready(function())
+  times = []
+  for _ in range(5):
+    begin = time.perf_counter()
+    jax.block_until_ready(function())
+    times.append(time.perf_counter() - begin)
+  return statistics.median(times)
+
+
+if __name__ == "__main__":
+  main()

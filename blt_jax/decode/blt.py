@@ -1,0 +1,286 @@
+"""A BLT that reads on from caches: bytes in, logits out, patches closed on the way."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blt_jax import hashing
+from blt_jax.decode import layers
+from blt_jax.decode.byte_lm import EntropySource
+from blt_jax.decode.cursor import Cursor, advance_cursor, init_cursor
+from blt_jax.decode.patch_encoder import encode_patches
+from blt_jax.models.config import BLTConfig
+from blt_jax.ops import norm
+from blt_jax.ops.ring_attention import write_ring
+from blt_jax.patching import PatchingConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BLTCache:
+  """What a BLT remembers of each row: T bytes, M patches at most.
+
+  Everything but the cursor lies where its byte or patch belongs, so a row goes back by
+  moving the cursor alone.
+  """
+
+  cursor: Cursor
+  text: jax.Array  # int32 [B, T], the bytes read
+  entropies: jax.Array  # float32 [B, T], of the predictions made at them
+  starts: jax.Array  # int32 [B, M + 2], where each patch begins, the open one included
+  latent_first: jax.Array  # int32 [B, M + 2], the oldest patch that each may see
+  states: list[jax.Array]  # [B, T, D], of bytes, for patches to be encoded
+  patches: jax.Array  # [B, M, slots * D], of closed patches, for the decoder
+  encoder: list[layers.Ring]
+  latent: list[layers.Ring]
+  decoder: list[layers.Ring]
+  source: Any  # cache of the entropy source, or None
+
+
+@dataclasses.dataclass(frozen=True)
+class BLTReader:
+  """Reads bytes with a `BLT`, patching them by itself.
+
+  Weights are a dict: `model`, and `source` or `lookup_table` where the rule wants them.
+
+  Attributes:
+    config: the model.
+    patching: how bytes are grouped.
+    dtype: of weights, activations and caches.
+    source: what gives entropies, for the entropy scheme.
+    max_patches: M; None for as many as a row has bytes.
+  """
+
+  config: BLTConfig
+  patching: PatchingConfig
+  dtype: str
+  source: EntropySource | None = None
+  max_patches: int | None = None
+
+  def init(self, batch_size: int, capacity: int, chunk: int) -> BLTCache:
+    """Caches of rows that have read nothing; see `ByteLMReader.init`."""
+    c = self.config
+    patches = self.max_patches or capacity + chunk  # never full
+    per_layer = c.encoder_cross is not None and c.encoder_cross.all_layers
+    num_states = c.encoder.num_layers if per_layer else 1
+
+    def zeros(*shape, dtype=jnp.int32):
+      return jnp.zeros((batch_size, *shape), dtype)
+
+    def rings(stack, length):
+      return layers.init_rings(stack, batch_size, length, chunk, self.dtype)
+
+    return BLTCache(
+      cursor=init_cursor(batch_size),
+      text=zeros(capacity),
+      entropies=zeros(capacity, dtype=jnp.float32),
+      starts=zeros(patches + 2),
+      latent_first=zeros(patches + 2),
+      states=[zeros(capacity, c.encoder.dim, dtype=self.dtype) for _ in range(num_states)],
+      patches=zeros(patches, c.decoder_slots * c.decoder.dim, dtype=self.dtype),
+      encoder=rings(c.encoder, capacity),
+      latent=rings(c.latent, patches),
+      decoder=rings(c.decoder, capacity),
+      source=self.source.init(batch_size, capacity, chunk) if self.source else None,
+    )
+
+  def read(
+    self,
+    weights: Any,
+    cache: BLTCache,
+    tokens: jax.Array,
+    count: jax.Array,
+    entropies: jax.Array | None = None,
+    num_latents: jax.Array | None = None,
+  ) -> tuple[jax.Array, BLTCache]:
+    """Reads the next bytes of each row.
+
+    Args:
+      weights: see the class.
+      cache: as `init` or `rewind` gave it.
+      tokens: int [B, C].
+      count: int [B], how many of the C are real.
+      entropies: float32 [B, C] where the source has read these bytes already.
+      num_latents: int [B], to do without the latent transformer: bytes then read the
+        newest of this many patches, whatever closes.
+
+    Returns:
+      float32 logits [B, C, V]; and the cache, which `rewind` must be called on before
+      the next read.
+    """
+    cursor = cache.cursor
+    if self.source and entropies is None:
+      entropies, _, source = self.source.read(weights["source"], cache.source, tokens, count)
+      cache = dataclasses.replace(cache, source=source)
+    if entropies is None:
+      entropies = jnp.zeros(tokens.shape)
+    begins, trail = advance_cursor(
+      self.patching, cursor, tokens, entropies, weights.get("lookup_table"), cache.text.shape[1]
+    )
+    cache = _note(self.config, cache, tokens, count, entropies, begins, trail)
+    x, cache = self._encode(weights["model"], cache, tokens, count, trail)
+    if num_latents is None:
+      closed = jnp.take_along_axis(trail.patch, count[:, None], axis=1)[:, 0]
+      cache = self._think(weights["model"], cache, closed, -(-tokens.shape[1] // 4))
+      ids = trail.patch[:, 1:] - 1
+    else:
+      ids = jnp.minimum(trail.patch[:, 1:], num_latents[:, None]) - 1
+    logits, rings = self._decode(weights["model"], cache, x, ids, count, trail)
+    return logits, dataclasses.replace(cache, decoder=rings, cursor=trail)
+
+  def is_full(self, cache: BLTCache, chunk: int) -> jax.Array:
+    """Whether `chunk` more bytes of a row could close more patches than there is room for.
+
+    Returns:
+      bool [B].
+    """
+    return cache.cursor.patch + chunk > cache.patches.shape[1]
+
+  def _span(self, cursor, count, trail):
+    first = trail.document[:, :-1]
+    if not self.config.document_masks:
+      first = jnp.zeros_like(first)
+    return layers.Span(cursor.position, count, first)
+
+  def _encode(self, weights, cache, tokens, count, trail):
+    """Byte states [B, C, D] of the encoder; notes those that patches will read."""
+    c, cursor = self.config, cache.cursor
+    x = embed(weights, c, cache.text, tokens, cursor.position).astype(self.dtype)
+    span = self._span(cursor, count, trail)
+    angles = layers.rope_angles(c.encoder, span.positions)
+    rings, states = [], []
+    for weight, ring in zip(weights["encoder"]["layers"], cache.encoder, strict=True):
+      x, ring = layers.run_block(weight, c.encoder, x, ring, span, angles)
+      rings.append(ring)
+      states.append(x)
+    buffers = [
+      write_ring(buffer, x, cursor.position, count)
+      for buffer, x in zip(cache.states, states[-len(cache.states) :], strict=True)
+    ]
+    return x, dataclasses.replace(cache, encoder=rings, states=buffers)
+
+  def _think(self, weights, cache, closed, block):
+    """Takes in the patches up to number `closed` [B], `block` of each row at a time."""
+    c = self.config
+    new = closed - cache.cursor.patch
+
+    def more(carry):
+      return carry[0] < jnp.max(new)
+
+    def step(carry):
+      done, rings, patches = carry
+      position, count = cache.cursor.patch + done, jnp.clip(new - done, 0, block)
+      ids = position[:, None] + np.arange(block)
+      real = np.arange(block) < count[:, None]
+      x = self._encode_patches(weights, cache, ids, real)
+      if "latent_projection" in weights:
+        x = layers.linear(x, weights["latent_projection"])
+      span = layers.Span(position, count, take(cache.latent_first, ids))
+      x, rings = layers.run_stack(weights["latent"], c.latent, x, rings, span)
+      if c.project_latent:
+        x = layers.linear(x, weights["decoder"]["patch_projection"])
+      return done + block, rings, write_ring(patches, x, position, count)
+
+    carry = (jnp.zeros((), jnp.int32), cache.latent, cache.patches)
+    _, rings, patches = jax.lax.while_loop(more, step, carry)
+    return dataclasses.replace(cache, latent=rings, patches=patches)
+
+  def _encode_patches(self, weights, cache, ids, real):
+    starts, ends = take(cache.starts, ids), take(cache.starts, ids + 1)
+    context = starts
+    window = self.config.encoder_cross and self.config.encoder_cross.window
+    if window:
+      context = take(cache.starts, jnp.maximum(ids - window + 1, 0))
+    ends = jnp.where(real, ends, 0)
+    starts, context = jnp.minimum(starts, ends), jnp.minimum(context, ends)
+    return encode_patches(weights["encoder"], self.config, cache.states, starts, ends, context)
+
+  def _decode(self, weights, cache, x, ids, count, trail):
+    """Logits [B, C, V] of byte states [B, C, D] that read the patches `ids` [B, C]."""
+    c, w = self.config, weights["decoder"]
+    context, visible = _patches_of_bytes(c, cache.patches, ids)
+    if c.decoder_cross is None:
+      x = x + context[:, :, 0]
+    span = self._span(cache.cursor, count, trail)
+    angles = layers.rope_angles(c.decoder, span.positions)
+    rings = []
+    for i, (weight, ring) in enumerate(zip(w["layers"], cache.decoder, strict=True)):
+      if c.decoder_cross and i < len(w["cross"]):
+        x = layers.cross_attention(
+          w["cross"][i], c.decoder_cross, c.decoder.norm_epsilon,
+          x[:, :, None], context, visible,
+        )[:, :, 0]  # fmt: skip
+      x, ring = layers.run_block(weight, c.decoder, x, ring, span, angles)
+      rings.append(ring)
+    x = norm.rms_norm(x, w["norm"], c.decoder.norm_epsilon)
+    return layers.linear(x, weights["output"]).astype(jnp.float32), rings
+
+
+def embed(
+  weights: Any, config: BLTConfig, text: jax.Array, tokens: jax.Array, position: jax.Array
+) -> jax.Array:
+  """Sum of the embeddings of new bytes [B, C] and of the n-grams that end at them.
+
+  Args:
+    weights: `embedding` and `hashes`.
+    config: the model.
+    text: int [B, T], the bytes of each row.
+    tokens: int [B, C], the new ones.
+    position: int [B], where they begin.
+
+  Returns:
+    float32 [B, C, D].
+  """
+  x = weights["embedding"][tokens].astype(jnp.float32)
+  if not config.hash_sizes:
+    return x
+  reach = max(config.hash_sizes) - 1
+  at = position[:, None] + np.arange(-reach, 0)
+  before = jnp.where(at >= 0, take(text, jnp.maximum(at, 0)), 0)
+  ids = hashing.ngram_hash_ids(
+    jnp.concatenate([before, tokens], axis=1),
+    config.hash_sizes,
+    config.hash_vocab_size,
+    config.hash_functions,
+  )[:, :, reach:]
+  rows = ids + np.arange(len(ids))[:, None, None] * config.hash_vocab_size
+  return x + weights["hashes"][rows].astype(jnp.float32).sum(axis=0)
+
+
+def take(values: jax.Array, ids: jax.Array) -> jax.Array:
+  """Looks up values [B, T, ...] at ids [B, ...], the nearest where out of range."""
+  return jax.vmap(lambda rows, at: rows.at[at].get(mode="clip"))(values, ids)
+
+
+def _note(config, cache, tokens, count, entropies, begins, trail):
+  """Writes down the bytes, and where their patches begin."""
+  position = cache.cursor.position
+  real = np.arange(tokens.shape[1]) < count[:, None]
+  size = cache.starts.shape[1]
+  slots = jnp.where(begins & real, trail.patch[:, 1:], size)
+
+  def put(values, slots, new):
+    return values.at[slots].set(new, mode="drop")
+
+  latent_first = cache.latent_first
+  if config.latent_document_masks:
+    latent_first = jax.vmap(put)(latent_first, slots, trail.eos_patch[:, 1:] + 1)
+  return dataclasses.replace(
+    cache,
+    text=write_ring(cache.text, tokens, position, count),
+    entropies=write_ring(cache.entropies, entropies, position, count),
+    starts=jax.vmap(put)(cache.starts, slots, trail.position[:, 1:]),
+    latent_first=latent_first,
+  )
+
+
+def _patches_of_bytes(config, patches, ids):
+  """The vectors that each byte reads: [B, C, M, D], and whether they exist [B, C, M]."""
+  window = (config.decoder_cross and config.decoder_cross.window) or 1
+  ids = ids[..., None] - np.arange(window)
+  context = take(patches, jnp.maximum(ids, 0))  # [B, C, window, slots * D]
+  context = context.reshape(*ids.shape[:2], -1, config.decoder.dim)
+  return context, jnp.repeat(ids >= 0, config.decoder_slots, axis=-1)

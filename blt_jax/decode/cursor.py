@@ -1,0 +1,126 @@
+"""Where a row stands between two bytes, and how patching moves it on."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blt_jax import patching, tokenizer
+from blt_jax.patching import PatchingConfig
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cursor:
+  """What the patching of the bytes to come depends on, [B] each.
+
+  Inside one read, fields are [B, C + 1]: before it and after each of its bytes.
+  """
+
+  position: jax.Array  # int32, bytes read
+  patch: jax.Array  # int32, patch of the byte to come; all before it are closed
+  start: jax.Array  # int32, where a rule last began a patch (not a cut of a long one)
+  token: jax.Array  # int32, the last byte
+  entropy: jax.Array  # float32, of the prediction made at it
+  total: jax.Array  # float32, sum of the entropies since the last patch began
+  document: jax.Array  # int32, where the document began
+  eos_patch: jax.Array  # int32, newest patch that holds an EOS, or -1
+
+
+def init_cursor(batch_size: int) -> Cursor:
+  """Rows that have read nothing."""
+
+  def full(value, dtype=jnp.int32):
+    return jnp.full(batch_size, value, dtype)
+
+  letter, zero = full(patching.LETTER_ID), full(0, jnp.float32)
+  return Cursor(full(0), full(0), full(0), letter, zero, zero, full(0), full(-1))
+
+
+def advance_cursor(
+  config: PatchingConfig,
+  cursor: Cursor,
+  tokens: jax.Array,
+  entropies: jax.Array,
+  lookup_table: jax.Array | None = None,
+  capacity: int = 0,
+) -> tuple[jax.Array, Cursor]:
+  """Patches the next bytes.
+
+  Args:
+    config: a rule that looks at a byte's prefix only.
+    cursor: [B].
+    tokens: int [B, C].
+    entropies: float32 [B, C]; read by the entropy scheme only.
+    lookup_table: bool [V, V] of the "lookup" scheme.
+    capacity: the most positions of a row.
+
+  Returns:
+    bool [B, C], whether the byte after each starts a patch; and the cursors [B, C + 1].
+  """
+  length = tokens.shape[1]
+  position = cursor.position[:, None] + np.arange(length + 1)
+  here, after = position[:, :-1], position[:, 1:]
+  token, entropy = _prepend(cursor.token, tokens), _prepend(cursor.entropy, entropies)
+  fires, total = _fires(config, cursor, here, token, entropy, lookup_table, capacity)
+  fires |= here == 0  # the first byte is a patch of its own
+  start = _last(cursor.start, after, fires)
+  begins = fires
+  if config.max_patch_length is not None:
+    begins = (after - start[:, 1:]) % config.max_patch_length == 0
+  patch = _prepend(cursor.patch, cursor.patch[:, None] + jnp.cumsum(begins, 1, jnp.int32))
+  is_eos = tokens == tokenizer.EOS_ID
+  return begins, Cursor(
+    position=position,
+    patch=patch,
+    start=start,
+    token=token,
+    entropy=entropy,
+    total=_prepend(cursor.total, total),
+    document=_last(cursor.document, after, is_eos),
+    eos_patch=_last(cursor.eos_patch, patch[:, :-1], is_eos),
+  )
+
+
+def _fires(config, cursor, here, token, entropy, lookup_table, capacity):
+  """Whether the rule alone begins a patch after each byte; sums of entropies."""
+  total = jnp.zeros_like(entropy[:, 1:])
+  if config.scheme == "entropy" and config.cumulative:
+    return patching.cumulative_rule(entropy[:, 1:], cursor.total, config.threshold)
+  if config.scheme == "entropy":
+    return patching.entropy_rule(entropy[:, 1:], entropy[:, :-1], here, config), total
+  if config.scheme == "space":
+    return patching.space_rule(token[:, 1:], token[:, :-1]), total
+  if config.scheme == "static":
+    # Divided on the host: float32 would misplace some starts of uneven sizes.
+    patch = np.floor(np.arange(capacity + 1) / config.patch_size)
+    return jnp.asarray(patch[1:] != patch[:-1])[here], total
+  if config.scheme == "lookup":
+    return lookup_table[token[:, :-1], token[:, 1:]], total
+  return jnp.ones(here.shape, bool), total
+
+
+def _prepend(first, rest):
+  return jnp.concatenate([first[:, None], rest], axis=1)
+
+
+def _last(carried, values, chosen):
+  """The newest chosen value before each place, [B, C + 1]; values increase along a row."""
+  return jax.lax.cummax(_prepend(carried, jnp.where(chosen, values, -1)), axis=1)
+
+
+def check_causal(config: PatchingConfig) -> None:
+  """Raises ValueError unless a patch's start depends on the bytes before it alone."""
+  if config.is_top_k:
+    raise ValueError(
+      "Top-k patching compares all bytes of a text, those to come included; generate with "
+      "a threshold (config.patching.threshold)."
+    )
+  if config.scheme == "bpe":
+    raise ValueError(
+      "The bpe scheme treats the last byte of a text unlike the others, so no byte can be "
+      "generated after it; choose another scheme."
+    )
+  if not config.split_first:
+    raise ValueError("The model needs a first patch of one byte: set split_first=True.")

@@ -1,0 +1,135 @@
+"""Drafts of the bytes to come, for the model to verify in one read.
+
+A draft changes the speed alone: a byte is kept where it is what the model draws itself.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from blt_jax.decode.blt import BLTCache, BLTReader
+from blt_jax.decode.byte_lm import rewind
+
+Choose = Callable[[jax.Array, jax.Array], jax.Array]  # logits [B, V], index [B] -> ids [B]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drafting:
+  """How bytes are drafted.
+
+  Attributes:
+    by: "entropy": the entropy model, which reads every byte anyway; "decoder": the model
+      itself without its latent transformer, which goes on past the end of a patch.
+    length: bytes in a draft at most, the first included, which is always right.
+    max_entropy: nats; a draft ends at a byte after which the entropy model is less
+      certain than this.
+  """
+
+  by: Literal["entropy", "decoder"] = "entropy"
+  length: int = 6
+  max_entropy: float = 1.5
+
+  def __post_init__(self):
+    if self.by not in ("entropy", "decoder"):
+      raise ValueError(f"Unknown drafter {self.by!r}; choose 'entropy' or 'decoder'.")
+    if self.length < 2:
+      raise ValueError(f"A draft has 2 bytes or more, got length {self.length}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+  """Bytes [B, C] that may follow, of which `count` [B] are meant.
+
+  The entropy source has read them; `cache` is as before them but for the source, whose
+  cursor is [B, C + 1].
+  """
+
+  tokens: jax.Array
+  count: jax.Array
+  entropies: jax.Array
+  cache: BLTCache
+
+
+def draft(
+  drafting: Drafting,
+  reader: BLTReader,
+  weights: Any,
+  cache: BLTCache,
+  first: jax.Array,
+  room: jax.Array,
+  choose: Choose,
+) -> Draft:
+  """Drafts bytes.
+
+  Args:
+    drafting: how.
+    reader: the model, with an entropy source that gives logits if that one drafts.
+    weights: of the reader.
+    cache: of the reader.
+    first: int [B], the byte to begin with.
+    room: int [B], bytes that a row may still have; 0 for rows that rest.
+    choose: draws the byte after the one at `index` in the draft.
+  """
+  start = cache.cursor
+  batch, length = len(first), drafting.length
+  rows = jnp.arange(batch)
+
+  def put(buffer, values, index):
+    return jax.vmap(lambda b, v, i: b.at[i].set(v, mode="drop"))(buffer, values, index)
+
+  def is_on(state):
+    return (state["step"] < length) & jnp.any(state["goes_on"])
+
+  def step(state):
+    # A row that has stopped drafting reads nothing more.
+    index, reads = state["count"], state["goes_on"].astype(jnp.int32)
+    token = state["tokens"][rows, jnp.minimum(index, length - 1)]
+    cache, logits, entropy = _read_one(drafting, reader, weights, state["cache"], token, reads,
+                                       start.patch)  # fmt: skip
+    index = jnp.where(state["goes_on"], index, length + 1)
+    following = choose(logits, index)
+    count = state["count"] + reads
+    trail = jax.tree.map(
+      lambda buffer, new: put(buffer, new, index + 1), state["trail"], cache.source.cursor
+    )
+    goes_on = state["goes_on"] & (entropy <= drafting.max_entropy) & (count < room)
+    return dict(
+      step=state["step"] + 1,
+      cache=cache,
+      tokens=put(state["tokens"], following, index + 1),
+      entropies=put(state["entropies"], entropy, index),
+      trail=trail,
+      count=count,
+      goes_on=goes_on & (count < length),
+    )
+
+  state = jax.lax.while_loop(is_on, step, dict(
+      step=jnp.zeros((), jnp.int32),
+      cache=cache,
+      tokens=jnp.zeros((batch, length), jnp.int32).at[:, 0].set(first),
+      entropies=jnp.zeros((batch, length)),
+      trail=jax.tree.map(lambda x: jnp.repeat(x[:, None], length + 1, 1), cache.source.cursor),
+      count=jnp.zeros(batch, jnp.int32),
+      goes_on=room > 0,
+  ))  # fmt: skip
+  source = dataclasses.replace(state["cache"].source, cursor=state["trail"])
+  cache = dataclasses.replace(state["cache"], cursor=start, source=source)
+  return Draft(state["tokens"], state["count"], state["entropies"], cache)
+
+
+def _read_one(drafting, reader, weights, cache, token, reads, num_latents):
+  """Reads one byte of the rows that draft: cache, logits [B, V], entropies [B]."""
+  if drafting.by == "decoder":
+    at = cache.cursor.position
+    logits, cache = reader.read(weights, cache, token[:, None], reads, num_latents=num_latents)
+    cache = rewind(cache, reads)
+    rows = jnp.arange(len(token))
+    return cache, logits[:, 0], cache.entropies[rows, at]
+  entropy, logits, source = reader.source.read(
+    weights["source"], cache.source, token[:, None], reads
+  )
+  cache = dataclasses.replace(cache, source=rewind(source, reads))
+  return cache, logits[:, 0], entropy[:, 0]

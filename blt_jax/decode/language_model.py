@@ -1,0 +1,89 @@
+"""A model ready to read and to write: what decodes it, and its weights."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from blt_jax.decode.blt import BLTReader
+from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel, EntropySource
+from blt_jax.decode.cursor import check_causal
+from blt_jax.decode.weights import blt_weights, byte_lm_weights
+from blt_jax.models.blt import BLT
+from blt_jax.models.byte_lm import ByteLM
+from blt_jax.models.config import ByteLMConfig
+from blt_jax.patching import PatchingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+  """A reader and its weights."""
+
+  reader: ByteLMReader | BLTReader
+  weights: Any
+
+
+def from_byte_lm(model: ByteLM, params: Any, dtype: str | None = None) -> LanguageModel:
+  """A byte language model that is generated from directly.
+
+  Args:
+    model: the module.
+    params: its parameters, sharded or not; the weights follow them.
+    dtype: of weights, activations and caches; by default the model's.
+  """
+  dtype = dtype or model.config.dtype
+  weights = jax.jit(lambda p: byte_lm_weights(model.config, p, dtype))(params)
+  return LanguageModel(ByteLMReader(model.config, dtype), weights)
+
+
+def from_blt(
+  model: BLT,
+  params: Any,
+  patching: PatchingConfig,
+  entropy_model: tuple[ByteLMConfig, Any] | None = None,
+  *,
+  source: EntropySource | None = None,
+  source_weights: Any = None,
+  lookup_table: Any = None,
+  max_patches: int | None = None,
+  dtype: str | None = None,
+) -> LanguageModel:
+  """A BLT that patches what it reads and writes.
+
+  Args:
+    model: the module.
+    params: its parameters, sharded or not; the weights follow them.
+    patching: how to patch; the rule must look at a byte's prefix only.
+    entropy_model: config and parameters of a byte language model, for the entropy scheme.
+    source: what gives entropies instead.
+    source_weights: its arrays.
+    lookup_table: bool [V, V], for the "lookup" scheme.
+    max_patches: room for this many patches in a row; by default one for each byte.
+    dtype: of weights, activations and caches; by default that of each model.
+
+  Raises:
+    ValueError: the rule looks ahead, or lacks what it needs.
+  """
+  check_causal(patching)
+  if patching.scheme == "entropy" and entropy_model is None and source is None:
+    raise ValueError(
+      "Entropy patching needs the entropy model: pass entropy_model=(config, params), or "
+      "an entropy source."
+    )
+  if patching.scheme == "lookup" and lookup_table is None:
+    raise ValueError("The lookup scheme needs a lookup_table, bool [V, V].")
+  weights = {}
+  if entropy_model is not None and source is None:
+    config, source_params = entropy_model
+    source_dtype = dtype or config.dtype
+    source = EntropyModel(ByteLMReader(config, source_dtype, patching.reset_at_newline))
+    source_weights = jax.jit(lambda p: byte_lm_weights(config, p, source_dtype))(source_params)
+  dtype = dtype or model.config.dtype
+  weights["model"] = jax.jit(lambda p: blt_weights(model.config, p, dtype))(params)
+  if patching.scheme == "entropy":
+    weights["source"] = source_weights
+  if patching.scheme == "lookup":
+    weights["lookup_table"] = jnp.asarray(lookup_table)
+  source = source if patching.scheme == "entropy" else None
+  return LanguageModel(BLTReader(model.config, patching, dtype, source, max_patches), weights)

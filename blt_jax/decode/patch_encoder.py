@@ -1,0 +1,112 @@
+"""Patches from the states of their bytes, read out of a row's buffer.
+
+As in `ops.patch_attention`, but each patch fetches its own bytes, a few at a time: the
+cost follows the longest patch at hand, and patches of any length are exact.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blt_jax.decode import layers
+from blt_jax.models.config import BLTConfig
+
+_BLOCK = 16  # bytes of a patch read at once
+
+
+def encode_patches(
+  weights: Any,
+  config: BLTConfig,
+  buffers: list[jax.Array],
+  starts: jax.Array,
+  ends: jax.Array,
+  context_starts: jax.Array,
+) -> jax.Array:
+  """Patches [B, P, patch_dim] from byte states.
+
+  Args:
+    weights: of the encoder.
+    config: the model.
+    buffers: [B, T, D] byte states under each cross-attention, or the last states.
+    starts: int [B, P], the first byte of each patch.
+    ends: int [B, P], the byte after its last.
+    context_starts: int [B, P], the first byte that its cross-attention reads.
+  """
+  c = config
+  if c.encoder_cross is None:
+    return pool(buffers[-1], starts, ends, c.pooling)
+  shape = (*starts.shape, c.vectors_per_patch, c.encoder.dim)
+  patches = jnp.zeros(shape, buffers[0].dtype)
+  for i, (cross, buffer) in enumerate(zip(weights["cross"], buffers, strict=True)):
+    if i == 0 or c.repool:
+      pooled = pool(buffer, starts, ends, c.pooling)
+      patches = layers.linear(pooled, weights["patch_projection"]).reshape(shape)
+    patches = _attend(cross, c, patches, buffer, context_starts, ends)
+  return patches.reshape(*starts.shape, -1)
+
+
+def pool(buffer: jax.Array, starts: jax.Array, ends: jax.Array, modes: str) -> jax.Array:
+  """Pools the bytes of each patch; see `ops.patch_attention.pool`."""
+  shape = (*starts.shape, buffer.shape[-1])
+
+  def add(block, carry):
+    total, least, largest = carry
+    states, inside = _read(buffer, starts, ends, block)
+    states, inside = states.astype(jnp.float32), inside[..., None]
+    return (
+      total + jnp.where(inside, states, 0).sum(axis=2),
+      jnp.minimum(least, jnp.where(inside, states, jnp.inf).min(axis=2)),
+      jnp.maximum(largest, jnp.where(inside, states, -jnp.inf).max(axis=2)),
+    )
+
+  carry = tuple(jnp.full(shape, value, jnp.float32) for value in (0, jnp.inf, -jnp.inf))
+  total, least, largest = jax.lax.fori_loop(0, _num_blocks(starts, ends), add, carry)
+  count = (ends - starts)[..., None]
+  mean = total / jnp.maximum(count, 1)
+  options = (("avg", mean), ("mean", mean), ("min", least), ("max", largest))
+  pooled = jnp.concatenate([x for mode, x in options if mode in modes.split("_")], axis=-1)
+  return jnp.where(count > 0, pooled, 0).astype(buffer.dtype)
+
+
+def _attend(weights, config, patches, buffer, starts, ends):
+  """The vectors of each patch [B, P, K, D] read bytes of the buffer."""
+  c, epsilon = config.encoder_cross, config.encoder.norm_epsilon
+  query = layers.cross_queries(weights, c, epsilon, patches).astype(jnp.float32)
+  query = query * query.shape[-1] ** -0.5
+
+  def add(block, carry):
+    largest, total, mixed = carry  # [B, P, G, R, K], the last one with [.., H]
+    states, inside = _read(buffer, starts, ends, block)
+    key, value = layers.cross_keys(weights, c, epsilon, states)
+    scores = jnp.einsum("bpqgrh,bpkgh->bpgrqk", query, key.astype(jnp.float32))
+    scores = jnp.where(inside[:, :, None, None, None], scores, -jnp.inf)
+    highest = jnp.maximum(largest, scores.max(axis=-1))
+    floor = jnp.where(jnp.isfinite(highest), highest, 0)
+    scores, scale = jnp.exp(scores - floor[..., None]), jnp.exp(largest - floor)
+    read = jnp.einsum("bpgrqk,bpkgh->bpgrqh", scores, value.astype(jnp.float32))
+    return highest, total * scale + scores.sum(-1), mixed * scale[..., None] + read
+
+  axes = (0, 1, 3, 4, 2)
+  shape = tuple(query.shape[i] for i in axes)
+  carry = (
+    jnp.full(shape, -jnp.inf),
+    jnp.zeros(shape),
+    jnp.zeros((*shape, query.shape[-1])),
+  )
+  _, total, mixed = jax.lax.fori_loop(0, _num_blocks(starts, ends), add, carry)
+  mixed = mixed / jnp.where(total > 0, total, 1)[..., None]
+  mixed = jnp.moveaxis(mixed, 4, 2).astype(patches.dtype)  # [B, P, K, G, R, H]
+  return layers.cross_output(weights, patches, mixed)
+
+
+def _num_blocks(starts, ends):
+  return -(-jnp.max(ends - starts) // _BLOCK)
+
+
+def _read(buffer, starts, ends, block):
+  """The next bytes of each patch: states [B, P, L, D], whether they are its own."""
+  positions = starts[..., None] + block * _BLOCK + np.arange(_BLOCK)
+  states = jax.vmap(lambda rows, at: rows.at[at].get(mode="clip"))(buffer, positions)
+  return states, positions < ends[..., None]

@@ -1,0 +1,179 @@
+"""How bytes are drawn: settings of a prompt, and the draw itself."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blt_jax import tokenizer
+from blt_jax.decode import utf8
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How a text is continued.
+
+  Attributes:
+    max_bytes: bytes to add at most.
+    temperature: 0 takes the likeliest byte; 1 samples from the model's distribution.
+    top_k: draw among this many likeliest bytes; 0 for all.
+    top_p: draw among the likeliest bytes that together have this probability.
+    min_p: draw among bytes at least this share as likely as the likeliest.
+    repetition_penalty: divides positive logits of bytes that occurred, multiplies
+      negative ones; 1 for none.
+    seed: of the draws; they depend on it and on nothing else but the text.
+    stop: texts that end the continuation; they are cut off.
+    valid_utf8: never a byte that cannot go on well-formed UTF-8.
+  """
+
+  max_bytes: int = 200
+  temperature: float = 0.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  repetition_penalty: float = 1.0
+  seed: int = 0
+  stop: Sequence[str | bytes] = ()
+  valid_utf8: bool = False
+
+  def __post_init__(self):
+    rules = {
+      "max_bytes": (self.max_bytes >= 1, ">= 1"),
+      "temperature": (self.temperature >= 0, ">= 0"),
+      "top_k": (self.top_k >= 0, ">= 0 (0 for all)"),
+      "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
+      "min_p": (0 <= self.min_p < 1, "in [0, 1)"),
+      "repetition_penalty": (self.repetition_penalty > 0, "> 0 (1 for none)"),
+      "seed": (0 <= self.seed < 2**32, "in [0, 2**32)"),
+    }
+    for name, (is_right, rule) in rules.items():
+      if not is_right:
+        raise ValueError(f"{name} is {getattr(self, name)}; it must be {rule}.")
+    filters = [
+      name for name, off in (("top_k", 0), ("top_p", 1), ("min_p", 0))
+      if getattr(self, name) != off
+    ]  # fmt: skip
+    if self.temperature == 0 and filters:
+      raise ValueError(
+        f"temperature 0 takes the likeliest byte, so {', '.join(filters)} would do nothing; "
+        "set a temperature, or leave them out."
+      )
+    if isinstance(self.stop, str | bytes):
+      object.__setattr__(self, "stop", (self.stop,))
+    object.__setattr__(self, "stop", tuple(self.stop))
+    for text in self.stop:
+      if not stop_ids(text).size:
+        raise ValueError(f"The stop string {text!r} has no bytes, so it would never be met.")
+
+  @property
+  def is_greedy(self) -> bool:
+    """Whether the likeliest byte is taken, nothing more."""
+    return self.temperature == 0 and self.repetition_penalty == 1 and not self.valid_utf8
+
+
+def stop_ids(text: str | bytes) -> np.ndarray:
+  """Ids int32 [n] of a stop string."""
+  return tokenizer.encode(text, add_bos=False, add_eos=False)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """`Sampling` of each row, as arrays."""
+
+  temperature: jax.Array  # float32 [B]
+  top_k: jax.Array  # int32 [B]
+  top_p: jax.Array  # float32 [B]
+  min_p: jax.Array  # float32 [B]
+  repetition_penalty: jax.Array  # float32 [B]
+  seed: jax.Array  # uint32 [B]
+  valid_utf8: jax.Array  # bool [B]
+  stop: jax.Array  # int32 [B, stops, length], -1 on the left of short ones and in unused
+
+
+def make_options(samplings: Sequence[Sampling], num_stops: int, stop_length: int) -> Options:
+  """Arrays from one `Sampling` a row, with room for stop strings."""
+
+  def column(name, dtype):
+    return jnp.asarray([getattr(s, name) for s in samplings], dtype)
+
+  stop = np.full((len(samplings), num_stops, stop_length), -1, np.int32)
+  for row, sampling in zip(stop, samplings, strict=True):
+    for slot, text in zip(row, sampling.stop, strict=False):
+      ids = stop_ids(text)
+      slot[stop_length - len(ids) :] = ids
+  return Options(
+    column("temperature", jnp.float32),
+    column("top_k", jnp.int32),
+    column("top_p", jnp.float32),
+    column("min_p", jnp.float32),
+    column("repetition_penalty", jnp.float32),
+    column("seed", jnp.uint32),
+    column("valid_utf8", jnp.bool_),
+    jnp.asarray(stop),
+  )
+
+
+def draw(
+  logits: jax.Array, index: jax.Array, options: Options, state: jax.Array, seen: jax.Array
+) -> jax.Array:
+  """Draws a byte from each distribution.
+
+  The noise depends on the row's seed and the byte's index alone, so that a byte comes
+  out the same whether it is drawn on its own, in a batch, or to verify a draft.
+
+  Args:
+    logits: float32 [B, C, V].
+    index: int [B, C], of each byte in its row.
+    options: of each row.
+    state: int [B, C], of `utf8` before each byte.
+    seen: bool [B, C, V], which bytes occurred before each.
+
+  Returns:
+    int32 [B, C].
+  """
+  logits = adjust(logits, options, state, seen)
+  noise = jax.vmap(jax.vmap(_noise, (None, 0, None)), (0, 0, None))(
+    options.seed, index, logits.shape[-1]
+  )
+  drawn = jnp.argmax(logits + noise, axis=-1)
+  is_greedy = options.temperature[:, None] == 0
+  return jnp.where(is_greedy, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
+
+
+def _noise(seed, index, size):
+  """Gumbel noise [size]: the largest of logits plus noise is a draw from their softmax."""
+  key = jax.random.fold_in(jax.random.key(seed), index)
+  return jax.random.gumbel(key, (size,), jnp.float32)
+
+
+def adjust(logits: jax.Array, options: Options, state: jax.Array, seen: jax.Array) -> jax.Array:
+  """The logits that are sampled from: penalised, scaled, -inf where ruled out."""
+  penalty = options.repetition_penalty[:, None, None]
+  penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
+  logits = jnp.where(seen, penalised, logits)
+  ruled_out = options.valid_utf8[:, None, None] & ~jnp.asarray(utf8.ALLOWED)[state]
+  logits = jnp.where(ruled_out, -jnp.inf, logits)
+  temperature = options.temperature[:, None, None]
+  logits = logits / jnp.where(temperature > 0, temperature, 1)
+  order = jnp.argsort(-logits, axis=-1)
+  ranked = jnp.take_along_axis(logits, order, axis=-1)
+  kept = _kept(ranked, options)
+  kept = jnp.take_along_axis(kept, jnp.argsort(order, axis=-1), axis=-1)
+  return jnp.where(kept, logits, -jnp.inf)
+
+
+def _kept(ranked, options):
+  """Which of logits [B, C, V], largest first, may be drawn; top_k, then top_p, then min_p."""
+  rank = np.arange(ranked.shape[-1])
+  top_k, top_p, min_p = (
+    x[:, None, None] for x in (options.top_k, options.top_p, options.min_p)
+  )
+  kept = (rank < top_k) | (top_k == 0)
+  probabilities = jax.nn.softmax(jnp.where(kept, ranked, -jnp.inf), axis=-1)
+  before = jnp.cumsum(probabilities, axis=-1) - probabilities
+  kept &= (before < top_p) | (top_p >= 1)
+  kept &= probabilities >= min_p * probabilities[..., :1]
+  return kept | (rank == 0)

@@ -1,0 +1,93 @@
+"""Likelihoods of texts, as evaluation harnesses ask for them."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from blt_jax import tokenizer
+from blt_jax.decode import loop
+from blt_jax.decode.generator import Prompt, encode_prompt
+from blt_jax.decode.language_model import LanguageModel
+
+_ROUND = 256  # texts are padded to a multiple of this many bytes
+
+
+class LogLikelihood(NamedTuple):
+  """Of a continuation: nats, the sum over its bytes, and whether greedy would write it."""
+
+  log_prob: float
+  is_greedy: bool
+
+
+class Scorer:
+  """Gives likelihoods of texts under a model, several at a time.
+
+  A text is read from its start, whatever its length, in one pass.
+  """
+
+  def __init__(self, model: LanguageModel, *, batch_size: int = 8, chunk: int = 256):
+    """Takes the model, texts per batch, and bytes of each that are read at once."""
+    self._model = model
+    self._batch_size = batch_size
+    self._chunk = chunk
+
+  def loglikelihood(self, pairs: Sequence[tuple[Prompt, str | bytes]]) -> list[LogLikelihood]:
+    """Scores continuations.
+
+    Args:
+      pairs: of a context, with "" for none, and its continuation.
+
+    Raises:
+      ValueError: a continuation is empty.
+    """
+    texts, starts = [], []
+    for number, (context, continuation) in enumerate(pairs):
+      ids = encode_prompt(context)
+      new = tokenizer.encode(continuation, add_bos=False, add_eos=False)
+      if not len(new):
+        raise ValueError(f"Pair {number} has an empty continuation; there is nothing to score.")
+      texts.append(np.concatenate([ids, new]))
+      starts.append(len(ids))
+    return [
+      LogLikelihood(float(log_probs[start:].sum(dtype=np.float64)), bool(is_best[start:].all()))
+      for start, (log_probs, is_best) in zip(starts, self._score(texts), strict=True)
+    ]
+
+  def loglikelihood_rolling(self, texts: Sequence[str | bytes]) -> list[float]:
+    """Log-likelihood in nats of whole texts, from a BOS on, the end not included."""
+    scores = self._score([encode_prompt(text) for text in texts])
+    return [float(log_probs.sum(dtype=np.float64)) for log_probs, _ in scores]
+
+  def _score(self, texts: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For ids [n] each: log-probabilities [n], 0 for the first, and whether greedy."""
+    scores: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for batch in self._batches(texts):
+      length = -(-max(len(texts[i]) for i in batch) // _ROUND) * _ROUND
+      tokens = np.zeros((self._batch_size, length), np.int32)
+      lengths = np.ones(self._batch_size, np.int32)
+      for row, index in enumerate(batch):
+        lengths[row] = len(texts[index])
+        tokens[row, : lengths[row]] = texts[index]
+      log_probs, is_best, is_full = jax.device_get(
+        _score(self._model.reader, self._model.weights, tokens, lengths, self._chunk)
+      )
+      for row, index in enumerate(batch):
+        if is_full[row]:
+          raise ValueError(f"Text {index} needs more patches than max_patches; raise it.")
+        scores[index] = log_probs[row, : lengths[row]], is_best[row, : lengths[row]]
+    return [scores[i] for i in range(len(texts))]
+
+  def _batches(self, texts) -> Iterator[list[int]]:
+    """Numbers of texts, those of similar length together."""
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    for start in range(0, len(order), self._batch_size):
+      yield order[start : start + self._batch_size]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _score(reader, weights, tokens, lengths, chunk):
+  cache, _, log_probs, is_best = loop.prefill(reader, weights, tokens, lengths, chunk)
+  return log_probs, is_best, reader.is_full(cache, 0)

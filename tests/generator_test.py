@@ -1,0 +1,174 @@
+"""Generation against the full forward pass, in all the ways in which it can be run."""
+
+import dataclasses
+import functools
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+from golden_cases import FLOAT32
+from reference_test import hf, meta
+from uncached import LENGTH, TINY, Uncached, random_blt
+
+from blt_jax import tokenizer
+from blt_jax.decode.drafting import Drafting
+from blt_jax.decode.generator import Generator
+from blt_jax.decode.sampling import Sampling
+
+PROMPTS = ["", "a", "hello world", b"\xff\xfe" * 8, "ab\n"]
+GREEDY = Sampling(max_bytes=24)
+DRAWN = Sampling(max_bytes=24, temperature=1.0, top_k=200, top_p=0.95, min_p=0.001,
+                 repetition_penalty=1.1, seed=5, valid_utf8=True)  # fmt: skip
+DRAFTS = [None, Drafting("entropy", 3, 9.0), Drafting("decoder", 3, 3.0)]
+
+
+@functools.cache
+def model():
+  return random_blt(TINY).cached()
+
+
+@functools.cache
+def generate(options=GREEDY, drafting=None, batch_size=2, prompts=tuple(PROMPTS)):
+  generator = Generator(model(), batch_size=batch_size, drafting=drafting, prefill_chunk=4)
+  return generator.generate(prompts, options)
+
+
+def check(result, uncached: Uncached, is_greedy: bool):
+  """Compares with the logits of the whole text in one pass."""
+  ids = np.concatenate([result.prompt, result.ids])[None]
+  assert ids.shape[1] < LENGTH
+  start = len(result.prompt) - 1
+  logits = uncached.logits(ids)[0, start:-1]
+  if is_greedy:
+    np.testing.assert_array_equal(result.ids, logits.argmax(axis=1))
+  log_probs = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(logits)), result.ids]
+  chex.assert_trees_all_close(result.log_probs, log_probs, **FLOAT32)
+  chex.assert_trees_all_close(result.entropies, uncached.entropies(ids)[0], **FLOAT32)
+  lengths = uncached.lengths(ids)[0]
+  starts = np.cumsum(lengths) - lengths
+  np.testing.assert_array_equal(np.flatnonzero(result.starts), starts[starts < ids.shape[1]])
+
+
+def same(one, other):
+  np.testing.assert_array_equal(one.ids, other.ids)
+  chex.assert_trees_all_close(one.log_probs, other.log_probs, **FLOAT32)
+  np.testing.assert_array_equal(one.starts, other.starts)
+  assert one.finish == other.finish
+
+
+@pytest.mark.parametrize("options", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+def test_generates_what_the_full_forward_says(options):
+  for prompt, result in zip(PROMPTS, generate(options), strict=True):
+    assert tokenizer.decode_bytes(result.prompt) == (
+      prompt if isinstance(prompt, bytes) else prompt.encode()
+    )
+    assert result.finish == "end" or len(result.ids) == 24
+    check(result, random_blt(TINY), options is GREEDY)
+
+
+def test_a_row_does_not_depend_on_the_others():
+  """Five prompts on two rows, so that three refill one; against each on its own."""
+  for number, prompt in enumerate(PROMPTS):
+    same(generate(batch_size=1, prompts=(prompt,))[0], generate()[number])
+
+
+@pytest.mark.parametrize("options", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("drafting", DRAFTS[1:], ids=lambda d: d.by)
+def test_drafts_change_nothing(options, drafting):
+  drafted = generate(options, drafting)
+  for one, other in zip(drafted, generate(options), strict=True):
+    same(one, other)
+  if drafting.by == "decoder" and options is GREEDY:  # random models agree by chance only
+    assert sum(len(r.ids) for r in drafted) > 1.5 * sum(r.passes for r in drafted)
+
+
+def test_seeds_choose_the_draws():
+  other = dataclasses.replace(DRAWN, seed=6)
+  got = Generator(model(), batch_size=2, prefill_chunk=4).generate(
+    ["a"] * 3, [DRAWN, other, DRAWN]
+  )
+  same(got[0], got[2])
+  same(got[0], generate(DRAWN)[1])
+  assert got[0].ids.tolist() != got[1].ids.tolist()
+
+
+def test_stops():
+  """At the first place where a stop string ends, in the continuation alone."""
+  free = generate()[2]
+  stop = tokenizer.decode_bytes(free.ids[4:6])
+  options = dataclasses.replace(GREEDY, stop=["hello", stop, b"no such text"])
+  generator = Generator(model(), batch_size=2, prefill_chunk=4)
+  pieces = list(generator.stream(["hello world", "a"], options, stride=3))
+  result = next(p.result for p in pieces if p.result and p.index == 0)
+  first = free.bytes.find(stop)
+  assert result.finish == "stop" and result.bytes == free.bytes[:first]
+  streamed = np.concatenate([p.ids for p in pieces if p.index == 0])
+  np.testing.assert_array_equal(streamed, result.ids)
+  streamed = np.concatenate([p.ids for p in pieces if p.index == 1])
+  np.testing.assert_array_equal(streamed, generate()[1].ids)
+
+
+def test_prompts_that_are_too_long():
+  long = "x" * 40 + "hello world"
+  generator = Generator(model(), batch_size=2, max_length=32, prefill_chunk=4)
+  bad, good = generator.generate([long, "a"], Sampling(max_bytes=4))
+  assert bad.finish == "error" and "52 bytes" in bad.error and "max_length" in bad.error
+  assert good.finish == "length" and len(good.ids) == 4
+  generator = Generator(model(), batch_size=2, max_length=32, truncate=True, prefill_chunk=4)
+  cut = generator.generate([long], Sampling(max_bytes=4))[0]
+  assert len(cut.prompt) == 28 and cut.prompt[0] == tokenizer.BOS_ID
+  assert tokenizer.decode_bytes(cut.prompt).endswith(b"xhello world")
+  generator = Generator(model(), batch_size=2, max_length=14, prefill_chunk=4)
+  assert len(generator.generate(["hello world"])[0].ids) == 2
+
+
+def test_room_for_patches_runs_out():
+  small = random_blt(TINY).cached(max_patches=12)
+  full = generate()[2]
+  patches = np.cumsum(full.starts)
+  got = Generator(small, batch_size=2, prefill_chunk=4).generate(
+    ["hello world", "x1!y2?" * 8], GREEDY
+  )
+  assert got[1].finish == "error" and "max_patches" in got[1].error
+  assert got[0].finish == "patches" and 0 < len(got[0].ids) < 24
+  np.testing.assert_array_equal(got[0].ids, full.ids[: len(got[0].ids)])
+  assert patches[-1] > 12
+
+
+def test_mistakes_are_named():
+  with pytest.raises(ValueError, match="2 prompts and 1 options"):
+    Generator(model()).generate(["a", "b"], [GREEDY])
+  with pytest.raises(ValueError, match="batch_size 0"):
+    Generator(model(), batch_size=0)
+  with pytest.raises(ValueError, match="Unknown drafter 'me'"):
+    Drafting("me")
+  bad, empty = Generator(model(), batch_size=2).generate(
+    [np.array([1, 300]), np.zeros(0, np.int32)], Sampling(max_bytes=1)
+  )
+  assert "260" in bad.error and "BOS first" in empty.error
+
+
+def test_hf_greedy_generation():
+  c, run = hf()
+  uncached = Uncached(c.config, c.params, c.patching, c.entropy_config, c.entropy_params)
+  want = run["generate_greedy"]
+  prompts = list(run["generate_prompt"])
+  new = want.shape[1] - len(prompts[0])
+  generator = Generator(uncached.cached(), drafting=Drafting("decoder", 3), prefill_chunk=16)
+  got = generator.generate(prompts, Sampling(max_bytes=new))
+  np.testing.assert_array_equal([np.concatenate([r.prompt, r.ids]) for r in got], want)
+
+
+def test_meta_greedy_generation():
+  """Their batches let rows bleed into each other, so the single prompt is compared."""
+  c, run = meta()
+  uncached = Uncached(c.config, c.params, c.patching, c.entropy_config, c.entropy_params)
+  prompt = json.loads(str(run["generate_prompts_json"]))[0]
+  generator = Generator(uncached.cached(), prefill_chunk=16)
+  result = generator.generate([prompt], Sampling(max_bytes=int(run["generate_max_gen_len"])))[0]
+  want = run["generate_single"][0]
+  got = np.concatenate([result.prompt, result.ids])
+  np.testing.assert_array_equal(got, want[: len(got)])  # theirs goes on after an EOS
+  assert len(got) == (want >= 0).sum() or got[-1] == tokenizer.EOS_ID

@@ -1,0 +1,127 @@
+"""Reading on from caches against the full forward pass."""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import numpy as np
+import pytest
+from forward import stack
+from golden_cases import FLOAT32
+from uncached import LENGTH, TINY, Uncached, random_blt, random_params, random_text
+
+from blt_jax.decode.byte_lm import NEWLINE_ID, ByteLMReader, rewind
+from blt_jax.decode.language_model import from_byte_lm
+from blt_jax.models.byte_lm import ByteLM
+from blt_jax.models.config import ByteLMConfig, CrossAttentionConfig
+from blt_jax.patching import PatchingConfig
+
+CHUNK, ROWS = 3, 3
+VARIANTS = {
+  "meta": (TINY, {}),
+  "refined": (dataclasses.replace(TINY, encoder=stack(16, 2, window=5)), {}),
+  "hf": (
+    dataclasses.replace(
+      TINY, encoder=stack(16, 2, window=5, num_kv_heads=2), repool=True, document_masks=False,
+      latent_document_masks=False, decoder_cross=CrossAttentionConfig(4, 2),
+    ),
+    {"max_patch_length": 2},
+  ),
+  "windows": (
+    dataclasses.replace(
+      TINY, encoder_cross=CrossAttentionConfig(4, window=2, all_layers=True), pooling="min",
+      decoder_cross=CrossAttentionConfig(4, window=3), vectors_per_patch=4, hash_functions=2,
+    ),
+    {"threshold": 2.5},
+  ),
+  "pooled": (
+    dataclasses.replace(
+      TINY, encoder_cross=None, decoder_cross=None, pooling="avg_max", hash_sizes=(),
+      tie_embeddings=True, encoder=stack(16, 1, window=500),
+    ),
+    {"threshold": 9.0},  # one patch, longer than what is read at once
+  ),
+}  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read(reader, weights, cache, tokens, count, kept):
+  logits, cache = reader.read(weights, cache, tokens, count)
+  return logits, rewind(cache, kept)
+
+
+def _read_all(reader, weights, text, seed=0):
+  """Reads random pieces of each row, some followed by bytes that are taken back."""
+  rng = np.random.default_rng(seed)
+  cache, position = reader.init(ROWS, LENGTH, CHUNK), np.zeros(ROWS, int)
+  logits = np.zeros((*text.shape, 260), np.float32)
+  while (position < text.shape[1]).any():
+    count = np.minimum(rng.integers(0, CHUNK + 1, ROWS), text.shape[1] - position)
+    kept = np.minimum(rng.integers(0, CHUNK + 1, ROWS), count)
+    piece = np.zeros((ROWS, CHUNK), np.int32)
+    for row in range(ROWS):
+      right = text[row, position[row] : position[row] + kept[row]]
+      piece[row] = rng.integers(0, 260, CHUNK)
+      piece[row, : kept[row]] = right
+    new, cache = _read(reader, weights, cache, piece, count, kept)
+    new = np.asarray(new)
+    for row in range(ROWS):
+      logits[row, position[row] : position[row] + kept[row]] = new[row, : kept[row]]
+    position += kept
+  return logits, cache
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_blt_reads_as_the_full_forward(name):
+  config, rule = VARIANTS[name]
+  uncached = random_blt(config, **rule)
+  text = random_text(np.random.default_rng(1), ROWS, 50)
+  model = uncached.cached()
+  logits, cache = _read_all(model.reader, model.weights, text)
+  cache = jax.device_get(cache)
+  chex.assert_trees_all_close(logits, uncached.logits(text), **FLOAT32)
+  for row, lengths in enumerate(uncached.lengths(text)):
+    starts = np.cumsum(lengths) - lengths
+    number = int(cache.cursor.patch[row]) + 1
+    np.testing.assert_array_equal(cache.starts[row, :number], starts[:number])
+  chex.assert_trees_all_close(
+    cache.entropies[:, : text.shape[1]], uncached.entropies(text), **FLOAT32
+  )
+
+
+def test_the_rules_of_the_cases_differ():
+  text = random_text(np.random.default_rng(1), ROWS, 50)
+  counts = [
+    (random_blt(config, **rule).lengths(text) > 0).sum(axis=1).mean()
+    for config, rule in VARIANTS.values()
+  ]
+  assert counts[4] == 2 and 5 < counts[0] < 45 and counts[2] > counts[0]
+
+
+def test_context_begins_anew_after_newlines():
+  """As if each line were a text of its own; BOS is seen from the first line only."""
+  config = ByteLMConfig(stack(16, 1, window=8), document_masks=False)
+  params = random_params(config)
+  weights = from_byte_lm(ByteLM(config), params).weights
+  text = random_text(np.random.default_rng(2), ROWS, 40)
+  text[text == NEWLINE_ID] += 1
+  text[:, [9, 10, 25]] = NEWLINE_ID
+  logits, _ = _read_all(ByteLMReader(config, "float32", True), weights, text)
+  model = jax.jit(ByteLM(config).apply)
+  for line in (slice(0, 10), slice(10, 11), slice(11, 26), slice(26, 40)):
+    alone = np.zeros((ROWS, 20), np.int32)
+    alone[:, : line.stop - line.start] = text[:, line]
+    want = model({"params": params}, alone)[:, : line.stop - line.start]
+    chex.assert_trees_all_close(logits[:, line], want, **FLOAT32)
+
+
+def test_rules_without_entropies():
+  uncached = random_blt(TINY)
+  rule = PatchingConfig(scheme="static", patch_size=3.5)
+  uncached = dataclasses.replace(uncached, patching=rule)
+  model = uncached.cached()
+  text = random_text(np.random.default_rng(3), ROWS, 50)
+  logits, _ = _read_all(model.reader, model.weights, text)
+  chex.assert_trees_all_close(logits, uncached.logits(text), **FLOAT32)
+  assert isinstance(uncached, Uncached) and model.reader.source is None

@@ -1,0 +1,114 @@
+"""Draws, and what may be drawn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blt_jax import tokenizer
+from blt_jax.decode import sampling, utf8
+from blt_jax.decode.sampling import Sampling
+
+_PROBABILITIES = np.array([0.4, 0.3, 0.2, 0.1])
+
+
+@jax.jit
+def _draw(logits, options, state, seen):
+  index = jnp.broadcast_to(jnp.arange(logits.shape[1]), logits.shape[:2])
+  return sampling.draw(logits, index, options, state, seen)
+
+
+def _shares(seen=(), state=utf8.BETWEEN, ids=(54, 64, 74, 84), **options):
+  """How often four bytes of known probability are drawn, in 4000 draws."""
+  logits = np.full(260, -30.0, np.float32)
+  logits[list(ids)] = np.log(_PROBABILITIES)
+  logits = jnp.broadcast_to(jnp.asarray(logits), (1, 4000, 260))
+  occurred = np.zeros((1, 4000, 260), bool)
+  occurred[..., list(seen)] = True
+  made = sampling.make_options([Sampling(**{"temperature": 1.0, **options})], 1, 1)
+  drawn = np.asarray(_draw(logits, made, jnp.full((1, 4000), state), jnp.asarray(occurred)))
+  return [float(np.mean(drawn == i)) for i in ids]
+
+
+@pytest.mark.parametrize("options, want", [
+    ({}, _PROBABILITIES),
+    ({"temperature": 0.5}, _PROBABILITIES**2 / 0.3),
+    ({"top_k": 2}, [4 / 7, 3 / 7, 0, 0]),
+    ({"top_p": 0.65}, [4 / 7, 3 / 7, 0, 0]),
+    ({"top_k": 3, "top_p": 0.7}, [4 / 7, 3 / 7, 0, 0]),  # .7 of what top_k leaves
+    ({"min_p": 0.45}, [4 / 9, 3 / 9, 2 / 9, 0]),
+    ({"temperature": 0}, [1, 0, 0, 0]),
+])  # fmt: skip
+def test_draws_follow_the_distribution(options, want):
+  np.testing.assert_allclose(_shares(**options), want, atol=0.03)
+
+
+def test_penalised_bytes_are_rarer():
+  """Of log-probability log(.4), doubled to log(.16)."""
+  want = np.array([0.16, 0.3, 0.2, 0.1]) / 0.76
+  got = _shares(seen=[54], repetition_penalty=2.0)
+  np.testing.assert_allclose(got, want, atol=0.03)
+
+
+def test_bytes_that_break_utf8_are_never_drawn():
+  """After C3 only the second of these four bytes goes on."""
+  ids = [4 + b for b in (0x41, 0xA9, 0xC3, 0xFF)]
+  state = utf8.state_after(np.array([4 + 0xC3]))
+  assert _shares(ids=ids, state=state, valid_utf8=True) == [0, 1, 0, 0]
+  first, *rest = _shares(ids=ids, valid_utf8=True)
+  np.testing.assert_allclose([first, *rest], [2 / 3, 0, 1 / 3, 0], atol=0.03)
+
+
+def test_seeds_and_indices_choose_the_noise():
+  logits = jnp.zeros((2, 50, 260))
+  options = sampling.make_options([Sampling(temperature=1, seed=s) for s in (0, 1)], 1, 1)
+  state, seen = jnp.zeros((2, 50), jnp.int32), jnp.zeros((2, 50, 260), bool)
+  drawn = np.asarray(_draw(logits, options, state, seen))
+  assert len(set(drawn[0])) > 20 and (drawn[0] != drawn[1]).mean() > 0.9
+  np.testing.assert_array_equal(drawn, _draw(logits, options, state, seen))
+
+
+def _is_prefix(raw):
+  """Whether some well-formed text begins with these bytes, by Python's decoder."""
+  try:
+    raw.decode()
+    return True
+  except UnicodeDecodeError as error:
+    return error.reason == "unexpected end of data"
+
+
+@given(st.text(max_size=3), st.integers(0, 255))
+def test_utf8_agrees_with_python(text, byte):
+  for end in range(len(text.encode()) + 1):
+    raw = text.encode()[:end]
+    ids = tokenizer.encode(raw, add_eos=False)
+    state = utf8.state_after(ids)
+    assert utf8.ALLOWED[state, byte + 4] == _is_prefix(raw + bytes([byte]))
+    assert utf8.ALLOWED[state, tokenizer.EOS_ID] == (
+      raw.decode(errors="ignore").encode() == raw
+    )
+
+
+@given(st.binary(max_size=8), st.text(max_size=2))
+def test_malformed_bytes_do_no_harm_for_long(raw, text):
+  state = utf8.state_after(tokenizer.encode(raw + b"a" + text.encode(), add_eos=False))
+  assert state == utf8.BETWEEN
+
+
+def test_mistakes_are_named():
+  for options, error in (
+    ({"temperature": -1.0}, "temperature is -1"),
+    ({"top_p": 0.0}, "top_p is 0"),
+    ({"min_p": 1.0}, "min_p is 1"),
+    ({"top_k": -1}, "top_k is -1"),
+    ({"repetition_penalty": 0.0}, "repetition_penalty is 0"),
+    ({"max_bytes": 0}, "max_bytes is 0"),
+    ({"seed": -1}, "seed is -1"),
+    ({"top_p": 0.9}, "temperature 0 .*top_p"),
+    ({"stop": ["a", ""]}, "stop string '' has no bytes"),
+    ({"stop": "\ud800"}, "has no bytes"),
+  ):
+    with pytest.raises(ValueError, match=error):
+      Sampling(**options)

@@ -1,0 +1,57 @@
+"""Likelihoods against the full forward pass."""
+
+import jax
+import numpy as np
+import pytest
+from golden_cases import FLOAT32
+from uncached import TINY, random_blt
+
+from blt_jax import tokenizer
+from blt_jax.decode.scoring import Scorer
+
+CONTEXTS = ["", "a", "hello world", "the end", b"\xff"]
+
+
+def _scorer(uncached):
+  return Scorer(uncached.cached(), batch_size=2, chunk=16)
+
+
+def _log_probs(uncached, ids):
+  """Of each id [n] given those before it, and the likeliest ones."""
+  logits = uncached.logits(ids[None])[0, :-1]
+  log_probs = np.asarray(jax.nn.log_softmax(logits))
+  return log_probs[np.arange(len(ids) - 1), ids[1:]], logits.argmax(axis=1)
+
+
+def test_loglikelihood():
+  uncached = random_blt(TINY)
+  pairs = [(context, " and more") for context in CONTEXTS]
+  _, best = _log_probs(uncached, tokenizer.encode("ab", add_eos=False))
+  likely = tokenizer.decode_bytes(best[-1:])
+  pairs += [("ab", likely), ("ab", likely + b"\xfe\xfe\xfe")] if likely else []
+  for (context, continuation), got in zip(
+    pairs, _scorer(uncached).loglikelihood(pairs), strict=True
+  ):
+    ids = tokenizer.encode(context, add_eos=False)
+    new = tokenizer.encode(continuation, add_bos=False, add_eos=False)
+    log_probs, best = _log_probs(uncached, np.concatenate([ids, new]))
+    start = len(ids) - 1
+    np.testing.assert_allclose(got.log_prob, log_probs[start:].sum(), **FLOAT32)
+    assert got.is_greedy == bool((best[start:] == new).all())
+
+
+def test_rolling_is_the_whole_text():
+  uncached = random_blt(TINY)
+  texts = ["one text", "another, longer text", "", b"\x00\xff"]
+  got = _scorer(uncached).loglikelihood_rolling(texts)
+  for text, total in zip(texts, got, strict=True):
+    log_probs, _ = _log_probs(uncached, tokenizer.encode(text, add_eos=False))
+    np.testing.assert_allclose(total, log_probs.sum(), **FLOAT32)
+
+
+def test_mistakes_are_named():
+  with pytest.raises(ValueError, match="Pair 1 has an empty continuation"):
+    _scorer(random_blt(TINY)).loglikelihood([("a", "b"), ("a", "")])
+  scorer = Scorer(random_blt(TINY, 0.5).cached(max_patches=2), batch_size=2, chunk=16)
+  with pytest.raises(ValueError, match="Text 0 needs more patches"):
+    scorer.loglikelihood_rolling(["1!2?3" * 8])
