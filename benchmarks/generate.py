@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import config as settings
-from blt_jax import runs, tokenizer
+from blt_jax import loading, tokenizer
 from blt_jax.decode import loop, sampling
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
@@ -69,7 +69,7 @@ def main() -> None:
   parser.add_argument("--long_prompt", type=int, default=4096, help="for time to first byte")
   parser.add_argument("--json", help="also write the numbers to this file")
   args = parser.parse_args()
-  model = runs.load_language_model(args.run) if args.run else random_model(args.size)
+  model = loading.load_language_model(args.run) if args.run else random_model(args.size)
   numbers: dict[str, Any] = {"device": jax.devices()[0].device_kind}
   numbers["bandwidth_GBps"] = bandwidth()
   traffic = traffic_per_byte(model)

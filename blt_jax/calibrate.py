@@ -1,109 +1,215 @@
 """Finds the entropy threshold for a wanted mean patch size.
 
   python -m blt_jax.calibrate --run=runs/quickstart/entropy --target_bytes_per_patch=4.5
+  python -m blt_jax.calibrate --run=runs/table --threshold_add=0.3 --png=thresholds.png
 
-Writes it next to the entropy model, where training looks for it.
+Prints how long patches are under other thresholds too. Writes the threshold next to the
+model, where training finds it if config.patching asks for the same rule.
 """
 
 import argparse
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from absl import logging
+from tqdm import tqdm
 
-from blt_jax import logs, patching, runs, tokenizer
-from blt_jax.data import sources
+from blt_jax import corpus, logs, patchers, runs, thresholds, tokenizer
+from blt_jax.data import mixture, scored, sources
+from blt_jax.data.documents import Dataset
 from blt_jax.data.entropy import EntropyScorer
+from blt_jax.data.table import INFO, TableModel
+from blt_jax.data.transforms import Scorer
+from blt_jax.patching import PatchingConfig
+from blt_jax.thresholds import PatchSizes, Scored
 
-Scored = tuple[np.ndarray, np.ndarray]  # ids [n] of a document, entropies [n]
+_TARGETS = (2.0, 3.0, 4.0, 4.5, 5.0, 6.0, 8.0)
 
 
 def main(argv: list[str] | None = None) -> None:
   """Scores a sample, prints the choice of thresholds, saves the one asked for."""
-  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("--run", required=True, help="folder of the entropy model's run")
-  parser.add_argument("--target_bytes_per_patch", type=float, default=4.5)
-  parser.add_argument("--data", help="text to look at; by default what the model learned")
-  parser.add_argument("--max_bytes", type=int, default=500_000, help="how much of it to score")
-  parser.add_argument("--monotonic", action="store_true", help="threshold the entropy's rise")
-  args = parser.parse_args(argv)
+  args = _parse(argv)
   logs.show_progress()
-  data = runs.load_config(args.run).data
-  documents = sources.read_documents(args.data or data.path, data.max_document_bytes)
-  scorer = EntropyScorer(*runs.load_entropy_model(args.run))
-  logging.info("Scoring %s bytes.", f"{min(sum(map(len, documents)), args.max_bytes):,}")
-  scored = score_sample(scorer, documents, args.max_bytes)
-  rule = patching.PatchingConfig(monotonic=args.monotonic)
+  rule = PatchingConfig(
+    monotonic=args.monotonic,
+    threshold_add=args.threshold_add,
+    reset_at_newline=args.reset_at_newline,
+  )
+  sample_scored = read_scored(args.run, rule.reset_at_newline, args.data, args.max_bytes)
+  sizes = measure(sample_scored, rule, args.target_bytes_per_patch)
   print(" target   threshold   mean  median  95 %  one-byte")
-  longest = min(len(tokens) for tokens, _ in scored)
-  for target in (t for t in (2.0, 3.0, 4.0, 4.5, 5.0, 6.0, 8.0) if t < longest):
-    print(_row(target, *find_threshold(scored, target, rule)))
-  threshold, lengths = find_threshold(scored, args.target_bytes_per_patch, rule)
-  mean = float(lengths.mean())
-  runs.save_threshold(args.run, threshold, rule.monotonic)
-  logging.info("Threshold %.6f nats: %.3f bytes per patch.", threshold, mean)
+  for target, row in sorted(sizes.items()):
+    print(
+      f"{target:7.2f}  {row.threshold:10.6f}  {row.mean:5.2f}  {row.median:6.0f}"
+      f"  {row.high:4.0f}  {row.one_byte:7.1%}"
+    )
+  chosen = sizes[args.target_bytes_per_patch]
+  patchers.save_threshold(args.run, dataclasses.replace(rule, threshold=chosen.threshold))
+  logging.info("Threshold %.6f nats: %.3f bytes per patch.", chosen.threshold, chosen.mean)
+  if args.png:
+    found = [row.threshold for row in sizes.values()]
+    grid = np.linspace(min(found), max(found), 40).tolist()
+    draw([thresholds.patch_sizes(sample_scored, rule, t) for t in grid], chosen, args.png)
 
 
-def score_sample(
-  scorer: EntropyScorer, documents: Sequence[bytes], max_bytes: int
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    "--run",
+    required=True,
+    help="folder of an entropy model's run, of a table model, or of stored entropies",
+  )
+  parser.add_argument(
+    "--target_bytes_per_patch", type=float, default=4.5, help="mean patch size wanted (4.5)"
+  )
+  parser.add_argument(
+    "--data",
+    help="text to look at; by default what the model learned, which surprises it less than "
+    "new text, so that new text falls into shorter patches",
+  )
+  parser.add_argument(
+    "--max_bytes", type=int, default=500_000, help="how much of it to score (500,000)"
+  )
+  rules = parser.add_mutually_exclusive_group()
+  rules.add_argument(
+    "--monotonic", action="store_true",
+    help="threshold the rise of the entropy, not the entropy",
+  )  # fmt: skip
+  rules.add_argument(
+    "--threshold_add", type=float, metavar="NATS",
+    help="the entropy must also rise by more than this",
+  )  # fmt: skip
+  parser.add_argument(
+    "--reset_at_newline", action="store_true",
+    help="with entropies whose context begins anew after each newline",
+  )  # fmt: skip
+  parser.add_argument("--png", metavar="FILE", help="draw patch sizes over thresholds")
+  return parser.parse_args(argv)
+
+
+# --- Where entropies come from
+
+
+def read_scored(
+  folder: str, reset_at_newline: bool, data: str | None, max_bytes: int
 ) -> list[Scored]:
-  """Scores documents in a random order until `max_bytes` are done."""
-  scored, size = [], 0
-  for index in np.random.default_rng(0).permutation(len(documents)):
-    if size >= max_bytes:
-      break
-    tokens = tokenizer.encode(documents[index])
-    scored.append((tokens, scorer(tokens)))
-    size += len(tokens)
-  return scored
-
-
-def find_threshold(
-  scored: Sequence[Scored], target: float, rule: patching.PatchingConfig
-) -> tuple[float, np.ndarray]:
-  """Bisects for a threshold.
+  """Documents with entropies, as training would see them.
 
   Args:
-    scored: documents with their entropies.
-    target: wanted mean patch size in bytes.
-    rule: the entropy rule; its threshold is replaced.
-
-  Returns:
-    The threshold in nats, and the lengths of all patches under it.
+    folder: of a table model, of an entropy model's run, or of stored entropies.
+    reset_at_newline: what the entropies must be.
+    data: text to score; None for what the model learned, or what is stored.
+    max_bytes: how much of it.
 
   Raises:
-    ValueError: no threshold gives such patches.
+    FileNotFoundError: the folder holds no model, or there is no text.
+    ValueError: the entropies are of another kind.
   """
-  low, high = -10.0, 10.0  # entropies of 260 ids are below 5.6 nats, so is their rise
-  largest = np.mean([len(t) for t, _ in scored])
-  if not 1 <= target <= largest:
-    raise ValueError(f"The mean patch size must be between 1 and {largest:.0f}, got {target}.")
-  for _ in range(40):
-    middle = (low + high) / 2
-    if _lengths(scored, middle, rule).mean() < target:
-      low = middle
-    else:
-      high = middle
-  return high, _lengths(scored, high, rule)
+  scorer: Scorer | None
+  if scored.is_scored(folder):
+    parts, scorer = _stored(folder, reset_at_newline, data), None
+  elif (pathlib.Path(folder) / INFO).exists():
+    table = TableModel(folder)
+    _check_reset(folder, reset_at_newline, table.reset_at_newline)
+    parts, scorer = _text(sources.open_source(data or table.info["input"])), table
+  else:
+    settings = runs.load_config(folder).data
+    scorer = EntropyScorer(*runs.load_entropy_model(folder), reset_at_newline)
+    options = corpus.source_options(settings)
+    text = data and _text(sources.open_source(data, options))
+    parts = text or corpus.open_parts(settings)[0]
+  return sample(parts, scorer, max_bytes)
 
 
-def _lengths(scored, threshold, rule):
-  config = dataclasses.replace(rule, threshold=threshold)
-  return np.concatenate(
-    [
-      patching.patch_lengths(t[None], config, entropies=h[None], include_next=False)[0]
-      for t, h in scored
-    ]
-  )
+def _text(documents: Dataset) -> corpus.Parts:
+  return {"text": (documents, 1.0)}
 
 
-def _row(target, threshold, lengths):
-  middle, high = np.percentile(lengths, (50, 95))
-  return (
-    f"{target:7.1f}  {threshold:10.6f}  {lengths.mean():5.2f}  {middle:6.0f}  {high:4.0f}"
-    f"  {np.mean(lengths == 1):7.1%}"
-  )
+def _stored(folder: str, reset_at_newline: bool, data: str | None) -> corpus.Parts:
+  if data:
+    raise ValueError(f"--data goes with a model; {folder} holds text of its own.")
+  _check_reset(folder, reset_at_newline, scored.load_manifest(folder).reset_at_newline)
+  return _text(sources.open_source(folder))
+
+
+def _check_reset(folder: str, wanted: bool, given: bool) -> None:
+  if wanted != given:
+    raise ValueError(
+      f"--reset_at_newline is {wanted}, but the entropies of {folder} are made with "
+      f"{given}; change the flag, or choose another --run."
+    )
+
+
+def sample(parts: corpus.Parts, scorer: Scorer | None, max_bytes: int) -> list[Scored]:
+  """Reads documents in a random order until `max_bytes` are done.
+
+  Args:
+    parts: where to read, as for `mixture.mix`; a single source is read once at most.
+    scorer: gives their entropies; None where they bring them.
+    max_bytes: how much to take.
+  """
+  chosen = mixture.mix(parts, seed=0, num_epochs=1 if len(parts) == 1 else None)
+  scored_documents, size = [], 0
+  with tqdm(desc="Scoring", total=max_bytes, unit="B", unit_scale=True) as bar:
+    for document in chosen:
+      tokens = tokenizer.encode(document.text)
+      entropies = document.entropies if scorer is None else scorer(tokens)
+      scored_documents.append((tokens, np.asarray(entropies, np.float32)))
+      size += len(document.text)
+      bar.update(len(document.text))
+      if size >= max_bytes:
+        break
+  return scored_documents
+
+
+# --- Output
+
+
+def measure(
+  scored: Sequence[Scored], rule: PatchingConfig, target: float
+) -> dict[float, PatchSizes]:
+  """Patch sizes by wanted mean: the target's, and others to compare.
+
+  Raises:
+    ValueError: no threshold gives the target.
+  """
+  smallest, largest = thresholds.possible_means(scored, rule)
+  targets = {target} | {t for t in _TARGETS if smallest <= t <= largest}
+  found = {t: thresholds.find_threshold(scored, rule, t) for t in targets}
+  return {t: thresholds.patch_sizes(scored, rule, found[t]) for t in targets}
+
+
+def draw(curve: Sequence[PatchSizes], chosen: PatchSizes, path: str) -> None:
+  """Draws patch sizes, and the share of one-byte patches, over the threshold.
+
+  Raises:
+    ImportError: matplotlib is missing.
+  """
+  try:
+    import matplotlib
+  except ImportError as error:
+    raise ImportError("--png needs matplotlib: pip install 'blt_jax[plot]'.") from error
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  figure, (lengths, share) = pyplot.subplots(2, sharex=True, layout="constrained")
+  columns = PatchSizes(*np.transpose(curve))
+  lengths.plot(columns.threshold, columns.mean, label="mean")
+  lengths.plot(columns.threshold, columns.median, label="median")
+  lengths.plot(columns.threshold, columns.high, label="95 %")
+  lengths.plot(chosen.threshold, chosen.mean, "o", color="tab:red", label="chosen")
+  lengths.set_ylabel("Bytes per patch")
+  lengths.legend()
+  share.plot(columns.threshold, columns.one_byte)
+  share.plot(chosen.threshold, chosen.one_byte, "o", color="tab:red")
+  share.set_ylabel("Share of one-byte patches")
+  share.set_xlabel("Threshold (nats)")
+  figure.savefig(path, dpi=150)
+  pyplot.close(figure)
 
 
 if __name__ == "__main__":

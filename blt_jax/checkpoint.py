@@ -45,12 +45,8 @@ class Checkpoints:
     self._manager.close()
 
 
-def load_params(workdir: pathlib.Path, abstract: Any) -> Any:
-  """The parameters of the newest checkpoint of a run.
-
-  Args:
-    workdir: the run's folder.
-    abstract: tree of `jax.ShapeDtypeStruct`, the parameters to restore.
+def find_step(workdir: pathlib.Path) -> int:
+  """The step of the newest checkpoint of a run.
 
   Raises:
     FileNotFoundError: there is no checkpoint.
@@ -62,6 +58,20 @@ def load_params(workdir: pathlib.Path, abstract: Any) -> Any:
       step = manager.latest_step()
   if step is None:
     raise FileNotFoundError(f"{workdir} holds no checkpoint; train it first.")
+  return step
+
+
+def load_params(workdir: pathlib.Path, abstract: Any) -> Any:
+  """The parameters of the newest checkpoint of a run.
+
+  Args:
+    workdir: the run's folder.
+    abstract: tree of `jax.ShapeDtypeStruct`, the parameters to restore.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+  """
+  folder, step = _folder(workdir), find_step(workdir)
   wanted = {"params": abstract}
   restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
   with ocp.PyTreeCheckpointer() as checkpointer:

@@ -30,10 +30,17 @@ def get_config(kind: str = "blt") -> ConfigDict:
   config.num_steps = 10_000  # optimizer updates in the whole run
 
   config.data = data = ConfigDict()
-  data.path = "stdlib"  # text file, folder of text files, or the Python standard library
-  data.heldout_path = ""  # the same for held-out text; empty: split some off `path`
+  data.path = "stdlib"  # file, folder or glob, local or gs://; see data.sources.open_source
+  data.mixture = ConfigDict()  # instead of a path: name = (path, weight), ...
+  data.heldout_path = ""  # held-out text; empty: split some off every source
   data.heldout_fraction = 0.02  # of the documents, where they are split off
-  data.max_document_bytes = 65_536  # longer files become several documents, cut at a line
+  data.text_field = "text"  # of JSONL lines; the column of Parquet files
+  data.on_error = "raise"  # or "skip": leave bad input out, count it and go on
+  data.invalid_utf8 = "keep"  # documents as the bytes they are; or "drop"
+  data.max_document_bytes = 65_536  # longer text files become several documents
+  data.shuffle_window = 10_000  # documents; for what cannot be shuffled globally
+  data.num_workers = 0  # processes that patch documents; 0: a thread of this one
+  data.pool_size = 256  # documents open at once while rows are filled
   data.batch_size = 8  # rows in a batch, over all devices
   data.seq_len = 4096  # S, byte slots in a row
   data.num_patches = placeholder(int)  # P, patch slots in a row; by default S / 4, or S + 1
@@ -41,7 +48,10 @@ def get_config(kind: str = "blt") -> ConfigDict:
   config.patching = _declare(patching.PatchingConfig)
   config.patching.scheme = "entropy" if kind == "blt" else "byte"
   config.patching.threshold = placeholder(float)  # nats; None: what calibrate found
-  config.patching.entropy_model = ""  # folder of its run, for the entropy scheme
+  # Where the entropies of the entropy scheme come from: "model", a small entropy model on
+  # the CPU while training; "table", a table model likewise; "stored", by score_entropies.
+  config.patching.entropies = "model"
+  config.patching.entropy_model = ""  # folder of the entropy model's run, or of the table
 
   config.model = _blt() if kind == "blt" else _byte_lm()
 
@@ -160,7 +170,7 @@ def make_patching_config(
 ) -> patching.PatchingConfig:
   """Builds the patching from `config.patching`; `threshold` stands in for a missing one."""
   fields = section.to_dict()
-  fields.pop("entropy_model")
+  del fields["entropy_model"], fields["entropies"]
   if fields["threshold"] is None:
     fields["threshold"] = threshold
   return _build(patching.PatchingConfig, fields)
@@ -171,7 +181,7 @@ def make_batch_shape(config: ConfigDict) -> BatchShape:
   data = config.data
   per_byte = config.patching.scheme == "byte"
   default = data.seq_len + 1 if per_byte else data.seq_len // 4
-  return BatchShape(data.batch_size, data.seq_len, data.num_patches or default)
+  return BatchShape(data.batch_size, data.seq_len, data.num_patches or default, data.pool_size)
 
 
 def make_optimizer(

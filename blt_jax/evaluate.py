@@ -11,8 +11,8 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from blt_jax import config as settings
-from blt_jax import logs, runs, sharding
-from blt_jax.data import pipeline, sources
+from blt_jax import corpus, logs, patchers, runs, sharding
+from blt_jax.data import pipeline
 from blt_jax.evaluation import Evaluator
 
 
@@ -20,13 +20,17 @@ def main(argv: list[str] | None = None) -> None:
   """Prints one JSON object: loss, bpb, patch_size, bytes."""
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
   parser.add_argument("--run", required=True, help="folder of the run")
-  parser.add_argument("--data", required=True, help="text file or folder of text files")
+  parser.add_argument("--data", required=True, help="text, as in config.data.path")
   parser.add_argument("--max_batches", type=int, help="stop early; by default all")
   args = parser.parse_args(argv)
   logs.show_progress()
-  documents = sources.read_documents(args.data)
   run = runs.load_run(args.run)
-  patch = runs.load_patcher(run.config.patching).documents()
+  section, manifest = run.config.patching, corpus.find_manifest(args.data)
+  if manifest is not None:
+    section.entropies = "stored"
+    patchers.adopt_stored(section, [(args.data, manifest)])
+  patch = patchers.load_patcher(section).documents()
+  documents = corpus.open_all(args.data, run.config.data)
   mesh = sharding.make_mesh()
   shape = settings.make_batch_shape(run.config)
   rows = -(-shape.batch_size // mesh.size) * mesh.size  # every device gets as many

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from blt_jax import logs, patch_view, runs, tokenizer
+from blt_jax import loading, logs, patch_view, tokenizer
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generator import Generation, Generator
 from blt_jax.decode.sampling import Sampling
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
       raise ValueError("--input needs --output, the file for the results.")
     lines = pathlib.Path(args.input).read_bytes().splitlines() if args.input else None
     prompt = _prompt(args) if lines is None else b""
-    model = runs.load_language_model(args.run, args.entropy_model, args.threshold)
+    model = loading.load_language_model(args.run, args.entropy_model, args.threshold)
     drafting = None
     if args.draft != "none":
       drafting = Drafting(args.draft, args.draft_length, args.draft_entropy)

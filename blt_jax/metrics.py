@@ -19,12 +19,15 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
 
   Returns:
     `loss` in nats per target; `bpb`, bits per byte: the cross entropy of all targets,
-    EOS included, over the number of bytes; `patch_size` in bytes per patch.
+    EOS included, over the number of bytes; `patch_size` in bytes per patch; the shares
+    of byte slots with a target and of patch slots with a patch.
   """
   return {
     "loss": float(sums["nats"] / max(sums["targets"], 1)),
     "bpb": float(sums["nats"] / math.log(2) / max(sums["bytes"], 1)),
     "patch_size": float(sums["inputs"] / max(sums["patches"], 1)),
+    "byte_slot_use": float(sums["targets"] / sums["byte_slots"]),
+    "patch_slot_use": float(sums["patches"] / sums["patch_slots"]),
   }
 
 
@@ -39,10 +42,17 @@ class Meter:
     self._every = every_steps
     self._pending: list[Any] = []
     self._since = time.monotonic()
+    self._waited = 0.0
 
-  def add(self, metrics: Mapping[str, jax.Array]) -> Numbers | None:
-    """Takes the metrics of the newest step; reports when enough are there."""
+  def add(self, metrics: Mapping[str, jax.Array], waited: float) -> Numbers | None:
+    """Takes the metrics of the newest step; reports when enough are there.
+
+    Args:
+      metrics: of the step, on the devices.
+      waited: seconds that the step waited for its batch.
+    """
     self._pending.append(metrics)
+    self._waited += waited
     return self._report(self._every) if len(self._pending) > self._every else None
 
   def flush(self) -> Numbers | None:
@@ -51,7 +61,7 @@ class Meter:
 
   def restart_clock(self) -> None:
     """Leaves the time since the last report out of the rates."""
-    self._since = time.monotonic()
+    self._since, self._waited = time.monotonic(), 0.0
 
   def _report(self, count: int) -> Numbers:
     steps = jax.device_get(self._pending[:count])
@@ -63,11 +73,13 @@ class Meter:
       )
     totals = {k: np.sum([s[k] for s in steps], dtype=np.float64) for k in steps[0]}
     seconds = time.monotonic() - self._since
+    waited, self._waited = self._waited, 0.0
     self._since += seconds
     return summarise(totals) | {
       "grad_norm": float(steps[-1]["grad_norm"]),
       "bytes_per_second": float(totals["bytes"] / seconds),
       "step_seconds": seconds / count,
+      "data_wait": waited / seconds,  # share of the time
     }
 
 
@@ -99,6 +111,6 @@ def progress_line(step: int, num_steps: int, numbers: Mapping[str, float]) -> st
   return (
     f"step {step}/{num_steps}  loss {numbers['loss']:.3f}  bpb {numbers['bpb']:.3f}  "
     f"{numbers['bytes_per_second'] / 1000:.1f} kB/s  "
-    f"patch {numbers['patch_size']:.2f} B  lr {numbers['learning_rate']:.2e}  "
-    f"ETA {minutes}:{seconds:02d}"
+    f"patch {numbers['patch_size']:.2f} B  data wait {numbers['data_wait']:.1%}  "
+    f"lr {numbers['learning_rate']:.2e}  ETA {minutes}:{seconds:02d}"
   )

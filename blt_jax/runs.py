@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, its weights, its patching."""
+"""The folder of a run: its settings and its weights."""
 
 import dataclasses
 import json
@@ -9,14 +9,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from blt_jax import checkpoint, config, train_state
-from blt_jax.data.entropy import EntropyScorer
-from blt_jax.data.transforms import PatchDocument
-from blt_jax.decode import language_model
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.patching import PatchingConfig
 
-_CONFIG, _THRESHOLD = "config.json", "threshold.json"
+_CONFIG = "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,19 +35,6 @@ class EntropyModel(NamedTuple):
 
   config: ByteLMConfig
   params: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Patcher:
-  """How a run groups bytes: the scheme and, where it needs one, the entropy model."""
-
-  config: PatchingConfig
-  entropy_model: EntropyModel | None = None
-
-  def documents(self) -> PatchDocument:
-    """The transformation of raw documents, for the pipeline."""
-    scorer = EntropyScorer(*self.entropy_model) if self.entropy_model else None
-    return PatchDocument(self.config, scorer)
 
 
 def load_run(workdir: str | os.PathLike) -> Run:
@@ -107,81 +90,10 @@ def save_config(workdir: pathlib.Path, settings: ConfigDict) -> None:
         f"{workdir} holds a run of another model: config.model differs in {changed}. "
         "Choose another config.workdir, or remove the old run."
       )
-  _write(workdir / _CONFIG, text)
+  write_text(workdir / _CONFIG, text)
 
 
-def save_threshold(workdir: str | os.PathLike, threshold: float, monotonic: bool) -> None:
-  """Writes what calibration found next to the entropy model; see `load_patcher`."""
-  found = {"threshold": threshold, "monotonic": monotonic}
-  _write(pathlib.Path(workdir) / _THRESHOLD, json.dumps(found, indent=2))
-
-
-def load_patcher(section: ConfigDict) -> Patcher:
-  """Builds the patching of `config.patching`, entropy model and threshold included.
-
-  Raises:
-    FileNotFoundError: the entropy model's run is missing.
-    ValueError: the entropy scheme lacks a model or a threshold.
-  """
-  if section.scheme != "entropy":
-    return Patcher(config.make_patching_config(section))
-  folder = section.entropy_model
-  if not folder:
-    raise ValueError(
-      "Entropy patching needs an entropy model: set config.patching.entropy_model to the "
-      "folder of its run (train one with configs/quickstart.py:entropy), or choose "
-      "another config.patching.scheme."
-    )
-  entropy_model = load_entropy_model(folder)
-  threshold = None
-  if section.threshold is None and section.patch_size is None:
-    threshold = _load_threshold(folder, section.monotonic)
-  return Patcher(config.make_patching_config(section, threshold), entropy_model)
-
-
-def _load_threshold(folder: str, monotonic: bool) -> float:
-  path = pathlib.Path(folder) / _THRESHOLD
-  found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"monotonic": None}
-  if found["monotonic"] != monotonic:
-    raise ValueError(
-      f"No threshold for monotonic={monotonic}: set config.patching.threshold (nats), or "
-      f"let `python -m blt_jax.calibrate --run={folder}{' --monotonic' * monotonic}` find "
-      "one."
-    )
-  return found["threshold"]
-
-
-def load_language_model(
-  workdir: str | os.PathLike,
-  entropy_model: str | None = None,
-  threshold: float | None = None,
-) -> language_model.LanguageModel:
-  """What generation needs of a run: the model, patching and entropy model included.
-
-  Args:
-    workdir: folder of the run.
-    entropy_model: folder of the entropy model's run, instead of the one trained with.
-    threshold: nats, likewise.
-
-  Raises: as `load_run` and `load_patcher` do; the message says how to give what is missing.
-  """
-  run = load_run(workdir)
-  if isinstance(run.model, ByteLM):
-    return language_model.from_byte_lm(run.model, run.params)
-  section = run.config.patching
-  section.entropy_model = entropy_model or section.entropy_model
-  section.threshold = section.threshold if threshold is None else threshold
-  try:
-    patcher = load_patcher(section)
-  except (FileNotFoundError, ValueError) as error:
-    raise type(error)(
-      f"{error} To generate, --entropy_model=FOLDER and --threshold=NATS give what is "
-      f"missing in {workdir}."
-    ) from error
-  return language_model.from_blt(run.model, run.params, patcher.config, patcher.entropy_model)
-
-
-def _write(path: pathlib.Path, text: str) -> None:
+def write_text(path: pathlib.Path, text: str) -> None:
   """Writes aside and renames, so that a file cut short never looks whole."""
   partial = path.with_suffix(".partial")
   partial.write_text(text + "\n")

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from blt_jax import logs, patching, runs, tokenizer
+from blt_jax import logs, patchers, patching, runs, tokenizer
 from blt_jax.patch_view import Patched, draw, render
 
 
@@ -24,13 +24,13 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   logs.show_progress()
   text = pathlib.Path(args.file).read_bytes() if args.file else args.text
-  patched = patch_text(text, runs.load_patcher(runs.load_config(args.run).patching))
+  patched = patch_text(text, patchers.load_patcher(runs.load_config(args.run).patching))
   print(render(patched, use_colour=sys.stdout.isatty()))
   if args.png:
     draw(patched, args.png)
 
 
-def patch_text(text: str | bytes, patcher: runs.Patcher) -> Patched:
+def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:
   """Patches one text."""
   patch = patcher.documents()
   tokens = tokenizer.encode(text, add_eos=False)

@@ -31,7 +31,8 @@ def sums(model: Model, params: Any, batch: Batch) -> Metrics:
 
   Returns:
     float32 scalars: `nats` of cross entropy, `targets` that count in the loss, `bytes`
-    among them (all but EOS), `inputs` that are not padding, and their `patches`.
+    among them (all but EOS), `inputs` that are not padding, and their `patches`;
+    `byte_slots` and `patch_slots`, the size of the batch.
   """
   mask = batch["loss_mask"]
   nats = losses.cross_entropy_nats(predict(model, params, batch), batch["targets"])
@@ -45,6 +46,8 @@ def sums(model: Model, params: Any, batch: Batch) -> Metrics:
     "bytes": mask & (batch["targets"] >= tokenizer.OFFSET),
     "inputs": is_input,
     "patches": is_patch,
+    "byte_slots": jnp.ones_like(mask),
+    "patch_slots": jnp.ones_like(is_patch),
   }
   return {k: v.sum(dtype=jnp.float32) for k, v in counts.items()}
 

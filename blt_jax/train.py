@@ -6,15 +6,27 @@
 The same command continues a run that was stopped.
 """
 
+import functools
 import pathlib
+import time
 
 import jax
 from absl import app, logging
 from ml_collections import ConfigDict, config_flags
 
-from blt_jax import checkpoint, logs, metrics, runs, sharding, steps, train_state
+from blt_jax import (
+  checkpoint,
+  corpus,
+  logs,
+  metrics,
+  patchers,
+  runs,
+  sharding,
+  steps,
+  train_state,
+)
 from blt_jax import config as settings
-from blt_jax.data import pipeline, sources
+from blt_jax.data import pipeline
 from blt_jax.evaluation import Evaluator
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="File with the settings.")
@@ -38,19 +50,20 @@ def train(config: ConfigDict) -> metrics.Numbers:
   model = train_state.build_model(settings.make_model_config(config.model))
   optimizer, learning_rate = settings.make_optimizer(config)
 
-  # --- Data
-  data = config.data
-  train_documents, heldout_documents = sources.read_split(
-    data.path, data.heldout_path, data.heldout_fraction, data.max_document_bytes
-  )
-  patcher = runs.load_patcher(config.patching)
+  # --- Data: worker processes patch documents, threads pack and place batches ahead
+  patchers.adopt_stored(config.patching, corpus.stored_manifests(config.data))
+  patcher = patchers.load_patcher(config.patching)
   patch = patcher.documents()
-  batches = pipeline.training_batches(train_documents, patch, shape, config.seed)
-  heldout = pipeline.evaluation_batches(heldout_documents, patch, shape)
+  documents = corpus.open_corpus(config.data, config.seed)
+  batches = pipeline.prefetch(
+    pipeline.training_batches(documents.train, patch, shape, config.data.num_workers),
+    functools.partial(sharding.put_batch, mesh=mesh),
+  )
+  heldout = pipeline.evaluation_batches(documents.heldout, patch, shape)
 
   # --- The run's folder; a threshold found by calibration becomes one of its settings
   workdir = pathlib.Path(config.workdir)
-  if patcher.entropy_model is not None:
+  if patcher.config.scheme == "entropy":
     config.patching.threshold = patcher.config.threshold
   runs.save_config(workdir, config)
   checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
@@ -92,8 +105,11 @@ def train(config: ConfigDict) -> metrics.Numbers:
   meter = metrics.Meter(config.logging.every_steps)
   try:
     for step in range(int(state.step) + 1, config.num_steps + 1):
-      state, step_metrics = train_step(state, sharding.put_batch(next(batches), mesh))
-      report(step - 1, meter.add(step_metrics))
+      waiting_since = time.monotonic()
+      batch = next(batches)
+      waited = time.monotonic() - waiting_since
+      state, step_metrics = train_step(state, batch)
+      report(step - 1, meter.add(step_metrics, waited))
       if step == config.num_steps:
         break
       if step % config.checkpoint.every_steps == 0:
@@ -104,6 +120,7 @@ def train(config: ConfigDict) -> metrics.Numbers:
     numbers = evaluate_now(int(state.step))
     checkpoints.save(state, batches)
   finally:  # whatever happened, what is being written gets written
+    batches.close()
     checkpoints.close()
     writer.close()
   return numbers

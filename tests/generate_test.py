@@ -8,7 +8,7 @@ import pytest
 from generator_test import GREEDY, generate, model
 
 from blt_jax import generate as command
-from blt_jax import runs
+from blt_jax import loading
 from blt_jax.decode import generator
 
 RUN = ["--run=some/run", "--max_bytes=24"]
@@ -16,7 +16,7 @@ RUN = ["--run=some/run", "--max_bytes=24"]
 
 @pytest.fixture(autouse=True)
 def _tiny_model(monkeypatch):
-  monkeypatch.setattr(runs, "load_language_model", lambda *_: model())
+  monkeypatch.setattr(loading, "load_language_model", lambda *_: model())
   monkeypatch.setattr(generator.Generator, "__init__", _with_small_chunks)
 
 

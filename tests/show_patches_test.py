@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from blt_jax import patch_view, patching, runs, show_patches, tokenizer
+from blt_jax import patch_view, patchers, patching, show_patches, tokenizer
 
-_SPACE = runs.Patcher(patching.PatchingConfig(scheme="space"))
+_SPACE = patchers.Patcher(patching.PatchingConfig(scheme="space"))
 
 
 def test_bars_stand_before_patches():

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from blt_jax import config as settings
-from blt_jax import evaluate, runs, train
+from blt_jax import evaluate, loading, patchers, runs, train
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
+from blt_jax.patching import PatchingConfig
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -146,18 +147,18 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path):
   train.train(_config("byte_lm", text, tmp_path / "entropy"))
   with pytest.raises(ValueError, match="No threshold.*blt_jax.calibrate"):
     train.train(_config("blt", text, tmp_path / "blt", patching=patching))
-  runs.save_threshold(tmp_path / "entropy", 5.0, monotonic=False)
+  patchers.save_threshold(tmp_path / "entropy", PatchingConfig(threshold=5.0))
   config = _config("blt", text, tmp_path / "blt", patching=patching)
   numbers = train.train(config)
   assert 0 < numbers["bpb"] < 9 and numbers["patch_size"] > 1
   assert runs.load_config(tmp_path / "blt").patching.threshold == 5.0
-  generator = Generator(runs.load_language_model(tmp_path / "blt"), prefill_chunk=8)
+  generator = Generator(loading.load_language_model(tmp_path / "blt"), prefill_chunk=8)
   result = generator.generate(["def f"], Sampling(max_bytes=8))[0]
   assert 1 <= len(result.ids) <= 8 and result.starts.sum() > 1
   with pytest.raises(ValueError, match="--entropy_model"):
-    runs.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "blt"))
+    loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "blt"))
   with pytest.raises(FileNotFoundError, match="holds no run.*--entropy_model"):
-    runs.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "nowhere"))
+    loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "nowhere"))
 
 
 _MISTAKES = {

@@ -1,53 +1,218 @@
-"""Entropies of documents by an entropy model, on the CPU backend."""
+"""Entropies of documents by an entropy model, whatever their length.
+
+A document is scored in chunks; the layers hand their last W keys and values from chunk to
+chunk, so its entropies are those of the whole document read from its start.
+"""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from blt_jax import tokenizer
+from blt_jax.models import transformer
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import losses
+from blt_jax.ops import attention, losses
+
+_NEWLINE_ID = ord("\n") + tokenizer.OFFSET
+# Documents of a lane begin at multiples of this, so that the order of the sums in a
+# kernel's blocks does not depend on the documents before.
+_ALIGNMENT = 64
 
 
 class EntropyScorer:
-  """Gives the entropy after each byte of a document.
+  """Gives the entropies of one document at a time, on the CPU backend.
 
-  A document is scored in chunks that overlap by all that the model can see, so the
-  entropies are those of the whole document read from its start, whatever its length, and
-  those of a prefix do not depend on what follows.
+  Pickles into worker processes; compiles where it is first called.
   """
 
-  def __init__(self, config: ByteLMConfig, params: Any, chunk_length: int = 2048):
-    """Takes a model with a window, its parameters, and the bytes scored in one go.
+  def __init__(
+    self,
+    config: ByteLMConfig,
+    params: Any,
+    reset_at_newline: bool = False,
+    chunk_length: int = 512,
+  ):
+    """Takes a model and its parameters.
+
+    Args:
+      config: of a model with an attention window.
+      params: its parameters.
+      reset_at_newline: the context begins anew after each newline byte.
+      chunk_length: bytes scored in one go; at least a window is.
 
     Raises:
-      ValueError: the model has no window, so chunks cannot overlap by all it sees.
+      ValueError: the model has no window, so there is no end to what it must keep.
     """
-    window = config.transformer.window
-    if window is None:
-      raise ValueError("Scoring documents needs an entropy model with an attention window.")
-    self._overlap = config.transformer.num_layers * (window - 1)
-    self._length = max(chunk_length, 2 * self._overlap)
-    self._cpu = jax.local_devices(backend="cpu")[0]
-    self._params = jax.device_put(params, self._cpu)
-    self._score = jax.jit(functools.partial(_score, ByteLM(config)))
+    self._length = max(chunk_length, window_of(config))
+    self._config, self._params = config, jax.device_get(params)
+    self._reset = reset_at_newline
+
+  @functools.cached_property
+  def _on_cpu(self):
+    cpu = jax.local_devices(backend="cpu")[0]
+    with jax.default_device(cpu):
+      past = transformer.empty_past(self._config.transformer, 1, self._config.dtype)
+    return cpu, jax.device_put(self._params, cpu), past, make_scoring_step(self._config)
 
   def __call__(self, tokens: np.ndarray) -> np.ndarray:
     """Entropies in nats, float32 [n], of the predictions made at ids [n]."""
-    step = self._length - self._overlap
-    scores = np.empty(len(tokens), np.float32)
-    for start in range(0, max(len(tokens) - self._overlap, 1), step):
-      chunk = tokens[start : start + self._length]
-      padded = np.pad(chunk, (0, self._length - len(chunk)))[None]
-      with jax.default_device(self._cpu):
-        chunk_scores = np.asarray(self._score(self._params, jnp.asarray(padded)))[0]
-      first = self._overlap if start else 0
-      scores[start + first : start + len(chunk)] = chunk_scores[first : len(chunk)]
-    return scores
+    cpu, params, past, step = self._on_cpu
+    padded = -(-len(tokens) // self._length) * self._length
+    rows = np.zeros((3, 1, padded), np.int32)
+    rows[:, 0, : len(tokens)] = tokens, *locate(tokens, self._reset)
+    scores = []
+    with jax.default_device(cpu):
+      for start in range(0, padded, self._length):
+        entropies, past = step(params, rows[:, :, start : start + self._length], past)
+        scores.append(entropies)
+    return np.concatenate(jax.device_get(scores), axis=1)[0, : len(tokens)]
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {k: v for k, v in self.__dict__.items() if k != "_on_cpu"}
 
 
-def _score(model, params, tokens):
-  return losses.entropy_nats(model.apply({"params": params}, tokens))
+class BatchScorer:
+  """Gives the entropies of many documents at once, on all local devices.
+
+  Documents stand one after another in lanes, which go through the model side by side.
+  """
+
+  def __init__(
+    self,
+    config: ByteLMConfig,
+    params: Any,
+    reset_at_newline: bool = False,
+    num_lanes: int = 8,
+    chunk_length: int = 512,
+  ):
+    """Takes a model and its parameters.
+
+    Args:
+      config: of a model with an attention window.
+      params: its parameters.
+      reset_at_newline: the context begins anew after each newline byte.
+      num_lanes: rows of a batch; rounded up to a multiple of the devices.
+      chunk_length: bytes of a row scored in one go; at least a window is.
+
+    Raises:
+      ValueError: the model has no window.
+    """
+    self._length = max(chunk_length, window_of(config))
+    mesh = jax.make_mesh(
+      (jax.local_device_count(),), ("data",), (AxisType.Auto,), devices=jax.local_devices()
+    )
+    self._rows = NamedSharding(mesh, PartitionSpec(None, "data"))
+    self._lanes = -(-num_lanes // mesh.size) * mesh.size
+    self._reset = reset_at_newline
+    self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    self._past = jax.device_put(
+      transformer.empty_past(config.transformer, self._lanes, config.dtype), self._rows
+    )
+    self._step = make_scoring_step(config)
+
+  def __call__(
+    self,
+    documents: Sequence[np.ndarray],
+    report: Callable[[int], None] = lambda num_bytes: None,
+  ) -> list[np.ndarray]:
+    """Scores documents.
+
+    Args:
+      documents: int [n] ids of each.
+      report: called with the number of ids done, now and then.
+
+    Returns:
+      float32 [n] for each document: nats, of the predictions made at its ids.
+    """
+    lane, first, total = assign_lanes([len(d) for d in documents], self._lanes)
+    rows = np.zeros((3, self._lanes, -(-total // self._length) * self._length), np.int32)
+    segments = np.ones(self._lanes, np.int32)  # 0 is between documents
+    for i, tokens in enumerate(documents):
+      segment, position = locate(tokens, self._reset)
+      here = slice(first[i], first[i] + len(tokens))
+      rows[:, lane[i], here] = tokens, segment + segments[lane[i]], position
+      segments[lane[i]] = rows[1, lane[i], here.stop - 1] + 1
+    share = sum(map(len, documents)) / max(rows.shape[2], 1)
+    scores, past = [], self._past
+    for start in range(0, rows.shape[2], self._length):
+      chunk = jax.device_put(rows[:, :, start : start + self._length], self._rows)
+      entropies, past = self._step(self._params, chunk, past)
+      scores.append(entropies)
+      if len(scores) > 2:  # the device always has the next chunk, and never many
+        scores[-3] = np.asarray(scores[-3])
+      report(round(share * (start + self._length)) - round(share * start))
+    done = np.concatenate([np.asarray(s) for s in scores], axis=1)
+    return [done[lane[i], first[i] : first[i] + len(d)] for i, d in enumerate(documents)]
+
+
+def make_scoring_step(config: ByteLMConfig) -> Callable[..., Any]:
+  """Compiles one chunk of scoring.
+
+  Returns:
+    A function (params, rows int32 [3, B, S], past) -> (entropies float32 [B, S] in nats,
+    past of what follows); rows are tokens, documents and positions.
+  """
+  model = ByteLM(config)
+
+  @jax.jit
+  def step(params: Any, rows: jax.Array, past: attention.Past) -> tuple[Any, Any]:
+    tokens, documents, positions = rows
+    logits, past = model.apply(
+      {"params": params}, tokens, documents, positions, past, method=ByteLM.resume
+    )
+    return losses.entropy_nats(logits), past
+
+  return step
+
+
+def locate(tokens: np.ndarray, reset_at_newline: bool) -> tuple[np.ndarray, np.ndarray]:
+  """What each byte of one document can see.
+
+  Args:
+    tokens: int [n].
+    reset_at_newline: whether a newline byte ends the context.
+
+  Returns:
+    int32 [n] number of the byte's context, int32 [n] its position there.
+  """
+  position = np.arange(len(tokens), dtype=np.int32)
+  if not reset_at_newline:
+    return np.zeros_like(position), position
+  starts = np.zeros(len(tokens), bool)
+  starts[1:] = tokens[:-1] == _NEWLINE_ID
+  first = np.maximum.accumulate(np.where(starts, position, 0))
+  return np.cumsum(starts, dtype=np.int32), position - first
+
+
+def assign_lanes(lengths: Sequence[int], num_lanes: int) -> tuple[np.ndarray, np.ndarray, int]:
+  """Deals documents out, the longest first, each to the lane that is shortest so far.
+
+  Returns:
+    The lane of each document, its first position there, the length of the longest lane.
+  """
+  lane, first = np.zeros(len(lengths), int), np.zeros(len(lengths), int)
+  filled = np.zeros(num_lanes, int)
+  for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    lane[i] = filled.argmin()
+    first[i] = filled[lane[i]]
+    filled[lane[i]] += -(-lengths[i] // _ALIGNMENT) * _ALIGNMENT
+  return lane, first, int(filled.max())
+
+
+def window_of(config: ByteLMConfig) -> int:
+  """How many bytes the attention of an entropy model sees.
+
+  Raises:
+    ValueError: it sees all of them, so there is no end to what scoring must keep.
+  """
+  if config.transformer.window is None:
+    raise ValueError(
+      "Scoring documents needs an entropy model with an attention window: set "
+      "config.model.transformer.window when training it."
+    )
+  return config.transformer.window

@@ -5,35 +5,58 @@ from typing import Any
 import grain
 import numpy as np
 
-Row = dict[str, np.ndarray]
+from blt_jax.data.document_pool import DocumentPool
+from blt_jax.data.open_document import OpenDocument
+from blt_jax.data.row_filling import Row, RowFiller
 
 
 class PackRows(grain.IterDataset):
-  """Fills rows from documents, in order, cutting a document only where a row is full.
+  """Fills rows from documents so that few byte slots and few patch slots stay empty.
 
   Documents are dicts with `tokens` int [n] (BOS first, EOS last) and `patch_lengths`,
   which sum to n. A row holds `tokens` and `targets` int32 [S], `loss_mask` bool [S] and
   `patch_lengths` int32 [P], as the model takes them: they sum to S + 1 and the first is 1.
 
   Every byte and every EOS is the target of exactly one position, which is in the same
-  document; a document that continues in the next row does so from its last target. The
-  end of a row that ran out of patch slots, and of the last row, is padding: id 0, no
-  loss, part of the last patch.
+  document. Rows are filled from a pool of open documents: each takes from the oldest
+  one, and from others whose bytes per patch make up for it. A document that is cut goes
+  on in another row from its last target; its patches are those of the document, but
+  the first two ids of a piece start patches. Where a piece ends inside a row, an EOS
+  without loss stands after it, so that attention stays inside documents. The end of a
+  row that ran out of patch slots or of documents is padding: id 0, no loss, part of the
+  last patch.
+
+  The iterator's state is small: the state of the documents before the oldest open one,
+  and a position in each open one. Resuming reads again what was read since then: on
+  real text one to three times `pool_size * seq_len` ids, and never more than six times
+  that and the longest document.
   """
 
-  def __init__(self, documents: grain.IterDataset, seq_len: int, num_patches: int):
+  def __init__(
+    self, documents: grain.IterDataset, seq_len: int, num_patches: int, pool_size: int = 256
+  ):
     """Takes the documents, S and P.
 
+    Args:
+      documents: to pack, in shuffled order.
+      seq_len: S.
+      num_patches: P, about S divided by the mean bytes per patch.
+      pool_size: how many documents are open at once, unless those behind the oldest
+        hold that many rows' worth of ids before. 1 keeps the documents in order.
+
     Raises:
-      ValueError: P is too small for any row.
+      ValueError: S or P is too small for any row, or no document may be open. Iterating
+        raises it for documents whose patch_lengths do not sum to n.
     """
     super().__init__(documents)
     if num_patches < 3 or seq_len < 2:
       raise ValueError(
         f"Rows need seq_len >= 2 and num_patches >= 3, got {seq_len} and {num_patches}."
       )
+    if pool_size < 1:
+      raise ValueError(f"pool_size is {pool_size}; at least 1 document must be open.")
     self._documents = documents
-    self._sizes = (seq_len, num_patches)
+    self._sizes = (seq_len, num_patches, pool_size)
 
   def __iter__(self) -> "_PackIterator":
     """Starts from the first document."""
@@ -41,95 +64,72 @@ class PackRows(grain.IterDataset):
 
 
 class _PackIterator(grain.DatasetIterator):
-  """Its state: where the open document is, and how many of its ids are done."""
-
-  def __init__(self, documents: grain.DatasetIterator, seq_len: int, num_patches: int):
+  def __init__(
+    self, documents: grain.DatasetIterator, seq_len: int, num_patches: int, pool_size: int
+  ):
     super().__init__(documents)
     self._documents = documents
-    self._seq_len, self._num_patches = seq_len, num_patches
-    self._before_open = documents.get_state()
-    self._document: Row | None = None
-    self._done = 0
+    self._seq_len, self._num_patches, self._pool_size = seq_len, num_patches, pool_size
+    self._pool = DocumentPool()
+    self._read = 0  # documents
+    self._is_exhausted = False
 
   def __next__(self) -> Row:
-    row = _OpenRow(self._seq_len, self._num_patches)
-    while not row.is_full:
-      try:
-        document = self._open()
-      except StopIteration:
-        if row.used:
-          break
-        raise
-      self._done += row.add(document, self._done)
-      if self._done >= len(document["tokens"]) - 1:  # what is left has no target
-        self._document, self._done = None, 0
+    if not self._fill_pool():
+      raise StopIteration
+    row = RowFiller(self._pool, self._seq_len, self._num_patches)
+    while row.has_room and self._fill_pool():
+      row.add()
     return row.close()
 
-  def _open(self) -> Row:
-    if self._document is None:
-      self._before_open = self._documents.get_state()
-      document = next(self._documents)
-      starts = np.zeros(len(document["tokens"]), bool)
-      ends = np.cumsum(document["patch_lengths"])
-      starts[np.concatenate([[0], ends[ends < len(starts)]])] = True
-      self._document = {"tokens": document["tokens"], "starts": starts}
-    return self._document
+  def _fill_pool(self) -> bool:
+    """Opens as many documents as may be; returns whether there is any."""
+    pool, size = self._pool, self._pool_size
+    while len(pool) < size and not self._is_exhausted:
+      if pool and pool.left - pool.oldest.left >= size * self._seq_len:
+        break
+      try:
+        pool.add(self._open())
+      except StopIteration:
+        self._is_exhausted = True
+    return len(pool) > 0
+
+  def _open(self) -> OpenDocument:
+    state = self._documents.get_state()
+    document = next(self._documents)
+    self._read += 1
+    return OpenDocument(document, self._read - 1, state, self._num_patches)
 
   def get_state(self) -> dict[str, Any]:
-    is_open = self._document is not None
-    state = self._before_open if is_open else self._documents.get_state()
-    return {"documents": state, "done": self._done}
+    reader = self._pool.oldest.reader_state if self._pool else self._documents.get_state()
+    return {"documents": reader, "read": self._read, "open": self._pool.marks}
 
   def set_state(self, state: dict[str, Any]) -> None:
     self._documents.set_state(state["documents"])
-    self._document, self._done = None, state["done"]
+    self._pool, self._is_exhausted = DocumentPool(), False
+    done = {int(i): int(d) for i, _, d in (m.partition(":") for m in state["open"].split())}
+    self._read = min(done, default=state["read"])
+    while self._read < state["read"]:
+      document = self._open()
+      if document.index in done:
+        document.go_on_from(done[document.index])
+        self._pool.add(document)
 
 
-class _OpenRow:
-  """A row being filled."""
+def slot_use(rows: Row) -> dict[str, float]:
+  """How much of a row, or of a batch of rows, is used.
 
-  def __init__(self, seq_len: int, num_patches: int):
-    self.used = 0
-    self.is_full = False
-    self._free_patches = num_patches
-    self._num_patches = num_patches
-    self._tokens = np.zeros(seq_len, np.int32)
-    self._targets = np.zeros(seq_len, np.int32)
-    self._mask = np.zeros(seq_len, bool)
-    self._starts = np.zeros(seq_len + 1, bool)
+  Args:
+    rows: `loss_mask` bool [..., S] and `patch_lengths` int [..., P].
 
-  def add(self, document: Row, done: int) -> int:
-    """Takes as many ids as fit from position `done` on; returns how many."""
-    tokens, starts = document["tokens"][done:], document["starts"][done:].copy()
-    if self.used == 0:
-      starts[:2] = True  # the first patch of a row has one byte
-    room = min(len(self._tokens) - self.used, len(tokens))
-    # The byte after the last one taken says whether it starts a patch: one more slot.
-    needed = np.cumsum(np.append(starts, False)[: room + 1])
-    count = int(np.searchsorted(needed, self._free_patches, side="right")) - 1
-    if count < 0:
-      self.is_full = True
-      return 0
-    # From here on, `count` ids and the bit of the next one fit.
-    here = slice(self.used, self.used + count)
-    targets = tokens[1 : count + 1]
-    self._tokens[here] = tokens[:count]
-    self._targets[here][: len(targets)] = targets
-    self._mask[here][: len(targets)] = True
-    following = starts[: count + 1]
-    self._starts[self.used : self.used + len(following)] = following
-    self._free_patches -= int(following[:count].sum())
-    self.used += count
-    self.is_full = count < len(tokens)
-    return count
-
-  def close(self) -> Row:
-    starts = np.flatnonzero(self._starts)
-    lengths = np.zeros(self._num_patches, np.int32)
-    lengths[: len(starts)] = np.diff(starts, append=len(self._starts))
-    return {
-      "tokens": self._tokens,
-      "targets": self._targets,
-      "loss_mask": self._mask,
-      "patch_lengths": lengths,
-    }
+  Returns:
+    `byte_slots`, the share of positions with a target, and `patch_slots`, the share of
+    patches that start no later than the last of these positions.
+  """
+  mask, lengths = rows["loss_mask"], rows["patch_lengths"]
+  used = (mask * np.arange(1, mask.shape[-1] + 1)).max(axis=-1, keepdims=True)
+  starts = np.cumsum(lengths, axis=-1) - lengths
+  return {
+    "byte_slots": float(mask.mean()),
+    "patch_slots": float(((starts < used) & (lengths > 0)).mean()),
+  }

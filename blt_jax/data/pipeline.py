@@ -1,60 +1,86 @@
-"""Documents to batches, with Grain: patched, packed and resumable."""
+"""Documents to batches, with Grain: patched, packed, resumable, prefetched."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grain
 import numpy as np
 
+from blt_jax.data import workers
+from blt_jax.data.documents import Dataset
 from blt_jax.data.packing import PackRows
 from blt_jax.data.transforms import PatchDocument
 
 Batch = dict[str, np.ndarray]
 
-# One thread reads ahead: documents are small, and the accelerator is the bottleneck.
-_READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
-
 
 @dataclasses.dataclass(frozen=True)
 class BatchShape:
-  """The static sizes of a batch: B rows of S bytes and P patches."""
+  """The static sizes of a batch, and how rows are filled.
+
+  Attributes:
+    batch_size: B, rows.
+    seq_len: S, byte slots in a row.
+    num_patches: P, patch slots in a row.
+    pool_size: documents open at once while rows are filled; see `packing.PackRows`.
+  """
 
   batch_size: int
   seq_len: int
   num_patches: int
+  pool_size: int = 256
 
 
 def training_batches(
-  documents: Sequence[bytes], patch: PatchDocument, shape: BatchShape, seed: int
-) -> grain.DatasetIterator:
-  """Endless batches, shuffled anew in each epoch.
+  documents: Dataset, patch: PatchDocument, shape: BatchShape, num_workers: int = 0
+) -> grain.IterDataset:
+  """Full batches.
 
-  The order depends on `seed` only. `get_state` and `set_state` of the iterator resume
-  with the very next batch.
+  `get_state` and `set_state` of its iterator resume with the very next batch.
 
   Args:
-    documents: raw documents.
+    documents: shuffled and repeated, as `mixture.mix` gives them.
     patch: how they are patched.
     shape: of the batches.
-    seed: of the shuffle.
+    num_workers: processes that patch; see `workers.transform`.
 
   Returns:
-    Iterator over dicts: `tokens`, `targets` int32 [B, S], `loss_mask` bool [B, S],
+    Dataset of dicts: `tokens`, `targets` int32 [B, S], `loss_mask` bool [B, S],
     `patch_lengths` int32 [B, P].
   """
-  source = grain.MapDataset.source(documents).seed(seed).shuffle().repeat().map(patch)
-  rows = PackRows(source.to_iter_dataset(_READ), shape.seq_len, shape.num_patches)
-  return iter(rows.batch(shape.batch_size, drop_remainder=True))
+  patched = workers.transform(documents, patch, num_workers)
+  rows = PackRows(patched, shape.seq_len, shape.num_patches, shape.pool_size)
+  return rows.batch(shape.batch_size, drop_remainder=True)
 
 
 def evaluation_batches(
-  documents: Sequence[bytes], patch: PatchDocument, shape: BatchShape
+  documents: Dataset, patch: PatchDocument, shape: BatchShape
 ) -> Iterator[Batch]:
   """One pass over all documents in order; the last batch is filled with empty rows."""
-  source = grain.MapDataset.source(documents).map(patch)
-  rows = PackRows(source.to_iter_dataset(_READ), shape.seq_len, shape.num_patches)
+  patched = workers.transform(documents, patch)
+  rows = PackRows(patched, shape.seq_len, shape.num_patches, pool_size=1)
   for batch in rows.batch(shape.batch_size, drop_remainder=False):
     yield _fill(batch, shape.batch_size)
+
+
+def prefetch(
+  batches: grain.IterDataset, put: Callable[[Batch], Any], buffer_size: int = 2
+) -> grain.DatasetIterator:
+  """Prepares batches ahead: host threads make them and put them on the devices.
+
+  Args:
+    batches: to prefetch from.
+    put: places a batch on the devices.
+    buffer_size: batches that wait on the host, and as many on the devices.
+
+  Returns:
+    An iterator over what `put` gives. Its state is that after the last batch taken from
+    it, whatever is ahead.
+  """
+  ahead = grain.experimental.ThreadPrefetchIterDataset
+  on_host = ahead(batches, prefetch_buffer_size=buffer_size)
+  return iter(ahead(on_host.map(put), prefetch_buffer_size=buffer_size))
 
 
 def _fill(batch: Batch, batch_size: int) -> Batch:

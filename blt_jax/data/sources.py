@@ -1,122 +1,181 @@
-"""Where documents come from."""
+"""Where documents come from: any path of any format to a dataset of documents."""
 
-import hashlib
-import pathlib
-import sysconfig
-from collections.abc import Sequence
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
+import grain
 from absl import logging
 
-STDLIB = "stdlib"
+from blt_jax.data import files, heldout, parquet, readers, scored, streams
+from blt_jax.data.documents import Dataset, Document, Policy, Skipped, SourceOptions
+from blt_jax.data.files import STDLIB
+
+__all__ = [
+  "STDLIB", "Document", "Skipped", "SourceOptions", "open_source", "open_split",
+  "read_documents", "read_split",
+]  # fmt: skip
+
+Reader: TypeAlias = readers.Reader | scored.ScoredReader | streams.JsonLinesStream
+
+_READERS: dict[str, Callable[[Sequence[str], Policy], Reader]] = {
+  "text": readers.TextReader,
+  "jsonl": readers.JsonLinesReader,
+  "compressed jsonl": streams.JsonLinesStream,
+  "parquet": parquet.ParquetReader,
+  "array_record": readers.ArrayRecordReader,
+}
+# Threads that read ahead cost more per document than reading it from a disk.
+_READ = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+_HELD_OUT_PIECE = 4096  # bytes; of a single file, pieces are held out
 
 
-def read_documents(path: str, max_bytes: int = 65_536) -> list[bytes]:
-  """Reads text documents.
+def open_source(
+  path: str, options: SourceOptions | None = None, skipped: Skipped | None = None
+) -> Dataset:
+  """Opens the documents of a path.
+
+  Formats by name: .jsonl, .jsonl.gz, .jsonl.zst, .jsonl.xz, .parquet, .array_record (or
+  .arrayrecord); anything else is plain text, a document a file. Documents that are empty
+  stay, since somebody wrote them down as documents; blank text files and blank lines of
+  JSONL are none.
 
   Args:
-    path: a text file, a folder of text files at any depth, or "stdlib": the Python
-      standard library's own sources, real text that every machine with Python has.
-    max_bytes: files longer than this become several documents, cut after a line.
+    path: a file; a folder, of which files at any depth are taken, hidden ones aside, and
+      of shards and other files only the shards; a glob; or "stdlib", the Python standard
+      library. Local, or a URL that fsspec knows, such as gs://.
+    options: how files are read.
+    skipped: counts what is left out; its name appears in errors and warnings.
 
   Returns:
-    The documents in the order of their paths, none of them empty.
+    A MapDataset of `Document` where random access is fast; an IterDataset for Parquet and
+    for compressed or remote JSONL. Elements of a MapDataset may be None, as Grain has it:
+    skip them.
 
   Raises:
     FileNotFoundError: nothing is there.
-    ValueError: the file is not UTF-8 text, or there is no text at all.
+    ValueError: bad input, no document at all, shards of several formats, or a library that
+      is not installed.
   """
-  return _cut(_read_files(path), max_bytes)
+  reader = _open(path, options or SourceOptions(), skipped or Skipped())
+  return _in_order(reader, reader)
+
+
+def open_split(
+  path: str,
+  heldout_path: str,
+  heldout_fraction: float,
+  options: SourceOptions | None = None,
+  skipped: Skipped | None = None,
+) -> tuple[Dataset, Dataset]:
+  """Opens (training, held-out) documents.
+
+  Args:
+    path: see `open_source`.
+    heldout_path: the same; empty to hold some documents of `path` out by their content:
+      whole files of plain text, or pieces where there is a single file.
+    heldout_fraction: how many of them, in [0, 1].
+    options: see `open_source`.
+    skipped: see `open_source`.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+    ValueError: as `open_source`, or too little to hold some out.
+  """
+  options, skipped = options or SourceOptions(), skipped or Skipped()
+  reader = _open(path, options, skipped)
+  if heldout_path:
+    held_reader = _open(heldout_path, options, skipped)
+    return _in_order(reader, reader), _in_order(held_reader, held_reader)
+  if isinstance(reader, streams.JsonLinesStream):
+    return heldout.hold_out_of_stream(reader, heldout_fraction)
+  file_ids = reader.file_ids if isinstance(reader, readers.TextReader) else None
+  if file_ids is not None and file_ids[0] == file_ids[-1]:
+    size = min(options.max_document_bytes, _HELD_OUT_PIECE)
+    reader = _open(path, dataclasses.replace(options, max_document_bytes=size), skipped)
+    file_ids = None
+  train, held = heldout.hold_out(reader, heldout_fraction, file_ids)
+  return _in_order(train, reader), _in_order(held, reader)
+
+
+def _open(path: str, options: SourceOptions, skipped: Skipped) -> Reader:
+  if scored.is_scored(path):
+    return scored.ScoredReader(path)
+  paths, kind = _choose_files(path)
+  _check_support(path, paths, kind)
+  policy = Policy(options, skipped)
+  reader = _READERS[kind](paths, policy)
+  _check_any(reader, path, skipped)
+  return reader
+
+
+def _in_order(dataset: Dataset, reader: Reader) -> Dataset:
+  """A stream where nothing else is fast, so that nobody shuffles it globally."""
+  if isinstance(reader, parquet.ParquetReader) and isinstance(dataset, grain.MapDataset):
+    return dataset.to_iter_dataset(_READ)
+  return dataset
+
+
+def _choose_files(path: str) -> tuple[list[str], str]:
+  """The files to read and their format; where there are shards, nothing but shards."""
+  found = files.list_files(path)
+  shards = [f for f in found if files.format_of(f) != "text"]
+  kinds = {files.format_of(f) for f in shards}
+  if "jsonl" in kinds and ("compressed jsonl" in kinds or files.is_remote(shards[0])):
+    kinds = kinds - {"jsonl"} | {"compressed jsonl"}  # one stream of both
+  if len(kinds) > 1:
+    raise ValueError(
+      f"{path} holds shards of several formats: {', '.join(sorted(kinds))}. Say which with "
+      "a glob, such as 'folder/**/*.parquet'."
+    )
+  if shards and len(shards) < len(found):
+    logging.info("%s: %d other files beside the shards.", path, len(found) - len(shards))
+  return (shards, kinds.pop()) if shards else (found, "text")
+
+
+def _check_support(path: str, paths: list[str], kind: str) -> None:
+  if kind == "array_record" and any(map(files.is_remote, paths)):
+    raise ValueError(
+      f"{path}: ArrayRecord files are read from local disks only; copy them to one, or "
+      "mount the bucket (Cloud Storage FUSE)."
+    )
+  if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
+    raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install blt_jax[parquet]")
+
+
+def _check_any(reader, path: str, skipped: Skipped) -> None:
+  """Reads up to the first document: most mistakes show before anything else starts."""
+  before = skipped.counts.copy()
+  if next(_documents(reader), None) is None:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.counts.items())
+    raise ValueError(
+      f"{skipped.locate(path)} holds no text{f' (left out: {reasons})' if reasons else ''}; "
+      "give a file of text, JSONL, Parquet or ArrayRecord, or a folder of them."
+    )
+  skipped.counts = before  # it will be read again
+
+
+def _documents(source) -> Iterator[Document]:
+  """All documents in order."""
+  is_stream = isinstance(source, grain.IterDataset)
+  elements = source if is_stream else (source[index] for index in range(len(source)))
+  return (document for document in elements if document is not None)
+
+
+def read_documents(path: str, max_bytes: int = 65_536) -> list[bytes]:
+  """Reads all documents of a path into memory; see `open_source`. None of them is empty."""
+  return _texts(open_source(path, SourceOptions(max_document_bytes=max_bytes)))
 
 
 def read_split(
   path: str, heldout_path: str, heldout_fraction: float, max_bytes: int = 65_536
 ) -> tuple[list[bytes], list[bytes]]:
-  """Reads (training, held-out) documents.
-
-  Args:
-    path: see `read_documents`.
-    heldout_path: the same; empty to hold some text of `path` out: whole files, or
-      pieces where there is a single file.
-    heldout_fraction: how many of them, in [0, 1].
-    max_bytes: see `read_documents`.
-
-  Raises:
-    FileNotFoundError: nothing is there.
-    ValueError: there is no text, or too little to hold some out.
-  """
-  if heldout_path:
-    return read_documents(path, max_bytes), read_documents(heldout_path, max_bytes)
-  files = _read_files(path)
-  parts = split_documents(files if len(files) > 1 else _cut(files, 4096), heldout_fraction)
-  return _cut(parts[0], max_bytes), _cut(parts[1], max_bytes)
+  """Reads (training, held-out) documents into memory; see `open_split`."""
+  options = SourceOptions(max_document_bytes=max_bytes)
+  train, held = open_split(path, heldout_path, heldout_fraction, options)
+  return _texts(train), _texts(held)
 
 
-def split_documents(
-  documents: Sequence[bytes], heldout_fraction: float
-) -> tuple[list[bytes], list[bytes]]:
-  """Divides documents in (training, held-out) by their content, equal ones together.
-
-  Raises:
-    ValueError: fewer than two different documents.
-  """
-  rank = {d: int.from_bytes(hashlib.sha256(d).digest()[:8], "big") for d in documents}
-  if len(rank) < 2:
-    raise ValueError(
-      "The data is a single short document and none can be held out; give more text, or "
-      "a file of its own in config.data.heldout_path."
-    )
-  ordered = sorted(rank.values())
-  # At least one document on either side.
-  limit = min(max(int(heldout_fraction * 2**64), ordered[0]), ordered[-2])
-  train = [d for d in documents if rank[d] > limit]
-  return train, [d for d in documents if rank[d] <= limit]
-
-
-def _read_files(path: str) -> list[bytes]:
-  """The contents of all text files, none of them empty."""
-  texts = []
-  for file in _list_files(path):
-    raw = file.read_bytes()
-    if _is_text(raw):
-      texts.append(raw)
-    elif str(file) == str(pathlib.Path(path)):
-      raise ValueError(f"{path} is not UTF-8 text; give a text file or a folder of them.")
-    else:
-      logging.warning("Skipping %s: not UTF-8 text.", file)
-  texts = [t for t in texts if t.strip()]
-  if not texts:
-    raise ValueError(f"{path} holds no text; give a text file or a folder of them.")
-  return texts
-
-
-def _list_files(path: str) -> list[pathlib.Path]:
-  if path == STDLIB:
-    root = pathlib.Path(sysconfig.get_path("stdlib"))
-    skipped = {"site-packages", "dist-packages", "test", "tests", "idlelib"}
-    return [
-      f for f in sorted(root.rglob("*.py")) if skipped.isdisjoint(f.relative_to(root).parts)
-    ]
-  source = pathlib.Path(path)
-  if not source.exists():
-    raise FileNotFoundError(f"No file or folder {path}; set config.data.path to your text.")
-  return sorted(f for f in source.rglob("*") if f.is_file()) if source.is_dir() else [source]
-
-
-def _is_text(raw: bytes) -> bool:
-  try:
-    raw.decode("utf-8")
-  except UnicodeDecodeError:
-    return False
-  return b"\0" not in raw
-
-
-def _cut(documents: Sequence[bytes], max_bytes: int) -> list[bytes]:
-  """Cuts documents into pieces of at most `max_bytes`, after a line where there is one."""
-  pieces = []
-  for rest in documents:
-    while len(rest) > max_bytes:
-      end = rest.rfind(b"\n", 0, max_bytes) + 1 or max_bytes
-      pieces.append(rest[:end])
-      rest = rest[end:]
-    pieces.append(rest)
-  return [p for p in pieces if p.strip()]
+def _texts(dataset: Dataset) -> list[bytes]:
+  return [document.text for document in _documents(dataset) if document.text]

@@ -1,26 +1,34 @@
-"""Raw documents to ids and patches."""
+"""Documents to ids and patches."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from blt_jax import patching, tokenizer
+from blt_jax.data.documents import Document
 
 Scorer = Callable[[np.ndarray], np.ndarray]  # ids [n] -> entropies [n]
 
 
 class PatchDocument:
-  """Turns bytes into `tokens` int32 [n], BOS and EOS included, and `patch_lengths`."""
+  """Turns a document into `tokens` int32 [n], BOS and EOS included, and `patch_lengths`."""
 
   def __init__(self, config: patching.PatchingConfig, scorer: Scorer | None = None):
-    """Takes the patching and, for the entropy scheme, what gives entropies."""
+    """Takes the patching and what gives entropies.
+
+    Args:
+      config: how to patch.
+      scorer: for the entropy scheme, what scores documents that bring no entropies.
+    """
     self._config = config
     self._scorer = scorer
 
-  def __call__(self, document: bytes) -> dict[str, np.ndarray]:
+  def __call__(self, document: Document) -> dict[str, np.ndarray]:
     """Patches one document; the result depends on its bytes only."""
-    tokens = tokenizer.encode(document)
-    entropies = self.entropies(tokens)
+    tokens = tokenizer.encode(document.text)
+    entropies = document.entropies
+    if entropies is None or self._config.scheme != "entropy":
+      entropies = self.entropies(tokens)
     lengths = patching.patch_lengths(
       tokens[None],
       self._config,

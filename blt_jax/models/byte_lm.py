@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from blt_jax.models import layers, transformer
 from blt_jax.models.config import ByteLMConfig
+from blt_jax.ops import attention
 
 
 class ByteLM(nn.Module):
@@ -24,12 +25,35 @@ class ByteLM(nn.Module):
       float32 logits [B, S, V].
     """
     c = self.config
-    table = layers.Embedding(c.vocab_size, c.transformer.dim, name="embedding")()
     documents = transformer.document_ids(tokens, c.eos_id) if c.document_masks else None
+    return self.resume(tokens, documents, jnp.arange(tokens.shape[1]), None)[0]
+
+  @nn.compact
+  def resume(
+    self,
+    tokens: jax.Array,
+    document_ids: jax.Array | None,
+    positions: jax.Array,
+    past: attention.Past | None,
+  ) -> tuple[jax.Array, attention.Past | None]:
+    """Predicts within a row that goes on after others; see `Transformer.resume`.
+
+    Args:
+      tokens: int [B, S].
+      document_ids: int [B, S]; attention stays inside documents.
+      positions: int [B, S] of the tokens in their documents.
+      past: what the layers kept of the rows before; `transformer.empty_past` at first.
+
+    Returns:
+      float32 logits [B, S, V], and the past of what follows.
+    """
+    c = self.config
+    table = layers.Embedding(c.vocab_size, c.transformer.dim, name="embedding")()
     x = table[tokens].astype(c.dtype)
-    x = transformer.Transformer(c.transformer, name="transformer")(x, documents)
+    stack = transformer.Transformer(c.transformer, name="transformer")
+    x, past = stack.resume(x, document_ids, positions, past)
     x = layers.RMSNorm(c.transformer.norm_epsilon, name="norm")(x)
     if c.tie_embeddings:
-      return jnp.dot(x, table.T.astype(x.dtype)).astype(jnp.float32)
+      return jnp.dot(x, table.T.astype(x.dtype)).astype(jnp.float32), past
     logits = layers.Linear(c.vocab_size, ("embed", "vocab"), name="output")(x)
-    return logits.astype(jnp.float32)
+    return logits.astype(jnp.float32), past

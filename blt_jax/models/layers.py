@@ -82,7 +82,9 @@ class SelfAttention(nn.Module):
     x: jax.Array,
     rope_table: tuple[jax.Array, jax.Array],
     document_ids: jax.Array | None,
-  ) -> jax.Array:
+    past: attention.Past | None = None,
+  ) -> tuple[jax.Array, attention.Past | None]:
+    """Returns [B, S, D], and the past of what follows where a past was given."""
     c = self.config
     batch, seq_len, dim = x.shape
 
@@ -93,10 +95,15 @@ class SelfAttention(nn.Module):
     query = rope.apply_rope(project("query", c.num_heads), rope_table)
     key = rope.apply_rope(project("key", c.num_kv_heads), rope_table)
     value = project("value", c.num_kv_heads)
-    mixed = attention.attention(query, key, value, window=c.window, document_ids=document_ids)
-    mixed = mixed.reshape(batch, seq_len, -1)
+    mixed = attention.attention(
+      query, key, value, window=c.window, document_ids=document_ids, past=past
+    ).reshape(batch, seq_len, -1)
     # The reference scales the output matrix by the width of the model as well.
-    return Linear(dim, ("heads", "embed"), lambda _: self.std(dim), name="output")(mixed)
+    output = Linear(dim, ("heads", "embed"), lambda _: self.std(dim), name="output")
+    kept = None
+    if past is not None and document_ids is not None:
+      kept = attention.keep(past, attention.Past(key, value, document_ids))
+    return output(mixed), kept
 
 
 class MLP(nn.Module):

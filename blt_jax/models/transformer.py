@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from blt_jax.models import layers
 from blt_jax.models.config import TransformerConfig
-from blt_jax.ops import rope
+from blt_jax.ops import attention, rope
 
 _REMAT_POLICIES = {
   "full": None,
@@ -39,22 +39,25 @@ class Block(nn.Module):
     layer: Any,
     rope_table: tuple[jax.Array, jax.Array],
     document_ids: jax.Array | None,
-  ) -> tuple[jax.Array, None]:
-    """Returns ([B, S, D], None), in the form of a scan over layers.
+    past: attention.Past | None = None,
+  ) -> tuple[jax.Array, attention.Past | None]:
+    """Returns ([B, S, D], past of what follows), in the form of a scan over layers.
 
     Args:
       x: [B, S, D].
       layer: index of this layer; initialisation depends on it.
       rope_table: see `ops.rope`.
       document_ids: int [B, S], or None where documents do not matter.
+      past: what this layer kept of the positions before the row; None for a whole row.
     """
     c = self.config
     std = depth_std(c, layer)
     attend = layers.SelfAttention(c, std, name="attention")
     mlp = layers.MLP(c.mlp_dim, std, name="mlp")
     normed = layers.RMSNorm(c.norm_epsilon, name="attention_norm")(x)
-    x = x + attend(normed, rope_table, document_ids)
-    return x + mlp(layers.RMSNorm(c.norm_epsilon, name="mlp_norm")(x)), None
+    attended, kept = attend(normed, rope_table, document_ids, past)
+    x = x + attended
+    return x + mlp(layers.RMSNorm(c.norm_epsilon, name="mlp_norm")(x)), kept
 
 
 def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> Any:
@@ -67,7 +70,9 @@ def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> 
   return nn.remat(layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=not in_loop)
 
 
-def stacked(layer: Any, config: TransformerConfig, num_shared: int) -> Any:
+def stacked(
+  layer: Any, config: TransformerConfig, num_shared: int, has_past: bool = False
+) -> Any:
   """A module class that runs `layer` once per layer of `config`.
 
   Parameters get a leading axis named "layers".
@@ -76,12 +81,13 @@ def stacked(layer: Any, config: TransformerConfig, num_shared: int) -> Any:
     layer: module class called as (x, layer index, *shared) -> (x, None).
     config: says how many layers, what to recompute, whether to unroll.
     num_shared: number of arguments that all layers share.
+    has_past: whether a last argument holds something for each layer.
   """
   return nn.scan(
     recomputed(layer, config, in_loop=not config.unroll),
     variable_axes={"params": 0},
     split_rngs={"params": True},
-    in_axes=(0,) + (nn.broadcast,) * num_shared,
+    in_axes=(0,) + (nn.broadcast,) * num_shared + (0,) * has_past,
     length=config.num_layers,
     unroll=config.num_layers if config.unroll else 1,
     metadata_params={nn.PARTITION_NAME: "layers"},
@@ -95,10 +101,39 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, document_ids: jax.Array | None) -> jax.Array:
+    return self.resume(x, document_ids, jnp.arange(x.shape[1]), None)[0]
+
+  @nn.compact
+  def resume(
+    self,
+    x: jax.Array,
+    document_ids: jax.Array | None,
+    positions: jax.Array,
+    past: attention.Past | None,
+  ) -> tuple[jax.Array, attention.Past | None]:
+    """Runs a row that goes on after others.
+
+    Args:
+      x: [B, S, D].
+      document_ids: int [B, S], or None where documents do not matter.
+      positions: int [S] or [B, S], for RoPE.
+      past: what the layers kept, each array with a leading axis L; see `empty_past`.
+
+    Returns:
+      [B, S, D], and the past of what follows.
+    """
     c = self.config
-    table = position_table(c, x.shape[1])
-    blocks = stacked(Block, c, num_shared=2)(c, name="layers")
-    return blocks(x, jnp.arange(c.num_layers), table, document_ids)[0]
+    table = rope.rope_table(positions, c.head_dim, c.rope_theta)
+    blocks = stacked(Block, c, num_shared=2, has_past=past is not None)(c, name="layers")
+    rest = () if past is None else (past,)
+    return blocks(x, jnp.arange(c.num_layers), table, document_ids, *rest)
+
+
+def empty_past(config: TransformerConfig, batch_size: int, dtype: str) -> attention.Past:
+  """The past of rows before which nothing was; the stack must have a window."""
+  shape = (config.num_layers, batch_size, config.window)
+  states = jnp.zeros((*shape, config.num_kv_heads, config.head_dim), dtype)
+  return attention.Past(states, states, jnp.full(shape, attention.NOTHING, jnp.int32))
 
 
 def position_table(config: TransformerConfig, length: int) -> tuple[jax.Array, jax.Array]:

@@ -1,10 +1,31 @@
 """Causal self-attention with optional window and documents, behind one function."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from blt_jax.ops import gpu_attention
+
 _MASKED = np.finfo(np.float32).min
+
+
+class Past(NamedTuple):
+  """The W positions before a row that goes on, W the window.
+
+  Attributes:
+    key: [B, W, G, H].
+    value: [B, W, G, H].
+    document_ids: int32 [B, W]; `NOTHING` where no position was yet.
+  """
+
+  key: jax.Array
+  value: jax.Array
+  document_ids: jax.Array
+
+
+NOTHING = -1  # the document of a position that does not exist
 
 
 def attention(
@@ -14,6 +35,7 @@ def attention(
   *,
   window: int | None = None,
   document_ids: jax.Array | None = None,
+  past: Past | None = None,
 ) -> jax.Array:
   """Softmax attention of each position to itself and what came before it.
 
@@ -25,17 +47,56 @@ def attention(
     value: [B, S, G, H].
     window: how many positions are visible, the query's own included; None for all.
     document_ids: int [B, S]; positions see their own document only.
+    past: what precedes the row; needs a window and `document_ids`.
 
   Returns:
     [B, S, N, H] in the dtype of `query`; softmax in float32.
   """
   batch, seq_len, heads, head_dim = query.shape
   grouped = query.reshape(batch, seq_len, key.shape[2], -1, head_dim)
-  if window is None or window >= seq_len:
+  if past is not None:
+    output = _resumed(grouped, key, value, window, document_ids, past)
+  elif window is None or window >= seq_len:
     output = _full(grouped, key, value, document_ids)
   else:
     output = _banded(grouped, key, value, window, document_ids)
   return output.reshape(batch, seq_len, heads, head_dim)
+
+
+def first_visible(document_ids: jax.Array, window: int) -> jax.Array:
+  """The first position that each one sees, in its document and window: int32 [B, S]."""
+  position = jnp.arange(document_ids.shape[1])
+  changes = document_ids[:, 1:] != document_ids[:, :-1]
+  starts = jnp.pad(changes, ((0, 0), (1, 0))) * position
+  return jnp.maximum(jax.lax.cummax(starts, axis=1), position - window + 1)
+
+
+def keep(past: Past, row: Past) -> Past:
+  """The last W positions of `past` [B, W, ...] and the `row` [B, S, ...] after it."""
+  window = past.key.shape[1]
+  both = (jnp.concatenate(parts, axis=1)[:, -window:] for parts in zip(past, row, strict=True))
+  return Past(*both)
+
+
+def _resumed(query, key, value, window, document_ids, past):
+  """A row that goes on; bfloat16 rows on a GPU have a kernel of their own."""
+  sizes = (query.shape[1], window)
+  if query.dtype != jnp.bfloat16 or any(n % gpu_attention.BLOCK for n in sizes):
+    return _banded(query, key, value, window, document_ids, past)
+
+  def on_gpu(query, key, value, own, past_key, past_value, before):
+    documents = jnp.concatenate([before, own], axis=1)
+    first = first_visible(documents, window)[:, window:] - window
+    flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
+    output = gpu_attention.interval_attention(flat, (key, value), (past_key, past_value), first)
+    return output.reshape(query.shape)
+
+  def elsewhere(query, key, value, own, *past):
+    return _banded(query, key, value, window, own, Past(*past))
+
+  return jax.lax.platform_dependent(
+    query, key, value, document_ids, *past, cuda=on_gpu, default=elsewhere
+  )
 
 
 def _full(query, key, value, document_ids):
@@ -48,18 +109,20 @@ def _full(query, key, value, document_ids):
   return _attend(query, key, value, visible)
 
 
-def _banded(query, key, value, window, document_ids):
+def _banded(query, key, value, window, document_ids, past=None):
   """Cuts the row in blocks of one window; a block sees itself and the one before."""
   seq_len = query.shape[1]
   query, key, value = (_to_blocks(x, window) for x in (query, key, value))
-  key, value = (_with_previous(x) for x in (key, value))
+  key = _with_previous(key, past and past.key)
+  value = _with_previous(value, past and past.value)
   distance = np.arange(window)[:, None] + window - np.arange(2 * window)
   first = np.arange(query.shape[1])[:, None, None] == 0
-  outside = first & (np.arange(2 * window) < window)
+  outside = first & (np.arange(2 * window) < window) & (past is None)
   visible = (distance >= 0) & (distance < window) & ~outside
   if document_ids is not None:
-    documents = _to_blocks(document_ids, window)
-    visible = visible & (documents[..., None] == _with_previous(documents)[:, :, None])
+    own = _to_blocks(document_ids, window)
+    seen = _with_previous(own, past and past.document_ids)
+    visible = visible & (own[..., None] == seen[:, :, None])
   else:
     visible = visible[None]
   output = _attend(query, key, value, visible)
@@ -73,9 +136,10 @@ def _to_blocks(x, size):
   return jnp.pad(x, padding).reshape(x.shape[0], -1, size, *x.shape[2:])
 
 
-def _with_previous(blocks):
+def _with_previous(blocks, past=None):
   """[B, C, size, ...] -> [B, C, 2 * size, ...], the block before in front of each."""
-  previous = jnp.pad(blocks, [(0, 0), (1, 0)] + [(0, 0)] * (blocks.ndim - 2))[:, :-1]
+  first = jnp.zeros_like(blocks[:, 0]) if past is None else past
+  previous = jnp.concatenate([first[:, None], blocks[:, :-1]], axis=1)
   return jnp.concatenate([previous, blocks], axis=2)
 
 

@@ -1,0 +1,129 @@
+"""What a document is, and what becomes of one that is not as it should be."""
+
+import collections
+import dataclasses
+import threading
+from typing import Any, Literal, TypeAlias
+
+import grain
+import numpy as np
+from absl import logging
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+  """Raw text, which need not be valid UTF-8, and what may be stored with it.
+
+  Attributes:
+    text: its bytes.
+    entropies: what a source stores beside the text, in nats; None where it stores none.
+  """
+
+  text: bytes
+  entropies: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceOptions:
+  """How files are read.
+
+  Attributes:
+    text_field: the field of a JSONL line, or the column of a Parquet file, with the text.
+    on_error: "raise" stops at bad input; "skip" leaves it out and counts it.
+    invalid_utf8: "keep" takes such documents as the bytes they are; "drop" leaves them out
+      and counts them.
+    max_document_bytes: plain text files longer than this become several documents, cut
+      after a line where there is one. Other formats have documents of their own.
+  """
+
+  text_field: str = "text"
+  on_error: Literal["raise", "skip"] = "raise"
+  invalid_utf8: Literal["keep", "drop"] = "keep"
+  max_document_bytes: int = 65_536
+
+  def __post_init__(self):
+    if self.on_error not in ("raise", "skip"):
+      raise ValueError(f"on_error is {self.on_error!r}; choose 'raise' or 'skip'.")
+    if self.invalid_utf8 not in ("keep", "drop"):
+      raise ValueError(f"invalid_utf8 is {self.invalid_utf8!r}; choose 'keep' or 'drop'.")
+    if self.max_document_bytes < 4:  # the longest character of UTF-8
+      raise ValueError(f"max_document_bytes must be 4 or more, got {self.max_document_bytes}.")
+
+
+Dataset: TypeAlias = grain.MapDataset[Document] | grain.IterDataset[Document]
+
+
+class Skipped:
+  """Counts what was left out of a source, by reason, and warns ever more rarely.
+
+  A copy in another process counts for itself; what is read twice is counted twice.
+  """
+
+  def __init__(self, name: str = ""):
+    """Takes the source's name, for warnings and errors."""
+    self.name = name
+    self.counts: collections.Counter[str] = collections.Counter()
+    self._lock = threading.Lock()  # Grain reads ahead in threads
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return Skipped, (self.name,)
+
+  def add(self, reason: str, where: str) -> None:
+    """Counts one more; the 1st, 2nd, 4th, 8th, ... of a reason is logged."""
+    with self._lock:
+      self.counts[reason] += 1
+      count = self.counts[reason]
+    if count & (count - 1) == 0:
+      logging.warning("Skipped %s: %s (%d so far).", self.locate(where), reason, count)
+
+  def locate(self, where: str) -> str:
+    """A place in the source, with the source's name."""
+    return f"{self.name}: {where}" if self.name else where
+
+
+class BadInputError(Exception):
+  """A document or file cannot be used: a short reason to count by, and the details."""
+
+  def __init__(self, reason: str, details: str = ""):
+    super().__init__(reason, details)
+    self.reason, self.details = reason, details
+
+
+class Policy:
+  """Decides about bad input as the options say, and counts what it leaves out."""
+
+  def __init__(self, options: SourceOptions, skipped: Skipped):
+    """Takes the options and where to count."""
+    self.options = options
+    self.skipped = skipped
+
+  def admit(self, document: Document, where: str) -> Document | None:
+    """The document, or None where its bytes are to be dropped."""
+    if self.options.invalid_utf8 == "drop" and not is_utf8(document.text):
+      self.skipped.add("invalid UTF-8", where)
+      return None
+    return document
+
+  def reject(self, error: BadInputError, where: str) -> None:
+    """Counts bad input, or raises.
+
+    Raises:
+      ValueError: always, where `on_error` is "raise".
+    """
+    if self.options.on_error == "skip":
+      self.skipped.add(error.reason, where)
+      return
+    details = f" ({error.details})" if error.details else ""
+    raise ValueError(
+      f"{self.skipped.locate(where)}: {error.reason}{details}. "
+      "Mend it, or leave such input out with on_error=skip."
+    ) from error
+
+
+def is_utf8(text: bytes) -> bool:
+  """Whether bytes are valid UTF-8."""
+  try:
+    text.decode()
+  except UnicodeDecodeError:
+    return False
+  return True

@@ -1,0 +1,125 @@
+"""Files, local or remote, by one kind of path."""
+
+import functools
+import glob
+import os
+import pathlib
+import sysconfig
+from typing import BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+STDLIB = "stdlib"
+
+_FORMATS = {
+  ".jsonl": "jsonl",
+  ".jsonl.gz": "compressed jsonl",
+  ".jsonl.zst": "compressed jsonl",
+  ".jsonl.xz": "compressed jsonl",
+  ".parquet": "parquet",
+  ".array_record": "array_record",
+  ".arrayrecord": "array_record",
+}
+
+
+def format_of(path: str) -> str:
+  """The format that a file's name stands for; "text" where it stands for none."""
+  return next((f for end, f in _FORMATS.items() if path.lower().endswith(end)), "text")
+
+
+def is_remote(path: str) -> bool:
+  """Whether a path is a URL such as gs://bucket/file."""
+  return "://" in path
+
+
+def list_files(path: str) -> list[str]:
+  """Finds the files that a path stands for.
+
+  Args:
+    path: a file, a folder, a glob ("**" for any depth), local or a URL that fsspec knows
+      (gs:// needs gcsfs); or "stdlib": the Python standard library's own sources.
+
+  Returns:
+    Sorted paths. Of a folder, files at any depth without hidden ones (".name"); links to
+    folders are not followed.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+    ValueError: no library for such a URL.
+  """
+  if path == STDLIB:
+    return _list_stdlib()
+  try:
+    filesystem, root = fsspec.core.url_to_fs(path)
+  except ImportError as error:
+    raise ValueError(f"{path} cannot be opened: {error}.") from error
+  if filesystem.isdir(root):
+    strict = {"on_error": "raise"} if isinstance(filesystem, LocalFileSystem) else {}
+    found = filesystem.find(root, detail=True, **strict)
+  elif filesystem.exists(root):
+    found = {root: {"type": "file"}}
+  elif glob.has_magic(root):
+    found = filesystem.glob(root, detail=True)
+  else:
+    found = {}
+  names = [
+    name
+    for name, info in found.items()
+    if _is_file(filesystem, name, info) and not _is_hidden(name, root)
+  ]
+  if not names and not filesystem.exists(root):
+    raise FileNotFoundError(f"No file or folder {path}; set config.data.path to your text.")
+  if not isinstance(filesystem, LocalFileSystem):
+    names = [filesystem.unstrip_protocol(n) for n in names]
+  return sorted(names)
+
+
+def _list_stdlib() -> list[str]:
+  root = pathlib.Path(sysconfig.get_path("stdlib"))
+  skipped = {"site-packages", "dist-packages", "test", "tests", "idlelib"}
+  files = sorted(root.rglob("*.py"))
+  return [str(f) for f in files if skipped.isdisjoint(f.relative_to(root).parts)]
+
+
+def _is_file(filesystem, name, info) -> bool:
+  """Also a link that leads nowhere: reading it says so, and nothing is lost in silence."""
+  return info["type"] == "file" or (info.get("islink", False) and not filesystem.isdir(name))
+
+
+def _is_hidden(name: str, root: str) -> bool:
+  """Whether a part of the path that the user did not write starts with a dot."""
+  return any(part.startswith(".") for part in set(name.split("/")) - set(root.split("/")))
+
+
+def open_file(path: str) -> BinaryIO:
+  """Opens a file to read its bytes; those of compressed JSONL uncompressed."""
+  compression = "infer" if format_of(path) == "compressed jsonl" else None
+  return fsspec.open(path, "rb", compression=compression).open()
+
+
+class RangeReader:
+  """Reads parts of files; may be shared by threads and sent to other processes."""
+
+  def __init__(self):
+    # Opening costs ten times as much as reading a short document.
+    self._open = functools.lru_cache(maxsize=64)(lambda path: open(path, "rb", buffering=0))  # noqa: SIM115
+
+  def __reduce__(self):
+    return RangeReader, ()
+
+  def __call__(self, path: str, start: int, stop: int) -> bytes:
+    """The bytes [start, stop) of a file.
+
+    Raises:
+      OSError: it cannot be read, or is shorter.
+    """
+    if is_remote(path):
+      filesystem, name = fsspec.core.url_to_fs(path)
+      content = filesystem.cat_file(name, start, stop)
+    else:
+      file = self._open(path)  # held here: another thread may push it out and close it
+      content = os.pread(file.fileno(), stop - start, start)
+    if len(content) != stop - start:
+      raise OSError(f"it ends before byte {stop}: did it change while being read?")
+    return content

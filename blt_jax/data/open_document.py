@@ -1,0 +1,103 @@
+"""A document on its way into rows."""
+
+from typing import Any
+
+import numpy as np
+
+
+class OpenDocument:
+  """The ids and patches of a document, and how far it is done.
+
+  A piece of k positions holds k ids, the first of which is an input only and the last
+  a target only: pieces of one document overlap in one position. The first two
+  positions of a piece start patches, so that its first patch has one byte and shares
+  nothing with what stands before the piece.
+
+  Attributes:
+    index: number of the document, counted from the first one read.
+    reader_state: of the reader, before it gave this document.
+    size: n, all positions.
+    done: the position where the next piece starts.
+    left: positions from there to the end; 0 after the last piece.
+    patches_left: patches of a piece that goes to the end.
+    patch_size: mean positions per patch of the next `window` patches.
+    mark: `index:done`.
+  """
+
+  __slots__ = (
+    "_ends", "_lengths", "_next", "_tokens", "_window", "done", "index", "left", "mark",
+    "patch_size", "patches_left", "reader_state", "size",
+  )  # fmt: skip
+
+  def __init__(
+    self, document: dict[str, np.ndarray], index: int, reader_state: Any, window: int
+  ):
+    """Takes `tokens` int [n] and `patch_lengths`, which are positive and sum to n.
+
+    Raises:
+      ValueError: they are not, or n < 2.
+    """
+    self._tokens, self._lengths = document["tokens"], document["patch_lengths"]
+    self._ends = self._lengths.cumsum(dtype=np.int64)
+    self.size = len(self._tokens)
+    self.index, self.reader_state, self._window = index, reader_state, window
+    self._check()
+    self.go_on_from(0)
+
+  def _check(self) -> None:
+    if self.size < 2:
+      raise ValueError(
+        f"Document {self.index} has {self.size} ids; it needs at least BOS and EOS."
+      )
+    total = int(self._ends[-1]) if len(self._ends) else 0
+    least = int(self._lengths.min(initial=self.size))
+    if total != self.size or least < 1:
+      raise ValueError(
+        f"The patch_lengths of document {self.index} sum to {total} and the least is "
+        f"{least}; they must be positive and sum to its number of ids, {self.size}, BOS and "
+        "EOS included (patch with include_next=False)."
+      )
+
+  def go_on_from(self, position: int) -> None:
+    """Sets where the next piece starts; at least one target must be left."""
+    self._go_on_from(position, int(self._ends.searchsorted(position + 2)))
+
+  def _go_on_from(self, position: int, next_patch: int) -> None:
+    """`next_patch` is the first that ends two positions ahead, or more."""
+    self.done, self._next = position, next_patch
+    self.left = self.size - position
+    self.patches_left = len(self._ends) + 1 - next_patch
+    patches = min(self.patches_left, self._window)
+    self.patch_size = self.reach(patches) / patches
+    self.mark = f"{self.index}:{position}"
+
+  def reach(self, patches: int) -> int:
+    """Positions of the longest piece of at most this many patches, at least 2."""
+    if patches >= self.patches_left:
+      return self.left
+    return self._ends.item(self._next + patches - 2) - self.done
+
+  def fit(self, positions: int, patches: int) -> tuple[int, int]:
+    """Positions and patches of the longest piece within both budgets, each at least 2."""
+    reach = self.reach(patches)
+    if reach <= positions:
+      return reach, min(patches, self.patches_left)
+    end = self._ends.searchsorted(self.done + positions - 1, side="right")
+    return positions, int(end) + 2 - self._next
+
+  def take(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
+    """Writes the next piece and the lengths of its patches, and goes on from its end."""
+    start, stop = self.done, self.done + len(tokens)
+    first, after = self._next, self._next + len(lengths) - 2
+    tokens[:] = self._tokens[start:stop]
+    lengths[0] = 1
+    if after == first:
+      lengths[1] = stop - start - 1
+    else:
+      lengths[1] = self._ends.item(first) - start - 1
+      lengths[2:-1] = self._lengths[first + 1 : after]
+      lengths[-1] = stop - self._ends.item(after - 1)
+    if stop == self.size:
+      self.left = 0
+    else:
+      self._go_on_from(stop - 1, after + (self._ends.item(after) == stop))

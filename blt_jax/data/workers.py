@@ -1,0 +1,102 @@
+"""Documents transformed in worker processes, in the order they have without."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import jax
+
+from blt_jax.data.documents import Dataset
+
+_NO_THREADS = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+_BUFFER = 16  # documents that wait in each worker process
+
+
+def transform(
+  documents: Dataset, function: Callable[[Any], Any], num_workers: int = 0
+) -> grain.IterDataset:
+  """Applies a function to each document.
+
+  The order does not depend on the number of workers. Worker processes use JAX on the CPU
+  only, whatever this process uses.
+
+  Args:
+    documents: as `mixture.mix` gives them; elements that are None are left out.
+    function: picklable.
+    num_workers: processes; 0 for none but this one.
+
+  Returns:
+    A dataset whose state does not depend on the number of workers where `documents` is a
+    MapDataset; a stream goes on with as many workers as it was saved with.
+  """
+  if isinstance(documents, grain.MapDataset):
+    return _InOrder(documents.map(function), num_workers)
+  return _in_processes(documents.map(function), num_workers)
+
+
+def _in_processes(dataset: grain.IterDataset, num_workers: int) -> grain.IterDataset:
+  options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=_BUFFER)
+  return dataset.mp_prefetch(options, worker_init_fn=_start_worker)
+
+
+def _start_worker(worker_index: int, worker_count: int) -> None:
+  """Runs first in each worker process."""
+  del worker_index, worker_count
+  os.environ["CUDA_VISIBLE_DEVICES"] = ""
+  jax.config.update("jax_platforms", "cpu")
+  threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _exit_with(parent: int) -> None:
+  """Ends this process when its parent is gone, even if that was killed."""
+  while os.getppid() == parent:
+    time.sleep(1)
+  os._exit(1)
+
+
+class _InOrder(grain.IterDataset):
+  """The elements of a MapDataset from any index on, through worker processes."""
+
+  def __init__(self, dataset: grain.MapDataset, num_workers: int):
+    super().__init__()
+    self._dataset, self._num_workers = dataset, num_workers
+
+  def __iter__(self) -> grain.DatasetIterator:
+    return _InOrderIterator(self._dataset, self._num_workers)
+
+
+class _InOrderIterator(grain.DatasetIterator):
+  """Its state: the index of the next element."""
+
+  def __init__(self, dataset: grain.MapDataset, num_workers: int):
+    super().__init__()
+    self._dataset, self._num_workers = dataset, num_workers
+    self._index = 0
+    self._elements: grain.DatasetIterator | None = None  # starts when it is needed
+
+  def __next__(self) -> Any:
+    if self._elements is None:
+      # Elements that are None must come through: workers take turns by the index.
+      rest = self._dataset[self._index :].to_iter_dataset(_NO_THREADS, allow_nones=True)
+      self._elements = iter(_in_processes(rest, self._num_workers))
+    for element in self._elements:
+      self._index += 1
+      if element is not None:
+        return element
+    raise StopIteration
+
+  def get_state(self) -> dict[str, int]:
+    return {"index": self._index}
+
+  def set_state(self, state: dict[str, int]) -> None:
+    self.close()
+    self._index = state["index"]
+
+  def close(self) -> None:
+    """Ends the worker processes; they start again if more is asked for."""
+    if self._elements is not None:
+      self._elements.close()
+      self._elements = None

@@ -1,0 +1,168 @@
+"""How a run groups bytes, from `config.patching`: rule, threshold, source of entropies."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from blt_jax import config, runs
+from blt_jax.data.entropy import EntropyScorer
+from blt_jax.data.scored import Manifest
+from blt_jax.data.table import TableModel
+from blt_jax.data.transforms import PatchDocument
+from blt_jax.patching import PatchingConfig
+
+ENTROPIES = ("model", "table", "stored")
+_THRESHOLD = "threshold.json"
+_RULE = ("monotonic", "threshold_add", "reset_at_newline")  # what a threshold goes with
+
+
+@dataclasses.dataclass(frozen=True)
+class Patcher:
+  """How a run groups bytes: the scheme and, where it needs one, what gives entropies."""
+
+  config: PatchingConfig
+  entropy_model: runs.EntropyModel | TableModel | None = None
+
+  def documents(self) -> PatchDocument:
+    """The transformation of raw documents, for the pipeline."""
+    model = self.entropy_model
+    if isinstance(model, runs.EntropyModel):
+      return PatchDocument(self.config, EntropyScorer(*model, self.config.reset_at_newline))
+    return PatchDocument(self.config, model)
+
+
+def load_patcher(section: ConfigDict) -> Patcher:
+  """Builds the patching of `config.patching`, entropy model and threshold included.
+
+  Raises:
+    FileNotFoundError: the entropy model is missing.
+    ValueError: the entropy scheme lacks a model or a threshold.
+  """
+  if section.scheme != "entropy":
+    return Patcher(config.make_patching_config(section))
+  if section.entropies not in ENTROPIES:
+    raise ValueError(
+      f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."
+    )
+  folder = section.entropy_model
+  if not folder:
+    raise ValueError(
+      "Entropy patching needs an entropy model: set config.patching.entropy_model to the "
+      "folder of its run (train one with configs/quickstart.py:entropy), or choose "
+      "another config.patching.scheme."
+    )
+  is_table = section.entropies == "table"
+  model = _load_table(folder, section) if is_table else runs.load_entropy_model(folder)
+  threshold = None
+  if section.threshold is None and section.patch_size is None:
+    threshold = _load_threshold(folder, section)
+  return Patcher(config.make_patching_config(section, threshold), model)
+
+
+def adopt_stored(section: ConfigDict, stored: Sequence[tuple[str, Manifest | None]]) -> None:
+  """Completes `config.patching` with what made the entropies stored with the text.
+
+  The entropy model becomes theirs, and the threshold the one calibrated on them, unless
+  they are set.
+
+  Args:
+    section: `config.patching`.
+    stored: for each source its path, and what made its entropies or None.
+
+  Raises:
+    ValueError: the text has no entropies and needs some, has some that would go unused, or
+      has those of another model or rule than the run's.
+  """
+  if section.scheme != "entropy":
+    return
+  for path, manifest in stored:
+    if (manifest is not None) != (section.entropies == "stored"):
+      way_out = (
+        f"python -m blt_jax.score_entropies --input={path} --output=... makes some"
+        if manifest is None
+        else "set config.patching.entropies=stored to use them"
+      )
+      raise ValueError(
+        f"config.patching.entropies is {section.entropies!r} and {path} holds "
+        f"{'no' if manifest is None else 'stored'} entropies; {way_out}."
+      )
+    if manifest is not None:
+      _adopt(section, path, manifest)
+
+
+def _adopt(section: ConfigDict, path: str, manifest: Manifest) -> None:
+  if manifest.reset_at_newline != section.reset_at_newline:
+    raise ValueError(
+      f"The entropies of {path} were made with reset_at_newline="
+      f"{manifest.reset_at_newline}; set config.patching.reset_at_newline to that."
+    )
+  section.entropy_model = section.entropy_model or manifest.model
+  if section.threshold is None and (pathlib.Path(path) / _THRESHOLD).exists():
+    section.threshold = _load_threshold(path, section)
+  try:
+    model = runs.load_entropy_model(section.entropy_model)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+      f"{error} It made the entropies of {path}, and the BLT needs it for other text: give "
+      "its folder in config.patching.entropy_model."
+    ) from error
+  if params_digest(model.params) != manifest.digest:
+    raise ValueError(
+      f"The entropies of {path} were made by {manifest.model} at step {manifest.step}, and "
+      f"{section.entropy_model} has other parameters: score the text again, or set "
+      "config.patching.entropy_model to the model that made them."
+    )
+
+
+def params_digest(params: Any) -> str:
+  """A fingerprint of a tree of parameters."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    array = np.ascontiguousarray(leaf)
+    digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+    digest.update(array.data)
+  return digest.hexdigest()[:16]
+
+
+def save_threshold(workdir: str | os.PathLike, rule: PatchingConfig) -> None:
+  """Writes the rule that calibration found next to its model; see `load_patcher`."""
+  found = {name: getattr(rule, name) for name in ("threshold", *_RULE)}
+  runs.write_text(pathlib.Path(workdir) / _THRESHOLD, json.dumps(found, indent=2))
+
+
+def _load_table(folder: str, section: ConfigDict) -> TableModel:
+  table = TableModel(folder)
+  if table.reset_at_newline != section.reset_at_newline:
+    raise ValueError(
+      f"The table of {folder} was trained with reset_at_newline="
+      f"{table.reset_at_newline}; set config.patching.reset_at_newline to that."
+    )
+  return table
+
+
+def _load_threshold(folder: str, section: ConfigDict) -> float:
+  path = pathlib.Path(folder) / _THRESHOLD
+  found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+  if not all(name in found and found[name] == section[name] for name in _RULE):
+    rule = ", ".join(f"{name}={section[name]}" for name in _RULE)
+    raise ValueError(
+      f"No threshold for {rule}: set config.patching.threshold (nats), or let "
+      f"`python -m blt_jax.calibrate --run={folder}{_flags(section)}` find one."
+    )
+  return found["threshold"]
+
+
+def _flags(section: ConfigDict) -> str:
+  given = {name: section[name] for name in _RULE if section[name] is not None}
+  flags = [
+    f"--{n}={v}" if v is not True else f"--{n}" for n, v in given.items() if v is not False
+  ]
+  return "".join(f" {flag}" for flag in flags)

@@ -1,0 +1,194 @@
+"""Scores documents with a trained entropy model and stores them with their entropies.
+
+  python -m blt_jax.score_entropies --model=runs/entropy --input=data.jsonl --output=scored
+  python -m blt_jax.calibrate --run=scored --target_bytes_per_patch=4.5
+  python -m blt_jax.train --config=... --config.data.path=scored \
+    --config.patching.entropies=stored
+
+The same command goes on with what was stopped. Several processes may share the work: start
+the command once for each with --num_processes and its own --process.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from blt_jax import checkpoint, logs, patchers, runs, tokenizer
+from blt_jax.data import scored, sources
+from blt_jax.data.documents import Dataset, Document, Skipped, SourceOptions
+from blt_jax.data.entropy import BatchScorer, window_of
+from blt_jax.data.mixture import EveryNth
+
+_LANES = {"cpu": (4, 512), "gpu": (16, 4096), "tpu": (16, 4096)}  # and bytes of a chunk
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Scores what is not scored yet."""
+  args = _parse(argv)
+  logs.show_progress()
+  _check(args)
+  skipped = Skipped()
+  options = SourceOptions(
+    text_field=args.text_field, on_error=args.on_error, invalid_utf8=args.invalid_utf8
+  )
+  documents = sources.open_source(args.input, options, skipped)
+  model = runs.load_entropy_model(args.model)
+  model = model._replace(
+    config=dataclasses.replace(model.config, dtype=args.compute_dtype or model.config.dtype)
+  )
+  scorer = _make_scorer(args, model)
+  scored.begin(args.output, _make_manifest(args, model))
+  with jax.default_matmul_precision("highest" if model.config.dtype == "float32" else None):
+    score(args, documents, scorer, skipped)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add("--model", required=True, help="folder of the entropy model's run")
+  add("--input", required=True, help="text, as in config.data.path")
+  add("--output", required=True, help="folder for the shards, on a local disk")
+  add("--text_field", default="text", help="of JSONL lines; the column of Parquet files")
+  add("--on_error", default="raise", choices=("raise", "skip"), help="what bad input does")
+  add("--invalid_utf8", default="keep", choices=("keep", "drop"), help="such documents")
+  add("--reset_at_newline", action="store_true", help="begin contexts anew after newlines")
+  add("--dtype", default="float16", choices=("float16", "float32"), help="of the entropies")
+  add(
+    "--compute_dtype", choices=("bfloat16", "float32"),
+    help="of activations; by default what the model was trained with",
+  )  # fmt: skip
+  add("--shard_megabytes", type=float, default=64, help="text in a shard (64)")
+  add("--num_lanes", type=int, help="rows scored side by side; by default as it suits")
+  add("--chunk_length", type=int, help="bytes of a row scored at once; likewise")
+  add("--process", type=int, default=0, help="number of this process, from 0")
+  add("--num_processes", type=int, default=1, help="how many share the work")
+  return parser.parse_args(argv)
+
+
+def _check(args: argparse.Namespace) -> None:
+  if not 0 <= args.process < args.num_processes:
+    raise ValueError(
+      f"--process must be in [0, --num_processes), got {args.process} of {args.num_processes}."
+    )
+  if args.shard_megabytes <= 0:
+    raise ValueError(f"--shard_megabytes must be above 0, got {args.shard_megabytes}.")
+  if "://" in args.output:
+    raise ValueError(f"--output {args.output} must be on a local disk; upload it afterwards.")
+
+
+def _make_scorer(args: argparse.Namespace, model: runs.EntropyModel) -> BatchScorer:
+  lanes, length = _LANES.get(jax.default_backend(), _LANES["gpu"])
+  lanes = (args.num_lanes or lanes) * (1 if args.num_lanes else jax.local_device_count())
+  length = args.chunk_length or length
+  return BatchScorer(*model, args.reset_at_newline, lanes, length)
+
+
+def _make_manifest(args: argparse.Namespace, model: runs.EntropyModel) -> scored.Manifest:
+  return scored.Manifest(
+    model=args.model,
+    step=checkpoint.find_step(pathlib.Path(args.model)),
+    digest=patchers.params_digest(model.params),
+    window=window_of(model.config),
+    compute_dtype=model.config.dtype,
+    entropy_dtype=args.dtype,
+    reset_at_newline=args.reset_at_newline,
+    input=args.input,
+    num_processes=args.num_processes,
+  )
+
+
+def score(
+  args: argparse.Namespace, documents: Dataset, scorer: BatchScorer, skipped: Skipped
+) -> None:
+  """Scores and stores a process's share of the documents, shard by shard.
+
+  Reading the next shard and writing the last one go on beside scoring.
+  """
+  if scored.is_done(args.output, args.process):
+    return logging.info("%s is scored already.", args.output)
+  progress = scored.find_progress(args.output, args.process)
+  numbered = _own_documents(documents, args, progress.next_document)
+  with futures.ThreadPoolExecutor(2) as pool, _bar(progress) as bar:
+    reading = pool.submit(_read_shard, numbered, args.shard_megabytes)
+    writing: futures.Future[Any] | None = None
+    while texts := (shard := reading.result())[0]:
+      reading = pool.submit(_read_shard, numbered, args.shard_megabytes)
+      entropies = scorer([tokenizer.encode(text) for text in texts], bar.update)
+      results = [Document(t, h) for t, h in zip(texts, entropies, strict=True)]
+      progress = _advance(progress, texts, shard[1])
+      bar.total = _estimate_total(documents, args.num_processes, progress)
+      if writing:
+        writing.result()
+      writing = pool.submit(
+        scored.write_shard, args.output, args.process, results, args.dtype, progress
+      )
+    if writing:
+      writing.result()
+  facts = dataclasses.asdict(progress) | {"skipped": dict(skipped.counts)}
+  scored.mark_done(args.output, args.process, facts)
+  logging.info("Scored %s documents, %s bytes; left out: %s.", f"{progress.documents:,}",
+    f"{progress.text_bytes:,}", dict(skipped.counts) or "none")  # fmt: skip
+  return None
+
+
+def _bar(progress: scored.Progress) -> tqdm:
+  return tqdm(
+    desc="Scoring", unit="B", unit_scale=True, initial=progress.text_bytes, mininterval=1.0
+  )
+
+
+def _own_documents(
+  documents: Dataset, args: argparse.Namespace, start: int
+) -> Iterator[tuple[int, Document]]:
+  """This process's documents from its `start`-th on, numbered."""
+  if isinstance(documents, grain.MapDataset):
+    own = documents[args.process :: args.num_processes]
+    numbered = ((i, own[i]) for i in range(start, len(own)))
+    return ((i, document) for i, document in numbered if document is not None)
+  stream = enumerate(EveryNth(documents, args.process, args.num_processes))
+  return ((i, document) for i, document in stream if i >= start)
+
+
+def _read_shard(
+  numbered: Iterator[tuple[int, Document]], megabytes: float
+) -> tuple[list[bytes], int]:
+  """Texts of about so many megabytes, and the number of the document after them."""
+  texts, size, end = [], 0, 0
+  while size < megabytes * 1e6 and (entry := next(numbered, None)):
+    texts.append(entry[1].text)
+    size, end = size + len(entry[1].text), entry[0] + 1
+  return texts, end
+
+
+def _advance(progress: scored.Progress, texts: list[bytes], end: int) -> scored.Progress:
+  return scored.Progress(
+    num_shards=progress.num_shards + 1,
+    next_document=end,
+    documents=progress.documents + len(texts),
+    text_bytes=progress.text_bytes + sum(map(len, texts)),
+  )
+
+
+def _estimate_total(
+  documents: Dataset, num_processes: int, progress: scored.Progress
+) -> int | None:
+  """Bytes of this process's share, from the mean so far; None for a stream."""
+  if not isinstance(documents, grain.MapDataset):
+    return None
+  share = np.ceil(len(documents) / num_processes)
+  return int(progress.text_bytes / progress.next_document * share)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,182 @@
+"""Trains a table model: entropies of the next byte from counts of byte n-grams.
+
+python -m blt_jax.train_table --input=PATH --output=runs/table
+python -m blt_jax.calibrate --run=runs/table --target_bytes_per_patch=4.5
+
+Neither training nor patching with a table needs an accelerator. It sees at most seven
+bytes before the next one; contexts that it saw less than twice give way to shorter ones.
+"""
+
+import argparse
+import hashlib
+import itertools
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from blt_jax import logs, tokenizer
+from blt_jax.data import kneser_ney, ngram_counts, sources, table
+from blt_jax.data.contexts import MAX_ORDER
+
+_CHUNK_BYTES = 16 << 20  # counted at once
+_MIN_COUNT = 2  # contexts seen less often are not trusted
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Reads the flags, trains, writes the table and says how good it is."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--input", required=True, help="text, as in config.data.path")
+  parser.add_argument("--output", required=True, help="folder for the table; must be new")
+  parser.add_argument(
+    "--orders", default="1,2,3,4,5,6,7", help="bytes of context to distinguish, at most 7"
+  )
+  parser.add_argument(
+    "--buckets", type=int, default=1 << 22,
+    help="most entries of an order, 4 bytes each; a power of two",
+  )  # fmt: skip
+  parser.add_argument("--max_bytes", type=int, help="learn from the first so many only")
+  parser.add_argument(
+    "--reset_at_newline", action="store_true", help="begin contexts anew after each newline"
+  )
+  args = parser.parse_args(argv)
+  logs.show_progress()
+  if pathlib.Path(args.output).exists():
+    raise ValueError(f"{args.output} exists; remove it, or choose another --output.")
+  orders = _parse_orders(args.orders)
+  if args.buckets not in (1 << n for n in range(8, 32)):
+    raise ValueError(f"--buckets must be a power of two, 2**8 to 2**31, got {args.buckets}.")
+  training, heldout = split_heldout(_read(args.input, args.max_bytes))
+  tables, info = train(training, heldout, orders, args.buckets, args.reset_at_newline)
+  table.save_table(args.output, tables, {"input": args.input, **info})
+  logging.info("Wrote %s, %.1f MB.", args.output, sum(t.nbytes for t in tables) / 1e6)
+  _report(table.TableModel(args.output), heldout)
+
+
+def split_heldout(documents: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+  """Holds out one document in 32, or about half a megabyte, by their content."""
+  one_in = max(32, sum(map(len, documents)) >> 19)
+  hashes = (hashlib.sha256(d).digest()[:8] for d in documents)
+  is_heldout = [int.from_bytes(h, "big") % one_in == 0 for h in hashes]
+  return (
+    [d for d, is_out in zip(documents, is_heldout, strict=True) if not is_out],
+    [d for d, is_out in zip(documents, is_heldout, strict=True) if is_out],
+  )
+
+
+def train(
+  documents: Sequence[bytes],
+  heldout: Sequence[bytes],
+  orders: Sequence[int],
+  buckets: int,
+  reset_at_newline: bool,
+) -> tuple[list[np.ndarray], dict[str, Any]]:
+  """Learns the tables.
+
+  Args:
+    documents: text to learn from.
+    heldout: text to measure bits per byte on.
+    orders: bytes of context to distinguish, ascending, at most 7.
+    buckets: most entries of an order, a power of two.
+    reset_at_newline: begin contexts anew after each newline.
+
+  Returns:
+    The entries of each order, and what else `table.save_table` takes.
+
+  Raises:
+    ValueError: there is too little text.
+  """
+  num_bytes = sum(map(len, documents))
+  counter = ngram_counts.PairCounter(orders, reset_at_newline)
+  with tqdm(desc="Counting", total=num_bytes, unit="B", unit_scale=True) as bar:
+    for chunk in _chunks(documents):
+      counter.add(chunk)
+      bar.update(sum(map(len, chunk)))
+  logging.info("Estimating.")
+  windows, room = ngram_counts.predicted_bytes(heldout, reset_at_newline)
+  chances = np.full(len(windows), 1 / 256)
+  tables: dict[int, np.ndarray] = {}
+  for order in kneser_ney.estimate_orders(counter):
+    chances = kneser_ney.predict(order, windows, room, chances)
+    if order.size == 0:
+      entropy = float(order.entropies[0])
+    else:
+      tables[order.size] = _make_entries(order, buckets)
+  if not tables:
+    raise ValueError(f"{num_bytes} bytes are no text to learn from; give more in --input.")
+  info = {
+    "orders": list(tables),
+    "entropy": entropy,
+    "reset_at_newline": reset_at_newline,
+    "bytes": num_bytes,
+    "heldout_bpb": float(-np.log2(chances).mean()) if heldout else None,
+  }
+  return list(tables.values()), info
+
+
+def _make_entries(order: kneser_ney.Order, buckets: int) -> np.ndarray:
+  trusted = order.counts >= _MIN_COUNT
+  wanted = 1 << (2 * int(trusted.sum())).bit_length()  # two to four entries per context
+  return table.make_entries(
+    order.contexts[trusted],
+    order.size,
+    order.entropies[trusted],
+    order.counts[trusted],
+    min(max(wanted, 256), buckets),
+  )
+
+
+def _chunks(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
+  """Groups documents; one that is longer than a chunk is cut, and loses some context."""
+  chunk, size = [], 0
+  for document in documents:
+    for start in range(0, len(document), _CHUNK_BYTES):
+      chunk.append(document[start : start + _CHUNK_BYTES])
+      size += len(chunk[-1])
+      if size >= _CHUNK_BYTES:
+        yield chunk
+        chunk, size = [], 0
+  if chunk:
+    yield chunk
+
+
+def _read(path: str, max_bytes: int | None) -> list[bytes]:
+  documents = sources.read_documents(path)
+  if max_bytes is None:
+    return documents
+  ends = itertools.accumulate(map(len, documents))
+  return [d for d, end in zip(documents, ends, strict=True) if end <= max_bytes]
+
+
+def _parse_orders(text: str) -> list[int]:
+  orders = [int(n) if n.strip().isdigit() else 0 for n in text.split(",")]
+  if orders != sorted(set(orders)) or orders[0] < 1 or orders[-1] > MAX_ORDER:
+    raise ValueError(f"--orders must be ascending numbers from 1 to {MAX_ORDER}, got {text!r}.")
+  return orders
+
+
+def _report(model: table.TableModel, heldout: Sequence[bytes]) -> None:
+  """Says how well the model predicts, and how well the table knows how well."""
+  if not heldout:
+    logging.info("Too few documents to hold one out and measure on it.")
+    return
+  looked_up = [model.look_up(tokenizer.encode(d, add_eos=False)[:-1]) for d in heldout]
+  entropies, used = (np.concatenate(arrays) for arrays in zip(*looked_up, strict=True))
+  logging.info(
+    "Held-out text, %.2f MB: %.3f bits per byte; mean entropy in the table %.3f bits.",
+    sum(map(len, heldout)) / 1e6, model.info["heldout_bpb"], entropies.mean() / np.log(2),
+  )  # fmt: skip
+  shares = np.bincount(used, minlength=MAX_ORDER + 1) / len(used)
+  logging.info(
+    "Bytes of context used: %s.",
+    ", ".join(f"{order} for {share:.1%}" for order, share in enumerate(shares) if share),
+  )
+
+
+if __name__ == "__main__":
+  main()
