@@ -13,7 +13,6 @@ from blt_jax.decode.byte_lm import EntropySource
 from blt_jax.decode.cursor import Cursor, advance_cursor, init_cursor
 from blt_jax.decode.patch_encoder import encode_patches
 from blt_jax.models.config import BLTConfig
-from blt_jax.ops import norm
 from blt_jax.ops.ring_attention import write_ring
 from blt_jax.patching import PatchingConfig
 
@@ -215,8 +214,8 @@ class BLTReader:
         )[:, :, 0]  # fmt: skip
       x, ring = layers.run_block(weight, c.decoder, x, ring, span, angles)
       rings.append(ring)
-    x = norm.rms_norm(x, w["norm"], c.decoder.norm_epsilon)
-    return layers.linear(x, weights["output"]).astype(jnp.float32), rings
+    logits = layers.norm_linear(x, w["norm"], c.decoder.norm_epsilon, weights["output"])
+    return logits.astype(jnp.float32), rings
 
 
 def embed(

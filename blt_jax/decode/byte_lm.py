@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from blt_jax import tokenizer
 from blt_jax.decode import layers
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import losses, norm
+from blt_jax.ops import losses
 
 NEWLINE_ID = ord("\n") + tokenizer.OFFSET
 
@@ -119,9 +119,10 @@ class ByteLMReader:
     # Only differences of rotary positions matter; small ones are the more exact.
     rotary = span.positions - span.first if self.reset_at_newline else span.positions
     x, rings = layers.run_stack(weights["layers"], c.transformer, x, cache.rings, span, rotary)
-    x = norm.rms_norm(x, weights["norm"], c.transformer.norm_epsilon)
-    logits = layers.linear(x, weights["output"]).astype(jnp.float32)
-    return logits, ByteLMCache(Context(position, start), rings)
+    logits = layers.norm_linear(
+      x, weights["norm"], c.transformer.norm_epsilon, weights["output"]
+    )
+    return logits.astype(jnp.float32), ByteLMCache(Context(position, start), rings)
 
   def is_full(self, cache: ByteLMCache, chunk: int) -> jax.Array:
     """Whether a row has no room for `chunk` more patches: bool [B], never true here."""

@@ -4,6 +4,7 @@ The arithmetic is that of `models.layers` and `models.local`, on `weights`.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax.models.config import CrossAttentionConfig, TransformerConfig
-from blt_jax.ops import norm
+from blt_jax.ops import gpu_decode, norm
 from blt_jax.ops.ring_attention import masked_attention, ring_attention
 
 
@@ -59,6 +60,8 @@ def init_rings(
   size = capacity
   if config.window is not None:
     size = min(capacity, config.window + chunk - 1)
+  if size > gpu_decode.BLOCK:
+    size = -(-size // gpu_decode.BLOCK) * gpu_decode.BLOCK
   shape = (batch_size, size, config.num_kv_heads, config.head_dim)
   return [
     Ring(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)
@@ -91,20 +94,30 @@ def run_block(
   angles: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, Ring]:
   """Adds attention(norm(x)), then mlp(norm(x)), to new positions [B, C, D]."""
-  c = config
-  h = norm.rms_norm(x, weights["attention_norm"], c.norm_epsilon)
-  heads = split_heads(linear(h, weights["query_key_value"]), c.head_dim)
-  rotated = _rotate(heads[:, :, : c.num_heads + c.num_kv_heads], angles)
-  query, key = rotated[:, :, : c.num_heads], rotated[:, :, c.num_heads :]
-  value = heads[:, :, c.num_heads + c.num_kv_heads :]
-  mixed, keys, values = ring_attention(
-    query, key, value, ring.keys, ring.values,
-    span.position, span.count, span.first, c.window,
-  )  # fmt: skip
-  x = x + linear(mixed.reshape(*x.shape[:2], -1), weights["output"])
-  h = norm.rms_norm(x, weights["mlp_norm"], c.norm_epsilon)
-  gate, up = jnp.split(linear(h, weights["gate_up"]), 2, axis=-1)
-  return x + linear(jax.nn.silu(gate) * up, weights["down"]), Ring(keys, values)
+  c, epsilon = config, config.norm_epsilon
+  projected = norm_linear(x, weights["attention_norm"], epsilon, weights["query_key_value"])
+  heads = projected.reshape(*x.shape[:2], -1, c.head_dim)
+  mixed, ring = _attend(c, heads, angles, ring, span)
+  x = linear_add(x, mixed.reshape(*x.shape[:2], -1), weights["output"])
+  hidden = norm_linear(x, weights["mlp_norm"], epsilon, weights["gate_up"], is_gated=True)
+  return linear_add(x, hidden, weights["down"]), ring
+
+
+def _attend(config, heads, angles, ring, span):
+  """Mixed heads [B, C, N, H] of queries, keys and values [B, C, N + 2 G, H]."""
+  number, window = config.num_heads, config.window
+  arguments = (heads, angles, ring.keys, ring.values, span.position, span.count, span.first)
+
+  def attend(heads, angles, keys, values, position, count, first):
+    rotated = rotate(heads[:, :, : number + config.num_kv_heads], angles)
+    query, key = rotated[:, :, :number], rotated[:, :, number:]
+    value = heads[:, :, number + config.num_kv_heads :]
+    return ring_attention(query, key, value, keys, values, position, count, first, window)
+
+  kernel = functools.partial(gpu_decode.attend, num_heads=number, window=window)
+  fits = gpu_decode.fits_attend(heads, number, ring.keys, window)
+  mixed, keys, values = _either(kernel if fits else None, attend, *arguments)
+  return mixed, Ring(keys, values)
 
 
 def rope_angles(config: TransformerConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -115,22 +128,73 @@ def rope_angles(config: TransformerConfig, positions: jax.Array) -> tuple[jax.Ar
   return jnp.cos(angles), jnp.sin(angles)
 
 
-def _rotate(x, angles):
+def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Rotates heads [B, C, N, H] that are ordered in halves; see `weights`."""
   cos, sin = angles
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   rotated = [first * cos - second * sin, second * cos + first * sin]
   return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 
 
-def linear(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Multiplies x [..., in] by kernel [in, out], in the dtype of x."""
-  flat = jnp.dot(x.reshape(-1, x.shape[-1]), kernel.astype(x.dtype))
+def linear(x: jax.Array, matrix: jax.Array) -> jax.Array:
+  """Multiplies x [..., in] by a matrix [out, in]; the result has the dtype of x."""
+  flat = jnp.dot(x.reshape(-1, x.shape[-1]), matrix.astype(x.dtype).T)
   return flat.reshape(*x.shape[:-1], -1)
 
 
-def split_heads(x: jax.Array, head_dim: int) -> jax.Array:
-  """[..., heads * H] -> [..., heads, H]."""
-  return x.reshape(*x.shape[:-1], -1, head_dim)
+def norm_linear(
+  x: jax.Array, scale: jax.Array, epsilon: float, matrix: jax.Array, is_gated: bool = False
+) -> jax.Array:
+  """Normalises x [..., in] and multiplies it by a matrix [out, in].
+
+  With `is_gated`, silu of the first half of the result times the second half.
+  """
+
+  def plain(x, scale, matrix):
+    y = linear(norm.rms_norm(x, scale, epsilon), matrix)
+    if not is_gated:
+      return y
+    gate, up = jnp.split(y, 2, axis=-1)
+    return jax.nn.silu(gate) * up
+
+  kernel = functools.partial(gpu_decode.matvec, epsilon=epsilon, is_gated=is_gated)
+  size = len(matrix) // (2 if is_gated else 1)
+  return _on_vectors(
+    lambda x, scale, m: kernel(x, m, scale=scale), plain, x, scale, matrix, size
+  )
+
+
+def linear_add(
+  residual: jax.Array, x: jax.Array, matrix: jax.Array, factor: int = 1
+) -> jax.Array:
+  """Adds `factor` times a residual [..., out] to x [..., in] times a matrix [out, in]."""
+
+  def plain(x, residual, matrix):
+    return factor * residual + linear(x, matrix)
+
+  def kernel(x, residual, matrix):
+    residual = residual.reshape(len(x), -1)
+    return gpu_decode.matvec(x, matrix, residual=residual, factor=factor)
+
+  return _on_vectors(kernel, plain, x, residual, matrix, len(matrix))
+
+
+def _on_vectors(kernel, plain, x, other, matrix, size):
+  """Runs `kernel` on x as [n, in] where it can, else `plain` on x."""
+  flat = x.reshape(-1, x.shape[-1])
+
+  def on_flat(x, other, matrix):
+    return kernel(x.reshape(flat.shape), other, matrix).reshape(*x.shape[:-1], -1)
+
+  fits = gpu_decode.fits_matvec(flat, size)
+  return _either(on_flat if fits else None, plain, x, other, matrix)
+
+
+def _either(kernel, plain, *arguments):
+  """The GPU kernel on a single GPU, the plain function elsewhere."""
+  if kernel is None or jax.device_count() > 1:  # kernels are not divided over devices
+    return plain(*arguments)
+  return jax.lax.platform_dependent(*arguments, cuda=kernel, default=plain)
 
 
 def cross_attention(
@@ -156,13 +220,16 @@ def cross_attention(
   """
   query = cross_queries(weights, config, epsilon, x)
   key, value = cross_keys(weights, config, epsilon, context)
-  mixed = masked_attention(query, key, value, visible[:, :, None])
+  arguments = query, key, value, visible[:, :, None]
+  fits = gpu_decode.fits_attend_few(query, key)
+  kernel = gpu_decode.attend_few if fits else None
+  mixed = _either(kernel, masked_attention, *arguments)
   return cross_output(weights, x, mixed)
 
 
 def cross_queries(weights, config, epsilon, x):
   """Queries [..., Q, G, R, H] of x [..., Q, D]."""
-  h = linear(norm.rms_norm(x, weights["query_norm"], epsilon), weights["query"])
+  h = norm_linear(x, weights["query_norm"], epsilon, weights["query"])
   return h.reshape(
     *x.shape[:-1], config.num_kv_heads, config.num_heads // config.num_kv_heads, -1
   )
@@ -170,11 +237,11 @@ def cross_queries(weights, config, epsilon, x):
 
 def cross_keys(weights, config, epsilon, context):
   """Keys and values, each [..., M, G, H], of context [..., M, D]."""
-  h = norm.rms_norm(context, weights["context_norm"], epsilon)
-  h = linear(h, weights["key_value"]).reshape(*h.shape[:-1], 2, config.num_kv_heads, -1)
+  h = norm_linear(context, weights["context_norm"], epsilon, weights["key_value"])
+  h = h.reshape(*h.shape[:-1], 2, config.num_kv_heads, -1)
   return h[..., 0, :, :], h[..., 1, :, :]
 
 
 def cross_output(weights, x, mixed):
   """2 x + the output matrix times mixed heads [..., Q, G, R, H]."""
-  return 2 * x + linear(mixed.reshape(*x.shape[:-1], -1), weights["output"])
+  return linear_add(x, mixed.reshape(*x.shape[:-1], -1), weights["output"], factor=2)

@@ -198,7 +198,7 @@ def _step(reader, weights, state, drafting, is_greedy) -> State:
     entropies = {"entropies": drafted.entropies}
   logits, cache = reader.read(weights, cache, tokens, count, **entropies)
   asked = jnp.concatenate([state.logits[:, None], logits[:, :-1]], axis=1)
-  utf8_states, seen = _along(state, tokens)
+  utf8_states, seen = _along(state, tokens, is_greedy)
   if drafting is not None:
     at = length[:, None] + np.arange(tokens.shape[1])
     wanted = choose(asked, at, utf8_states[:, :-1], seen[:, :-1])
@@ -230,10 +230,13 @@ def _step(reader, weights, state, drafting, is_greedy) -> State:
   )
 
 
-def _along(state, tokens):
+def _along(state, tokens, is_greedy):
   """UTF-8 states [B, C + 1] and bytes seen [B, C + 1, V], before and after each token."""
   states, seen = [state.utf8], [state.seen]
   for token in tokens.T:
+    if is_greedy:  # nobody asks
+      states, seen = states + [state.utf8], seen + [state.seen]
+      continue
     states.append(jnp.asarray(utf8.NEXT)[states[-1], token])
     seen.append(seen[-1] | jax.nn.one_hot(token, seen[-1].shape[-1], dtype=bool))
   return jnp.stack(states, axis=1), jnp.stack(seen, axis=1)

@@ -1,8 +1,8 @@
 """Parameters in the form in which decoding reads them: fewer, larger matrices.
 
-Layers are unstacked, matrices that read the same input are joined, and the columns of
+Layers are unstacked, matrices that read the same input are joined, and the rows of
 queries and keys are ordered so that RoPE rotates the two halves of a head, which leaves
-their products as they were.
+their products as they were. Matrices are [out, in]: each result reads one row.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ def byte_lm_weights(config: ByteLMConfig, params: Any, dtype: str) -> Weights:
     "embedding": table,
     "layers": _stack(config.transformer, params["transformer"]["layers"], dtype),
     "norm": params["norm"]["scale"],
-    "output": table.T if config.tie_embeddings else _kernel(params["output"], dtype),
+    "output": table if config.tie_embeddings else _kernel(params["output"], dtype),
   }
 
 
@@ -45,7 +45,7 @@ def blt_weights(config: BLTConfig, params: Any, dtype: str) -> Weights:
     "encoder": _encoder(config, params["encoder"], dtype),
     "latent": _stack(config.latent, latent["transformer"]["layers"], dtype),
     "decoder": _decoder(config, params["decoder"], dtype),
-    "output": table.T if config.tie_embeddings else _kernel(params["output"], dtype),
+    "output": table if config.tie_embeddings else _kernel(params["output"], dtype),
   }
   if "hashes" in embedder:
     weights["hashes"] = embedder["hashes"]["embedding"].astype(dtype)
@@ -94,10 +94,10 @@ def _block(config: TransformerConfig, params, dtype):
   joined = [query, key, _kernel(attention["value"], dtype)]
   return {
     "attention_norm": params["attention_norm"]["scale"],
-    "query_key_value": jnp.concatenate(joined, axis=1),
+    "query_key_value": jnp.concatenate(joined),
     "output": _kernel(attention["output"], dtype),
     "mlp_norm": params["mlp_norm"]["scale"],
-    "gate_up": jnp.concatenate([_kernel(mlp[n], dtype) for n in ("gate", "up")], axis=1),
+    "gate_up": jnp.concatenate([_kernel(mlp[n], dtype) for n in ("gate", "up")]),
     "down": _kernel(mlp["down"], dtype),
   }
 
@@ -107,17 +107,17 @@ def _cross(params, dtype):
     "query_norm": params["query_norm"]["scale"],
     "context_norm": params["context_norm"]["scale"],
     "query": _kernel(params["query"], dtype),
-    "key_value": jnp.concatenate([_kernel(params[n], dtype) for n in ("key", "value")], 1),
+    "key_value": jnp.concatenate([_kernel(params[n], dtype) for n in ("key", "value")]),
     "output": _kernel(params["output"], dtype),
   }
 
 
 def _halves(kernel, config):
-  """Orders the columns of each head: first of every rotated pair, then the seconds."""
+  """Orders the rows of each head: first of every rotated pair, then the seconds."""
   order = np.arange(config.head_dim).reshape(-1, 2).T.reshape(-1)
-  heads = kernel.reshape(len(kernel), -1, config.head_dim)
-  return heads[..., order].reshape(kernel.shape)
+  heads = kernel.reshape(-1, config.head_dim, kernel.shape[1])
+  return heads[:, order].reshape(kernel.shape)
 
 
 def _kernel(params, dtype):
-  return params["kernel"].astype(dtype)
+  return params["kernel"].astype(dtype).T

@@ -1,0 +1,303 @@
+"""Pallas kernels for decoding a few bytes on a GPU, where small kernels take all the time.
+
+`matvec` is a matrix times a few vectors with the norm before it and what follows it;
+`attend` is a layer's attention from its projections to its mixed heads, rotation and
+cache included. What they compute is that of `ops.norm` and `ops.ring_attention`.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+MAX_VECTORS = 4  # more are better served by a matrix product
+_MAX_QUERIES = 8  # of one key head, kept in registers
+_TILE = 4  # results of a program
+BLOCK = 64  # slots of a ring read at once
+_MASKED = -1e30
+
+
+def _call(kernel, grid, out_shape, num_inputs, interpret, **options):
+  if not interpret:
+    from jax.experimental.pallas import triton
+
+    options["compiler_params"] = triton.CompilerParams(num_warps=4, num_stages=1)
+  anywhere = pl.BlockSpec(memory_space=pl.ANY)
+  return pl.pallas_call(
+    kernel,
+    grid=grid,
+    in_specs=[anywhere] * num_inputs,
+    out_specs=jax.tree.map(lambda _: anywhere, out_shape),
+    out_shape=out_shape,
+    interpret=interpret,
+    **options,
+  )
+
+
+def fits_matvec(x: jax.Array, size: int) -> bool:
+  """Whether `matvec` takes x [n, in] and gives [n, size]."""
+  return len(x) <= MAX_VECTORS and x.shape[1] % 256 == 0 and size % _TILE == 0
+
+
+def matvec(
+  x: jax.Array,
+  matrix: jax.Array,
+  *,
+  scale: jax.Array | None = None,
+  epsilon: float = 0.0,
+  is_gated: bool = False,
+  residual: jax.Array | None = None,
+  factor: float = 1.0,
+  interpret: bool = False,
+) -> jax.Array:
+  """Multiplies a few vectors by a matrix.
+
+  Args:
+    x: [n, in].
+    matrix: [out, in], or [2 out, in] with `is_gated`.
+    scale: float32 [in]; x is first normalised as `norm.rms_norm` does.
+    epsilon: of the norm.
+    is_gated: silu of the first half of the result times the second half.
+    residual: [n, out], of which `factor` times is added to the result.
+    factor: see `residual`.
+    interpret: run as plain jax, for tests.
+
+  Returns:
+    [n, out] in the dtype of `x`; sums in float32.
+  """
+  number, width = x.shape
+  size = len(matrix) // (2 if is_gated else 1)
+  chunk = next(c for c in (1024, 512, 256) if width % c == 0)
+  inputs = [x, matrix] + [a for a in (scale, residual) if a is not None]
+  kernel = functools.partial(
+    _matvec_kernel, width=width, chunk=chunk, size=size, epsilon=epsilon,
+    has_norm=scale is not None, is_gated=is_gated, factor=factor, number=number,
+    has_residual=residual is not None,
+  )  # fmt: skip
+  out_shape = jax.ShapeDtypeStruct((number, size), x.dtype)
+  return _call(kernel, (size // _TILE,), out_shape, len(inputs), interpret)(*inputs)
+
+
+def _matvec_kernel(
+  x_ref, matrix_ref, *refs, width, chunk, size, epsilon, has_norm, is_gated,
+  has_residual, factor, number,
+):  # fmt: skip
+  out_ref, first = refs[-1], pl.program_id(0) * _TILE
+  columns = [pl.ds(c, chunk) for c in range(0, width, chunk)]
+  rows = [pl.ds(first, _TILE)] + ([pl.ds(size + first, _TILE)] if is_gated else [])
+  # All loads of the matrix come first, so that they are under way together.
+  matrix = [[matrix_ref[r, c].astype(jnp.float32) for c in columns] for r in rows]
+  for i in range(number):
+    vectors = [x_ref[i, c].astype(jnp.float32) for c in columns]
+    inverse = jnp.float32(1)
+    if has_norm:
+      total = sum(jnp.sum(v * v) for v in vectors)
+      inverse = jax.lax.rsqrt(total / width + epsilon)
+      vectors = [v * refs[0][c] for v, c in zip(vectors, columns, strict=True)]
+    sums = [sum((m * v).sum(1) for m, v in zip(ms, vectors, strict=True)) for ms in matrix]
+    result = sums[0] * inverse
+    if is_gated:
+      result = result * jax.nn.sigmoid(result) * (sums[1] * inverse)
+    if has_residual:
+      residual = refs[-2][i, pl.ds(first, _TILE)].astype(jnp.float32)
+      result = result + factor * residual
+    out_ref[i, pl.ds(first, _TILE)] = result.astype(out_ref.dtype)
+
+
+def fits_attend(
+  heads: jax.Array, num_heads: int, key_ring: jax.Array, window: int | None
+) -> bool:
+  """Whether `attend` takes these arguments."""
+  length, size, key_heads, head_dim = heads.shape[1], *key_ring.shape[1:]
+  queries = length * (num_heads // key_heads)
+  is_power = head_dim & (head_dim - 1) == 0 and head_dim >= 32
+  has_room = window is None or size >= window + length - 1
+  return queries <= _MAX_QUERIES and is_power and has_room and size % BLOCK == 0
+
+
+def attend(
+  heads: jax.Array,
+  angles: tuple[jax.Array, jax.Array],
+  key_ring: jax.Array,
+  value_ring: jax.Array,
+  position: jax.Array,
+  count: jax.Array,
+  first: jax.Array,
+  *,
+  num_heads: int,
+  window: int | None,
+  interpret: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Rotates queries and keys, appends keys and values to their rings, and attends.
+
+  Args:
+    heads: [B, C, N + 2 G, H], queries, keys and values of the new positions.
+    angles: cosines and sines, float32 [B, C, 1, H / 2].
+    key_ring: [B, R, G, H].
+    value_ring: [B, R, G, H].
+    position: int32 [B]; see `ring_attention` for this and the rest.
+    count: int32 [B].
+    first: int32 [B, C].
+    num_heads: N.
+    window: positions visible, or None for all.
+    interpret: run as plain jax, for tests.
+
+  Returns:
+    [B, C, N, H] in the dtype of `heads`; and the rings.
+  """
+  batch, length, _, head_dim = heads.shape
+  key_heads = key_ring.shape[2]
+  kernel = functools.partial(
+    _attend_kernel, length=length, num_heads=num_heads, shape=key_ring.shape[1:],
+    window=window,
+  )  # fmt: skip
+  outputs = (
+    jax.ShapeDtypeStruct((batch, length, num_heads, head_dim), heads.dtype),
+    jax.ShapeDtypeStruct(key_ring.shape, key_ring.dtype),
+    jax.ShapeDtypeStruct(value_ring.shape, value_ring.dtype),
+  )
+  call = _call(
+    kernel, (batch, key_heads), outputs, 8, interpret, input_output_aliases={6: 1, 7: 2}
+  )
+  return call(heads, *angles, position, count, first, key_ring, value_ring)
+
+
+def _attend_kernel(
+  heads_ref, cos_ref, sin_ref, position_ref, count_ref, first_ref, _keys, _values,
+  out_ref, key_ref, value_ref, *, length, num_heads, shape, window,
+):  # fmt: skip
+  size, key_heads, head_dim = shape
+  row, group = pl.program_id(0), pl.program_id(1)
+  position, count = position_ref[row], count_ref[row]
+  repeats, half = num_heads // key_heads, head_dim // 2
+  low, high = pl.ds(0, half), pl.ds(half, half)
+  steps = range(length)
+
+  def rotated(step, head):
+    cos, sin = cos_ref[row, step, 0, :], sin_ref[row, step, 0, :]
+    a, b = (heads_ref[row, step, head, part].astype(jnp.float32) for part in (low, high))
+    # Rounded as keys are where they are stored.
+    parts = (a * cos - b * sin, b * cos + a * sin)
+    return tuple(p.astype(heads_ref.dtype).astype(jnp.float32) for p in parts)
+
+  def oldest(step):
+    seen = first_ref[row, step]
+    return seen if window is None else jnp.maximum(seen, position + step - window + 1)
+
+  queries = [
+    (step, repeat, [part * head_dim**-0.5 for part in rotated(step, group * repeats + repeat)])
+    for step in steps
+    for repeat in range(repeats)
+  ]
+  keys = [rotated(step, num_heads + group) for step in steps]
+  values = [
+    heads_ref[row, step, num_heads + key_heads + group, :].astype(jnp.float32) for step in steps
+  ]
+
+  def read(block, carry):
+    slots = block * BLOCK + jnp.arange(BLOCK)
+    here = pl.ds(block * BLOCK, BLOCK)
+    key_low, key_high = (
+      key_ref[row, here, group, part].astype(jnp.float32) for part in (low, high)
+    )
+    value = value_ref[row, here, group, :].astype(jnp.float32)
+    newest = position - 1
+    at = newest - jax.lax.rem(newest - slots + size, size)
+    updated = []
+    for (step, _, query), state in zip(queries, carry, strict=True):
+      scores = (key_low * query[0][None] + key_high * query[1][None]).sum(axis=1)
+      scores = jnp.where(at >= oldest(step), scores, _MASKED)
+      updated.append(_add(state, scores, value))
+    return tuple(updated)
+
+  empty = (jnp.float32(_MASKED), jnp.float32(0), jnp.zeros(head_dim, jnp.float32))
+  begin = 0 if window is not None else first_ref[row, 0] // BLOCK
+  end = jnp.where(count > 0, (jnp.minimum(position, size) + BLOCK - 1) // BLOCK, 0)
+  states = jax.lax.fori_loop(begin, end, read, (empty,) * len(queries))
+  for (step, repeat, query), state in zip(queries, states, strict=True):
+    for other in range(step + 1):
+      score = jnp.sum(keys[other][0] * query[0] + keys[other][1] * query[1])
+      is_seen = position + other >= oldest(step)
+      state = _add_one(state, jnp.where(is_seen, score, _MASKED), values[other])
+    _, total, mixed = state
+    head = group * repeats + repeat
+    out_ref[row, step, head, :] = (mixed / total).astype(out_ref.dtype)
+  for step in steps:
+    slot = jax.lax.rem(position + step, size)
+
+    @pl.when(step < count)
+    def _(step=step, slot=slot):
+      key_ref[row, slot, group, low] = keys[step][0].astype(key_ref.dtype)
+      key_ref[row, slot, group, high] = keys[step][1].astype(key_ref.dtype)
+      value_ref[row, slot, group, :] = values[step].astype(value_ref.dtype)
+
+
+def fits_attend_few(query: jax.Array, key: jax.Array) -> bool:
+  """Whether `attend_few` takes these arguments."""
+  few, head_dim = key.shape[2], key.shape[-1]
+  is_power = few & (few - 1) == 0 and head_dim & (head_dim - 1) == 0
+  return query.shape[2] == 1 and is_power and few <= 16 and head_dim >= 32
+
+
+def attend_few(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  visible: jax.Array,
+  interpret: bool = False,
+) -> jax.Array:
+  """Attention of each byte to a few vectors of its own; see `masked_attention`.
+
+  Args:
+    query: [B, C, 1, G, R, H].
+    key: [B, C, M, G, H].
+    value: [B, C, M, G, H].
+    visible: bool [B, C, 1, M], one at least of each.
+    interpret: run as plain jax, for tests.
+
+  Returns:
+    [B, C, 1, G, R, H] in the dtype of `query`.
+  """
+  batch, length, _, key_heads, repeats, _ = query.shape
+  kernel = functools.partial(_attend_few_kernel, repeats=repeats)
+  outputs = jax.ShapeDtypeStruct(query.shape, query.dtype)
+  call = _call(kernel, (batch, length, key_heads), outputs, 4, interpret)
+  return call(query, key, value, visible.astype(jnp.int32))
+
+
+def _attend_few_kernel(query_ref, key_ref, value_ref, visible_ref, out_ref, *, repeats):
+  row, step, group = (pl.program_id(i) for i in range(3))
+  key = key_ref[row, step, :, group, :].astype(jnp.float32)
+  value = value_ref[row, step, :, group, :].astype(jnp.float32)
+  is_seen = visible_ref[row, step, 0, :] > 0
+  for repeat in range(repeats):
+    query = query_ref[row, step, 0, group, repeat, :].astype(jnp.float32)
+    scores = (key * query[None]).sum(axis=1) * key.shape[1] ** -0.5
+    scores = jnp.where(is_seen, scores, _MASKED)
+    weights = jnp.exp(scores - jnp.max(scores))
+    mixed = jnp.sum(weights[:, None] * value, axis=0) / jnp.sum(weights)
+    out_ref[row, step, 0, group, repeat, :] = mixed.astype(out_ref.dtype)
+
+
+def _add(state: Any, scores: jax.Array, value: jax.Array) -> Any:
+  """Takes scores [block] and values [block, H] into a running softmax."""
+  largest, total, mixed = state
+  highest = jnp.maximum(largest, jnp.max(scores))
+  scale = jnp.exp(largest - highest)
+  weights = jnp.where(scores > _MASKED, jnp.exp(scores - highest), 0)
+  return (
+    highest,
+    total * scale + jnp.sum(weights),
+    mixed * scale + jnp.sum(weights[:, None] * value, axis=0),
+  )
+
+
+def _add_one(state: Any, score: jax.Array, value: jax.Array) -> Any:
+  """Likewise for a single position."""
+  largest, total, mixed = state
+  highest = jnp.maximum(largest, score)
+  scale, weight = jnp.exp(largest - highest), jnp.exp(score - highest)
+  weight = jnp.where(score > _MASKED, weight, 0)
+  return highest, total * scale + weight, mixed * scale + weight * value
