@@ -120,7 +120,7 @@ def random_model(size: str) -> LanguageModel:
   weights = jax.tree.unflatten(tree, weights)
   # No row should end on its own.
   output = weights["model"]["output"]
-  weights["model"]["output"] = output.at[:, tokenizer.EOS_ID].set(0)
+  weights["model"]["output"] = output.at[tokenizer.EOS_ID].set(0)
   return LanguageModel(reader, weights)
 
 

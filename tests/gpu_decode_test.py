@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from golden_cases import SAME
 
+from blt_jax.decode import layers
 from blt_jax.decode.layers import rotate
 from blt_jax.ops import gpu_decode, norm
-from blt_jax.ops.ring_attention import masked_attention, ring_attention
+from blt_jax.ops.ring_attention import ring_attention
 
 
 @pytest.mark.parametrize("is_gated", [False, True])
@@ -59,11 +60,13 @@ def test_attend(window, size, length, key_heads):
   chex.assert_trees_all_close(got[1:], want[1:], **SAME)
 
 
-def test_attend_few():
-  keys = jax.random.split(jax.random.key(2), 3)
+@pytest.mark.parametrize("window", [1, 3])
+def test_attend_patches(window):
+  keys = jax.random.split(jax.random.key(2), 2)
   query = jax.random.normal(keys[0], (2, 3, 1, 2, 2, 32))
-  key, value = (jax.random.normal(k, (2, 3, 4, 2, 32)) for k in keys[1:])
-  visible = np.arange(4) < np.array([[1, 2, 3], [4, 4, 1]])[..., None, None]
-  assert gpu_decode.fits_attend_few(query, key)
-  got = gpu_decode.attend_few(query, key, value, jnp.asarray(visible), interpret=True)
-  chex.assert_trees_all_close(got, masked_attention(query, key, value, visible), **SAME)
+  patches = jax.random.normal(keys[1], (2, 5, 2, 2, 2, 32))
+  ids = jnp.array([[0, 1, 2], [3, 4, 4]])
+  assert gpu_decode.fits_attend_patches(patches)
+  got = gpu_decode.attend_patches(query, patches, ids, window=window, interpret=True)
+  want = layers._attend_patches(query, patches, ids, window)
+  chex.assert_trees_all_close(got, want, **SAME)

@@ -32,7 +32,8 @@ class BLTCache:
   starts: jax.Array  # int32 [B, M + 2], where each patch begins, the open one included
   latent_first: jax.Array  # int32 [B, M + 2], the oldest patch that each may see
   states: list[jax.Array]  # [B, T, D], of bytes, for patches to be encoded
-  patches: jax.Array  # [B, M, slots * D], of closed patches, for the decoder
+  patches: list[jax.Array]  # what the decoder reads of closed patches, [B, M, ...]: keys
+  # and values [slots, 2, G, H] under each cross-attention, or the vectors [D] themselves
   encoder: list[layers.Ring]
   latent: list[layers.Ring]
   decoder: list[layers.Ring]
@@ -79,7 +80,7 @@ class BLTReader:
       starts=zeros(patches + 2),
       latent_first=zeros(patches + 2),
       states=[zeros(capacity, c.encoder.dim, dtype=self.dtype) for _ in range(num_states)],
-      patches=zeros(patches, c.decoder_slots * c.decoder.dim, dtype=self.dtype),
+      patches=[zeros(patches, *shape, dtype=self.dtype) for shape in self._patch_shapes()],
       encoder=rings(c.encoder, capacity),
       latent=rings(c.latent, patches),
       decoder=rings(c.decoder, capacity),
@@ -136,7 +137,7 @@ class BLTReader:
     Returns:
       bool [B].
     """
-    return cache.cursor.patch + chunk > cache.patches.shape[1]
+    return cache.cursor.patch + chunk > cache.patches[0].shape[1]
 
   def _span(self, cursor, count, trail):
     first = trail.document[:, :-1]
@@ -177,22 +178,44 @@ class BLTReader:
       x = self._encode_patches(weights, cache, ids, real)
       if "latent_projection" in weights:
         x = layers.linear(x, weights["latent_projection"])
-      span = layers.Span(position, count, take(cache.latent_first, ids))
+      span = layers.Span(position, count, layers.take(cache.latent_first, ids))
       x, rings = layers.run_stack(weights["latent"], c.latent, x, rings, span)
-      if c.project_latent:
-        x = layers.linear(x, weights["decoder"]["patch_projection"])
-      return done + block, rings, write_ring(patches, x, position, count)
+      new_patches = self._decoder_patches(weights["decoder"], x)
+      patches = [
+        write_ring(old, new, position, count)
+        for old, new in zip(patches, new_patches, strict=True)
+      ]
+      return done + block, rings, patches
 
     carry = (jnp.zeros((), jnp.int32), cache.latent, cache.patches)
     _, rings, patches = jax.lax.while_loop(more, step, carry)
     return dataclasses.replace(cache, latent=rings, patches=patches)
 
+  def _patch_shapes(self):
+    """Of what the decoder reads of a patch."""
+    c, cross = self.config, self.config.decoder_cross
+    if cross is None:
+      return [(c.decoder.dim,)]
+    shape = (c.decoder_slots, 2, cross.num_kv_heads, c.decoder.dim // cross.num_heads)
+    return [shape] * (c.decoder.num_layers if cross.all_layers else 1)
+
+  def _decoder_patches(self, weights, latents):
+    """What the decoder reads of patches with latents [B, P, latent width]."""
+    c = self.config
+    if c.project_latent:
+      latents = layers.linear(latents, weights["patch_projection"])
+    if c.decoder_cross is None:
+      return [latents]
+    vectors = latents.reshape(*latents.shape[:2], c.decoder_slots, c.decoder.dim)
+    cross, epsilon = c.decoder_cross, c.decoder.norm_epsilon
+    return [layers.cross_keys(w, cross, epsilon, vectors) for w in weights["cross"]]
+
   def _encode_patches(self, weights, cache, ids, real):
-    starts, ends = take(cache.starts, ids), take(cache.starts, ids + 1)
+    starts, ends = layers.take(cache.starts, ids), layers.take(cache.starts, ids + 1)
     context = starts
     window = self.config.encoder_cross and self.config.encoder_cross.window
     if window:
-      context = take(cache.starts, jnp.maximum(ids - window + 1, 0))
+      context = layers.take(cache.starts, jnp.maximum(ids - window + 1, 0))
     ends = jnp.where(real, ends, 0)
     starts, context = jnp.minimum(starts, ends), jnp.minimum(context, ends)
     return encode_patches(weights["encoder"], self.config, cache.states, starts, ends, context)
@@ -200,18 +223,16 @@ class BLTReader:
   def _decode(self, weights, cache, x, ids, count, trail):
     """Logits [B, C, V] of byte states [B, C, D] that read the patches `ids` [B, C]."""
     c, w = self.config, weights["decoder"]
-    context, visible = _patches_of_bytes(c, cache.patches, ids)
     if c.decoder_cross is None:
-      x = x + context[:, :, 0]
+      x = x + layers.take(cache.patches[0], ids)
     span = self._span(cache.cursor, count, trail)
     angles = layers.rope_angles(c.decoder, span.positions)
     rings = []
     for i, (weight, ring) in enumerate(zip(w["layers"], cache.decoder, strict=True)):
       if c.decoder_cross and i < len(w["cross"]):
-        x = layers.cross_attention(
-          w["cross"][i], c.decoder_cross, c.decoder.norm_epsilon,
-          x[:, :, None], context, visible,
-        )[:, :, 0]  # fmt: skip
+        x = layers.read_patches(
+          w["cross"][i], c.decoder_cross, c.decoder.norm_epsilon, x, cache.patches[i], ids
+        )
       x, ring = layers.run_block(weight, c.decoder, x, ring, span, angles)
       rings.append(ring)
     logits = layers.norm_linear(x, w["norm"], c.decoder.norm_epsilon, weights["output"])
@@ -238,7 +259,7 @@ def embed(
     return x
   reach = max(config.hash_sizes) - 1
   at = position[:, None] + np.arange(-reach, 0)
-  before = jnp.where(at >= 0, take(text, jnp.maximum(at, 0)), 0)
+  before = jnp.where(at >= 0, layers.take(text, jnp.maximum(at, 0)), 0)
   ids = hashing.ngram_hash_ids(
     jnp.concatenate([before, tokens], axis=1),
     config.hash_sizes,
@@ -247,11 +268,6 @@ def embed(
   )[:, :, reach:]
   rows = ids + np.arange(len(ids))[:, None, None] * config.hash_vocab_size
   return x + weights["hashes"][rows].astype(jnp.float32).sum(axis=0)
-
-
-def take(values: jax.Array, ids: jax.Array) -> jax.Array:
-  """Looks up values [B, T, ...] at ids [B, ...], the nearest where out of range."""
-  return jax.vmap(lambda rows, at: rows.at[at].get(mode="clip"))(values, ids)
 
 
 def _note(config, cache, tokens, count, entropies, begins, trail):
@@ -274,12 +290,3 @@ def _note(config, cache, tokens, count, entropies, begins, trail):
     starts=jax.vmap(put)(cache.starts, slots, trail.position[:, 1:]),
     latent_first=latent_first,
   )
-
-
-def _patches_of_bytes(config, patches, ids):
-  """The vectors that each byte reads: [B, C, M, D], and whether they exist [B, C, M]."""
-  window = (config.decoder_cross and config.decoder_cross.window) or 1
-  ids = ids[..., None] - np.arange(window)
-  context = take(patches, jnp.maximum(ids, 0))  # [B, C, window, slots * D]
-  context = context.reshape(*ids.shape[:2], -1, config.decoder.dim)
-  return context, jnp.repeat(ids >= 0, config.decoder_slots, axis=-1)

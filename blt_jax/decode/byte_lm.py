@@ -57,6 +57,16 @@ class ByteLMCache:
   rings: list[layers.Ring]
 
 
+def pick(values: jax.Array, at: jax.Array) -> jax.Array:
+  """Values [B, C, ...] at places [B]: [B, ...]."""
+  if values.shape[1] > 16:
+    return jax.vmap(lambda row, place: row[place])(values, at)
+  picked = values[:, 0]  # a few selects are fused with what is around, a lookup is not
+  for i in range(1, values.shape[1]):
+    picked = jnp.where((at >= i).reshape(-1, *[1] * (values.ndim - 2)), values[:, i], picked)
+  return picked
+
+
 def rewind(cache: Any, count: jax.Array) -> Any:
   """Goes back to where only `count` [B] of the bytes last read had been read.
 
@@ -65,10 +75,7 @@ def rewind(cache: Any, count: jax.Array) -> Any:
     count: int [B], at most what was real in the read.
   """
 
-  def pick(x):
-    return jax.vmap(lambda row, at: row[at])(x, count)
-
-  changes = {"cursor": jax.tree.map(pick, cache.cursor)}
+  changes = {"cursor": jax.tree.map(lambda x: pick(x, count), cache.cursor)}
   if getattr(cache, "source", None) is not None:
     changes["source"] = rewind(cache.source, count)
   return dataclasses.replace(cache, **changes)

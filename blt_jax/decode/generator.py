@@ -302,7 +302,7 @@ def _result(request, state, text) -> Generation:
   if finish == loop.PATCHES and end == start:
     return _failed(
       f"The prompt needs more patches than max_patches leaves room for "
-      f"({state.cache.patches.shape[0]}); raise it."
+      f"({state.cache.patches[0].shape[0]}); raise it."
     )
   if finish == loop.STOP:
     end -= _stop_length(request.options, text[start:end])

@@ -197,34 +197,48 @@ def _either(kernel, plain, *arguments):
   return jax.lax.platform_dependent(*arguments, cuda=kernel, default=plain)
 
 
-def cross_attention(
+def read_patches(
   weights: Any,
   config: CrossAttentionConfig,
   epsilon: float,
   x: jax.Array,
-  context: jax.Array,
-  visible: jax.Array,
+  patches: jax.Array,
+  ids: jax.Array,
 ) -> jax.Array:
-  """Each group of queries reads its own context: 2 x + attention, as both references do.
+  """Each byte reads the vectors of its patches: 2 x + attention, as both references do.
 
   Args:
     weights: of the cross-attention.
-    config: its heads.
+    config: its heads and window.
     epsilon: of its norms.
-    x: [B, C, Q, D] queries.
-    context: [B, C, M, D] what each group may read.
-    visible: bool [B, C, M], what of it is there.
+    x: [B, C, D] byte states.
+    patches: [B, M, S, 2, G, H] keys and values of the vectors of each patch.
+    ids: int [B, C], the newest patch that each byte reads, 0 or more.
 
   Returns:
-    [B, C, Q, D].
+    [B, C, D].
   """
-  query = cross_queries(weights, config, epsilon, x)
-  key, value = cross_keys(weights, config, epsilon, context)
-  arguments = query, key, value, visible[:, :, None]
-  fits = gpu_decode.fits_attend_few(query, key)
-  kernel = gpu_decode.attend_few if fits else None
-  mixed = _either(kernel, masked_attention, *arguments)
-  return cross_output(weights, x, mixed)
+  query = cross_queries(weights, config, epsilon, x[:, :, None])
+  window = config.window or 1
+  kernel = functools.partial(gpu_decode.attend_patches, window=window)
+  fits = gpu_decode.fits_attend_patches(patches)
+  plain = functools.partial(_attend_patches, window=window)
+  mixed = _either(kernel if fits else None, plain, query, patches, ids)
+  return cross_output(weights, x, mixed[:, :, 0])
+
+
+def _attend_patches(query, patches, ids, window):
+  """Mixed heads [B, C, 1, G, R, H] of queries of the same shape."""
+  ids = ids[..., None] - np.arange(window)
+  read = take(patches, jnp.maximum(ids, 0))  # [B, C, window, S, 2, G, H]
+  visible = jnp.repeat(ids >= 0, read.shape[3], axis=-1)
+  read = read.reshape(*ids.shape[:2], -1, *read.shape[4:])
+  return masked_attention(query, read[:, :, :, 0], read[:, :, :, 1], visible[:, :, None])
+
+
+def take(values: jax.Array, ids: jax.Array) -> jax.Array:
+  """Looks up values [B, T, ...] at ids [B, ...], the nearest where out of range."""
+  return jax.vmap(lambda rows, at: rows.at[at].get(mode="clip"))(values, ids)
 
 
 def cross_queries(weights, config, epsilon, x):
@@ -236,12 +250,11 @@ def cross_queries(weights, config, epsilon, x):
 
 
 def cross_keys(weights, config, epsilon, context):
-  """Keys and values, each [..., M, G, H], of context [..., M, D]."""
+  """Keys and values [..., M, 2, G, H] of context [..., M, D]."""
   h = norm_linear(context, weights["context_norm"], epsilon, weights["key_value"])
-  h = h.reshape(*h.shape[:-1], 2, config.num_kv_heads, -1)
-  return h[..., 0, :, :], h[..., 1, :, :]
+  return h.reshape(*h.shape[:-1], 2, config.num_kv_heads, -1)
 
 
 def cross_output(weights, x, mixed):
-  """2 x + the output matrix times mixed heads [..., Q, G, R, H]."""
+  """2 x [..., D] + the output matrix times mixed heads [..., G, R, H]."""
   return linear_add(x, mixed.reshape(*x.shape[:-1], -1), weights["output"], factor=2)

@@ -11,7 +11,7 @@ import numpy as np
 from blt_jax import tokenizer
 from blt_jax.decode import sampling, utf8
 from blt_jax.decode.blt import BLTReader
-from blt_jax.decode.byte_lm import ByteLMReader, rewind
+from blt_jax.decode.byte_lm import ByteLMReader, pick, rewind
 from blt_jax.decode.drafting import Drafting, draft
 from blt_jax.ops.ring_attention import write_ring
 
@@ -210,7 +210,7 @@ def _step(reader, weights, state, drafting, is_greedy) -> State:
   count = jnp.minimum(count, jnp.argmax(_pad_true(ends != RUNNING), axis=1) + 1)
 
   def after(values):  # [B, C + 1, ...] -> after the last byte that counts
-    return jax.vmap(lambda row, n: row[n])(values, count)
+    return pick(values, count)
 
   cache = rewind(cache, count)
   logits = after(jnp.concatenate([state.logits[:, None], logits], axis=1))

@@ -79,14 +79,15 @@ def _attend(weights, config, patches, buffer, starts, ends):
   def add(block, carry):
     largest, total, mixed = carry  # [B, P, G, R, K], the last one with [.., H]
     states, inside = _read(buffer, starts, ends, block)
-    key, value = layers.cross_keys(weights, c, epsilon, states)
+    read = layers.cross_keys(weights, c, epsilon, states)
+    key, value = read[..., 0, :, :], read[..., 1, :, :]
     scores = jnp.einsum("bpqgrh,bpkgh->bpgrqk", query, key.astype(jnp.float32))
     scores = jnp.where(inside[:, :, None, None, None], scores, -jnp.inf)
     highest = jnp.maximum(largest, scores.max(axis=-1))
     floor = jnp.where(jnp.isfinite(highest), highest, 0)
     scores, scale = jnp.exp(scores - floor[..., None]), jnp.exp(largest - floor)
-    read = jnp.einsum("bpgrqk,bpkgh->bpgrqh", scores, value.astype(jnp.float32))
-    return highest, total * scale + scores.sum(-1), mixed * scale[..., None] + read
+    added = jnp.einsum("bpgrqk,bpkgh->bpgrqh", scores, value.astype(jnp.float32))
+    return highest, total * scale + scores.sum(-1), mixed * scale[..., None] + added
 
   axes = (0, 1, 3, 4, 2)
   shape = tuple(query.shape[i] for i in axes)

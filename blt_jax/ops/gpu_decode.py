@@ -12,18 +12,18 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-MAX_VECTORS = 4  # more are better served by a matrix product
+MAX_VECTORS = 8  # more are better served by a matrix product
 _MAX_QUERIES = 8  # of one key head, kept in registers
 _TILE = 4  # results of a program
-BLOCK = 64  # slots of a ring read at once
+BLOCK = 64  # slots of a ring that are read at once, or a multiple
 _MASKED = -1e30
 
 
-def _call(kernel, grid, out_shape, num_inputs, interpret, **options):
+def _call(kernel, grid, out_shape, num_inputs, interpret, num_warps=4, **options):
   if not interpret:
     from jax.experimental.pallas import triton
 
-    options["compiler_params"] = triton.CompilerParams(num_warps=4, num_stages=1)
+    options["compiler_params"] = triton.CompilerParams(num_warps=num_warps, num_stages=1)
   anywhere = pl.BlockSpec(memory_space=pl.ANY)
   return pl.pallas_call(
     kernel,
@@ -149,9 +149,14 @@ def attend(
   """
   batch, length, _, head_dim = heads.shape
   key_heads = key_ring.shape[2]
+  # One query leaves registers for many slots, whose loads are then under way together.
+  most = 4 if length * num_heads == key_heads else 1
+  block = BLOCK * max(
+    n for n in (1, 2, 4) if n <= most and key_ring.shape[1] % (n * BLOCK) == 0
+  )
   kernel = functools.partial(
     _attend_kernel, length=length, num_heads=num_heads, shape=key_ring.shape[1:],
-    window=window,
+    window=window, block=block,
   )  # fmt: skip
   outputs = (
     jax.ShapeDtypeStruct((batch, length, num_heads, head_dim), heads.dtype),
@@ -159,14 +164,20 @@ def attend(
     jax.ShapeDtypeStruct(value_ring.shape, value_ring.dtype),
   )
   call = _call(
-    kernel, (batch, key_heads), outputs, 8, interpret, input_output_aliases={6: 1, 7: 2}
+    kernel,
+    (batch, key_heads),
+    outputs,
+    8,
+    interpret,
+    num_warps=8,
+    input_output_aliases={6: 1, 7: 2},
   )
   return call(heads, *angles, position, count, first, key_ring, value_ring)
 
 
 def _attend_kernel(
   heads_ref, cos_ref, sin_ref, position_ref, count_ref, first_ref, _keys, _values,
-  out_ref, key_ref, value_ref, *, length, num_heads, shape, window,
+  out_ref, key_ref, value_ref, *, length, num_heads, shape, window, block,
 ):  # fmt: skip
   size, key_heads, head_dim = shape
   row, group = pl.program_id(0), pl.program_id(1)
@@ -196,9 +207,9 @@ def _attend_kernel(
     heads_ref[row, step, num_heads + key_heads + group, :].astype(jnp.float32) for step in steps
   ]
 
-  def read(block, carry):
-    slots = block * BLOCK + jnp.arange(BLOCK)
-    here = pl.ds(block * BLOCK, BLOCK)
+  def read(index, carry):
+    slots = index * block + jnp.arange(block)
+    here = pl.ds(index * block, block)
     key_low, key_high = (
       key_ref[row, here, group, part].astype(jnp.float32) for part in (low, high)
     )
@@ -213,8 +224,8 @@ def _attend_kernel(
     return tuple(updated)
 
   empty = (jnp.float32(_MASKED), jnp.float32(0), jnp.zeros(head_dim, jnp.float32))
-  begin = 0 if window is not None else first_ref[row, 0] // BLOCK
-  end = jnp.where(count > 0, (jnp.minimum(position, size) + BLOCK - 1) // BLOCK, 0)
+  begin = 0 if window is not None else first_ref[row, 0] // block
+  end = jnp.where(count > 0, (jnp.minimum(position, size) + block - 1) // block, 0)
   states = jax.lax.fori_loop(begin, end, read, (empty,) * len(queries))
   for (step, repeat, query), state in zip(queries, states, strict=True):
     for other in range(step + 1):
@@ -234,51 +245,59 @@ def _attend_kernel(
       value_ref[row, slot, group, :] = values[step].astype(value_ref.dtype)
 
 
-def fits_attend_few(query: jax.Array, key: jax.Array) -> bool:
-  """Whether `attend_few` takes these arguments."""
-  few, head_dim = key.shape[2], key.shape[-1]
-  is_power = few & (few - 1) == 0 and head_dim & (head_dim - 1) == 0
-  return query.shape[2] == 1 and is_power and few <= 16 and head_dim >= 32
+def fits_attend_patches(patches: jax.Array) -> bool:
+  """Whether `attend_patches` takes patches [B, M, S, 2, G, H]."""
+  slots, head_dim = patches.shape[2], patches.shape[-1]
+  return slots & (slots - 1) == 0 and head_dim & (head_dim - 1) == 0 and head_dim >= 32
 
 
-def attend_few(
+def attend_patches(
   query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  visible: jax.Array,
+  patches: jax.Array,
+  ids: jax.Array,
+  *,
+  window: int,
   interpret: bool = False,
 ) -> jax.Array:
-  """Attention of each byte to a few vectors of its own; see `masked_attention`.
+  """Attention of each byte to the vectors of its newest patches.
 
   Args:
     query: [B, C, 1, G, R, H].
-    key: [B, C, M, G, H].
-    value: [B, C, M, G, H].
-    visible: bool [B, C, 1, M], one at least of each.
+    patches: [B, M, S, 2, G, H] keys and values of the vectors of each patch.
+    ids: int32 [B, C], the newest patch that each byte reads, 0 or more.
+    window: how many patches it reads.
     interpret: run as plain jax, for tests.
 
   Returns:
     [B, C, 1, G, R, H] in the dtype of `query`.
   """
   batch, length, _, key_heads, repeats, _ = query.shape
-  kernel = functools.partial(_attend_few_kernel, repeats=repeats)
+  kernel = functools.partial(
+    _attend_patches_kernel, repeats=repeats, window=window, slots=patches.shape[2]
+  )
   outputs = jax.ShapeDtypeStruct(query.shape, query.dtype)
-  call = _call(kernel, (batch, length, key_heads), outputs, 4, interpret)
-  return call(query, key, value, visible.astype(jnp.int32))
+  call = _call(kernel, (batch, length, key_heads), outputs, 3, interpret)
+  return call(query, patches, ids)
 
 
-def _attend_few_kernel(query_ref, key_ref, value_ref, visible_ref, out_ref, *, repeats):
+def _attend_patches_kernel(
+  query_ref, patch_ref, id_ref, out_ref, *, repeats, window, slots
+):  # fmt: skip
   row, step, group = (pl.program_id(i) for i in range(3))
-  key = key_ref[row, step, :, group, :].astype(jnp.float32)
-  value = value_ref[row, step, :, group, :].astype(jnp.float32)
-  is_seen = visible_ref[row, step, 0, :] > 0
+  newest = jnp.minimum(id_ref[row, step], patch_ref.shape[1] - 1)
+  head_dim = query_ref.shape[-1]
   for repeat in range(repeats):
-    query = query_ref[row, step, 0, group, repeat, :].astype(jnp.float32)
-    scores = (key * query[None]).sum(axis=1) * key.shape[1] ** -0.5
-    scores = jnp.where(is_seen, scores, _MASKED)
-    weights = jnp.exp(scores - jnp.max(scores))
-    mixed = jnp.sum(weights[:, None] * value, axis=0) / jnp.sum(weights)
-    out_ref[row, step, 0, group, repeat, :] = mixed.astype(out_ref.dtype)
+    query = query_ref[row, step, 0, group, repeat, :].astype(jnp.float32) * head_dim**-0.5
+    state = (jnp.float32(_MASKED), jnp.float32(0), jnp.zeros(head_dim, jnp.float32))
+    for back in range(window):
+      patch = jnp.maximum(newest - back, 0)
+      key, value = (
+        patch_ref[row, patch, :, which, group, :].astype(jnp.float32) for which in (0, 1)
+      )
+      scores = (key * query[None]).sum(axis=1)
+      is_there = jnp.broadcast_to(newest - back >= 0, (slots,))
+      state = _add(state, jnp.where(is_there, scores, _MASKED), value)
+    out_ref[row, step, 0, group, repeat, :] = (state[2] / state[1]).astype(out_ref.dtype)
 
 
 def _add(state: Any, scores: jax.Array, value: jax.Array) -> Any:
