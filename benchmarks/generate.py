@@ -12,6 +12,7 @@ decoder's for every byte, the latent transformer's for every patch.
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import runpy
 import statistics
@@ -21,10 +22,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from blt_jax import config as settings
-from blt_jax import loading, tokenizer
-from blt_jax.decode import loop, sampling
+from blt_jax import loading, sharding, tokenizer
+from blt_jax.decode import loop, placement, sampling
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
 from blt_jax.decode.drafting import Drafting
@@ -67,8 +70,12 @@ def main() -> None:
   parser.add_argument("--prompt_bytes", type=int, default=256)
   parser.add_argument("--new_bytes", type=int, default=512)
   parser.add_argument("--long_prompt", type=int, default=4096, help="for time to first byte")
+  parser.add_argument("--topology", help="compile for these TPUs instead, such as v4:2x2x1")
   parser.add_argument("--json", help="also write the numbers to this file")
   args = parser.parse_args()
+  if args.topology:
+    print(json.dumps(compile_for(args.topology, args.size, int(args.batch.split(",")[0]))))
+    return
   model = loading.load_language_model(args.run) if args.run else random_model(args.size)
   numbers: dict[str, Any] = {"device": jax.devices()[0].device_kind}
   numbers["bandwidth_GBps"] = bandwidth()
@@ -129,6 +136,50 @@ def _random(shape, seed):
     return jnp.ones(shape.shape, shape.dtype)
   draw = jax.jit(jax.random.normal, static_argnums=(1, 2))
   return draw(jax.random.key(seed, impl="rbg"), shape.shape, shape.dtype) * 0.02
+
+
+def compile_for(name: str, size: str, batch: int) -> dict[str, Any]:
+  """Compiles the decode loop for TPUs that need not be there; GB are for each chip."""
+  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  options = {"chip_config_name": "megacore"} if name.startswith(("v4", "v5p")) else {}
+  if name.endswith(":1"):  # one chip of the smallest host
+    options["chips_per_host_bounds"] = (1, 1, 1)
+    name = name.replace(":1", ":1x1x1")
+  devices = np.array(topologies.get_topology_desc(name, platform="tpu", **options).devices)
+  mesh = Mesh(devices.reshape(1, 1, -1), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+  reader, shapes = abstract_model(size)
+  reader = dataclasses.replace(reader, max_patches=1024)
+  weights = _placed(shapes, placement.weight_shardings(shapes, mesh))
+  state = jax.eval_shape(lambda w: start(reader, w, batch, 4096 + 16, 256, None), shapes)
+  state = _placed(state, placement.cache_shardings(state, mesh))
+  scalar = NamedSharding(mesh, PartitionSpec())
+  begin = time.perf_counter()
+  compiled = loop.generate.lower(
+    reader,
+    weights,
+    state,
+    jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar),
+    jax.ShapeDtypeStruct((), jnp.bool_, sharding=scalar),
+    None,
+    is_greedy=True,
+  ).compile()
+  memory = compiled.memory_analysis()
+  return {
+    "topology": name,
+    "size": size,
+    "batch": batch,
+    "chips": mesh.size,
+    "arguments_GB": memory.argument_size_in_bytes / 1e9,
+    "temp_GB": memory.temp_size_in_bytes / 1e9,
+    "code_GB": memory.generated_code_size_in_bytes / 1e9,
+    "compile_s": time.perf_counter() - begin,
+  }
+
+
+def _placed(shapes, shardings):
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+  )
 
 
 def traffic_per_byte(model: LanguageModel) -> float:

@@ -12,7 +12,8 @@ from golden_cases import FLOAT32
 from reference_test import hf, meta
 from uncached import LENGTH, TINY, Uncached, random_blt
 
-from blt_jax import tokenizer
+from blt_jax import sharding, tokenizer
+from blt_jax.decode import placement
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
@@ -172,3 +173,14 @@ def test_meta_greedy_generation():
   got = np.concatenate([result.prompt, result.ids])
   np.testing.assert_array_equal(got, want[: len(got)])  # theirs goes on after an EOS
   assert len(got) == (want >= 0).sum() or got[-1] == tokenizer.EOS_ID
+
+
+def test_sharded_over_devices():
+  if jax.device_count() < 8:
+    pytest.skip("needs eight devices")
+  mesh = sharding.make_mesh(1, 4, 2)
+  sharded = placement.shard(model(), mesh)
+  assert len(sharded.weights["model"]["latent"][0]["gate_up"].sharding.device_set) == 8
+  got = Generator(sharded, batch_size=2, prefill_chunk=4).generate(PROMPTS, GREEDY)
+  for one, other in zip(got, generate(), strict=True):
+    same(one, other)

@@ -74,7 +74,6 @@ def rewind(cache: Any, count: jax.Array) -> Any:
     cache: of a reader or an entropy source, as its `read` gave it.
     count: int [B], at most what was real in the read.
   """
-
   changes = {"cursor": jax.tree.map(lambda x: pick(x, count), cache.cursor)}
   if getattr(cache, "source", None) is not None:
     changes["source"] = rewind(cache.source, count)

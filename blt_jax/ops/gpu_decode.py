@@ -149,11 +149,12 @@ def attend(
   """
   batch, length, _, head_dim = heads.shape
   key_heads = key_ring.shape[2]
-  # One query leaves registers for many slots, whose loads are then under way together.
-  most = 4 if length * num_heads == key_heads else 1
-  block = BLOCK * max(
-    n for n in (1, 2, 4) if n <= most and key_ring.shape[1] % (n * BLOCK) == 0
-  )
+  # With few programs on the chip, each must have more loads under way. One query leaves
+  # the registers for that.
+  size = key_ring.shape[1]
+  is_alone = batch * key_heads <= 64 and length * num_heads == key_heads
+  sizes = (4 * BLOCK, 2 * BLOCK, BLOCK) if is_alone else (BLOCK,)
+  block = next(n for n in sizes if size % n == 0)
   kernel = functools.partial(
     _attend_kernel, length=length, num_heads=num_heads, shape=key_ring.shape[1:],
     window=window, block=block,
@@ -169,7 +170,7 @@ def attend(
     outputs,
     8,
     interpret,
-    num_warps=8,
+    num_warps=8 if is_alone else 4,
     input_output_aliases={6: 1, 7: 2},
   )
   return call(heads, *angles, position, count, first, key_ring, value_ring)
