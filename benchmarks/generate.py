@@ -70,7 +70,7 @@ def main() -> None:
   parser.add_argument("--prompt_bytes", type=int, default=256)
   parser.add_argument("--new_bytes", type=int, default=512)
   parser.add_argument("--long_prompt", type=int, default=4096, help="for time to first byte")
-  parser.add_argument("--topology", help="compile for these TPUs instead, such as v4:2x2x1")
+  parser.add_argument("--topology", help="only compile, for v4:2x2x1, v5e:1x1, ...")
   parser.add_argument("--json", help="also write the numbers to this file")
   args = parser.parse_args()
   if args.topology:
@@ -141,10 +141,11 @@ def _random(shape, seed):
 def compile_for(name: str, size: str, batch: int) -> dict[str, Any]:
   """Compiles the decode loop for TPUs that need not be there; GB are for each chip."""
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  options = {"chip_config_name": "megacore"} if name.startswith(("v4", "v5p")) else {}
-  if name.endswith(":1"):  # one chip of the smallest host
+  options: dict[str, Any] = {}
+  if name.startswith(("v4", "v5p")):
+    options["chip_config_name"] = "megacore"
+  if name.endswith(":1x1"):  # by default a host has more
     options["chips_per_host_bounds"] = (1, 1, 1)
-    name = name.replace(":1", ":1x1x1")
   devices = np.array(topologies.get_topology_desc(name, platform="tpu", **options).devices)
   mesh = Mesh(devices.reshape(1, 1, -1), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
   reader, shapes = abstract_model(size)
