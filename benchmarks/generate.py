@@ -58,8 +58,9 @@ class Paced:
 
 def main() -> None:
   """Measures and prints a table."""
-  parser = argparse.ArgumentParser(description=__doc__,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument("--size", default="1b", help="of configs/blt_SIZE.py")
   parser.add_argument("--run", help="a trained run instead of random weights")
   parser.add_argument("--batch", default="1,64", help="numbers of rows")

@@ -1,6 +1,6 @@
 """Documents stored with their entropies: ArrayRecord shards and what made them.
 
-A folder holds `manifest.json`, what made the entropies; for each of the processes that
+A folder holds `entropies.json`, what made the entropies; for each of the processes that
 wrote it, shards `PP-NNNNN.array_record` with a `.json` beside each, written last; and
 `PP-done.json` once that process has come to the end of the text.
 """
@@ -19,7 +19,7 @@ from array_record.python import array_record_module
 
 from blt_jax.data.documents import Document
 
-_MANIFEST = "manifest.json"
+_MANIFEST = "entropies.json"
 _HEADER = struct.Struct("<Q")  # bytes of text; text and entropies follow
 FORMAT = 1
 
