@@ -195,10 +195,8 @@ def decode(record: bytes, entropy_dtype: str) -> Document:
   return Document(text, entropies)
 
 
-class ScoredReader:
+class ScoredReader(grain.MapDataset[Document]):
   """Random access to the documents of a folder, in no particular order of the input."""
-
-  is_sequential = False
 
   def __init__(self, folder: str | os.PathLike):
     """Opens a folder.
@@ -207,6 +205,7 @@ class ScoredReader:
       FileNotFoundError: there is no manifest.
       ValueError: scoring has not finished, or shards are damaged.
     """
+    super().__init__()
     path = pathlib.Path(folder)
     if not is_scored(path):
       raise FileNotFoundError(
@@ -228,13 +227,16 @@ class ScoredReader:
   def __len__(self) -> int:
     return len(self._source)
 
-  def __getitem__(self, index: int) -> Document:
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    index %= len(self)  # later epochs
     try:
       return decode(self._source[index], self.manifest.entropy_dtype)
     except (ValueError, struct.error) as error:
       raise ValueError(f"{self}, record {index}: {error}.") from error
 
-  def __repr__(self) -> str:
+  def __str__(self) -> str:
     return f"ScoredReader({str(pathlib.Path(self._shards[0]).parent)!r})"
 
 
