@@ -5,6 +5,7 @@ import os
 from blt_jax import patchers, runs
 from blt_jax.data.table import TableModel
 from blt_jax.decode import language_model
+from blt_jax.decode.table import TableSource
 from blt_jax.models.byte_lm import ByteLM
 
 
@@ -37,9 +38,8 @@ def load_language_model(
       f"{error} To generate, --entropy_model=FOLDER and --threshold=NATS give what is "
       f"missing in {workdir}."
     ) from error
-  if isinstance(patcher.entropy_model, TableModel):
-    raise ValueError(
-      f"{workdir} was trained with the entropies of a table, and generation reads those of "
-      "an entropy model only: train one and give its folder and a threshold for it."
-    )
-  return language_model.from_blt(run.model, run.params, patcher.config, patcher.entropy_model)
+  model = patcher.entropy_model
+  if isinstance(model, TableModel):
+    source = TableSource(model), model.jax_tables()
+    return language_model.from_blt(run.model, run.params, patcher.config, source=source)
+  return language_model.from_blt(run.model, run.params, patcher.config, model)

@@ -125,16 +125,16 @@ def test_prompts_that_are_too_long():
 
 
 def test_room_for_patches_runs_out():
-  small = random_blt(TINY).cached(max_patches=12)
+  """Some way into a continuation; a prompt that goes as far has no room from the start."""
   full = generate()[2]
-  patches = np.cumsum(full.starts)
-  got = Generator(small, batch_size=2, prefill_chunk=4).generate(
-    ["hello world", "x1!y2?" * 8], GREEDY
-  )
-  assert got[1].finish == "error" and "max_patches" in got[1].error
+  room = int(full.starts[: len(full.prompt) + 12].sum())
+  assert full.starts.sum() > room > full.starts[: len(full.prompt)].sum()
+  small = random_blt(TINY).cached(max_patches=room)
+  whole = np.concatenate([full.prompt, full.ids])
+  got = Generator(small, batch_size=2, prefill_chunk=4).generate(["hello world", whole], GREEDY)
   assert got[0].finish == "patches" and 0 < len(got[0].ids) < 24
   np.testing.assert_array_equal(got[0].ids, full.ids[: len(got[0].ids)])
-  assert patches[-1] > 12
+  assert got[1].finish == "error" and "max_patches" in got[1].error
 
 
 def test_mistakes_are_named():

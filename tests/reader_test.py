@@ -5,14 +5,18 @@ import functools
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from forward import stack
 from golden_cases import FLOAT32
 from uncached import LENGTH, TINY, Uncached, random_blt, random_params, random_text
 
+from blt_jax import tokenizer, train_table
+from blt_jax.data.table import TableModel, save_table
 from blt_jax.decode.byte_lm import NEWLINE_ID, ByteLMReader, rewind
 from blt_jax.decode.language_model import from_byte_lm
+from blt_jax.decode.table import TableSource
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig, CrossAttentionConfig
 from blt_jax.patching import PatchingConfig
@@ -114,6 +118,26 @@ def test_context_begins_anew_after_newlines():
     alone[:, : line.stop - line.start] = text[:, line]
     want = model({"params": params}, alone)[:, : line.stop - line.start]
     chex.assert_trees_all_close(logits[:, line], want, **FLOAT32)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_entropies_from_a_table(reset, tmp_path):
+  documents = [b"the cat sat on the mat\n" * 3, b"a cat is a cat\nthe end"]
+  tables, info = train_table.train(documents, [], (1, 2, 5), 1 << 10, reset)
+  save_table(tmp_path / "table", tables, info)
+  table = TableModel(tmp_path / "table")
+  source, weights = TableSource(table), table.jax_tables()
+  text = np.stack([tokenizer.encode(d[:20], add_eos=False) for d in (documents + [b"x" * 20])])
+  want = np.stack([table(row) for row in text])
+  cache, got = source.init(ROWS, LENGTH, CHUNK), []
+  for start in range(0, text.shape[1], CHUNK):
+    piece = jnp.asarray(text[:, start : start + CHUNK])
+    _, _, cache = source.read(weights, cache, piece[:, ::-1], jnp.full(ROWS, CHUNK))
+    cache = rewind(cache, jnp.zeros(ROWS, jnp.int32))
+    entropies, _, cache = source.read(weights, cache, piece, jnp.full(ROWS, CHUNK))
+    cache = rewind(cache, jnp.full(ROWS, piece.shape[1]))
+    got.append(entropies)
+  np.testing.assert_array_equal(np.concatenate(got, axis=1), want)
 
 
 def test_rules_without_entropies():

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from blt_jax.decode.blt import BLTCache, BLTReader
-from blt_jax.decode.byte_lm import rewind
+from blt_jax.decode.byte_lm import EntropyModel, rewind
 
 Choose = Callable[[jax.Array, jax.Array], jax.Array]  # logits [B, V], index [B] -> ids [B]
 
@@ -37,6 +37,21 @@ class Drafting:
       raise ValueError(f"Unknown drafter {self.by!r}; choose 'entropy' or 'decoder'.")
     if self.length < 2:
       raise ValueError(f"A draft has 2 bytes or more, got length {self.length}.")
+
+
+def check_drafting(drafting: Drafting, reader: Any) -> None:
+  """Raises ValueError unless a reader can draft so."""
+  source = getattr(reader, "source", None)
+  if source is None:
+    raise ValueError(
+      "A draft ends where the next byte is uncertain, so it needs a BLT with entropies "
+      "(patching scheme entropy); generate without drafts."
+    )
+  if drafting.by == "entropy" and not isinstance(source, EntropyModel):
+    raise ValueError(
+      "This model's entropies come from a table, which cannot draft bytes; draft by "
+      "'decoder', or not at all."
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 from blt_jax import tokenizer
 from blt_jax.decode import loop, sampling
 from blt_jax.decode.blt import BLTCache
-from blt_jax.decode.drafting import Drafting
+from blt_jax.decode.drafting import Drafting, check_drafting
 from blt_jax.decode.language_model import LanguageModel
 from blt_jax.decode.sampling import Sampling
 
@@ -98,8 +98,8 @@ class Generator:
         f"batch_size {batch_size} and prefill_chunk {prefill_chunk} must be >= 1, "
         f"max_length {max_length} >= 2."
       )
-    if drafting is not None and getattr(model.reader, "source", None) is None:
-      raise ValueError("Drafts need a BLT with an entropy model; set drafting=None.")
+    if drafting is not None:
+      check_drafting(drafting, model.reader)
     self._model = model
     self._batch_size = batch_size
     self._max_length = max_length

@@ -43,8 +43,7 @@ def from_blt(
   patching: PatchingConfig,
   entropy_model: tuple[ByteLMConfig, Any] | None = None,
   *,
-  source: EntropySource | None = None,
-  source_weights: Any = None,
+  source: tuple[EntropySource, Any] | None = None,
   lookup_table: Any = None,
   max_patches: int | None = None,
   dtype: str | None = None,
@@ -56,8 +55,7 @@ def from_blt(
     params: its parameters, sharded or not; the weights follow them.
     patching: how to patch; the rule must look at a byte's prefix only.
     entropy_model: config and parameters of a byte language model, for the entropy scheme.
-    source: what gives entropies instead.
-    source_weights: its arrays.
+    source: what gives entropies instead, and its weights.
     lookup_table: bool [V, V], for the "lookup" scheme.
     max_patches: room for this many patches in a row; by default one for each byte.
     dtype: of weights, activations and caches; by default that of each model.
@@ -73,17 +71,18 @@ def from_blt(
     )
   if patching.scheme == "lookup" and lookup_table is None:
     raise ValueError("The lookup scheme needs a lookup_table, bool [V, V].")
-  weights = {}
-  if entropy_model is not None and source is None:
-    config, source_params = entropy_model
-    source_dtype = dtype or config.dtype
-    source = EntropyModel(ByteLMReader(config, source_dtype, patching.reset_at_newline))
-    source_weights = jax.jit(lambda p: byte_lm_weights(config, p, source_dtype))(source_params)
+  if source is None and entropy_model is not None:
+    config, entropy_params = entropy_model
+    byte_lm = ByteLMReader(config, dtype or config.dtype, patching.reset_at_newline)
+    weigh = jax.jit(lambda p: byte_lm_weights(config, p, byte_lm.dtype))
+    source = EntropyModel(byte_lm), weigh(entropy_params)
   dtype = dtype or model.config.dtype
-  weights["model"] = jax.jit(lambda p: blt_weights(model.config, p, dtype))(params)
-  if patching.scheme == "entropy":
-    weights["source"] = source_weights
-  if patching.scheme == "lookup":
+  weights = {"model": jax.jit(lambda p: blt_weights(model.config, p, dtype))(params)}
+  if patching.scheme != "entropy":
+    source = None
+  if source is not None:
+    weights["source"] = source[1]
+  if lookup_table is not None:
     weights["lookup_table"] = jnp.asarray(lookup_table)
-  source = source if patching.scheme == "entropy" else None
-  return LanguageModel(BLTReader(model.config, patching, dtype, source, max_patches), weights)
+  reader = BLTReader(model.config, patching, dtype, source and source[0], max_patches)
+  return LanguageModel(reader, weights)
