@@ -62,7 +62,7 @@ class OpenDocument:
     if self._lengths[0] > 1:
       self._lengths = np.concatenate([[1, self._lengths[0] - 1], self._lengths[1:]])
       self._ends = np.concatenate([[1], self._ends])
-    self.go_on_from(0)
+    self._go_on_from(0, 1)
 
   def _check(self) -> None:
     if self.size < 2:
@@ -79,7 +79,16 @@ class OpenDocument:
       )
 
   def go_on_from(self, position: int) -> None:
-    """Sets where the next piece starts; at least one target must be left."""
+    """Sets where the next piece starts.
+
+    Raises:
+      ValueError: no target is left there.
+    """
+    if not 0 <= position < self.size - 1:
+      raise ValueError(
+        f"Document {self.index} has {self.size} ids and cannot go on from {position}: the "
+        "saved state belongs to other documents."
+      )
     self._go_on_from(position, int(self._ends.searchsorted(position + 2)))
 
   def _go_on_from(self, position: int, next_patch: int) -> None:
