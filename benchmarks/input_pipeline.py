@@ -3,9 +3,10 @@
   python benchmarks/input_pipeline.py
   python benchmarks/input_pipeline.py --data=PATH --json=numbers.json
 
-Rates are bytes of targets per second of processor time, all threads together, from documents in shuffled
-order to batches, at 4.5 bytes per patch. The limit of stored entropies is the time to read
-the records alone; that of a transformer its arithmetic at the rate of a matrix product.
+Rates are bytes of targets per second of processor time, all threads together, from
+documents in shuffled order to batches, at 4.5 bytes per patch. The limit of stored entropies
+is the time to read the records alone; that of a transformer its arithmetic at the rate of a
+matrix product.
 """
 
 import argparse
