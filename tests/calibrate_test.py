@@ -3,11 +3,13 @@
 import dataclasses
 import json
 
+import grain
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from blt_jax import calibrate, patchers, patching, thresholds, train_table
+from blt_jax.data.documents import Document
 from blt_jax.data.table import TableModel
 from blt_jax.patching import PatchingConfig
 
@@ -120,8 +122,8 @@ def test_kinds_of_entropies_must_agree(table):
 
 def test_samples_end_at_the_size_asked_for(table):
   model = TableModel(table / "plain")
-  documents = [b"entropy model of a patch " * 4] * 10
-  scored = calibrate.score_sample(model, documents, max_bytes=250)
+  documents = grain.MapDataset.source([Document(b"entropy model of a patch " * 4)] * 10)
+  scored = calibrate.sample({"text": (documents, 1.0)}, model, max_bytes=250)
   assert len(scored) == 3
   np.testing.assert_array_equal(scored[0][1], model(scored[0][0]))
 

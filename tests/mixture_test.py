@@ -131,6 +131,12 @@ def test_resumes_exactly(kind, num_epochs):
     assert [next(resumed).text for _ in range(12 - done)] == expected[done:]
 
 
+@KINDS
+def test_any_seed_lasts(kind, monkeypatch):
+  monkeypatch.setattr("zlib.crc32", lambda text: 2**32 - 1)
+  assert len(take(mix(pair(kind), seed=2**32 - 1, shuffle_window=2), 60)) == 60
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [

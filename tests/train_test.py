@@ -89,11 +89,11 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
 
   real, calls = train.sharding.put_batch, []
 
-  def stop_at_the_fifth_batch(*args):
+  def stop_at_the_fifth_batch(*args, **kwargs):
     calls.append(None)
     if len(calls) == 5:
       raise Stopped
-    return real(*args)
+    return real(*args, **kwargs)
 
   monkeypatch.setattr(train.sharding, "put_batch", stop_at_the_fifth_batch)
   with pytest.raises(Stopped):

@@ -2,9 +2,7 @@
 
 import bisect
 
-import numpy as np
-
-from blt_jax.data.open_document import OpenDocument
+from blt_jax.data.open_document import OpenDocument, Piece
 
 
 class DocumentPool:
@@ -45,19 +43,17 @@ class DocumentPool:
     self._by_size.insert(place, document)
     self.left += document.left
 
-  def take(self, document: OpenDocument, tokens: np.ndarray, lengths: np.ndarray) -> None:
-    """Moves a piece of a document into `tokens` and `lengths`.
-
-    The document leaves the pool if that was the last piece.
-    """
+  def take(self, document: OpenDocument, positions: int, patches: int) -> Piece:
+    """Takes a piece off a document, which leaves the pool if nothing is left."""
     place = bisect.bisect_left(self._keys, (document.patch_size, document.index))
     del self._keys[place], self._by_size[place]
     self.left -= document.left
-    document.take(tokens, lengths)
+    piece = document.take(positions, patches)
     if document.left:
       self._insert(document)
     else:
       self._by_age.remove(document)
+    return piece
 
   def find_partner(self, patch_size: float) -> OpenDocument | None:
     """A document that makes up for the oldest where the mean is to be `patch_size`.

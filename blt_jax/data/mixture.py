@@ -79,7 +79,8 @@ def _check(sources, seed, shuffle_window, host):
 def _prepare(name, dataset, seed, window, num_epochs, host):
   """One source: shuffled by a seed of its own, repeated, and this host's share."""
   index, count = host
-  own_seed = None if seed is None else zlib.crc32(f"{seed} {name}".encode())
+  # Half of Grain's 32 bits: it adds the number of the window, and fails beyond them.
+  own_seed = None if seed is None else zlib.crc32(f"{seed} {name}".encode()) % 2**31
   if isinstance(dataset, grain.MapDataset):
     if own_seed is not None:
       dataset = dataset.shuffle(own_seed)

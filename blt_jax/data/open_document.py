@@ -1,17 +1,34 @@
 """A document on its way into rows."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
+class Piece(NamedTuple):
+  """What a row takes from a document at once.
+
+  A piece of k positions holds k ids, the first of which is an input only and the last a
+  target only: pieces of one document overlap in one position. The first two positions
+  of a piece start patches, so that its first patch has one byte and shares nothing with
+  what stands before the piece.
+
+  Attributes:
+    tokens: [k] ids.
+    lengths: of the document's patches, as many as the piece has. The first one is to be
+      replaced by 1, the second and the last by what follows.
+    second: bytes of the second patch.
+    last: bytes of the last patch, which may be the second.
+  """
+
+  tokens: np.ndarray
+  lengths: np.ndarray
+  second: int
+  last: int
+
+
 class OpenDocument:
   """The ids and patches of a document, and how far it is done.
-
-  A piece of k positions holds k ids, the first of which is an input only and the last
-  a target only: pieces of one document overlap in one position. The first two
-  positions of a piece start patches, so that its first patch has one byte and shares
-  nothing with what stands before the piece.
 
   Attributes:
     index: number of the document, counted from the first one read.
@@ -42,7 +59,10 @@ class OpenDocument:
     self.size = len(self._tokens)
     self.index, self.reader_state, self._window = index, reader_state, window
     self._check()
-    self.go_on_from(0)
+    if self._lengths[0] > 1:
+      self._lengths = np.concatenate([[1, self._lengths[0] - 1], self._lengths[1:]])
+      self._ends = np.concatenate([[1], self._ends])
+    self._go_on_from(0, 1)
 
   def _check(self) -> None:
     if self.size < 2:
@@ -50,7 +70,7 @@ class OpenDocument:
         f"Document {self.index} has {self.size} ids; it needs at least BOS and EOS."
       )
     total = int(self._ends[-1]) if len(self._ends) else 0
-    least = int(self._lengths.min(initial=self.size))
+    least = int(np.minimum.reduce(self._lengths, initial=self.size))
     if total != self.size or least < 1:
       raise ValueError(
         f"The patch_lengths of document {self.index} sum to {total} and the least is "
@@ -59,7 +79,16 @@ class OpenDocument:
       )
 
   def go_on_from(self, position: int) -> None:
-    """Sets where the next piece starts; at least one target must be left."""
+    """Sets where the next piece starts.
+
+    Raises:
+      ValueError: no target is left there.
+    """
+    if not 0 <= position < self.size - 1:
+      raise ValueError(
+        f"Document {self.index} has {self.size} ids and cannot go on from {position}: the "
+        "saved state belongs to other documents."
+      )
     self._go_on_from(position, int(self._ends.searchsorted(position + 2)))
 
   def _go_on_from(self, position: int, next_patch: int) -> None:
@@ -85,19 +114,18 @@ class OpenDocument:
     end = self._ends.searchsorted(self.done + positions - 1, side="right")
     return positions, int(end) + 2 - self._next
 
-  def take(self, tokens: np.ndarray, lengths: np.ndarray) -> None:
-    """Writes the next piece and the lengths of its patches, and goes on from its end."""
-    start, stop = self.done, self.done + len(tokens)
-    first, after = self._next, self._next + len(lengths) - 2
-    tokens[:] = self._tokens[start:stop]
-    lengths[0] = 1
-    if after == first:
-      lengths[1] = stop - start - 1
-    else:
-      lengths[1] = self._ends.item(first) - start - 1
-      lengths[2:-1] = self._lengths[first + 1 : after]
-      lengths[-1] = stop - self._ends.item(after - 1)
+  def take(self, positions: int, patches: int) -> Piece:
+    """The next piece, as `fit` measured it; the document goes on from its end."""
+    start, stop = self.done, self.done + positions
+    first, after = self._next, self._next + patches - 2
+    piece = Piece(
+      self._tokens[start:stop],
+      self._lengths[first - 1 : after + 1],
+      min(self._ends.item(first), stop) - start - 1,
+      stop - max(self._ends.item(after - 1), start + 1),
+    )
     if stop == self.size:
       self.left = 0
     else:
       self._go_on_from(stop - 1, after + (self._ends.item(after) == stop))
+    return piece

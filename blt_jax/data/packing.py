@@ -27,9 +27,11 @@ class PackRows(grain.IterDataset):
   last patch.
 
   The iterator's state is small: the state of the documents before the oldest open one,
-  and a position in each open one. Resuming reads again what was read since then: on
-  real text one to three times `pool_size * seq_len` ids, and never more than six times
-  that and the longest document.
+  and a position in each open one. Resuming reads again what was read since then, on real
+  text about twice `pool_size * seq_len` ids. Each row takes an eighth of its byte slots
+  or of its patch slots from the oldest document, or more, or all that is left; so what
+  is read again stays below about 8 S / P times `pool_size * seq_len` and twice the
+  longest document.
   """
 
   def __init__(
@@ -110,7 +112,13 @@ class _PackIterator(grain.DatasetIterator):
     done = {int(i): int(d) for i, _, d in (m.partition(":") for m in state["open"].split())}
     self._read = min(done, default=state["read"])
     while self._read < state["read"]:
-      document = self._open()
+      try:
+        document = self._open()
+      except StopIteration:
+        raise ValueError(
+          f"The saved state has read {state['read']} documents, but there are only "
+          f"{self._read}: it belongs to other documents."
+        ) from None
       if document.index in done:
         document.go_on_from(done[document.index])
         self._pool.add(document)

@@ -4,7 +4,7 @@ import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.data.document_pool import DocumentPool
-from blt_jax.data.open_document import OpenDocument
+from blt_jax.data.open_document import OpenDocument, Piece
 
 Row = dict[str, np.ndarray]
 
@@ -14,11 +14,9 @@ class RowFiller:
 
   def __init__(self, pool: DocumentPool, seq_len: int, num_patches: int):
     self._pool = pool
-    self._ids = np.zeros(seq_len + 1, np.int32)
-    self._lengths = np.zeros(num_patches, np.int32)
-    self._positions = seq_len + 1  # still free
-    self._patches = num_patches
-    self._ends: list[int] = []  # the last position of each piece
+    self._seq_len, self._num_patches = seq_len, num_patches
+    self._positions, self._patches = seq_len + 1, num_patches  # still free
+    self._pieces: list[Piece] = []
     self._reserve(seq_len // 8, num_patches // 8)  # for the oldest document
 
   def _reserve(self, positions: int, patches: int) -> None:
@@ -78,31 +76,41 @@ class RowFiller:
   def _take(self, document: OpenDocument, patches: int) -> None:
     """Puts the next piece of a document into the row."""
     positions, patches = document.fit(self._positions, patches)
-    start = len(self._ids) - self._positions
-    slot = len(self._lengths) - self._patches
+    self._pieces.append(self._pool.take(document, positions, patches))
     self._positions -= positions
     self._patches -= patches
-    self._ends.append(start + positions - 1)
-    self._pool.take(
-      document, self._ids[start : start + positions], self._lengths[slot : slot + patches]
-    )
 
   def close(self) -> Row:
     """The row; its free positions are part of the last patch."""
-    targets = self._ids[1:].copy()
-    used = len(self._ids) - self._positions
-    loss_mask = np.empty(len(targets), bool)
+    used = self._seq_len + 1 - self._positions
+    tokens = np.zeros(self._seq_len + 1, np.int32)
+    np.concatenate([p.tokens for p in self._pieces], out=tokens[:used])
+    targets = tokens[1:].copy()
+    loss_mask = np.zeros(self._seq_len, bool)
     loss_mask[:used] = True
-    loss_mask[used:] = False
-    for end in self._ends:
-      if end < len(targets):  # where a document is cut, an EOS keeps attention inside it
-        self._ids[end] = tokenizer.EOS_ID
+    end = -1
+    for piece in self._pieces:
+      end += len(piece.tokens)
+      if end < self._seq_len:  # where a document is cut, an EOS keeps attention inside it
+        tokens[end] = tokenizer.EOS_ID
         targets[end] = 0
         loss_mask[end] = False
-    self._lengths[len(self._lengths) - self._patches - 1] += self._positions
     return {
-      "tokens": self._ids[:-1],
+      "tokens": tokens[:-1],
       "targets": targets,
       "loss_mask": loss_mask,
-      "patch_lengths": self._lengths,
+      "patch_lengths": self._patch_lengths(),
     }
+
+  def _patch_lengths(self) -> np.ndarray:
+    lengths = np.zeros(self._num_patches, np.int32)
+    used = self._num_patches - self._patches
+    np.concatenate([p.lengths for p in self._pieces], out=lengths[:used])
+    slot = 0
+    for piece in self._pieces:
+      lengths[slot] = 1
+      lengths[slot + 1] = piece.second
+      slot += len(piece.lengths)
+      lengths[slot - 1] = piece.last
+    lengths[slot - 1] += self._positions
+    return lengths

@@ -1,6 +1,6 @@
 """Documents stored with their entropies: ArrayRecord shards and what made them.
 
-A folder holds `manifest.json`, what made the entropies; for each of the processes that
+A folder holds `entropies.json`, what made the entropies; for each of the processes that
 wrote it, shards `PP-NNNNN.array_record` with a `.json` beside each, written last; and
 `PP-done.json` once that process has come to the end of the text.
 """
@@ -19,7 +19,7 @@ from array_record.python import array_record_module
 
 from blt_jax.data.documents import Document
 
-_MANIFEST = "manifest.json"
+_MANIFEST = "entropies.json"
 _HEADER = struct.Struct("<Q")  # bytes of text; text and entropies follow
 FORMAT = 1
 
@@ -195,10 +195,8 @@ def decode(record: bytes, entropy_dtype: str) -> Document:
   return Document(text, entropies)
 
 
-class ScoredReader:
+class ScoredReader(grain.MapDataset[Document]):
   """Random access to the documents of a folder, in no particular order of the input."""
-
-  is_sequential = False
 
   def __init__(self, folder: str | os.PathLike):
     """Opens a folder.
@@ -207,6 +205,7 @@ class ScoredReader:
       FileNotFoundError: there is no manifest.
       ValueError: scoring has not finished, or shards are damaged.
     """
+    super().__init__()
     path = pathlib.Path(folder)
     if not is_scored(path):
       raise FileNotFoundError(
@@ -228,13 +227,16 @@ class ScoredReader:
   def __len__(self) -> int:
     return len(self._source)
 
-  def __getitem__(self, index: int) -> Document:
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    index %= len(self)  # later epochs
     try:
       return decode(self._source[index], self.manifest.entropy_dtype)
     except (ValueError, struct.error) as error:
       raise ValueError(f"{self}, record {index}: {error}.") from error
 
-  def __repr__(self) -> str:
+  def __str__(self) -> str:
     return f"ScoredReader({str(pathlib.Path(self._shards[0]).parent)!r})"
 
 

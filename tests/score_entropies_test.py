@@ -1,0 +1,211 @@
+"""Stored entropies: what they hold, how they resume, and what damages them."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from golden_cases import SAME
+
+from blt_jax import calibrate, evaluate, patchers, runs, score_entropies, tokenizer, train
+from blt_jax import config as settings
+from blt_jax.data import scored, sources
+from blt_jax.data.documents import Document
+from blt_jax.data.entropy import EntropyScorer
+
+_TEXTS = [f"document {i}: " + "lorem ipsum\n" * (i % 7) for i in range(60)] + ["", "x"]
+
+
+@pytest.fixture(scope="module", name="model")
+def _model(tmp_path_factory):
+  """A trained entropy model, tiny, and a text to score."""
+  folder = tmp_path_factory.mktemp("model")
+  lines = [json.dumps({"text": text}) for text in _TEXTS]
+  (folder / "text.jsonl").write_text("\n".join(lines) + "\n")
+  train.train(_config("byte_lm", folder, folder / "entropy"))
+  return folder
+
+
+def _config(kind, folder, workdir):
+  config = settings.get_config(kind)
+  tiny = dict(dim=16, num_layers=1, num_heads=2, window=8, mlp_multiple_of=8)
+  if kind == "blt":
+    for stack in (config.model.encoder, config.model.latent, config.model.decoder):
+      stack.update(tiny)
+    config.model.latent.update(dim=32, window=None)
+    config.model.encoder_cross.num_heads = config.model.decoder_cross.num_heads = 2
+    config.model.update(hash_vocab_size=64, hash_sizes=(3, 4))
+  else:
+    config.model.transformer.update(tiny)
+  config.model.dtype = "float32"
+  config.update(workdir=str(workdir), num_steps=3)
+  config.data.update(
+    path=str(folder / "text.jsonl"), heldout_fraction=0.1, batch_size=8, seq_len=32,
+    num_patches=33, pool_size=8,
+  )  # fmt: skip
+  config.logging.update(every_steps=1, tensorboard=False)
+  return config
+
+
+def _flags(model, output, *more):
+  return [
+    f"--model={model / 'entropy'}", f"--input={model / 'text.jsonl'}", f"--output={output}",
+    "--num_lanes=2", "--chunk_length=64", *more,
+  ]  # fmt: skip
+
+
+def _score(model, output, *more):
+  score_entropies.main(_flags(model, output, *more))
+  return output
+
+
+def _read(folder):
+  reader = scored.ScoredReader(folder)
+  return [reader[i] for i in range(len(reader))]
+
+
+@pytest.fixture(scope="module", name="whole")
+def _whole(model, tmp_path_factory):
+  output = tmp_path_factory.mktemp("scored") / "whole"
+  return _score(model, output, "--dtype=float32", "--shard_megabytes=0.0005")
+
+
+def test_entropies_are_those_of_each_document(model, whole):
+  documents = _read(whole)
+  assert [d.text.decode() for d in documents] == _TEXTS
+  scorer = EntropyScorer(*runs.load_entropy_model(model / "entropy"))
+  for document in documents:
+    expected = scorer(tokenizer.encode(document.text))
+    np.testing.assert_allclose(document.entropies, expected, **SAME)
+
+
+def test_several_processes_share_the_work(model, whole, tmp_path):
+  output = tmp_path / "shared"
+  for process in (1, 0):
+    with pytest.raises((ValueError, FileNotFoundError)):
+      scored.ScoredReader(output)
+    _score(model, output, "--dtype=float32", "--num_processes=2", f"--process={process}")
+  by_text = {d.text: d.entropies for d in _read(whole)}
+  documents = _read(output)
+  assert sorted(d.text for d in documents) == sorted(by_text)
+  for document in documents:
+    np.testing.assert_allclose(document.entropies, by_text[document.text], **SAME)
+
+
+def test_killed_ten_times_and_resumed_is_the_same(model, whole, tmp_path):
+  output, rng = tmp_path / "killed", np.random.default_rng(0)
+  command = [sys.executable, "-m", "blt_jax.score_entropies", *_flags(model, output)]
+  command += ["--dtype=float32", "--shard_megabytes=0.0005"]
+  kills = 0
+  while kills < 10 and not scored.is_done(output, 0):
+    shards = len(list(output.glob("*.array_record")))
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+      if len(list(output.glob("*.*"))) - 1 > 2 * shards:  # it writes
+        time.sleep(rng.uniform(0, 0.01))
+        break
+      time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kills += 1
+  _score(model, output, "--dtype=float32", "--shard_megabytes=0.0005")
+  assert kills >= 3  # a fast machine finishes before ten
+  for got, expected in zip(_read(output), _read(whole), strict=True):
+    assert got.text == expected.text
+    np.testing.assert_array_equal(got.entropies, expected.entropies)
+
+
+def test_from_text_to_a_trained_blt(model, tmp_path):
+  output = _score(model, tmp_path / "scored")
+  config = _config("blt", model, tmp_path / "blt")
+  config.data.path = str(output)
+  config.patching.scheme = "entropy"
+  with pytest.raises(ValueError, match="holds stored entropies; set config.patching.entropies"):
+    train.train(config)
+  config.patching.entropies = "stored"
+  calibrate.main([f"--run={output}", "--target_bytes_per_patch=3"])
+  numbers = train.train(config)
+  saved = runs.load_config(tmp_path / "blt").patching
+  assert saved.entropy_model == str(model / "entropy") and saved.threshold is not None
+  assert 2 < numbers["patch_size"] < 4.5
+  evaluate.main([f"--run={tmp_path / 'blt'}", f"--data={output}"])
+  evaluate.main([f"--run={tmp_path / 'blt'}", f"--data={model / 'text.jsonl'}"])
+
+
+def test_stored_entropies_must_fit_the_run(model, whole, tmp_path):
+  config = _config("blt", model, tmp_path / "blt")
+  config.patching.update(scheme="entropy", entropies="stored")
+  with pytest.raises(ValueError, match="holds no entropies; python -m blt_jax.score_entropies"):
+    train.train(config)
+  config.data.path = str(whole)
+  config.patching.reset_at_newline = True
+  with pytest.raises(ValueError, match="made with reset_at_newline=False"):
+    train.train(config)
+  config.patching.reset_at_newline = False
+  other = _config("byte_lm", model, tmp_path / "other")
+  other.seed = 1
+  train.train(other)
+  config.patching.entropy_model = str(tmp_path / "other")
+  with pytest.raises(ValueError, match="has other parameters: score the text again"):
+    train.train(config)
+  assert not (tmp_path / "blt").exists()
+
+
+def test_another_making_is_not_mixed_in(model, whole):
+  before = sorted(p.name for p in pathlib.Path(whole).iterdir())
+  with pytest.raises(
+    ValueError, match="made otherwise: entropy_dtype 'float32', now 'float16'"
+  ):
+    _score(model, whole)
+  assert sorted(p.name for p in pathlib.Path(whole).iterdir()) == before
+
+
+def test_damaged_shards_are_named(model, tmp_path):
+  output = _score(model, tmp_path / "scored")
+  shard = next(output.glob("*.array_record"))
+  os.truncate(shard, shard.stat().st_size // 2)
+  with pytest.raises(ValueError, match=f"{shard.name} has .* it is damaged"):
+    sources.open_source(str(output))
+
+
+def test_records_check_their_lengths():
+  record = scored.encode(Document(b"abc", np.arange(5, dtype=np.float32)), "float16")
+  document = scored.decode(record, "float16")
+  assert document.text == b"abc" and document.entropies.tolist() == [0, 1, 2, 3, 4]
+  for bad in (record[:-2], record + b"xx"):
+    with pytest.raises(ValueError, match="score the text again"):
+      scored.decode(bad, "float16")
+
+
+def test_a_failed_write_leaves_no_shard(tmp_path):
+  def documents():
+    yield Document(b"a", np.zeros(3))
+    raise OSError("No space left on device")
+
+  with pytest.raises(OSError, match="No space left"):
+    scored.write_shard(tmp_path, 0, documents(), "float16", scored.Progress(1, 1, 1, 1))
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--process=2", "--num_processes=2"], "--process must be in"),
+    (["--shard_megabytes=0"], "--shard_megabytes must be above 0"),
+    (["--output=gs://bucket/scored"], "must be on a local disk"),
+  ],
+)
+def test_mistakes_are_named(model, tmp_path, flags, message):
+  with pytest.raises(ValueError, match=message):
+    _score(model, tmp_path / "scored", *flags)
+
+
+def test_digest_tells_parameters_apart():
+  params = {"a": np.zeros(3, np.float32), "b": np.ones(2, np.float32)}
+  assert patchers.params_digest(params) == patchers.params_digest(dict(params))
+  assert patchers.params_digest(params) != patchers.params_digest(params | {"a": np.ones(3)})
