@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from blt_jax import corpus, logs, patchers, runs, thresholds, tokenizer
+from blt_jax import corpus, logs, patchers, plots, runs, thresholds, tokenizer
 from blt_jax.data import mixture, scored, sources
 from blt_jax.data.documents import Dataset
 from blt_jax.data.entropy import EntropyScorer
@@ -189,13 +189,7 @@ def draw(curve: Sequence[PatchSizes], chosen: PatchSizes, path: str) -> None:
   Raises:
     ImportError: matplotlib is missing.
   """
-  try:
-    import matplotlib
-  except ImportError as error:
-    raise ImportError("--png needs matplotlib: pip install 'blt_jax[plot]'.") from error
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
+  pyplot = plots.import_pyplot()
   figure, (lengths, share) = pyplot.subplots(2, sharex=True, layout="constrained")
   columns = PatchSizes(*np.transpose(curve))
   lengths.plot(columns.threshold, columns.mean, label="mean")

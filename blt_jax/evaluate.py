@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> None:
   section, manifest = run.config.patching, corpus.find_manifest(args.data)
   if manifest is not None:
     section.entropies = "stored"
-    patchers.adopt_stored(section, [(args.data, manifest)])
-  patch = patchers.load_patcher(section).documents()
+  stored = [(args.data, manifest)] if manifest is not None else []
+  patch = patchers.load_patcher(section, stored).documents()
   documents = corpus.open_all(args.data, run.config.data)
   mesh = sharding.make_mesh()
   shape = settings.make_batch_shape(run.config)

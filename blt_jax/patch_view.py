@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from blt_jax import tokenizer
+from blt_jax import plots, tokenizer
 
 # Background colours that take turns, readable under black text.
 _COLOURS = (223, 153, 117, 218)
@@ -78,13 +78,7 @@ def draw(patched: Patched, path: str) -> None:
   Raises:
     ImportError: matplotlib is missing.
   """
-  try:
-    import matplotlib
-  except ImportError as error:
-    raise ImportError("--png needs matplotlib: pip install 'blt_jax[plot]'.") from error
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
+  pyplot = plots.import_pyplot()
   count = len(patched.tokens)
   figure, axes = pyplot.subplots(figsize=(max(count / 6, 6), 2.6), layout="constrained")
   for start in np.flatnonzero(patched.starts):

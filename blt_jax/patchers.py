@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from blt_jax import config, runs
+from blt_jax import atomic, config, runs
 from blt_jax.data.entropy import EntropyScorer
 from blt_jax.data.scored import Manifest
 from blt_jax.data.table import TableModel
@@ -39,12 +39,22 @@ class Patcher:
     return PatchDocument(self.config, model)
 
 
-def load_patcher(section: ConfigDict) -> Patcher:
+Stored = Sequence[tuple[str, Manifest | None]]  # path of a source, what made its entropies
+
+
+def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
   """Builds the patching of `config.patching`, entropy model and threshold included.
+
+  Args:
+    section: `config.patching`. Where text brings entropies, the entropy model becomes
+      what made them, and the threshold the one calibrated on them, unless they are set.
+    stored: for each source of text its path, and what made its entropies or None.
 
   Raises:
     FileNotFoundError: the entropy model is missing.
-    ValueError: the entropy scheme lacks a model or a threshold.
+    ValueError: the entropy scheme lacks a model or a threshold; or the text has no
+      entropies and needs some, has some that would go unused, or has those of another
+      model or rule than the run's.
   """
   if section.scheme != "entropy":
     return Patcher(config.make_patching_config(section))
@@ -52,6 +62,8 @@ def load_patcher(section: ConfigDict) -> Patcher:
     raise ValueError(
       f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."
     )
+  for path, manifest in stored:
+    _adopt(section, path, manifest)
   folder = section.entropy_model
   if not folder:
     raise ValueError(
@@ -60,45 +72,26 @@ def load_patcher(section: ConfigDict) -> Patcher:
       "another config.patching.scheme."
     )
   is_table = section.entropies == "table"
-  model = _load_table(folder, section) if is_table else runs.load_entropy_model(folder)
+  model = _load_table(folder, section) if is_table else _load_model(folder, stored)
   threshold = None
   if section.threshold is None and section.patch_size is None:
     threshold = _load_threshold(folder, section)
   return Patcher(config.make_patching_config(section, threshold), model)
 
 
-def adopt_stored(section: ConfigDict, stored: Sequence[tuple[str, Manifest | None]]) -> None:
-  """Completes `config.patching` with what made the entropies stored with the text.
-
-  The entropy model becomes theirs, and the threshold the one calibrated on them, unless
-  they are set.
-
-  Args:
-    section: `config.patching`.
-    stored: for each source its path, and what made its entropies or None.
-
-  Raises:
-    ValueError: the text has no entropies and needs some, has some that would go unused, or
-      has those of another model or rule than the run's.
-  """
-  if section.scheme != "entropy":
+def _adopt(section: ConfigDict, path: str, manifest: Manifest | None) -> None:
+  if (manifest is not None) != (section.entropies == "stored"):
+    way_out = (
+      f"python -m blt_jax.score_entropies --input={path} --output=... makes some"
+      if manifest is None
+      else "set config.patching.entropies=stored to use them"
+    )
+    raise ValueError(
+      f"config.patching.entropies is {section.entropies!r} and {path} holds "
+      f"{'no' if manifest is None else 'stored'} entropies; {way_out}."
+    )
+  if manifest is None:
     return
-  for path, manifest in stored:
-    if (manifest is not None) != (section.entropies == "stored"):
-      way_out = (
-        f"python -m blt_jax.score_entropies --input={path} --output=... makes some"
-        if manifest is None
-        else "set config.patching.entropies=stored to use them"
-      )
-      raise ValueError(
-        f"config.patching.entropies is {section.entropies!r} and {path} holds "
-        f"{'no' if manifest is None else 'stored'} entropies; {way_out}."
-      )
-    if manifest is not None:
-      _adopt(section, path, manifest)
-
-
-def _adopt(section: ConfigDict, path: str, manifest: Manifest) -> None:
   if manifest.reset_at_newline != section.reset_at_newline:
     raise ValueError(
       f"The entropies of {path} were made with reset_at_newline="
@@ -107,19 +100,29 @@ def _adopt(section: ConfigDict, path: str, manifest: Manifest) -> None:
   section.entropy_model = section.entropy_model or manifest.model
   if section.threshold is None and (pathlib.Path(path) / _THRESHOLD).exists():
     section.threshold = _load_threshold(path, section)
+
+
+def _load_model(folder: str, stored: Stored) -> runs.EntropyModel:
+  """Loads an entropy model, and checks that it made the entropies that text brings."""
+  makers = [(path, manifest) for path, manifest in stored if manifest is not None]
   try:
-    model = runs.load_entropy_model(section.entropy_model)
+    model = runs.load_entropy_model(folder)
   except FileNotFoundError as error:
+    if not makers:
+      raise
     raise FileNotFoundError(
-      f"{error} It made the entropies of {path}, and the BLT needs it for other text: give "
-      "its folder in config.patching.entropy_model."
+      f"{error} It made the entropies of {makers[0][0]}, and the BLT needs it for other "
+      "text: give its folder in config.patching.entropy_model."
     ) from error
-  if params_digest(model.params) != manifest.digest:
-    raise ValueError(
-      f"The entropies of {path} were made by {manifest.model} at step {manifest.step}, and "
-      f"{section.entropy_model} has other parameters: score the text again, or set "
-      "config.patching.entropy_model to the model that made them."
-    )
+  digest = params_digest(model.params) if makers else None
+  for path, manifest in makers:
+    if digest != manifest.digest:
+      raise ValueError(
+        f"The entropies of {path} were made by {manifest.model} at step {manifest.step}, and "
+        f"{folder} has other parameters: score the text again, or set "
+        "config.patching.entropy_model to the model that made them."
+      )
+  return model
 
 
 def params_digest(params: Any) -> str:
@@ -135,7 +138,7 @@ def params_digest(params: Any) -> str:
 def save_threshold(workdir: str | os.PathLike, rule: PatchingConfig) -> None:
   """Writes the rule that calibration found next to its model; see `load_patcher`."""
   found = {name: getattr(rule, name) for name in ("threshold", *_RULE)}
-  runs.write_text(pathlib.Path(workdir) / _THRESHOLD, json.dumps(found, indent=2))
+  atomic.write_text(pathlib.Path(workdir) / _THRESHOLD, json.dumps(found, indent=2))
 
 
 def _load_table(folder: str, section: ConfigDict) -> TableModel:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from blt_jax import checkpoint, config, train_state
+from blt_jax import atomic, checkpoint, config, train_state
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
 
@@ -90,11 +90,4 @@ def save_config(workdir: pathlib.Path, settings: ConfigDict) -> None:
         f"{workdir} holds a run of another model: config.model differs in {changed}. "
         "Choose another config.workdir, or remove the old run."
       )
-  write_text(workdir / _CONFIG, text)
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes aside and renames, so that a file cut short never looks whole."""
-  partial = path.with_suffix(".partial")
-  partial.write_text(text + "\n")
-  partial.rename(path)
+  atomic.write_text(workdir / _CONFIG, text)

@@ -51,8 +51,7 @@ def train(config: ConfigDict) -> metrics.Numbers:
   optimizer, learning_rate = settings.make_optimizer(config)
 
   # --- Data: worker processes patch documents, threads pack and place batches ahead
-  patchers.adopt_stored(config.patching, corpus.stored_manifests(config.data))
-  patcher = patchers.load_patcher(config.patching)
+  patcher = patchers.load_patcher(config.patching, corpus.stored_manifests(config.data))
   patch = patcher.documents()
   documents = corpus.open_corpus(config.data, config.seed)
   batches = pipeline.prefetch(

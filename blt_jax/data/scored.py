@@ -17,6 +17,7 @@ import grain
 import numpy as np
 from array_record.python import array_record_module
 
+from blt_jax import atomic
 from blt_jax.data.documents import Document
 
 _MANIFEST = "entropies.json"
@@ -99,7 +100,7 @@ def begin(folder: str | os.PathLike, manifest: Manifest) -> None:
   path = pathlib.Path(folder)
   path.mkdir(parents=True, exist_ok=True)
   if not is_scored(path):
-    return write_json(path / _MANIFEST, dataclasses.asdict(manifest))
+    return _write_json(path / _MANIFEST, dataclasses.asdict(manifest))
   old, new = dataclasses.asdict(load_manifest(path)), dataclasses.asdict(manifest)
   changed = [f"{k} {old[k]!r}, now {new[k]!r}" for k in new if old[k] != new[k]]
   if changed:
@@ -126,7 +127,7 @@ def is_done(folder: str | os.PathLike, process: int) -> bool:
 
 def mark_done(folder: str | os.PathLike, process: int, facts: dict[str, Any]) -> None:
   """Notes that a process has come to the end of the text."""
-  write_json(pathlib.Path(folder) / f"{process:02d}-done.json", facts)
+  _write_json(pathlib.Path(folder) / f"{process:02d}-done.json", facts)
 
 
 def write_shard(
@@ -147,7 +148,7 @@ def write_shard(
     count = _write_records(partial, (encode(d, entropy_dtype) for d in documents))
     facts = {"records": count, "file_bytes": partial.stat().st_size}
     partial.rename(path)
-    write_json(path.with_suffix(".json"), facts | dataclasses.asdict(progress))
+    _write_json(path.with_suffix(".json"), facts | dataclasses.asdict(progress))
   except BaseException:
     partial.unlink(missing_ok=True)
     raise
@@ -250,8 +251,5 @@ def _check_size(shard: pathlib.Path) -> None:
     )
 
 
-def write_json(path: pathlib.Path, fields: dict[str, Any]) -> None:
-  """Writes aside and renames, so that a file cut short never looks whole."""
-  partial = path.with_suffix(f".{os.getpid()}.partial")
-  partial.write_text(json.dumps(fields, indent=2) + "\n")
-  partial.rename(path)
+def _write_json(path: pathlib.Path, fields: dict[str, Any]) -> None:
+  atomic.write_text(path, json.dumps(fields, indent=2))
