@@ -38,7 +38,7 @@ def test_equal_documents_stay_together():
 def test_single_file_is_held_out_in_pieces(tmp_path):
   file = tmp_path / "book.txt"
   file.write_text("".join(f"line {i}\n" for i in range(4000)))
-  train, held = sources.read_split(str(file), "", 0.2)
+  train, held = map(texts, sources.open_split(str(file), "", 0.2))
   assert sum(map(len, train + held)) == file.stat().st_size
   assert held and not set(train) & set(held)
 
@@ -71,4 +71,5 @@ def test_streams_with_too_little_have_a_clear_error(tmp_path):
 
 def test_heldout_path_is_read_beside(tmp_path):
   paths = [write(tmp_path / name, [name]) for name in ("a.jsonl", "b.jsonl.gz")]
-  assert sources.read_split(*paths, 0.5) == ([b"a.jsonl"], [b"b.jsonl.gz"])
+  sides = [texts(side) for side in sources.open_split(*paths, 0.5)]
+  assert sides == [[b"a.jsonl"], [b"b.jsonl.gz"]]

@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 from golden_cases import SAME
+from tiny_runs import tiny_config
 
 from blt_jax import calibrate, evaluate, patchers, runs, score_entropies, tokenizer, train
-from blt_jax import config as settings
 from blt_jax.data import scored, sources
 from blt_jax.data.documents import Document
 from blt_jax.data.entropy import EntropyScorer
@@ -32,23 +32,8 @@ def _model(tmp_path_factory):
 
 
 def _config(kind, folder, workdir):
-  config = settings.get_config(kind)
-  tiny = dict(dim=16, num_layers=1, num_heads=2, window=8, mlp_multiple_of=8)
-  if kind == "blt":
-    for stack in (config.model.encoder, config.model.latent, config.model.decoder):
-      stack.update(tiny)
-    config.model.latent.update(dim=32, window=None)
-    config.model.encoder_cross.num_heads = config.model.decoder_cross.num_heads = 2
-    config.model.update(hash_vocab_size=64, hash_sizes=(3, 4))
-  else:
-    config.model.transformer.update(tiny)
-  config.model.dtype = "float32"
-  config.update(workdir=str(workdir), num_steps=3)
-  config.data.update(
-    path=str(folder / "text.jsonl"), heldout_fraction=0.1, batch_size=8, seq_len=32,
-    num_patches=33, pool_size=8,
-  )  # fmt: skip
-  config.logging.update(every_steps=1, tensorboard=False)
+  config = tiny_config(kind, workdir=str(workdir), num_steps=3)
+  config.data.update(path=str(folder / "text.jsonl"), heldout_fraction=0.1, pool_size=8)
   return config
 
 

@@ -6,6 +6,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from tiny_runs import tiny_config
 
 from blt_jax import config as settings
 from blt_jax import evaluate, loading, patchers, runs, train
@@ -33,28 +34,13 @@ def _text(tmp_path_factory):
 
 
 def _config(kind, text, workdir, **overrides):
-  config = settings.get_config(kind)
-  tiny = dict(dim=16, num_layers=1, num_heads=2, window=8, mlp_multiple_of=8)
+  config = tiny_config(kind, workdir=str(workdir), num_steps=6)
   if kind == "blt":
-    for stack in (config.model.encoder, config.model.latent, config.model.decoder):
-      stack.update(tiny)
-    config.model.latent.update(dim=32, window=None)
-    config.model.encoder_cross.num_heads = config.model.decoder_cross.num_heads = 2
-    config.model.hash_vocab_size = 64
-    config.model.hash_sizes = (3, 4)
     config.patching.scheme = "space"
-  else:
-    config.model.transformer.update(tiny)
-  config.model.dtype = "float32"
-  config.workdir = str(workdir)
-  config.num_steps = 6
-  config.data.update(
-    path=str(text), heldout_fraction=0.2, batch_size=8, seq_len=32, num_patches=33
-  )
+  config.data.update(path=str(text), heldout_fraction=0.2)
   config.optimizer.learning_rate = 1e-2
   config.schedule.warmup_steps = 2
   config.checkpoint.every_steps = 2
-  config.logging.update(every_steps=1, tensorboard=False)
   config.update(overrides)
   return config
 

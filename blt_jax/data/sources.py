@@ -14,7 +14,7 @@ from blt_jax.data.files import STDLIB
 
 __all__ = [
   "STDLIB", "Document", "Skipped", "SourceOptions", "open_source", "open_split",
-  "read_documents", "read_split",
+  "read_documents",
 ]  # fmt: skip
 
 Reader: TypeAlias = readers.Reader | scored.ScoredReader | streams.JsonLinesStream
@@ -165,17 +165,5 @@ def _documents(source) -> Iterator[Document]:
 
 def read_documents(path: str, max_bytes: int = 65_536) -> list[bytes]:
   """Reads all documents of a path into memory; see `open_source`. None of them is empty."""
-  return _texts(open_source(path, SourceOptions(max_document_bytes=max_bytes)))
-
-
-def read_split(
-  path: str, heldout_path: str, heldout_fraction: float, max_bytes: int = 65_536
-) -> tuple[list[bytes], list[bytes]]:
-  """Reads (training, held-out) documents into memory; see `open_split`."""
-  options = SourceOptions(max_document_bytes=max_bytes)
-  train, held = open_split(path, heldout_path, heldout_fraction, options)
-  return _texts(train), _texts(held)
-
-
-def _texts(dataset: Dataset) -> list[bytes]:
+  dataset = open_source(path, SourceOptions(max_document_bytes=max_bytes))
   return [document.text for document in _documents(dataset) if document.text]
