@@ -147,7 +147,7 @@ def compile_for(name: str, size: str, batch: int) -> dict[str, Any]:
   if name.endswith(":1x1"):  # by default a host has more
     options["chips_per_host_bounds"] = (1, 1, 1)
   devices = np.array(topologies.get_topology_desc(name, platform="tpu", **options).devices)
-  mesh = Mesh(devices.reshape(1, 1, -1), sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+  mesh = Mesh(devices.reshape(1, 1, 1, -1), sharding.AXES, axis_types=(AxisType.Auto,) * 4)
   reader, shapes = abstract_model(size)
   reader = dataclasses.replace(reader, max_patches=1024)
   weights = _placed(shapes, placement.weight_shardings(shapes, mesh))

@@ -63,6 +63,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   mesh.data = -1  # devices that share the batch and keep whole parameters; -1: the rest
   mesh.fsdp = 1  # devices that share the batch and the parameters
   mesh.tensor = 1  # devices that share heads and hidden units
+  mesh.slices = 1  # pod slices, which share the batch over the network between them
 
   config.checkpoint = checkpoint = ConfigDict()
   checkpoint.every_steps = 1000

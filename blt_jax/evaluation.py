@@ -24,7 +24,7 @@ class Evaluator:
   ):
     self._batches = list(itertools.islice(batches, max_batches))
     self._mesh = mesh
-    self._sums = jax.jit(lambda params, batch: steps.sums(model, params, batch))
+    self._sums = sharding.jit(lambda params, batch: steps.sums(model, params, batch), mesh)
 
   def __call__(self, params: Any) -> metrics.Numbers:
     """Returns `metrics.summarise` over all batches, and the number of `bytes`."""

@@ -79,8 +79,9 @@ def train(config: ConfigDict) -> metrics.Numbers:
   logging.info("%s parameters, %d devices.", f"{num_params:,}", mesh.size)
 
   # --- Compiled functions
-  train_step = jax.jit(
+  train_step = sharding.jit(
     steps.make_train_step(model, optimizer, config.optimizer.accumulate),
+    mesh,
     donate_argnames="state",
   )
   evaluate = Evaluator(model, heldout, mesh, config.eval.max_batches)

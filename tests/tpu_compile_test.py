@@ -23,8 +23,8 @@ def test_sharded_blt_step_compiles_for_v4(monkeypatch):
   topology = topologies.get_topology_desc(
     "v4:2x2x1", platform="tpu", chip_config_name="megacore"
   )
-  devices = np.array(topology.devices).reshape(2, 2, 1)
-  mesh = Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * 3)
+  devices = np.array(topology.devices).reshape(1, 2, 2, 1)
+  mesh = Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * 4)
   config = settings.get_config("blt")
   settings.set_blt_size(config.model, (128, 2), (256, 2, 2), 2, 2, 2)
   config.model.hash_vocab_size = 4096
@@ -32,7 +32,8 @@ def test_sharded_blt_step_compiles_for_v4(monkeypatch):
   optimizer, _ = settings.make_optimizer(config)
   state = train_state.abstract_state(model, optimizer, mesh)
   step = jax.jit(steps.make_train_step(model, optimizer), donate_argnames="state")
-  compiled = step.lower(state, _abstract_batch(4, 1024, 256, mesh)).compile()
+  with sharding.on_mesh(mesh):
+    compiled = step.lower(state, _abstract_batch(4, 1024, 256, mesh)).compile()
   memory = compiled.memory_analysis()
   parameters = sum(x.size for x in jax.tree.leaves(state.params))
   # Half of what AdamW keeps, 12 bytes per parameter, lies on each of the two shards.

@@ -1,5 +1,6 @@
 """Where the weights of decoding lie on several devices: by the rules of training."""
 
+import math
 from typing import Any
 
 import jax
@@ -60,9 +61,11 @@ def cache_shardings(state: Any, mesh: Mesh) -> Any:
 def _fit(axes, shape, mesh) -> PartitionSpec:
   """The mesh axes of logical ones, each once and where it divides the size."""
   rules = dict(sharding.RULES)
-  placed: list[str | None] = []
+  placed: list[tuple[str, ...] | None] = []
   for name, size in zip(axes, shape, strict=False):
-    axis = rules.get(name)
-    is_free = axis is not None and axis not in placed and size % mesh.shape[axis] == 0
-    placed.append(axis if is_free else None)
+    group = rules.get(name) or ()
+    group = (group,) if isinstance(group, str) else group
+    is_taken = any(axis in (used or ()) for used in placed for axis in group)
+    divides = size % math.prod(mesh.shape[axis] for axis in group) == 0
+    placed.append(group if group and divides and not is_taken else None)
   return PartitionSpec(*placed)
