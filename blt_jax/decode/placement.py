@@ -63,8 +63,8 @@ def _fit(axes, shape, mesh) -> PartitionSpec:
   rules = dict(sharding.RULES)
   placed: list[tuple[str, ...] | None] = []
   for name, size in zip(axes, shape, strict=False):
-    group = rules.get(name) or ()
-    group = (group,) if isinstance(group, str) else group
+    axes_of_name = rules.get(name) or ()
+    group = (axes_of_name,) if isinstance(axes_of_name, str) else axes_of_name
     is_taken = any(axis in (used or ()) for used in placed for axis in group)
     divides = size % math.prod(mesh.shape[axis] for axis in group) == 0
     placed.append(group if group and divides and not is_taken else None)
