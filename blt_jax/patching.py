@@ -160,7 +160,8 @@ def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
   if config.cumulative and config.threshold is not None:
     return cumulative_rule(entropies, xp.zeros_like(entropies[:, 0]), config.threshold)[0]
   before = xp.concatenate([entropies[:, :1], entropies[:, :-1]], axis=1)
-  return entropy_rule(entropies, before, xp.arange(entropies.shape[1]), config)
+  positions = np.arange(entropies.shape[1], dtype=np.int32)
+  return entropy_rule(entropies, before, positions, config)
 
 
 def entropy_rule(
@@ -177,15 +178,14 @@ def entropy_rule(
   Returns:
     bool [B, S].
   """
-  rise = entropies - entropies_before
   if config.monotonic:
-    return (rise > config.threshold) | (positions == 1)
+    return (entropies - entropies_before > config.threshold) | (positions == 1)
   above = entropies > config.threshold
   if config.threshold_add is None:
     return above
   # The reference never lets byte 3 start a patch under this rule.
-  rises = (rise > config.threshold_add) & above & (positions >= 3)
-  return rises | (positions == 1)
+  rise = entropies - entropies_before
+  return ((rise > config.threshold_add) & above & (positions >= 3)) | (positions == 1)
 
 
 def cumulative_rule(entropies: Array, total: Array, threshold: float) -> tuple[Array, Array]:
@@ -253,9 +253,9 @@ def starts_from_boundaries(
   """
   xp = _namespace(boundaries)
   batch, seq_len = boundaries.shape
-  starts = xp.concatenate([xp.ones((batch, 1), bool), boundaries], axis=1)
-  if split_first:
-    starts = starts | (xp.arange(seq_len + 1) == 1)
+  forced = 1 + split_first
+  first = xp.ones((batch, forced), bool)
+  starts = xp.concatenate([first, boundaries[:, forced - 1 :]], axis=1)
   return starts if include_next else starts[:, :seq_len]
 
 
@@ -280,12 +280,11 @@ def lengths_from_starts(start_mask: Array) -> Array:
   Returns:
     int32 [B, P]; rows sum to T.
   """
-  total = start_mask.shape[1]
-  position = _namespace(start_mask).arange(total)
-  start_mask = start_mask | (position == 0)
   if isinstance(start_mask, np.ndarray):
     return _count_between(start_mask)
-  starts = jnp.sort(jnp.where(start_mask, position, total), axis=1)
+  total = start_mask.shape[1]
+  position = jnp.arange(total)
+  starts = jnp.sort(jnp.where(start_mask | (position == 0), position, total), axis=1)
   lengths = jnp.diff(starts, axis=1, append=jnp.full((len(starts), 1), total))
   if not _is_traced(lengths):
     lengths = lengths[:, : max(int((lengths > 0).sum(axis=1).max(initial=1)), 1)]
@@ -293,14 +292,15 @@ def lengths_from_starts(start_mask: Array) -> Array:
 
 
 def _count_between(starts: np.ndarray) -> np.ndarray:
-  """The same without a sort, on the hot path of the data pipeline; rows start at 0."""
-  rows, first = np.nonzero(starts)
-  ends = np.append(first[1:], 0)
-  ends[ends == 0] = starts.shape[1]  # the next start is that of another row
-  counts = np.bincount(rows, minlength=len(starts))
-  column = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-  lengths = np.zeros((len(starts), counts.max(initial=1)), np.int32)
-  lengths[rows, column] = ends - first
+  """The same without a sort, on the hot path of the data pipeline."""
+  starts = starts.copy()
+  starts[:, :1] = True  # so that a row's last patch ends where the next row begins
+  first = np.flatnonzero(starts)
+  ends = np.append(first[1:], starts.size)
+  counts = np.diff(first.searchsorted(np.arange(len(starts) + 1) * starts.shape[1]))
+  width = counts.max(initial=1)
+  lengths = np.zeros((len(starts), width), np.int32)
+  lengths[np.arange(width) < counts[:, None]] = ends - first
   return lengths
 
 

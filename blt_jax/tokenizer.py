@@ -27,14 +27,11 @@ def encode(text: str | bytes, add_bos: bool = True, add_eos: bool = True) -> np.
     int32 [n] ids.
   """
   raw = text.encode("utf-8", errors="ignore") if isinstance(text, str) else text
-  ids = np.frombuffer(raw, np.uint8).astype(np.int32) + OFFSET
-  return np.concatenate(
-    [
-      np.full(int(add_bos), BOS_ID, np.int32),
-      ids,
-      np.full(int(add_eos), EOS_ID, np.int32),
-    ]
-  )
+  ids = np.empty(add_bos + len(raw) + add_eos, np.int32)
+  ids[: int(add_bos)], ids[len(ids) - add_eos :] = BOS_ID, EOS_ID
+  own = ids[int(add_bos) : add_bos + len(raw)]
+  np.add(np.frombuffer(raw, np.uint8), OFFSET, out=own, dtype=np.int32)
+  return ids
 
 
 def decode_bytes(ids: Iterable[int] | np.ndarray) -> bytes:

@@ -57,9 +57,7 @@ def init_rings(
     chunk: the most new positions that may be taken back.
     dtype: of keys and values.
   """
-  size = capacity
-  if config.window is not None:
-    size = min(capacity, config.window + chunk - 1)
+  size = capacity if config.window is None else config.window + chunk - 1
   if size > gpu_decode.BLOCK:
     size = -(-size // gpu_decode.BLOCK) * gpu_decode.BLOCK
   shape = (batch_size, size, config.num_kv_heads, config.head_dim)
