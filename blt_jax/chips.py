@@ -22,6 +22,7 @@ class Chip:
     link_bandwidth: bytes per second, one way, of a link to a neighbour.
     links: links to neighbours: 6 in a torus of three dimensions, 4 in one of two.
     network_bandwidth: bytes per second, one way, between slices.
+    clock: cycles per second; 0 where it is not published.
   """
 
   device_kind: str
@@ -31,10 +32,11 @@ class Chip:
   link_bandwidth: float = 0.0
   links: int = 0
   network_bandwidth: float = 0.0
+  clock: float = 0.0
 
 
 CHIPS = (
-  Chip("TPU v4", 275e12, 32 * _GIB, 1.2e12, 50e9, 6, 6.25e9),
+  Chip("TPU v4", 275e12, 32 * _GIB, 1.2e12, 50e9, 6, 6.25e9, 1.05e9),
   Chip("TPU v5 lite", 197e12, 16 * _GIB, 0.819e12, 50e9, 4, 3.125e9),  # v5e
   Chip("TPU v5", 459e12, 95 * _GIB, 2.765e12, 100e9, 6, 6.25e9),  # v5p
   Chip("TPU v6 lite", 918e12, 32 * _GIB, 1.638e12, 100e9, 4, 12.5e9),  # v6e
