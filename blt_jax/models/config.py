@@ -137,6 +137,8 @@ class BLTConfig:
     hash_sizes: the n of the hashed n-grams; empty for none.
     hash_vocab_size: buckets per table.
     hash_functions: hash functions per size.
+    hash_rows_multiple_of: the tables together get rows that are never looked up, so that
+      their number is a multiple of this: it must divide evenly over the devices of a slice.
     ngram_vocab_sizes: rows of each frequency n-gram table, `hashing.TABLE_OFFSET`
       included; the model then takes `ngram_ids`.
     vocab_size: V.
@@ -158,6 +160,7 @@ class BLTConfig:
   hash_sizes: tuple[int, ...] = (3, 4, 5, 6, 7, 8)
   hash_vocab_size: int = 500_002
   hash_functions: int = 1
+  hash_rows_multiple_of: int = 8192  # whole tiles of 8 rows on up to 1024 devices
   ngram_vocab_sizes: tuple[int, ...] = ()
   vocab_size: int = tokenizer.VOCAB_SIZE
   document_masks: bool = True
@@ -170,6 +173,10 @@ class BLTConfig:
       raise ValueError(
         f"The decoder continues from the encoder's bytes: widths {self.encoder.dim} and "
         f"{self.decoder.dim} must be equal."
+      )
+    if self.hash_rows_multiple_of < 1:
+      raise ValueError(
+        f"hash_rows_multiple_of is {self.hash_rows_multiple_of}; it must be >= 1."
       )
     pooling = set(self.pooling.split("_"))
     if not pooling <= {"avg", "mean", "min", "max"} or {"avg", "mean"} <= pooling:
@@ -187,6 +194,17 @@ class BLTConfig:
         f"Without project_latent, latent.dim {self.latent.dim} must be "
         f"{self.decoder_slots} * decoder.dim {self.decoder.dim}."
       )
+
+  @property
+  def num_hash_tables(self) -> int:
+    """One for each size and hash function."""
+    return self.hash_functions * len(self.hash_sizes)
+
+  @property
+  def hash_rows(self) -> int:
+    """Rows of all hash tables together."""
+    multiple = self.hash_rows_multiple_of
+    return -(-self.num_hash_tables * self.hash_vocab_size // multiple) * multiple
 
   @property
   def decoder_slots(self) -> int:

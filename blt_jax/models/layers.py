@@ -22,7 +22,7 @@ def fan_in_std(fan_in: int) -> float:
   return fan_in**-0.5
 
 
-def truncated_normal(std: Any, *axes: str) -> Callable[..., Any]:
+def truncated_normal(std: Any, *axes: str | None) -> Callable[..., Any]:
   """Initialiser cut at three `std`, with a logical name for each axis."""
   init = nn.initializers.truncated_normal(std, lower=-3.0, upper=3.0)
   return nn.with_logical_partitioning(init, axes)
@@ -32,7 +32,7 @@ class Linear(nn.Module):
   """x [..., in] -> [..., features], without bias."""
 
   features: int
-  axes: tuple[str, str]
+  axes: tuple[str, str | None]
   std: Std = fan_in_std
 
   @nn.compact
@@ -62,7 +62,7 @@ class Embedding(nn.Module):
 
   rows: int
   dim: int
-  axes: tuple[str, str] = ("vocab", "embed")
+  axes: tuple[str, str | None] = ("vocab", "embed")
 
   @nn.compact
   def __call__(self) -> jax.Array:
@@ -99,7 +99,7 @@ class SelfAttention(nn.Module):
       query, key, value, window=c.window, document_ids=document_ids, past=past
     ).reshape(batch, seq_len, -1)
     # The reference scales the output matrix by the width of the model as well.
-    output = Linear(dim, ("heads", "embed"), lambda _: self.std(dim), name="output")
+    output = Linear(dim, ("contracted", None), lambda _: self.std(dim), name="output")
     kept = None
     if past is not None and document_ids is not None:
       kept = attention.keep(past, attention.Past(key, value, document_ids))
@@ -116,7 +116,7 @@ class MLP(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     gate = Linear(self.hidden_dim, ("embed", "mlp"), self.std, name="gate")(x)
     up = Linear(self.hidden_dim, ("embed", "mlp"), self.std, name="up")(x)
-    return Linear(x.shape[-1], ("mlp", "embed"), self.std, name="down")(nn.silu(gate) * up)
+    return Linear(x.shape[-1], ("contracted", None), self.std, name="down")(nn.silu(gate) * up)
 
 
 class CrossAttention(nn.Module):
@@ -156,4 +156,5 @@ class CrossAttention(nn.Module):
       patch_attention.bytes_attend if self.bytes_are_queries else patch_attention.patches_attend
     )
     mixed = attend(query, key, value, patch_ids, c.window).reshape(*x.shape[:-1], -1)
-    return x + Linear(dim, ("heads", "embed"), lambda _: self.std(dim), name="output")(mixed)
+    output = Linear(dim, ("contracted", None), lambda _: self.std(dim), name="output")
+    return x + output(mixed)

@@ -3,16 +3,18 @@
 Reference: Meta `model/local_models.py` and `model/blt.py`.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from blt_jax import hashing
-from blt_jax.models import layers, transformer
+from blt_jax.models import layers, partitioning, transformer
 from blt_jax.models.config import BLTConfig
-from blt_jax.ops import patch_attention
+from blt_jax.ops import hash_tables, patch_attention
 
 
 class Embedder(nn.Module):
@@ -22,11 +24,9 @@ class Embedder(nn.Module):
 
   def setup(self):
     c = self.config
-    tables = c.hash_functions * len(c.hash_sizes)
     self.bytes = layers.Embedding(c.vocab_size, c.encoder.dim)
-    if tables:  # one table, since it spreads more evenly over devices than many
-      rows = tables * c.hash_vocab_size
-      self.hashes = layers.Embedding(rows, c.encoder.dim, ("hash_rows", "embed"))
+    if c.hash_rows:  # one table, since it spreads more evenly over devices than many
+      self.hashes = layers.Embedding(c.hash_rows, c.encoder.dim, ("hash_rows", None))
     self.ngrams = [layers.Embedding(rows, c.encoder.dim) for rows in c.ngram_vocab_sizes]
 
   def __call__(self, tokens: jax.Array, ngram_ids: jax.Array | None = None) -> jax.Array:
@@ -39,16 +39,25 @@ class Embedder(nn.Module):
         f"has {len(ids_by_table)}; look ids up with hashing.NgramTable."
       )
     embeddings = self.bytes()[tokens]
-    if c.hash_sizes:
-      ids = hashing.ngram_hash_ids(
-        jnp.asarray(tokens), c.hash_sizes, c.hash_vocab_size, c.hash_functions
-      )
-      table = self.hashes()
-      for i in range(len(ids)):
-        embeddings += table[ids[i] + i * c.hash_vocab_size]
+    if c.hash_rows:
+      embeddings += self._hash_embeddings(jnp.asarray(tokens))
     for ngrams, ids in zip(self.ngrams, ids_by_table, strict=True):
       embeddings += ngrams()[ids]
-    return embeddings.astype(c.dtype)
+    return partitioning.constrain(embeddings.astype(c.dtype), "batch", None, None)
+
+  def _hash_embeddings(self, tokens):
+    """The sum of the embeddings of hashed n-grams, float32 [B, S, D]."""
+    c = self.config
+    ids = hashing.ngram_hash_ids(tokens, c.hash_sizes, c.hash_vocab_size, c.hash_functions)
+    rows = ids + np.arange(len(ids), dtype=np.int32)[:, None, None] * c.hash_vocab_size
+    look_up = functools.partial(
+      hash_tables.lookup_sum, dtype=c.dtype, axes=partitioning.axes_of("hash_rows")
+    )
+    # Each device looks up its part of its bytes.
+    inputs = [("hash_rows", None), (None, "batch", "bytes")]
+    return partitioning.per_shard(look_up, inputs, ("batch", "bytes", None))(
+      self.hashes(), rows
+    )
 
   def byte_table(self) -> jax.Array:
     """The embeddings [V, D] of the ids."""

@@ -25,6 +25,15 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, mesh_axes(names))
 
 
+def axes_of(name: str) -> tuple[str, ...]:
+  """The mesh axes, of more than one device, that a logical name spreads over."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return ()
+  axes = mesh_axes((name,))[0] or ()
+  return tuple(a for a in ((axes,) if isinstance(axes, str) else axes) if mesh.shape[a] > 1)
+
+
 def per_shard(
   function: Callable[..., Any], inputs: Sequence[Any], outputs: Any
 ) -> Callable[..., Any]:
