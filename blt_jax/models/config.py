@@ -5,6 +5,7 @@ from typing import Literal
 
 from blt_jax import tokenizer
 
+Remat = Literal["none", "full", "attention", "projections", "matmuls", "dots"]
 DepthInit = Literal["disabled", "current_depth", "global_depth", "dim_ratio"]
 
 
@@ -48,7 +49,7 @@ class TransformerConfig:
   rope_theta: float = 10_000.0
   init_std: float | None = None
   depth_init: DepthInit = "disabled"
-  remat: Literal["none", "full", "dots"] = "none"
+  remat: Remat = "none"
   unroll: bool = False
 
   def __post_init__(self):

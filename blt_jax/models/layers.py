@@ -1,6 +1,7 @@
 """Building blocks: linear maps, norms, self-attention, SwiGLU, cross-attention.
 
 Parameters are float32 and named by logical axes; they are cast where they are used.
+Results of products are named for `transformer.recomputed`.
 Initialisation follows Meta `base_transformer.py`: normal, cut at 3 standard deviations.
 """
 
@@ -10,7 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+from blt_jax.models import partitioning
 from blt_jax.models.config import CrossAttentionConfig, TransformerConfig
 from blt_jax.ops import attention, norm, patch_attention, rope
 
@@ -92,31 +95,52 @@ class SelfAttention(nn.Module):
       flat = Linear(heads * c.head_dim, ("embed", "heads"), self.std, name=name)(x)
       return flat.reshape(batch, seq_len, heads, c.head_dim)
 
-    query = rope.apply_rope(project("query", c.num_heads), rope_table)
-    key = rope.apply_rope(project("key", c.num_kv_heads), rope_table)
-    value = project("value", c.num_kv_heads)
-    mixed = attention.attention(
-      query, key, value, window=c.window, document_ids=document_ids, past=past
-    ).reshape(batch, seq_len, -1)
+    query = checkpoint_name(rope.apply_rope(project("query", c.num_heads), rope_table), "query")
+    key = checkpoint_name(rope.apply_rope(project("key", c.num_kv_heads), rope_table), "key")
+    value = checkpoint_name(project("value", c.num_kv_heads), "value")
+    if past is None:
+      mixed = self._attend(query, key, value, document_ids)
+    else:
+      mixed = attention.attention(
+        query, key, value, window=c.window, document_ids=document_ids, past=past
+      )
+    mixed = mixed.reshape(batch, seq_len, -1)
     # The reference scales the output matrix by the width of the model as well.
     output = Linear(dim, ("contracted", None), lambda _: self.std(dim), name="output")
     kept = None
     if past is not None and document_ids is not None:
       kept = attention.keep(past, attention.Past(key, value, document_ids))
-    return output(mixed), kept
+    return checkpoint_name(output(mixed), "attended"), kept
+
+
+  def _attend(self, query, key, value, document_ids):
+    """On each device alone, since the partitioner cannot split kernels."""
+
+    def attend(query, key, value, document_ids):
+      return attention.attention(
+        query, key, value, window=self.config.window, document_ids=document_ids
+      )
+
+    heads = ("batch", None, "heads", None)
+    on_shards = partitioning.per_shard(attend, [heads] * 3 + [("batch", None)], heads)
+    return on_shards(query, key, value, document_ids)
 
 
 class MLP(nn.Module):
-  """SwiGLU over [..., D]."""
+  """SwiGLU over [B, S, D]."""
 
   hidden_dim: int
   std: Std = fan_in_std
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    gate = Linear(self.hidden_dim, ("embed", "mlp"), self.std, name="gate")(x)
-    up = Linear(self.hidden_dim, ("embed", "mlp"), self.std, name="up")(x)
-    return Linear(x.shape[-1], ("contracted", None), self.std, name="down")(nn.silu(gate) * up)
+
+    def widen(name):
+      wide = Linear(self.hidden_dim, ("embed", "mlp"), self.std, name=name)(x)
+      return checkpoint_name(partitioning.constrain(wide, "batch", None, "mlp"), name)
+
+    hidden = nn.silu(widen("gate")) * widen("up")
+    return Linear(x.shape[-1], ("contracted", None), self.std, name="down")(hidden)
 
 
 class CrossAttention(nn.Module):
@@ -146,7 +170,7 @@ class CrossAttention(nn.Module):
 
     def project(name, inputs, heads):
       flat = Linear(heads * head_dim, ("embed", "heads"), self.std, name=name)(inputs)
-      return flat.reshape(*inputs.shape[:-1], heads, head_dim)
+      return checkpoint_name(flat.reshape(*inputs.shape[:-1], heads, head_dim), name)
 
     query = project("query", RMSNorm(self.epsilon, name="query_norm")(x), c.num_heads)
     context = RMSNorm(self.epsilon, name="context_norm")(context)
@@ -156,5 +180,6 @@ class CrossAttention(nn.Module):
       patch_attention.bytes_attend if self.bytes_are_queries else patch_attention.patches_attend
     )
     mixed = attend(query, key, value, patch_ids, c.window).reshape(*x.shape[:-1], -1)
+    mixed = checkpoint_name(mixed, attention.SAVED_AS)
     output = Linear(dim, ("contracted", None), lambda _: self.std(dim), name="output")
-    return x + output(mixed)
+    return x + checkpoint_name(output(mixed), "attended")

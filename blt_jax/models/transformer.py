@@ -10,9 +10,12 @@ from blt_jax.models import layers
 from blt_jax.models.config import TransformerConfig
 from blt_jax.ops import attention, rope
 
-_REMAT_POLICIES = {
-  "full": None,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+_PROJECTIONS = (attention.SAVED_AS, "query", "key", "value", "attended")
+_SAVED = {
+  "full": (),
+  "attention": (attention.SAVED_AS,),
+  "projections": _PROJECTIONS,
+  "matmuls": (*_PROJECTIONS, "gate", "up"),
 }
 
 
@@ -67,7 +70,11 @@ def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> 
   """
   if config.remat == "none":
     return layer
-  return nn.remat(layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=not in_loop)
+  if config.remat == "dots":
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  else:
+    policy = jax.checkpoint_policies.save_only_these_names(*_SAVED[config.remat])
+  return nn.remat(layer, policy=policy, prevent_cse=not in_loop)
 
 
 def stacked(
