@@ -9,6 +9,7 @@ keeps what was compiled. Exit status 1: it does not fit.
 
 import contextlib
 import json
+import math
 import pathlib
 import sys
 import threading
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
     sys.exit(1)
   print(report.to_text(result))
   if _JSON.value:
-    atomic.write_text(pathlib.Path(_JSON.value), json.dumps(result.to_dict(), indent=2) + "\n")
+    atomic.write_text(pathlib.Path(_JSON.value), json.dumps(result.to_dict(), indent=2))
 
 
 def compile_step(config: ConfigDict, topology: topologies.Topology) -> report.Report:
@@ -137,15 +138,15 @@ def _memory(state, batch, analysis, chip):
 def bytes_per_chip(tree: Any) -> int:
   """Bytes of a chip's shards of a tree of shapes."""
   return sum(
-    jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype).size * x.dtype.itemsize
-    for x in jax.tree.leaves(tree)
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )
 
 
 def _flops(config, done, num_chips):
   shape = settings.make_batch_shape(config)
   model = settings.make_model_config(config.model)
-  paper = flops.flops_per_byte(model, shape.seq_len / shape.num_patches, shape.seq_len)
+  patch_size = max(shape.seq_len / shape.num_patches, 1.0)
+  paper = flops.flops_per_byte(model, patch_size, shape.seq_len)
   row = flops.model_flops(model, shape.seq_len, shape.num_patches)
   return report.Flops(
     products=done.product_flops,

@@ -27,7 +27,7 @@ def too_large(what: str, config: ConfigDict, mesh: Mesh) -> OutOfMemoryError:
     mesh: of the step.
   """
   levers = "\n".join(f"  - {lever}" for lever in _levers(config, mesh))
-  return OutOfMemoryError(f"The step does not fit: {what}\nWhat helps, cheapest first:\n{levers}")
+  return OutOfMemoryError(f"The step does not fit: {what}\nWhat helps:\n{levers}")
 
 
 def _levers(config: ConfigDict, mesh: Mesh) -> Iterator[str]:

@@ -87,7 +87,9 @@ def _over(mesh, chip, kind, payload, group):
   if between:
     seconds = wire / chip.network_bandwidth
   else:
-    seconds = _torus_seconds(kind, wire, [device.coords for device in members], chip)
+    seconds = _torus_seconds(
+      kind, wire, [getattr(device, "coords", ()) for device in members], chip
+    )
   return Collective(kind, axes, payload, wire, seconds, between)
 
 

@@ -1,6 +1,7 @@
 """Says what a compiled train step needs of a chip, and how fast it could be."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -178,8 +179,10 @@ def _head(report: Report) -> Iterator[str]:
   mesh = ", ".join(f"{axis}={size}" for axis, size in s.mesh.items())
   slices = f"{s.num_slices} x " if s.num_slices > 1 else ""
   rows = s.batch_size * s.mesh["tensor"] // _num_chips(s) // s.accumulate
-  yield f"{s.num_parameters:,} parameters on {slices}{s.topology}: {_num_chips(s)} x "
-  yield f"{report.chip.device_kind}, mesh {mesh}"
+  yield (
+    f"{s.num_parameters:,} parameters on {slices}{s.topology}: {_num_chips(s)} x "
+    f"{report.chip.device_kind}, mesh {mesh}"
+  )
   yield (
     f"Step: {s.batch_size:,} rows of {s.seq_len:,} bytes and {s.num_patches:,} patches, "
     f"{s.num_bytes / 1e6:.2f} MB; in {s.accumulate} parts of {rows} rows per chip"
@@ -187,10 +190,7 @@ def _head(report: Report) -> Iterator[str]:
 
 
 def _num_chips(step):
-  total = 1
-  for size in step.mesh.values():
-    total *= size
-  return total
+  return math.prod(step.mesh.values())
 
 
 def _memory(report: Report) -> Iterator[str]:
