@@ -117,7 +117,11 @@ def test_a_run_of_another_model_is_not_overwritten(finished, text):
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs the fake devices of conftest.py")
 @pytest.mark.parametrize(
   ("mesh", "accumulate"),
-  [(dict(data=2, fsdp=4), 1), (dict(data=1, fsdp=4, tensor=2), 2)],
+  [
+    (dict(data=2, fsdp=4), 1),
+    (dict(data=1, fsdp=4, tensor=2), 2),
+    (dict(slices=2, data=2, tensor=2), 1),
+  ],
 )
 def test_meshes_and_accumulation_change_nothing(mesh, accumulate, finished, text, tmp_path):
   kind, workdir, _ = finished
