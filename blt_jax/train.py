@@ -69,12 +69,13 @@ def train(config: ConfigDict) -> metrics.Numbers:
   writer = metrics.MetricWriter(workdir, config.logging.tensorboard)
 
   # --- State: continue from the run's newest checkpoint, else start
+  param_dtype = config.optimizer.param_dtype
   if checkpoints.latest_step is not None:
-    abstract = train_state.abstract_state(model, optimizer, mesh)
+    abstract = train_state.abstract_state(model, optimizer, mesh, param_dtype)
     state = checkpoints.restore(abstract, batches)
     logging.info("Continuing %s at step %d of %d.", workdir, state.step, config.num_steps)
   else:
-    state = train_state.create_state(model, optimizer, config.seed, mesh)
+    state = train_state.create_state(model, optimizer, config.seed, mesh, param_dtype)
   num_params = sum(x.size for x in jax.tree.leaves(state.params))
   logging.info("%s parameters, %d devices.", f"{num_params:,}", mesh.size)
 

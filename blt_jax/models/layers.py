@@ -1,7 +1,6 @@
 """Building blocks: linear maps, norms, self-attention, SwiGLU, cross-attention.
 
 Parameters are float32 and named by logical axes; they are cast where they are used.
-Results of products are named for `transformer.recomputed`.
 Initialisation follows Meta `base_transformer.py`: normal, cut at 3 standard deviations.
 """
 
@@ -45,7 +44,8 @@ class Linear(nn.Module):
     kernel = self.param("kernel", init, (fan_in, self.features), jnp.float32)
     # As a product of two matrices: its gradient is several times faster on CPU.
     flat = jnp.dot(x.reshape(-1, fan_in), kernel.astype(x.dtype))
-    return flat.reshape(*x.shape[:-1], self.features)
+    # Named for policies of recomputation. Heads apart would take twice the memory on TPUs.
+    return checkpoint_name(flat.reshape(*x.shape[:-1], self.features), self.name)
 
 
 class RMSNorm(nn.Module):
@@ -95,9 +95,9 @@ class SelfAttention(nn.Module):
       flat = Linear(heads * c.head_dim, ("embed", "heads"), self.std, name=name)(x)
       return flat.reshape(batch, seq_len, heads, c.head_dim)
 
-    query = checkpoint_name(rope.apply_rope(project("query", c.num_heads), rope_table), "query")
-    key = checkpoint_name(rope.apply_rope(project("key", c.num_kv_heads), rope_table), "key")
-    value = checkpoint_name(project("value", c.num_kv_heads), "value")
+    query = rope.apply_rope(project("query", c.num_heads), rope_table)
+    key = rope.apply_rope(project("key", c.num_kv_heads), rope_table)
+    value = project("value", c.num_kv_heads)
     if past is None:
       mixed = self._attend(query, key, value, document_ids)
     else:
@@ -110,8 +110,7 @@ class SelfAttention(nn.Module):
     kept = None
     if past is not None and document_ids is not None:
       kept = attention.keep(past, attention.Past(key, value, document_ids))
-    return checkpoint_name(output(mixed), "attended"), kept
-
+    return output(mixed), kept
 
   def _attend(self, query, key, value, document_ids):
     """On each device alone, since the partitioner cannot split kernels."""
@@ -121,6 +120,12 @@ class SelfAttention(nn.Module):
         query, key, value, window=self.config.window, document_ids=document_ids
       )
 
+    parts = partitioning.num_shards("heads")
+    if key.shape[2] % parts:
+      raise ValueError(
+        f"num_kv_heads {key.shape[2]} must be a multiple of the {parts} devices that share "
+        "heads; change it or config.mesh.tensor."
+      )
     heads = ("batch", None, "heads", None)
     on_shards = partitioning.per_shard(attend, [heads] * 3 + [("batch", None)], heads)
     return on_shards(query, key, value, document_ids)
@@ -137,7 +142,7 @@ class MLP(nn.Module):
 
     def widen(name):
       wide = Linear(self.hidden_dim, ("embed", "mlp"), self.std, name=name)(x)
-      return checkpoint_name(partitioning.constrain(wide, "batch", None, "mlp"), name)
+      return partitioning.constrain(wide, "batch", None, "mlp")
 
     hidden = nn.silu(widen("gate")) * widen("up")
     return Linear(x.shape[-1], ("contracted", None), self.std, name="down")(hidden)
@@ -170,7 +175,7 @@ class CrossAttention(nn.Module):
 
     def project(name, inputs, heads):
       flat = Linear(heads * head_dim, ("embed", "heads"), self.std, name=name)(inputs)
-      return checkpoint_name(flat.reshape(*inputs.shape[:-1], heads, head_dim), name)
+      return flat.reshape(*inputs.shape[:-1], heads, head_dim)
 
     query = project("query", RMSNorm(self.epsilon, name="query_norm")(x), c.num_heads)
     context = RMSNorm(self.epsilon, name="context_norm")(context)
@@ -182,4 +187,4 @@ class CrossAttention(nn.Module):
     mixed = attend(query, key, value, patch_ids, c.window).reshape(*x.shape[:-1], -1)
     mixed = checkpoint_name(mixed, attention.SAVED_AS)
     output = Linear(dim, ("contracted", None), lambda _: self.std(dim), name="output")
-    return x + checkpoint_name(output(mixed), "attended")
+    return x + output(mixed)

@@ -64,6 +64,12 @@ class Embedder(nn.Module):
     return self.bytes()
 
 
+def _slots(patches, count):
+  """[B, P, K * D] -> [B, P, K, D], gathered once, not wherever heads are cut anew."""
+  patches = partitioning.constrain(patches, *partitioning.STATES)
+  return patches.reshape(*patches.shape[:2], count, -1)
+
+
 class LocalEncoder(nn.Module):
   """Bytes to byte states and patches."""
 
@@ -89,8 +95,8 @@ class LocalEncoder(nn.Module):
     table = transformer.position_table(c.encoder, x.shape[1])
     attention = c.encoder_cross
     if attention:
-      slots = (c.vectors_per_patch, c.encoder.dim)
-      project = layers.Linear(slots[0] * slots[1], ("embed", "heads"), name="patch_projection")
+      features = c.vectors_per_patch * c.encoder.dim
+      project = layers.Linear(features, ("embed", "heads"), name="patch_projection")
     block_class = transformer.recomputed(transformer.Block, c.encoder)
     patches = None
     for layer in range(c.encoder.num_layers):
@@ -100,7 +106,7 @@ class LocalEncoder(nn.Module):
       if attention and (is_last or attention.all_layers):
         if patches is None or c.repool:
           pooled = patch_attention.pool(x, patch_ids, num_patches, c.pooling)
-          patches = project(pooled).reshape(*pooled.shape[:2], *slots)
+          patches = _slots(project(pooled), c.vectors_per_patch)
         index = layer if attention.all_layers else 0
         cross = layers.CrossAttention(
           attention,
@@ -165,11 +171,11 @@ class LocalDecoder(nn.Module):
       document_ids: int [B, S] or None.
     """
     c = self.config
-    slots, dim = c.decoder_slots, c.decoder.dim
     if c.project_latent:
-      projection = layers.Linear(slots * dim, ("embed", "heads"), name="patch_projection")
+      features = c.decoder_slots * c.decoder.dim
+      projection = layers.Linear(features, ("embed", "heads"), name="patch_projection")
       latents = projection(latents)
-    patches = latents.reshape(*latents.shape[:2], slots, dim)
+    patches = _slots(latents, c.decoder_slots)
     table = transformer.position_table(c.decoder, x.shape[1])
     indices = jnp.arange(c.decoder.num_layers)
     if c.decoder_cross and c.decoder_cross.all_layers:

@@ -3,6 +3,7 @@
 `sharding.on_mesh` sets both; without it everything here does nothing.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +12,19 @@ import jax
 from jax.sharding import PartitionSpec
 
 Names = tuple[str | None, ...]  # a logical name for each dimension
+STATES: Names = ("batch", None, None)  # [B, S or P, D], the residual stream
 
 
 def mesh_axes(names: Names) -> PartitionSpec:
   """The mesh axes that the rules in force give to logical names."""
   return nn.logical_to_mesh_axes(names) or PartitionSpec()
+
+
+def num_shards(name: str) -> int:
+  """The number of parts that a dimension with a logical name is cut into."""
+  sizes = jax.sharding.get_abstract_mesh().shape
+  axes = mesh_axes((name,))[:1]
+  return math.prod(sizes[a] for a in jax.tree.leaves(axes)) if sizes else 1
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:

@@ -6,14 +6,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from blt_jax.models import layers
+from blt_jax.models import layers, partitioning
 from blt_jax.models.config import TransformerConfig
 from blt_jax.ops import attention, rope
 
-_PROJECTIONS = (attention.SAVED_AS, "query", "key", "value", "attended")
+# What the backward pass finds saved, by the names of `layers.Linear`.
+_ATTENTION = (attention.SAVED_AS,)
+_PROJECTIONS = (*_ATTENTION, "query", "key", "value", "output")
 _SAVED = {
   "full": (),
-  "attention": (attention.SAVED_AS,),
+  "attention": _ATTENTION,
   "projections": _PROJECTIONS,
   "matmuls": (*_PROJECTIONS, "gate", "up"),
 }
@@ -59,8 +61,9 @@ class Block(nn.Module):
     mlp = layers.MLP(c.mlp_dim, std, name="mlp")
     normed = layers.RMSNorm(c.norm_epsilon, name="attention_norm")(x)
     attended, kept = attend(normed, rope_table, document_ids, past)
-    x = x + attended
-    return x + mlp(layers.RMSNorm(c.norm_epsilon, name="mlp_norm")(x)), kept
+    x = partitioning.constrain(x + attended, *partitioning.STATES)
+    x = x + mlp(layers.RMSNorm(c.norm_epsilon, name="mlp_norm")(x))
+    return partitioning.constrain(x, *partitioning.STATES), kept
 
 
 def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> Any:
