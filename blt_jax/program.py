@@ -61,7 +61,8 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   sharding.check_batch_size(config.data.batch_size, accumulate, mesh)
   model = train_state.build_model(settings.make_model_config(config.model))
   optimizer, learning_rate = settings.make_optimizer(config)
-  state = train_state.abstract_state(model, optimizer, mesh)
+  param_dtype = config.optimizer.param_dtype
+  state = train_state.abstract_state(model, optimizer, mesh, param_dtype)
   # Left to the compiler, the state might come out placed otherwise than it went in.
   placed = jax.tree.map(lambda x: x.sharding, state)
   options = dict(donate_argnames="state", out_shardings=(placed, None))
