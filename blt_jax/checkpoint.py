@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import json
 import math
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -55,6 +57,10 @@ class Checkpoints:
       cleanup_tmp_directories=True,
     )
     self._workdir, self._folder = workdir, _folder(workdir)
+    self._is_damaged = False
+    bad = [s for s in _find_steps(self._folder) if not _has_good_metrics(self._folder / str(s))]
+    for step in distributed.gather(bad)[0]:
+      self._set_aside(step, "Its metrics cannot be read.")  # Orbax would not start
     self._manager = ocp.CheckpointManager(
       self._folder, options=options, item_names=("state", "extra")
     )
@@ -106,8 +112,7 @@ class Checkpoints:
     Raises:
       ValueError: a checkpoint is of another model, or none of them can be read.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
-    for step in steps:
+    for step in sorted(self._manager.all_steps(), reverse=True):
       checkpoint, error = None, ""
       try:
         self._check_shapes(step, abstract)
@@ -120,7 +125,8 @@ class Checkpoints:
       if not errors:
         return checkpoint
       self._set_aside(step, errors[0])
-    if steps:
+      self._manager.reload()
+    if self._is_damaged:
       raise ValueError(
         f"None of the checkpoints of {self._workdir} can be read. They are in "
         f"{self._workdir / 'damaged'}; start again in another config.workdir."
@@ -133,11 +139,13 @@ class Checkpoints:
     self._manager.close()
 
   def _read(self, step: int, abstract: TrainState) -> Checkpoint:
-    items = ocp.args.Composite(
-      state=ocp.args.StandardRestore(abstract), extra=ocp.args.JsonRestore()
-    )
-    restored = self._manager.restore(step, args=items)
-    return Checkpoint(step, restored["state"], restored["extra"])
+    """Without waiting for the other processes, which may fail to read it."""
+    folder = self._folder / str(step)
+    handler = ocp.StandardCheckpointHandler(**_alone())
+    with ocp.Checkpointer(handler, **_alone()) as reader:
+      state = reader.restore(folder / "state", args=ocp.args.StandardRestore(abstract))
+    extra = ocp.JsonCheckpointHandler(**_alone()).restore(folder / "extra")
+    return Checkpoint(step, state, extra)
 
   def _check_shapes(self, step: int, abstract: TrainState) -> None:
     """Arrays of other names or shapes are no damage, but a mistake."""
@@ -156,11 +164,12 @@ class Checkpoints:
     logging.error(
       "Checkpoint %d of %s is damaged, trying the one before. %s", step, self._workdir, error
     )
+    self._is_damaged = True
     if distributed.is_lead():
       (self._workdir / "damaged").mkdir(exist_ok=True)
-      (self._folder / str(step)).rename(self._workdir / "damaged" / str(step))
+      place = self._workdir / "damaged" / f"{step}-{time.time():.0f}"
+      (self._folder / str(step)).rename(place)
     distributed.gather(None)  # nobody looks before it is done
-    self._manager.reload()
 
   @contextlib.contextmanager
   def _explaining(self) -> Iterator[None]:
@@ -183,8 +192,7 @@ def find_step(workdir: epath.Path) -> int:
   Raises:
     FileNotFoundError: there is no checkpoint.
   """
-  folder = _folder(workdir)
-  steps = [step.step for step in ocp.path.step.standard_name_format().find_all(folder)]
+  steps = _find_steps(_folder(workdir))
   if not steps:
     raise FileNotFoundError(f"{workdir} holds no checkpoint; train it first.")
   return max(steps)
@@ -225,6 +233,21 @@ def _alone() -> dict[str, Any]:
     primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
   )
   return {"multiprocessing_options": options}
+
+
+def _find_steps(folder: epath.Path) -> list[int]:
+  """Steps of whole checkpoints."""
+  if not folder.exists():
+    return []
+  return [found.step for found in ocp.path.step.standard_name_format().find_all(folder)]
+
+
+def _has_good_metrics(folder: epath.Path) -> bool:
+  metrics = folder / "metrics" / "metrics"
+  try:
+    return not metrics.exists() or "bpb" in json.loads(metrics.read_text())
+  except ValueError:
+    return False
 
 
 def _best(count: int) -> policies.BestN:

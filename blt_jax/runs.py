@@ -109,8 +109,8 @@ def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
 
   Raises:
     ValueError: the folder holds a run of another model.
+    OSError: it cannot be written.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
   text = settings.to_json_best_effort(indent=2)
   if (workdir / _CONFIG).exists():
     old, new = load_config(workdir).model.to_dict(), json.loads(text)["model"]
@@ -120,4 +120,11 @@ def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
         f"{workdir} holds a run of another model: config.model differs in {changed}. "
         "Choose another config.workdir, or remove the old run."
       )
-  atomic.write_text(workdir / _CONFIG, text)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(workdir / _CONFIG, text)
+  except OSError as error:
+    raise OSError(
+      f"config.workdir {workdir} cannot be written: {error}. Choose a folder or a bucket where "
+      "you may write."
+    ) from error

@@ -58,9 +58,7 @@ def _alone(folder):
 )
 def test_processes_train_as_one_does(kind, count, mesh, alone, folder):
   workdir = folder / f"{kind}_{count}_{'_'.join(mesh)}"
-  group = ProcessGroup(
-    count, kind, folder, _settings(folder / "text", workdir, mesh=mesh)
-  )
+  group = ProcessGroup(count, kind, folder, _settings(folder / "text", workdir, mesh=mesh))
   assert group.wait() == [0] * count, group.logs()
   found = losses(workdir)
   assert found.keys() == set(range(1, _STEPS + 1))
@@ -69,9 +67,7 @@ def test_processes_train_as_one_does(kind, count, mesh, alone, folder):
   # It goes on with another mesh, and another number of processes.
   train.train(tiny_config(kind, **_settings(folder / "text", workdir, 9)))
   found = losses(workdir)
-  np.testing.assert_allclose(
-    [found[i] for i in expected], list(expected.values()), rtol=1e-5
-  )
+  np.testing.assert_allclose([found[i] for i in expected], list(expected.values()), rtol=1e-5)
 
 
 def _disturb(group, workdir, rng, signum):
@@ -126,5 +122,5 @@ def test_a_folder_that_cannot_be_made_is_an_error_on_all(folder):
   settings = _settings(folder / "text", folder / "text" / "file_0.py" / "run")
   group = ProcessGroup(2, "byte_lm", folder, settings)
   assert group.wait() == [1, 1]
-  assert "NotADirectoryError" in group.logs()[0]
-  assert "Another process failed: process 0: NotADirectoryError" in group.logs()[1]
+  assert "run cannot be written" in group.logs()[0]
+  assert "Another process failed: process 0: OSError: config.workdir" in group.logs()[1]

@@ -23,7 +23,13 @@ class ProcessGroup:
     self.processes = []
     for i, log in enumerate(self._logs):
       changed = settings_of_last if settings_of_last and i == count - 1 else {}
-      command = [sys.executable, _SCRIPT, kind, folder / "cache", json.dumps(settings | changed)]
+      command = [
+        sys.executable,
+        _SCRIPT,
+        kind,
+        folder / "cache",
+        json.dumps(settings | changed),
+      ]
       environment = os.environ | {
         "XLA_FLAGS": _XLA.format(4 // count),
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
