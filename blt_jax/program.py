@@ -23,6 +23,8 @@ class Program:
     model: the module.
     optimizer: its updates.
     learning_rate: as a function of the step.
+    seed: of fresh parameters.
+    param_dtype: of parameters.
     abstract_state: shapes, dtypes and shardings of the state.
     step: one update, a pure function of state and batch.
     options: how to compile it, for `jax.jit`.
@@ -32,9 +34,17 @@ class Program:
   model: train_state.Model
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
+  seed: int
+  param_dtype: str
   abstract_state: train_state.TrainState
   step: Callable[..., Any]
   options: dict[str, Any]
+
+  def create_state(self) -> train_state.TrainState:
+    """A fresh start, each array directly where it belongs."""
+    return train_state.create_state(
+      self.model, self.optimizer, self.seed, self.mesh, self.param_dtype
+    )
 
   def train_step(self) -> Callable[..., Any]:
     """The compiled update: (state, batch) -> (state, metrics); it donates the state."""
@@ -57,17 +67,24 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     ValueError: the mesh does not fit the devices, the batch or the model.
   """
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
-  accumulate = config.optimizer.accumulate
+  accumulate, param_dtype = config.optimizer.accumulate, config.optimizer.param_dtype
   sharding.check_batch_size(config.data.batch_size, accumulate, mesh)
   model = train_state.build_model(settings.make_model_config(config.model))
   optimizer, learning_rate = settings.make_optimizer(config)
-  param_dtype = config.optimizer.param_dtype
   state = train_state.abstract_state(model, optimizer, mesh, param_dtype)
   # Left to the compiler, the state might come out placed otherwise than it went in.
   placed = jax.tree.map(lambda x: x.sharding, state)
-  options = dict(donate_argnames="state", out_shardings=(placed, None))
-  step = steps.make_train_step(model, optimizer, accumulate)
-  return Program(mesh, model, optimizer, learning_rate, state, step, options)
+  return Program(
+    mesh=mesh,
+    model=model,
+    optimizer=optimizer,
+    learning_rate=learning_rate,
+    seed=config.seed,
+    param_dtype=param_dtype,
+    abstract_state=state,
+    step=steps.make_train_step(model, optimizer, accumulate),
+    options=dict(donate_argnames="state", out_shardings=(placed, None)),
+  )
 
 
 def abstract_batch(config: ConfigDict, mesh: Mesh) -> steps.Batch:
