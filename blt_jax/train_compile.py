@@ -78,13 +78,17 @@ def compile_step(config: ConfigDict, topology: topologies.Topology) -> report.Re
       raise advice.explain(error, config, step_program.mesh) from error
   seconds = time.monotonic() - start
   logging.info("Compiled in %.0f s; adding up", seconds)
-  module = hlo.parse(compiled.as_text())
   mesh, chip = step_program.mesh, topology.chip
+  memory = _memory(step_program.abstract_state, batch, compiled.memory_analysis(), chip)
+  if memory.peak > memory.limit:  # the compiler itself looks at temporary memory alone
+    what = f"{memory.peak / 1e9:.1f} of {memory.limit / 1e9:.1f} GB per chip."
+    raise advice.too_large(what, config, mesh)
+  module = hlo.parse(compiled.as_text())
   done = work.measure(module, kernels.kernel_flops(traced), mesh, chip)
   return report.Report(
     step=_step(config, topology, step_program),
     chip=chip,
-    memory=_memory(step_program.abstract_state, batch, compiled.memory_analysis(), chip),
+    memory=memory,
     flops=_flops(config, done, mesh.size),
     work=done,
     compile_seconds=seconds,

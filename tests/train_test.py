@@ -74,7 +74,7 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
   class Stopped(Exception):
     pass
 
-  real, calls = train.sharding.put_batch, []
+  real, calls = sharding.put_batch, []
 
   def stop_at_the_fifth_batch(*args, **kwargs):
     calls.append(None)
@@ -82,7 +82,7 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
       raise Stopped
     return real(*args, **kwargs)
 
-  monkeypatch.setattr(train.sharding, "put_batch", stop_at_the_fifth_batch)
+  monkeypatch.setattr(sharding, "put_batch", stop_at_the_fifth_batch)
   with pytest.raises(Stopped):
     train.train(_config(kind, text, tmp_path / "cut"))
   monkeypatch.undo()
