@@ -53,11 +53,12 @@ class Embedder(nn.Module):
     look_up = functools.partial(
       hash_tables.lookup_sum, dtype=c.dtype, axes=partitioning.axes_of("hash_rows")
     )
-    # Each device looks up its part of its bytes.
-    inputs = [("hash_rows", None), (None, "batch", "bytes")]
-    return partitioning.per_shard(look_up, inputs, ("batch", "bytes", None))(
-      self.hashes(), rows
-    )
+    # Devices that have the same rows share their bytes, the last one with some to spare.
+    spare = -tokens.shape[1] % partitioning.num_shards("bytes")
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, spare)))
+    inputs, outputs = [("hash_rows", None), (None, "batch", "bytes")], ("batch", "bytes", None)
+    summed = partitioning.per_shard(look_up, inputs, outputs)(self.hashes(), rows)
+    return summed[:, : tokens.shape[1]]
 
   def byte_table(self) -> jax.Array:
     """The embeddings [V, D] of the ids."""

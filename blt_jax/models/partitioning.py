@@ -3,6 +3,7 @@
 `sharding.on_mesh` sets both; without it everything here does nothing.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,6 +33,12 @@ def axes_of(name: str) -> tuple[str, ...]:
     return ()
   axes = mesh_axes((name,))[0] or ()
   return tuple(a for a in ((axes,) if isinstance(axes, str) else axes) if mesh.shape[a] > 1)
+
+
+def num_shards(name: str) -> int:
+  """In how many parts a dimension with a logical name is cut."""
+  axes = axes_of(name)
+  return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in axes)
 
 
 def per_shard(
