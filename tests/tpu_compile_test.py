@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_sharded_blt_step_compiles_for_v4(monkeypatch):
   monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
+  monkeypatch.setitem(os.environ, "ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   topology = topologies.get_topology_desc(
     "v4:2x2x1", platform="tpu", chip_config_name="megacore"
   )

@@ -114,6 +114,25 @@ def test_a_run_of_another_model_is_not_overwritten(finished, text):
   assert (workdir / "config.json").read_text() == before
 
 
+def test_remat_may_change_while_a_model_trains(tmp_path):
+  config = tiny_config("byte_lm")
+  runs.save_config(tmp_path, config)
+  config.model.transformer.update(remat="full", unroll=True)
+  runs.save_config(tmp_path, config)
+  assert runs.load_config(tmp_path).model.transformer.remat == "full"
+
+
+def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
+  narrow = dict(param_dtype="bfloat16", moment_dtype="bfloat16", accumulate=2)
+  config = _config("byte_lm", text, tmp_path / "run", optimizer=narrow)
+  numbers = train.train(config)
+  assert train.train(config) == numbers
+  params = jax.tree.leaves(runs.load_run(tmp_path / "run").params)
+  assert {x.dtype for x in params} == {np.dtype("float32")}
+  for x in params:  # what was stored was narrow
+    np.testing.assert_array_equal(x, x.astype("bfloat16").astype("float32"))
+
+
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs the fake devices of conftest.py")
 @pytest.mark.parametrize(
   ("mesh", "accumulate"),

@@ -89,6 +89,7 @@ class LocalEncoder(nn.Module):
       features = c.vectors_per_patch * c.encoder.dim
       project = layers.Linear(features, ("embed", "heads"), name="patch_projection")
     block_class = transformer.recomputed(transformer.Block, c.encoder)
+    cross_class = transformer.recomputed(layers.CrossAttention, c.encoder)
     patches = None
     for layer in range(c.encoder.num_layers):
       block = block_class(c.encoder, name=f"layers_{layer}")
@@ -99,7 +100,7 @@ class LocalEncoder(nn.Module):
           pooled = patch_attention.pool(x, patch_ids, num_patches, c.pooling)
           patches = _slots(project(pooled), c.vectors_per_patch)
         index = layer if attention.all_layers else 0
-        cross = layers.CrossAttention(
+        cross = cross_class(
           attention,
           c.encoder.norm_epsilon,
           bytes_are_queries=False,
