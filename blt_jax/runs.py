@@ -64,6 +64,12 @@ def load_entropy_model(workdir: str | os.PathLike) -> EntropyModel:
   return EntropyModel(run.model.config, run.params)
 
 
+def _architecture(model):
+  """Settings of a model without those that change only how it is computed."""
+  kept = {k: v for k, v in model.items() if k not in ("remat", "unroll")}
+  return {k: _architecture(v) if isinstance(v, dict) else v for k, v in kept.items()}
+
+
 def load_config(workdir: str | os.PathLike) -> ConfigDict:
   """Reads the settings of a run.
 
@@ -113,7 +119,8 @@ def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
   """
   text = settings.to_json_best_effort(indent=2)
   if (workdir / _CONFIG).exists():
-    old, new = load_config(workdir).model.to_dict(), json.loads(text)["model"]
+    old = _architecture(load_config(workdir).model.to_dict())
+    new = _architecture(json.loads(text)["model"])
     changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     if changed:
       raise ValueError(

@@ -1,5 +1,6 @@
 """Sums of table rows on one device and on meshes: values, gradients, what is sent."""
 
+import dataclasses
 import functools
 import importlib.util
 import math
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from forward import init, stack
 from golden_cases import SAME
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,8 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
 from blt_jax import sharding
-from blt_jax.models import partitioning
+from blt_jax.models import local, partitioning
+from blt_jax.models.config import BLTConfig
 from blt_jax.ops import hash_tables
 
 ROWS, DIM = 512, 4
@@ -161,6 +164,26 @@ def test_gradient_lies_where_the_table_does():
   table, weights = draw(rng)
   _, gradient = on_mesh("all of a slice")(table, np.int32(patterns(rng)["random"]), weights)
   assert {s.data.shape for s in gradient.addressable_shards} == {(ROWS // 8, DIM)}
+
+
+@needs_devices
+@pytest.mark.parametrize("mesh, seq_len", [("slices and tensor", 11), ("all of a slice", 16)])
+def test_embeddings_of_a_model_do_not_depend_on_the_mesh(mesh, seq_len):
+  config = dataclasses.replace(
+    BLTConfig(stack(16, 1), stack(32, 1), stack(16, 1), None, None),
+    hash_vocab_size=50,
+    hash_rows_multiple_of=8,
+  )
+  tokens = np.random.default_rng(4).integers(4, 260, (8, seq_len)).astype(np.int32)
+  params = init(local.Embedder(config), tokens)
+  assert params["hashes"]["embedding"].shape == (304, 16)
+
+  def embed(params, tokens):
+    return local.Embedder(config).apply({"params": params}, tokens)
+
+  want = jax.jit(embed)(params, tokens)
+  got = sharding.jit(embed, sharding.make_mesh(**MESHES[mesh]))(params, tokens)
+  np.testing.assert_allclose(np.asarray(got), np.asarray(want), **SAME)
 
 
 _SENT = re.compile(

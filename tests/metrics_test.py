@@ -156,6 +156,19 @@ def test_a_process_that_does_not_lead_writes_nothing(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_lines_in_a_bucket_are_written_again_with_those_of_before(tmp_path, monkeypatch):
+  monkeypatch.setattr(metrics.files, "is_remote", lambda path: True)
+  for step in (1, 2):
+    writer = metrics.MetricWriter(epath.Path(tmp_path), use_tensorboard=False)
+    writer.write(step, "train", {"loss": 2.0})
+    writer.write(step, "eval", {"loss": 2.5})
+    writer.close()
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+  assert [(n["step"], n["kind"]) for n in lines] == [
+    (1, "train"), (1, "eval"), (2, "train"), (2, "eval")
+  ]  # fmt: skip
+
+
 def test_tensorboard_has_the_names_of_the_lines(tmp_path):
   writer = metrics.MetricWriter(epath.Path(tmp_path))
   writer.write(1, "train", {"loss": 2.0})

@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import tiny_config
 
 from blt_jax import config as settings
-from blt_jax import evaluate, export, loading, patchers, runs, train
+from blt_jax import evaluate, export, loading, patchers, runs, sharding, train
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
 from blt_jax.patching import PatchingConfig
@@ -113,6 +113,25 @@ def test_a_run_of_another_model_is_not_overwritten(finished, text):
   with pytest.raises(ValueError, match="another model.*tie_embeddings"):
     train.train(other)
   assert (workdir / "config.json").read_text() == before
+
+
+def test_remat_may_change_while_a_model_trains(tmp_path):
+  config = tiny_config("byte_lm")
+  runs.save_config(tmp_path, config)
+  config.model.transformer.update(remat="full", unroll=True)
+  runs.save_config(tmp_path, config)
+  assert runs.load_config(tmp_path).model.transformer.remat == "full"
+
+
+def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
+  narrow = dict(param_dtype="bfloat16", moment_dtype="bfloat16", accumulate=2)
+  config = _config("byte_lm", text, tmp_path / "run", optimizer=narrow)
+  numbers = train.train(config)
+  assert train.train(config) == numbers
+  params = jax.tree.leaves(runs.load_run(tmp_path / "run").params)
+  assert {x.dtype for x in params} == {np.dtype("float32")}
+  for x in params:  # what was stored was narrow
+    np.testing.assert_array_equal(x, x.astype("bfloat16").astype("float32"))
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs the fake devices of conftest.py")

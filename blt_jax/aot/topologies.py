@@ -90,6 +90,7 @@ def get_topology(name: str, num_slices: int = 1) -> Topology:
   if shape == "1x1":
     options["chips_per_host_bounds"] = [1, 1, 1]
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # else it asks a metadata server who it is
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # processes need share no chips
   try:
     found = topologies.get_topology_desc(
       platform="tpu", topology_name=f"{family.libtpu}:{shape}", **options

@@ -1,7 +1,7 @@
 """Sizes and options of the models."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from blt_jax import tokenizer
 
@@ -30,8 +30,10 @@ class TransformerConfig:
       divided by the factor of `depth_init`.
     depth_init: "disabled" 1, "current_depth" sqrt(2 (l + 1)), "global_depth"
       sqrt(2 (L + 1)), "dim_ratio" D / 4096.
-    remat: what the backward pass recomputes: "none", "full" (everything), "dots" (all
-      but matrix products with weights).
+    remat: what the backward pass recomputes, from "full" (everything) by "attention",
+      "projections" and "matmuls" (no product with weights, nor attention) to "none";
+      each saves more than the one before, see `transformer.recomputed`. "dots" saves
+      all products with weights and nothing else.
     unroll: write the layers out instead of looping over them: faster on GPU and CPU,
       slower to compile.
   """
@@ -64,6 +66,8 @@ class TransformerConfig:
       raise ValueError(f"num_heads {heads} must be a multiple of num_kv_heads {kv_heads}.")
     if self.window is not None and self.window < 1:
       raise ValueError(f"window is {self.window}; it must be >= 1, or None for all.")
+    if self.remat not in get_args(Remat):
+      raise ValueError(f"Unknown remat {self.remat!r}; choose one of {get_args(Remat)}.")
     object.__setattr__(self, "num_kv_heads", kv_heads)
     if not self.mlp_dim:
       width = int(self.mlp_multiplier * int(8 * self.dim / 3))

@@ -53,11 +53,12 @@ class Embedder(nn.Module):
     look_up = functools.partial(
       hash_tables.lookup_sum, dtype=c.dtype, axes=partitioning.axes_of("hash_rows")
     )
-    # Each device looks up its part of its bytes.
-    inputs = [("hash_rows", None), (None, "batch", "bytes")]
-    return partitioning.per_shard(look_up, inputs, ("batch", "bytes", None))(
-      self.hashes(), rows
-    )
+    # Devices that have the same rows share their bytes, the last one with some to spare.
+    spare = -tokens.shape[1] % partitioning.num_shards("bytes")
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, spare)))
+    inputs, outputs = [("hash_rows", None), (None, "batch", "bytes")], ("batch", "bytes", None)
+    summed = partitioning.per_shard(look_up, inputs, outputs)(self.hashes(), rows)
+    return summed[:, : tokens.shape[1]]
 
   def byte_table(self) -> jax.Array:
     """The embeddings [V, D] of the ids."""
@@ -98,6 +99,7 @@ class LocalEncoder(nn.Module):
       features = c.vectors_per_patch * c.encoder.dim
       project = layers.Linear(features, ("embed", "heads"), name="patch_projection")
     block_class = transformer.recomputed(transformer.Block, c.encoder)
+    cross_class = transformer.recomputed(layers.CrossAttention, c.encoder)
     patches = None
     for layer in range(c.encoder.num_layers):
       block = block_class(c.encoder, name=f"layers_{layer}")
@@ -108,7 +110,7 @@ class LocalEncoder(nn.Module):
           pooled = patch_attention.pool(x, patch_ids, num_patches, c.pooling)
           patches = _slots(project(pooled), c.vectors_per_patch)
         index = layer if attention.all_layers else 0
-        cross = layers.CrossAttention(
+        cross = cross_class(
           attention,
           c.encoder.norm_epsilon,
           bytes_are_queries=False,

@@ -43,6 +43,12 @@ def axes_of(name: str) -> tuple[str, ...]:
   return tuple(a for a in ((axes,) if isinstance(axes, str) else axes) if mesh.shape[a] > 1)
 
 
+def num_shards(name: str) -> int:
+  """In how many parts a dimension with a logical name is cut."""
+  axes = axes_of(name)
+  return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in axes)
+
+
 def per_shard(
   function: Callable[..., Any], inputs: Sequence[Any], outputs: Any
 ) -> Callable[..., Any]:
