@@ -20,13 +20,6 @@ def mesh_axes(names: Names) -> PartitionSpec:
   return nn.logical_to_mesh_axes(names) or PartitionSpec()
 
 
-def num_shards(name: str) -> int:
-  """The number of parts that a dimension with a logical name is cut into."""
-  sizes = jax.sharding.get_abstract_mesh().shape
-  axes = mesh_axes((name,))[:1]
-  return math.prod(sizes[a] for a in jax.tree.leaves(axes)) if sizes else 1
-
-
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   """Places an array, dimension by dimension."""
   if jax.sharding.get_abstract_mesh().empty:
