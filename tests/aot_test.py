@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from blt_jax import chips
-from blt_jax.aot import collectives, hlo, products, topologies, traffic, work
+from blt_jax.aot import collectives, executions, hlo, products, topologies, traffic, work
 
 CHIP = chips.Chip("made up", 1e12, 1e9, 1e9, link_bandwidth=1.0, links=4, network_bandwidth=0.5)
 
@@ -18,7 +18,7 @@ def _compiled(function, *shapes):
 
 
 def _flops(module):
-  return sum(e.count * products.product_flops(module, e) for e in hlo.executions(module))
+  return sum(e.count * products.product_flops(module, e) for e in executions.walk(module))
 
 
 def test_a_scanned_product_counts_as_often_as_it_runs():
@@ -47,7 +47,7 @@ def test_a_loop_of_unknown_length_counts_once_and_is_named():
 
   module = _compiled(function, (8, 16), (16, 16))
   assert _flops(module) == 2 * 8 * 16 * 16
-  assert len(hlo.unknown_loops(module)) == 1
+  assert len(executions.unknown_loops(module)) == 1
 
 
 def test_a_batch_of_products():
@@ -88,7 +88,7 @@ ENTRY %main (x.1: f32[4,8]) -> f32[4,8] {
 def test_trip_counts_come_from_the_condition_and_kernels_may_break_lines():
   module = hlo.parse(LOOP)
   assert list(module.computations) == ["body", "condition", "main"]
-  counts = {e.instruction.name: e.count for e in hlo.executions(module)}
+  counts = {e.instruction.name: e.count for e in executions.walk(module)}
   assert counts["kernel"] == 7 - 2 and counts["loop"] == 1
   assert module.computations["body"]["result"].operands == ("next", "kernel")
 
@@ -167,7 +167,7 @@ def _collective(opcode, size, groups):
   ROOT %c = f32[] {opcode}(%a), channel_id=1, {groups}, use_global_device_ids=true
 }}"""
   )
-  return collectives.find(module, list(hlo.executions(module))[-1], _FakeMesh(), CHIP)
+  return collectives.find(module, list(executions.walk(module))[-1], _FakeMesh(), CHIP)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ SLICES = """ENTRY %main (table: f32[100,8], i: s32[]) -> f32[100,8] {
 
 def test_slices_cost_memory_traffic_of_their_own_size():
   module = hlo.parse(SLICES)
-  bytes_of = {e.instruction.name: traffic.hbm_bytes(module, e) for e in hlo.executions(module)}
+  bytes_of = {e.instruction.name: traffic.hbm_bytes(module, e) for e in executions.walk(module)}
   # Each scalar index is read; a row has 32 bytes, and what is in S(1) costs nothing.
   assert bytes_of["row"] == 32 + 4 + 32
   assert bytes_of["fast"] == 32

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from blt_jax import chips
-from blt_jax.aot import hlo
+from blt_jax.aot import executions, hlo
 
 _KINDS = (
   "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",
@@ -42,7 +42,7 @@ class Collective:
 
 
 def find(
-  module: hlo.Module, execution: hlo.Execution, mesh: jax.sharding.Mesh, chip: chips.Chip
+  module: hlo.Module, execution: executions.Execution, mesh: jax.sharding.Mesh, chip: chips.Chip
 ) -> Collective | None:
   """The exchange that an instruction is; None if it is none.
 
@@ -55,14 +55,14 @@ def find(
   instruction = execution.instruction
   kind = instruction.opcode.removesuffix("-start")
   if kind == _BETWEEN_SLICES:
-    payload = sum(s.num_bytes for s in hlo.operand_shapes(module, execution)[:1])
+    payload = sum(s.num_bytes for s in executions.operand_shapes(module, execution)[:1])
     seconds = payload / chip.network_bandwidth
     return Collective("send", ("slices",), payload, payload, seconds, True)
   if kind not in _KINDS:
     return None
   if kind == "all-reduce" and _keeps_a_part(module, execution):
     kind = "reduce-scatter"
-  shapes = hlo.operand_shapes(module, execution)
+  shapes = executions.operand_shapes(module, execution)
   payload = sum(s.num_bytes for s in shapes)
   group = _group(instruction, kind, mesh.size)
   if kind == "all-gather":

@@ -1,10 +1,10 @@
-"""Reads the text of a compiled program: its computations, and how often each one runs."""
+"""Reads the text of a compiled program."""
 
 import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _START = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$", re.DOTALL)
@@ -14,10 +14,7 @@ _CALLED = re.compile(
   r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%([\w.\-]+)"
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_BODY = re.compile(r"\bbody=%([\w.\-]+)")
-_CONDITION = re.compile(r"\bcondition=%([\w.\-]+)")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_CONSTANT = re.compile(r"-?\d+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,115 +187,3 @@ def _balanced(text, start, end):
       if depth < 0:
         return text[start:i]
   return text[start:]
-
-
-@dataclasses.dataclass(frozen=True)
-class Execution:
-  """An instruction that runs.
-
-  Attributes:
-    instruction: which.
-    computation: it is in.
-    count: times per run of the program.
-    fused: it is a part of a fusion, so that its results are in no memory.
-  """
-
-  instruction: Instruction
-  computation: str
-  count: int
-  fused: bool
-
-
-def executions(module: Module) -> Iterator[Execution]:
-  """All instructions that run, from the entry down.
-
-  Loops run as often as their condition's constant says, those that have none once (see
-  `unknown_loops`); of a conditional, all branches count.
-  """
-  yield from _executions(module, module.entry, 1, fused=False)
-
-
-def _executions(module, computation, count, fused):
-  instructions = module.computations[computation]
-  for instruction in instructions.values():
-    yield Execution(instruction, computation, count, fused)
-    opcode = instruction.opcode
-    if opcode == "while":
-      trips = trip_count(module, instruction, instructions) or 1
-      body = found(_BODY, instruction.attributes)[1]
-      yield from _executions(module, body, count * trips, fused)
-    elif opcode in ("fusion", "call", "conditional", "async-start"):
-      for called in instruction.called:
-        yield from _executions(module, called, count, fused or opcode == "fusion")
-
-
-def trip_count(module: Module, loop: Instruction, around: Computation) -> int | None:
-  """How often a loop runs; None if its text does not say.
-
-  Args:
-    module: the program.
-    loop: a "while".
-    around: the computation that holds it.
-  """
-  known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
-  if known:
-    return int(known[1])
-  condition = module.computations[found(_CONDITION, loop.attributes)[1]]
-  compare = next(i for i in condition.values() if i.is_root)
-  names = list(compare.operands)
-  if compare.opcode == "fusion":  # of the comparison alone, whose parameters are these
-    inner = module.computations[compare.called[0]]
-    compare = next(i for i in inner.values() if i.is_root)
-    names = [_argument(inner[name], names) for name in compare.operands]
-  if compare.opcode != "compare" or "direction=LT" not in compare.attributes:
-    return None
-  index, limit = (condition.get(name) for name in names)
-  end = _constant(limit)
-  if end is None or index is None or index.opcode != "get-tuple-element":
-    return None
-  return max(end - _initial(loop, index, around), 0)
-
-
-def _argument(inner, operands):
-  """The name outside of a fusion of what is `inner` inside."""
-  return operands[int(inner.operands[0])] if inner.opcode == "parameter" else inner.name
-
-
-def _constant(instruction: Instruction | None) -> int | None:
-  if instruction is None or instruction.opcode != "constant":
-    return None
-  value = instruction.operands[0]
-  return int(value) if _CONSTANT.fullmatch(value) else None
-
-
-def _initial(loop: Instruction, index: Instruction, around: Computation) -> int:
-  """The value a loop's counter starts from: 0 unless it is seen to be another."""
-  state = around.get(loop.operands[0])
-  position = int(index.attribute("index"))
-  if state is None or state.opcode != "tuple":
-    return 0
-  start = around.get(state.operands[position])
-  while start is not None and start.opcode in ("copy", "bitcast"):
-    start = around.get(start.operands[0])
-  return _constant(start) or 0
-
-
-def unknown_loops(module: Module) -> list[Instruction]:
-  """Loops whose number of rounds depends on data; they are counted once."""
-  return [
-    e.instruction
-    for e in executions(module)
-    if e.instruction.opcode == "while"
-    and trip_count(module, e.instruction, module.computations[e.computation]) is None
-  ]
-
-
-def operand_shapes(module: Module, execution: Execution) -> Sequence[Shape]:
-  """The arrays that an instruction reads."""
-  instructions = module.computations[execution.computation]
-  return [
-    shape
-    for name in execution.instruction.operands
-    if name in instructions
-    for shape in instructions[name].shapes
-  ]

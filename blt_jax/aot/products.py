@@ -5,12 +5,12 @@ import re
 
 import numpy as np
 
-from blt_jax.aot import hlo
+from blt_jax.aot import executions, hlo
 
 _DIM_LABELS = re.compile(r"(\w+)_(\w+)->(\w+)")
 
 
-def product_flops(module: hlo.Module, execution: hlo.Execution) -> float:
+def product_flops(module: hlo.Module, execution: executions.Execution) -> float:
   """FLOPs of one run of an instruction: 0 unless it is a dot or a convolution."""
   opcode = execution.instruction.opcode
   if opcode == "dot":
@@ -19,7 +19,7 @@ def product_flops(module: hlo.Module, execution: hlo.Execution) -> float:
 
 
 def _dot(module, execution):
-  left = hlo.operand_shapes(module, execution)[0]
+  left = executions.operand_shapes(module, execution)[0]
   contracted = execution.instruction.attribute("lhs_contracting_dims")
   length = math.prod(left.sizes[int(i)] for i in re.findall(r"\d+", contracted))
   return 2.0 * math.prod(execution.instruction.shapes[0].sizes) * length
@@ -27,7 +27,7 @@ def _dot(module, execution):
 
 def _convolution(module, execution):
   instruction = execution.instruction
-  image, kernel = hlo.operand_shapes(module, execution)[:2]
+  image, kernel = executions.operand_shapes(module, execution)[:2]
   names = hlo.found(_DIM_LABELS, instruction.attribute("dim_labels"))
   image_dims, kernel_dims, output_dims = names.groups()
   sizes = dict(zip(output_dims, instruction.shapes[0].sizes, strict=True))

@@ -7,7 +7,7 @@ What the compiler keeps in memories on the chip costs nothing.
 
 import math
 
-from blt_jax.aot import hlo
+from blt_jax.aot import executions, hlo
 
 # Names for a value, or buffers and waits; loops and calls are counted inside.
 _FREE = {
@@ -19,7 +19,7 @@ _FREE = {
 _SLICING = {"dynamic-slice", "slice", "gather"}
 
 
-def hbm_bytes(module: hlo.Module, execution: hlo.Execution) -> int:
+def hbm_bytes(module: hlo.Module, execution: executions.Execution) -> int:
   """Bytes that one run of an instruction reads and writes; 0 inside of fusions."""
   instruction = execution.instruction
   opcode = instruction.opcode
@@ -32,11 +32,11 @@ def hbm_bytes(module: hlo.Module, execution: hlo.Execution) -> int:
   if opcode == "fusion":
     return _fusion(module, execution)
   if opcode == "dynamic-update-slice":
-    return 2 * _in_hbm(hlo.operand_shapes(module, execution)[1:2])
+    return 2 * _in_hbm(executions.operand_shapes(module, execution)[1:2])
   written = _in_hbm(instruction.shapes)
   if opcode in _SLICING:
     return 2 * written
-  return written + _in_hbm(hlo.operand_shapes(module, execution))
+  return written + _in_hbm(executions.operand_shapes(module, execution))
 
 
 def _in_hbm(shapes):
@@ -55,7 +55,7 @@ def _fusion(module, execution):
   for instruction in inner.values():
     for name in instruction.operands:
       users.setdefault(name, []).append(instruction)
-  operands = hlo.operand_shapes(module, execution)
+  operands = executions.operand_shapes(module, execution)
   total, updated = 0, 0
   for parameter in (i for i in inner.values() if i.opcode == "parameter"):
     index = int(parameter.operands[0])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 
 from blt_jax import chips
-from blt_jax.aot import collectives, hlo, kernels, products, traffic
+from blt_jax.aot import collectives, executions, hlo, kernels, products, traffic
 
 _RECOMPUTED = "rematted_computation"  # jax names so what a backward pass does again
 _NO_ARRAY = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
@@ -78,8 +78,10 @@ def measure(
   sums: dict[str, float] = collections.defaultdict(float)
   exchanges: dict[tuple, Exchange] = {}
   buffers: dict[Buffer, None] = {}
-  unknown = {f"a loop, counted once: {i.op_name or i.name}" for i in hlo.unknown_loops(module)}
-  for execution in hlo.executions(module):
+  unknown = {
+    f"a loop, counted once: {i.op_name or i.name}" for i in executions.unknown_loops(module)
+  }
+  for execution in executions.walk(module):
     instruction, count = execution.instruction, execution.count
     product = count * products.product_flops(module, execution)
     kernel = kernels.find(instruction)
