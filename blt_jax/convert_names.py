@@ -39,11 +39,13 @@ class Entry:
     path: of our parameter, joined by "/".
     names: of the foreign arrays, in order.
     join: "one", "stack" along a new first axis (layers) or "concat" along the first.
+    padding: rows at the end of ours that the foreign arrays lack.
   """
 
   path: str
   names: tuple[str, ...]
   join: str = "one"
+  padding: int = 0
 
   @property
   def is_transposed(self) -> bool:
@@ -55,7 +57,7 @@ class Entry:
     if self.join == "stack":
       shape = shape[1:]
     if self.join == "concat":
-      shape = (shape[0] // len(self.names), *shape[1:])
+      shape = ((shape[0] - self.padding) // len(self.names), *shape[1:])
     return shape[::-1] if self.is_transposed else shape
 
   def combine(self, arrays: list[np.ndarray]) -> np.ndarray:
@@ -64,7 +66,10 @@ class Entry:
     arrays = [x.T if self.is_transposed else x for x in arrays]
     if self.join == "stack":
       return np.stack(arrays)
-    return np.concatenate(arrays) if self.join == "concat" else arrays[0]
+    if self.join == "concat":
+      padding = np.zeros((self.padding, *arrays[0].shape[1:]), np.float32)
+      return np.concatenate([*arrays, padding])
+    return arrays[0]
 
   def split(self, array: np.ndarray) -> dict[str, np.ndarray]:
     """Makes the foreign arrays by name; undoes `combine`."""
@@ -72,7 +77,7 @@ class Entry:
     if self.join == "stack":
       pieces = list(array)
     if self.join == "concat":
-      pieces = np.split(array, len(self.names))
+      pieces = np.split(array[: len(array) - self.padding], len(self.names))
     pieces = [np.ascontiguousarray(x.T if self.is_transposed else x) for x in pieces]
     return dict(zip(self.names, pieces, strict=True))
 
@@ -103,13 +108,13 @@ def _blt_entries(config, style) -> Iterator[Entry]:
 
   bytes_name = ("tok_embeddings", "embed_tokens")[style]
   yield Entry("embedder/bytes/embedding", (f"{encoder}.{bytes_name}.weight",))
-  tables = config.hash_functions * len(config.hash_sizes)
+  tables = config.num_hash_tables
   hashes = f"{model}encoder_hash_tok_embedding"
-  if tables and style == META:
-    names = tuple(f"{hashes}.{i}.weight" for i in range(tables))
-    yield Entry("embedder/hashes/embedding", names, "concat")
-  elif tables:
-    yield Entry("embedder/hashes/embedding", (f"{hashes}.weight",))
+  if tables:
+    parts = [f".{i}" for i in range(tables)] if style == META else [""]
+    names = tuple(f"{hashes}{part}.weight" for part in parts)
+    padding = config.hash_rows - tables * config.hash_vocab_size
+    yield Entry("embedder/hashes/embedding", names, "concat", padding)
   for i in range(len(config.ngram_vocab_sizes)):
     yield Entry(
       f"embedder/ngrams_{i}/embedding", (f"{model}encoder_ngram_embedding.{i}.weight",)

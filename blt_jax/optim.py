@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+_DTYPES = ("float32", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
@@ -48,6 +50,10 @@ class OptimizerConfig:
     epsilon: added to the root of the latter.
     weight_decay: decoupled, times the learning rate.
     clip_norm: bound of the global gradient norm, once per update.
+    param_dtype: "float32", or "bfloat16": half the memory, but updates below a 256th of
+      a parameter are lost, as most are late in a run.
+    moment_dtype: in which both means are stored, likewise; computed in float32. With
+      bfloat16, keep `beta2` below 0.99: smaller changes of the second would be lost.
   """
 
   learning_rate: float = 4e-4
@@ -56,6 +62,13 @@ class OptimizerConfig:
   epsilon: float = 1e-8
   weight_decay: float = 0.1
   clip_norm: float = 1.0
+  param_dtype: str = "float32"
+  moment_dtype: str = "float32"
+
+  def __post_init__(self):
+    for name in ("param_dtype", "moment_dtype"):
+      if getattr(self, name) not in _DTYPES:
+        raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {_DTYPES}.")
 
 
 def schedule(config: ScheduleConfig, num_steps: int) -> optax.Schedule:
@@ -128,4 +141,24 @@ def adamw(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransf
     eps=config.epsilon,
     weight_decay=config.weight_decay,
   )
+  update = _store_moments(update, config.moment_dtype)
   return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+
+def _store_moments(inner, dtype):
+  """The same update, its floats stored in `dtype` between steps and float32 within."""
+
+  def cast(tree, dtype):
+    floating = jnp.floating
+    return jax.tree.map(
+      lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, floating) else x, tree
+    )
+
+  def init(params):
+    return cast(inner.init(params), dtype)
+
+  def update(gradients, state, params=None):
+    updates, state = inner.update(gradients, cast(state, jnp.float32), params)
+    return updates, cast(state, dtype)
+
+  return optax.GradientTransformation(init, update)

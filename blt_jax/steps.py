@@ -74,7 +74,8 @@ def make_train_step(
 
   def differentiate(params, batch):
     (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch)
-    return gradients, metrics
+    # Whatever the dtype of parameters, sums over parts and moments take float32.
+    return optax.tree.cast(gradients, jnp.float32), metrics
 
   def accumulated(params, batch):
     parts = jax.tree.map(lambda x: _split_rows(x, accumulate), batch)

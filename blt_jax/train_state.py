@@ -55,18 +55,25 @@ def abstract_params(model: Model) -> Any:
 
 
 def create_state(
-  model: Model, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+  model: Model,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  mesh: Mesh,
+  param_dtype: str = "float32",
 ) -> TrainState:
   """Initialises a run, each array directly where it belongs."""
-  init = _initialiser(model, optimizer, seed)
+  init = _initialiser(model, optimizer, seed, param_dtype)
   return jax.jit(lambda: nn.meta.unbox(init()), out_shardings=_shardings(init, mesh))()
 
 
 def abstract_state(
-  model: Model, optimizer: optax.GradientTransformation, mesh: Mesh
+  model: Model,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  param_dtype: str = "float32",
 ) -> TrainState:
   """Shapes, dtypes and shardings of a run's state, for restoring into."""
-  init = _initialiser(model, optimizer, seed=0)
+  init = _initialiser(model, optimizer, 0, param_dtype)
   shapes = nn.meta.unbox(jax.eval_shape(init))
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -75,9 +82,9 @@ def abstract_state(
   )
 
 
-def _initialiser(model, optimizer, seed):
+def _initialiser(model, optimizer, seed, param_dtype):
   def init() -> TrainState:
-    params = init_params(model, jax.random.key(seed))
+    params = optax.tree.cast(init_params(model, jax.random.key(seed)), param_dtype)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
   return init

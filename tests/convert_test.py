@@ -69,6 +69,10 @@ def test_from_hf_reads_everything():
   kernel = c.params["encoder"]["layers_0"]["attention"]["query"]["kernel"]
   want = hf_arrays()["model.local_encoder.layers.0.self_attn.q_proj.weight"]
   chex.assert_trees_all_equal(np.asarray(kernel), want.T)
+  table = hf_arrays()["model.encoder_hash_tok_embedding.weight"]  # rows that pad it are 0
+  ours = np.asarray(c.params["embedder"]["hashes"]["embedding"])
+  assert len(table) == 6 * 101 and len(ours) == c.config.hash_rows == 8192
+  chex.assert_trees_all_equal(ours, np.pad(table, ((0, 8192 - 606), (0, 0))))
 
 
 def test_converted_trees_have_the_structure_of_new_ones():

@@ -90,7 +90,9 @@ def test_released_sizes():
   )
   assert (config.encoder.mlp_dim, config.latent.mlp_dim) == (2816, 5632)
   tokens, lengths = jnp.zeros((1, 8), jnp.int32), jnp.ones((1, 9), jnp.int32)
-  assert count(BLT(config), tokens, lengths) == 4_533_879_808
+  padding = config.hash_rows - 6 * 500_002
+  assert padding == 367 * 8192 - 3_000_012
+  assert count(BLT(config), tokens, lengths) == 4_533_879_808 + padding * 1024
   entropy = ByteLMConfig(TransformerConfig(dim=768, num_layers=14, num_heads=12, window=512))
   assert count(ByteLM(entropy), tokens) == 99_512_064
 

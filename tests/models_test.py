@@ -215,7 +215,7 @@ def with_stacks(config, **changes):
   return dataclasses.replace(config, **stacks)
 
 
-@pytest.mark.parametrize("remat, unroll", [("full", False), ("dots", True)])
+@pytest.mark.parametrize("remat, unroll", [("full", False), ("matmuls", True)])
 def test_remat_and_unrolling_change_nothing(remat, unroll):
   tokens, lengths, _ = random_batch(2, TINY)
   mask = np.ones(tokens.shape, np.float32)
@@ -248,6 +248,7 @@ def test_bfloat16_keeps_float32_parameters():
     (dict(num_heads=16), "head_dim 1 must be even"),
     (dict(num_kv_heads=3), "num_heads 4 must be a multiple of num_kv_heads 3"),
     (dict(window=0), "window is 0"),
+    (dict(remat="names"), "Unknown remat 'names'; choose one of .*'matmuls'"),
   ],
 )
 def test_transformer_config_errors(changes, message):

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
+from golden_cases import BFLOAT16
 
 from blt_jax import convert, optim, steps, train_state
 from blt_jax.models.blt import BLT
@@ -91,6 +92,51 @@ def test_accumulated_parts_equal_one_batch(meta):
   parts, part_metrics = jax.jit(steps.make_train_step(model, optimizer, 3))(state, batch)
   chex.assert_trees_all_close(whole.params, parts.params, atol=1e-6)
   chex.assert_trees_all_close(whole_metrics, part_metrics, rtol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_gradients_of_narrow_parameters_are_summed_in_float32(meta, accumulate):
+  converted, data = meta
+  keep_gradients = optax.GradientTransformation(
+    init=lambda params: params, update=lambda gradients, state, params: (gradients, gradients)
+  )
+  step = jax.jit(steps.make_train_step(BLT(converted.config), keep_gradients, accumulate))
+
+  def run(dtype):
+    params = optax.tree.cast(converted.params, dtype)
+    state = train_state.TrainState(jnp.zeros((), jnp.int32), params, params)
+    return step(state, _batch(data))[0]
+
+  narrow, wide = run(jnp.bfloat16), run(jnp.float32)
+  chex.assert_trees_all_equal_dtypes(narrow.params, optax.tree.cast(wide.params, jnp.bfloat16))
+  chex.assert_trees_all_equal_dtypes(narrow.opt_state, wide.opt_state)
+  error = optax.tree.norm(jax.tree.map(jnp.subtract, narrow.opt_state, wide.opt_state))
+  assert error / optax.tree.norm(wide.opt_state) < BFLOAT16["rtol"]
+
+
+def test_moments_are_stored_in_their_dtype():
+  params = {"w": jnp.ones((4, 8))}
+  gradients = jax.random.normal(jax.random.key(0), (6, 4, 8))
+
+  def run(dtype):
+    optimizer = optim.adamw(optim.OptimizerConfig(moment_dtype=dtype), lambda step: 1e-2)
+    state, updated = optimizer.init(params), params
+    for gradient in gradients:
+      updates, state = optimizer.update({"w": gradient}, state, updated)
+      updated = optax.apply_updates(updated, updates)
+    return updated, optax.tree.get_all_with_path(state, "mu") + optax.tree.get_all_with_path(
+      state, "nu"
+    )
+
+  (want, _), (got, moments) = run("float32"), run("bfloat16")
+  assert {x["w"].dtype for _, x in moments} == {jnp.dtype("bfloat16")} and len(moments) == 2
+  chex.assert_trees_all_close(got, want, rtol=1e-3)
+  assert abs(got["w"] - params["w"]).min() > 1e-3
+
+
+def test_unknown_dtype_is_named():
+  with pytest.raises(ValueError, match="moment_dtype is 'float16'; choose one of.*bfloat16"):
+    optim.OptimizerConfig(moment_dtype="float16")
 
 
 def test_sums_count_bytes_and_patches():

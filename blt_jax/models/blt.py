@@ -20,7 +20,7 @@ class LatentTransformer(nn.Module):
     """Patches [B, P, patch_dim] to latents [B, P, latent width]."""
     c = self.config
     if c.patch_dim != c.latent.dim:
-      patches = layers.Linear(c.latent.dim, ("heads", "embed"), name="projection")(patches)
+      patches = layers.Linear(c.latent.dim, ("contracted", None), name="projection")(patches)
     return transformer.Transformer(c.latent, name="transformer")(patches, document_ids)
 
 

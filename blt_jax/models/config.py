@@ -1,10 +1,11 @@
 """Sizes and options of the models."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from blt_jax import tokenizer
 
+Remat = Literal["none", "full", "attention", "projections", "matmuls", "dots"]
 DepthInit = Literal["disabled", "current_depth", "global_depth", "dim_ratio"]
 
 
@@ -29,8 +30,10 @@ class TransformerConfig:
       divided by the factor of `depth_init`.
     depth_init: "disabled" 1, "current_depth" sqrt(2 (l + 1)), "global_depth"
       sqrt(2 (L + 1)), "dim_ratio" D / 4096.
-    remat: what the backward pass recomputes: "none", "full" (everything), "dots" (all
-      but matrix products with weights).
+    remat: what the backward pass recomputes, from "full" (everything) by "attention",
+      "projections" and "matmuls" (no product with weights, nor attention) to "none";
+      each saves more than the one before, see `transformer.recomputed`. "dots" saves
+      all products with weights and nothing else.
     unroll: write the layers out instead of looping over them: faster on GPU and CPU,
       slower to compile.
   """
@@ -48,7 +51,7 @@ class TransformerConfig:
   rope_theta: float = 10_000.0
   init_std: float | None = None
   depth_init: DepthInit = "disabled"
-  remat: Literal["none", "full", "dots"] = "none"
+  remat: Remat = "none"
   unroll: bool = False
 
   def __post_init__(self):
@@ -63,6 +66,8 @@ class TransformerConfig:
       raise ValueError(f"num_heads {heads} must be a multiple of num_kv_heads {kv_heads}.")
     if self.window is not None and self.window < 1:
       raise ValueError(f"window is {self.window}; it must be >= 1, or None for all.")
+    if self.remat not in get_args(Remat):
+      raise ValueError(f"Unknown remat {self.remat!r}; choose one of {get_args(Remat)}.")
     object.__setattr__(self, "num_kv_heads", kv_heads)
     if not self.mlp_dim:
       width = int(self.mlp_multiplier * int(8 * self.dim / 3))
@@ -137,6 +142,8 @@ class BLTConfig:
     hash_sizes: the n of the hashed n-grams; empty for none.
     hash_vocab_size: buckets per table.
     hash_functions: hash functions per size.
+    hash_rows_multiple_of: the tables together get rows that are never looked up, so that
+      their number is a multiple of this: it must divide evenly over the devices of a slice.
     ngram_vocab_sizes: rows of each frequency n-gram table, `hashing.TABLE_OFFSET`
       included; the model then takes `ngram_ids`.
     vocab_size: V.
@@ -158,6 +165,7 @@ class BLTConfig:
   hash_sizes: tuple[int, ...] = (3, 4, 5, 6, 7, 8)
   hash_vocab_size: int = 500_002
   hash_functions: int = 1
+  hash_rows_multiple_of: int = 8192  # whole tiles of 8 rows on up to 1024 devices
   ngram_vocab_sizes: tuple[int, ...] = ()
   vocab_size: int = tokenizer.VOCAB_SIZE
   document_masks: bool = True
@@ -170,6 +178,10 @@ class BLTConfig:
       raise ValueError(
         f"The decoder continues from the encoder's bytes: widths {self.encoder.dim} and "
         f"{self.decoder.dim} must be equal."
+      )
+    if self.hash_rows_multiple_of < 1:
+      raise ValueError(
+        f"hash_rows_multiple_of is {self.hash_rows_multiple_of}; it must be >= 1."
       )
     pooling = set(self.pooling.split("_"))
     if not pooling <= {"avg", "mean", "min", "max"} or {"avg", "mean"} <= pooling:
@@ -187,6 +199,17 @@ class BLTConfig:
         f"Without project_latent, latent.dim {self.latent.dim} must be "
         f"{self.decoder_slots} * decoder.dim {self.decoder.dim}."
       )
+
+  @property
+  def num_hash_tables(self) -> int:
+    """One for each size and hash function."""
+    return self.hash_functions * len(self.hash_sizes)
+
+  @property
+  def hash_rows(self) -> int:
+    """Rows of all hash tables together."""
+    multiple = self.hash_rows_multiple_of
+    return -(-self.num_hash_tables * self.hash_vocab_size // multiple) * multiple
 
   @property
   def decoder_slots(self) -> int:

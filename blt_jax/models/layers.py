@@ -10,7 +10,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
+from blt_jax.models import partitioning
 from blt_jax.models.config import CrossAttentionConfig, TransformerConfig
 from blt_jax.ops import attention, norm, patch_attention, rope
 
@@ -22,7 +24,7 @@ def fan_in_std(fan_in: int) -> float:
   return fan_in**-0.5
 
 
-def truncated_normal(std: Any, *axes: str) -> Callable[..., Any]:
+def truncated_normal(std: Any, *axes: str | None) -> Callable[..., Any]:
   """Initialiser cut at three `std`, with a logical name for each axis."""
   init = nn.initializers.truncated_normal(std, lower=-3.0, upper=3.0)
   return nn.with_logical_partitioning(init, axes)
@@ -32,7 +34,7 @@ class Linear(nn.Module):
   """x [..., in] -> [..., features], without bias."""
 
   features: int
-  axes: tuple[str, str]
+  axes: tuple[str, str | None]
   std: Std = fan_in_std
 
   @nn.compact
@@ -42,7 +44,8 @@ class Linear(nn.Module):
     kernel = self.param("kernel", init, (fan_in, self.features), jnp.float32)
     # As a product of two matrices: its gradient is several times faster on CPU.
     flat = jnp.dot(x.reshape(-1, fan_in), kernel.astype(x.dtype))
-    return flat.reshape(*x.shape[:-1], self.features)
+    # Named for policies of recomputation. Heads apart would take twice the memory on TPUs.
+    return checkpoint_name(flat.reshape(*x.shape[:-1], self.features), self.name)
 
 
 class RMSNorm(nn.Module):
@@ -62,7 +65,7 @@ class Embedding(nn.Module):
 
   rows: int
   dim: int
-  axes: tuple[str, str] = ("vocab", "embed")
+  axes: tuple[str, str | None] = ("vocab", "embed")
 
   @nn.compact
   def __call__(self) -> jax.Array:
@@ -95,28 +98,54 @@ class SelfAttention(nn.Module):
     query = rope.apply_rope(project("query", c.num_heads), rope_table)
     key = rope.apply_rope(project("key", c.num_kv_heads), rope_table)
     value = project("value", c.num_kv_heads)
-    mixed = attention.attention(
-      query, key, value, window=c.window, document_ids=document_ids, past=past
-    ).reshape(batch, seq_len, -1)
+    if past is None:
+      mixed = self._attend(query, key, value, document_ids)
+    else:
+      mixed = attention.attention(
+        query, key, value, window=c.window, document_ids=document_ids, past=past
+      )
+    mixed = mixed.reshape(batch, seq_len, -1)
     # The reference scales the output matrix by the width of the model as well.
-    output = Linear(dim, ("heads", "embed"), lambda _: self.std(dim), name="output")
+    output = Linear(dim, ("contracted", None), lambda _: self.std(dim), name="output")
     kept = None
     if past is not None and document_ids is not None:
       kept = attention.keep(past, attention.Past(key, value, document_ids))
     return output(mixed), kept
 
+  def _attend(self, query, key, value, document_ids):
+    """On each device alone, since the partitioner cannot split kernels."""
+
+    def attend(query, key, value, document_ids):
+      return attention.attention(
+        query, key, value, window=self.config.window, document_ids=document_ids
+      )
+
+    parts = partitioning.num_shards("heads")
+    if key.shape[2] % parts:
+      raise ValueError(
+        f"num_kv_heads {key.shape[2]} must be a multiple of the {parts} devices that share "
+        "heads; change it or config.mesh.tensor."
+      )
+    heads = ("batch", None, "heads", None)
+    on_shards = partitioning.per_shard(attend, [heads] * 3 + [("batch", None)], heads)
+    return on_shards(query, key, value, document_ids)
+
 
 class MLP(nn.Module):
-  """SwiGLU over [..., D]."""
+  """SwiGLU over [B, S, D]."""
 
   hidden_dim: int
   std: Std = fan_in_std
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    gate = Linear(self.hidden_dim, ("embed", "mlp"), self.std, name="gate")(x)
-    up = Linear(self.hidden_dim, ("embed", "mlp"), self.std, name="up")(x)
-    return Linear(x.shape[-1], ("mlp", "embed"), self.std, name="down")(nn.silu(gate) * up)
+
+    def widen(name):
+      wide = Linear(self.hidden_dim, ("embed", "mlp"), self.std, name=name)(x)
+      return partitioning.constrain(wide, "batch", None, "mlp")
+
+    hidden = nn.silu(widen("gate")) * widen("up")
+    return Linear(x.shape[-1], ("contracted", None), self.std, name="down")(hidden)
 
 
 class CrossAttention(nn.Module):
@@ -156,4 +185,6 @@ class CrossAttention(nn.Module):
       patch_attention.bytes_attend if self.bytes_are_queries else patch_attention.patches_attend
     )
     mixed = attend(query, key, value, patch_ids, c.window).reshape(*x.shape[:-1], -1)
-    return x + Linear(dim, ("heads", "embed"), lambda _: self.std(dim), name="output")(mixed)
+    mixed = checkpoint_name(mixed, attention.SAVED_AS)
+    output = Linear(dim, ("contracted", None), lambda _: self.std(dim), name="output")
+    return x + output(mixed)

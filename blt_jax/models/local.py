@@ -3,16 +3,18 @@
 Reference: Meta `model/local_models.py` and `model/blt.py`.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from blt_jax import hashing
-from blt_jax.models import layers, transformer
+from blt_jax.models import layers, partitioning, transformer
 from blt_jax.models.config import BLTConfig
-from blt_jax.ops import patch_attention
+from blt_jax.ops import hash_tables, patch_attention
 
 
 class Embedder(nn.Module):
@@ -22,11 +24,9 @@ class Embedder(nn.Module):
 
   def setup(self):
     c = self.config
-    tables = c.hash_functions * len(c.hash_sizes)
     self.bytes = layers.Embedding(c.vocab_size, c.encoder.dim)
-    if tables:  # one table, since it spreads more evenly over devices than many
-      rows = tables * c.hash_vocab_size
-      self.hashes = layers.Embedding(rows, c.encoder.dim, ("hash_rows", "embed"))
+    if c.hash_rows:  # one table, since it spreads more evenly over devices than many
+      self.hashes = layers.Embedding(c.hash_rows, c.encoder.dim, ("hash_rows", None))
     self.ngrams = [layers.Embedding(rows, c.encoder.dim) for rows in c.ngram_vocab_sizes]
 
   def __call__(self, tokens: jax.Array, ngram_ids: jax.Array | None = None) -> jax.Array:
@@ -39,20 +39,36 @@ class Embedder(nn.Module):
         f"has {len(ids_by_table)}; look ids up with hashing.NgramTable."
       )
     embeddings = self.bytes()[tokens]
-    if c.hash_sizes:
-      ids = hashing.ngram_hash_ids(
-        jnp.asarray(tokens), c.hash_sizes, c.hash_vocab_size, c.hash_functions
-      )
-      table = self.hashes()
-      for i in range(len(ids)):
-        embeddings += table[ids[i] + i * c.hash_vocab_size]
+    if c.hash_rows:
+      embeddings += self._hash_embeddings(jnp.asarray(tokens))
     for ngrams, ids in zip(self.ngrams, ids_by_table, strict=True):
       embeddings += ngrams()[ids]
-    return embeddings.astype(c.dtype)
+    return partitioning.constrain(embeddings.astype(c.dtype), "batch", None, None)
+
+  def _hash_embeddings(self, tokens):
+    """The sum of the embeddings of hashed n-grams, float32 [B, S, D]."""
+    c = self.config
+    ids = hashing.ngram_hash_ids(tokens, c.hash_sizes, c.hash_vocab_size, c.hash_functions)
+    rows = ids + np.arange(len(ids), dtype=np.int32)[:, None, None] * c.hash_vocab_size
+    look_up = functools.partial(
+      hash_tables.lookup_sum, dtype=c.dtype, axes=partitioning.axes_of("hash_rows")
+    )
+    # Devices that have the same rows share their bytes, the last one with some to spare.
+    spare = -tokens.shape[1] % partitioning.num_shards("bytes")
+    rows = jnp.pad(rows, ((0, 0), (0, 0), (0, spare)))
+    inputs, outputs = [("hash_rows", None), (None, "batch", "bytes")], ("batch", "bytes", None)
+    summed = partitioning.per_shard(look_up, inputs, outputs)(self.hashes(), rows)
+    return summed[:, : tokens.shape[1]]
 
   def byte_table(self) -> jax.Array:
     """The embeddings [V, D] of the ids."""
     return self.bytes()
+
+
+def _slots(patches, count):
+  """[B, P, K * D] -> [B, P, K, D], gathered once, not wherever heads are cut anew."""
+  patches = partitioning.constrain(patches, *partitioning.STATES)
+  return patches.reshape(*patches.shape[:2], count, -1)
 
 
 class LocalEncoder(nn.Module):
@@ -80,9 +96,10 @@ class LocalEncoder(nn.Module):
     table = transformer.position_table(c.encoder, x.shape[1])
     attention = c.encoder_cross
     if attention:
-      slots = (c.vectors_per_patch, c.encoder.dim)
-      project = layers.Linear(slots[0] * slots[1], ("embed", "heads"), name="patch_projection")
+      features = c.vectors_per_patch * c.encoder.dim
+      project = layers.Linear(features, ("embed", "heads"), name="patch_projection")
     block_class = transformer.recomputed(transformer.Block, c.encoder)
+    cross_class = transformer.recomputed(layers.CrossAttention, c.encoder)
     patches = None
     for layer in range(c.encoder.num_layers):
       block = block_class(c.encoder, name=f"layers_{layer}")
@@ -91,9 +108,9 @@ class LocalEncoder(nn.Module):
       if attention and (is_last or attention.all_layers):
         if patches is None or c.repool:
           pooled = patch_attention.pool(x, patch_ids, num_patches, c.pooling)
-          patches = project(pooled).reshape(*pooled.shape[:2], *slots)
+          patches = _slots(project(pooled), c.vectors_per_patch)
         index = layer if attention.all_layers else 0
-        cross = layers.CrossAttention(
+        cross = cross_class(
           attention,
           c.encoder.norm_epsilon,
           bytes_are_queries=False,
@@ -156,11 +173,11 @@ class LocalDecoder(nn.Module):
       document_ids: int [B, S] or None.
     """
     c = self.config
-    slots, dim = c.decoder_slots, c.decoder.dim
     if c.project_latent:
-      projection = layers.Linear(slots * dim, ("embed", "heads"), name="patch_projection")
+      features = c.decoder_slots * c.decoder.dim
+      projection = layers.Linear(features, ("embed", "heads"), name="patch_projection")
       latents = projection(latents)
-    patches = latents.reshape(*latents.shape[:2], slots, dim)
+    patches = _slots(latents, c.decoder_slots)
     table = transformer.position_table(c.decoder, x.shape[1])
     indices = jnp.arange(c.decoder.num_layers)
     if c.decoder_cross and c.decoder_cross.all_layers:

@@ -3,6 +3,7 @@
 `sharding.on_mesh` sets both; without it everything here does nothing.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 Names = tuple[str | None, ...]  # a logical name for each dimension
+STATES: Names = ("batch", None, None)  # [B, S or P, D], the residual stream
 
 
 def mesh_axes(names: Names) -> PartitionSpec:
@@ -23,6 +25,21 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, mesh_axes(names))
+
+
+def axes_of(name: str) -> tuple[str, ...]:
+  """The mesh axes, of more than one device, that a logical name spreads over."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return ()
+  axes = mesh_axes((name,))[0] or ()
+  return tuple(a for a in ((axes,) if isinstance(axes, str) else axes) if mesh.shape[a] > 1)
+
+
+def num_shards(name: str) -> int:
+  """In how many parts a dimension with a logical name is cut."""
+  axes = axes_of(name)
+  return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in axes)
 
 
 def per_shard(

@@ -6,13 +6,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from blt_jax.models import layers
+from blt_jax.models import layers, partitioning
 from blt_jax.models.config import TransformerConfig
 from blt_jax.ops import attention, rope
 
-_REMAT_POLICIES = {
-  "full": None,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+# What the backward pass finds saved, by the names of `layers.Linear`.
+_ATTENTION = (attention.SAVED_AS,)
+_PROJECTIONS = (*_ATTENTION, "query", "key", "value", "output")
+_SAVED = {
+  "full": (),
+  "attention": _ATTENTION,
+  "projections": _PROJECTIONS,
+  "matmuls": (*_PROJECTIONS, "gate", "up"),
 }
 
 
@@ -56,18 +61,39 @@ class Block(nn.Module):
     mlp = layers.MLP(c.mlp_dim, std, name="mlp")
     normed = layers.RMSNorm(c.norm_epsilon, name="attention_norm")(x)
     attended, kept = attend(normed, rope_table, document_ids, past)
-    x = x + attended
-    return x + mlp(layers.RMSNorm(c.norm_epsilon, name="mlp_norm")(x)), kept
+    x = partitioning.constrain(x + attended, *partitioning.STATES)
+    x = x + mlp(layers.RMSNorm(c.norm_epsilon, name="mlp_norm")(x))
+    return partitioning.constrain(x, *partitioning.STATES), kept
 
 
 def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> Any:
   """The module class `layer` with its backward pass as `config.remat` says.
 
-  Outside a loop the compiler must be kept from merging both computations.
+  What the backward pass finds per position and layer, and how many products with weights
+  there are then, relative to "none" (latent transformer of the 1B model):
+
+    "full"         the layer's input, D                           1.26
+    "attention"    also N H of attention and its logsumexps       1.26
+    "projections"  also queries, keys, values, output, about 4 D  1.15
+    "matmuls"      also gate and up, 2 F                          1
+    "dots"         all products with weights, 6 D + 2 F           1
+
+  Attention itself runs once more with "full" and "dots"; everywhere but on TPUs, its
+  scores are computed again with all policies.
+
+  Args:
+    layer: module class.
+    config: says what to recompute.
+    in_loop: whether layers are looped over. Outside a loop the compiler must be kept from
+      merging both computations.
   """
   if config.remat == "none":
     return layer
-  return nn.remat(layer, policy=_REMAT_POLICIES[config.remat], prevent_cse=not in_loop)
+  if config.remat == "dots":
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  else:
+    policy = jax.checkpoint_policies.save_only_these_names(*_SAVED[config.remat])
+  return nn.remat(layer, policy=policy, prevent_cse=not in_loop)
 
 
 def stacked(

@@ -5,9 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
-from blt_jax.ops import gpu_attention
+from blt_jax.ops import gpu_attention, tpu_attention
 
+SAVED_AS = "attention"  # what a remat policy may save: outputs, and on TPUs logsumexps
 _MASKED = np.finfo(np.float32).min
 
 
@@ -39,7 +41,8 @@ def attention(
 ) -> jax.Array:
   """Softmax attention of each position to itself and what came before it.
 
-  Time and memory are O(S * window) with a window, O(S * S) without.
+  Time and memory are O(S * window) with a window, O(S * S) without; on TPUs, the memory
+  is O(S). Under a mesh of TPUs it has to be called on each device's shard.
 
   Args:
     query: [B, S, N, H].
@@ -53,6 +56,10 @@ def attention(
     [B, S, N, H] in the dtype of `query`; softmax in float32.
   """
   batch, seq_len, heads, head_dim = query.shape
+  if past is None and _on_tpus():
+    return tpu_attention.splash_attention(
+      query, key, value, window=window, document_ids=document_ids, saved_as=SAVED_AS
+    )
   grouped = query.reshape(batch, seq_len, key.shape[2], -1, head_dim)
   if past is not None:
     output = _resumed(grouped, key, value, window, document_ids, past)
@@ -60,7 +67,7 @@ def attention(
     output = _full(grouped, key, value, document_ids)
   else:
     output = _banded(grouped, key, value, window, document_ids)
-  return output.reshape(batch, seq_len, heads, head_dim)
+  return checkpoint_name(output.reshape(batch, seq_len, heads, head_dim), SAVED_AS)
 
 
 def first_visible(document_ids: jax.Array, window: int) -> jax.Array:
@@ -76,6 +83,15 @@ def keep(past: Past, row: Past) -> Past:
   window = past.key.shape[1]
   both = (jnp.concatenate(parts, axis=1)[:, -window:] for parts in zip(past, row, strict=True))
   return Past(*both)
+
+
+def _on_tpus():
+  """Whether the mesh in force is one of TPUs.
+
+  Not `platform_dependent`: the backward pass would keep what each of its branches needs.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device is not None and device.platform == "tpu"
 
 
 def _resumed(query, key, value, window, document_ids, past):

@@ -1,0 +1,85 @@
+"""Bytes that a compiled program reads from and writes to a chip's main memory.
+
+Counted at the borders of fusions. A fusion that takes a slice of an array reads that slice,
+one that writes a slice into an array writes that slice, a gather reads the rows it gets.
+What the compiler keeps in memories on the chip costs nothing.
+"""
+
+import math
+
+from blt_jax.aot import executions, hlo
+
+# Names for a value, or buffers and waits; loops and calls are counted inside.
+_FREE = {
+  "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call",
+  "conditional", "after-all", "partition-id", "replica-id", "iota", "opt-barrier",
+  "copy-done", "slice-done", "dynamic-slice-done", "dynamic-update-slice-done",
+  "async-done", "async-update", "send-done", "recv-done",
+}  # fmt: skip
+_SLICING = {"dynamic-slice", "slice", "gather"}
+
+
+def hbm_bytes(module: hlo.Module, execution: executions.Execution) -> int:
+  """Bytes that one run of an instruction reads and writes; 0 inside of fusions."""
+  instruction = execution.instruction
+  opcode = instruction.opcode
+  if execution.fused or opcode in _FREE or "AllocateBuffer" in instruction.attributes:
+    return 0
+  if opcode.endswith(("-start", "-done")) and not opcode.startswith(("copy", "slice")):
+    return 0 if opcode.endswith("-done") else _in_hbm(instruction.shapes)
+  if opcode in ("copy-start", "slice-start"):
+    return _transfer(instruction)
+  if opcode == "fusion":
+    return _fusion(module, execution)
+  if opcode == "dynamic-update-slice":
+    return 2 * _in_hbm(executions.operand_shapes(module, execution)[1:2])
+  written = _in_hbm(instruction.shapes)
+  if opcode in _SLICING:
+    return 2 * written
+  return written + _in_hbm(executions.operand_shapes(module, execution))
+
+
+def _in_hbm(shapes):
+  return sum(shape.num_bytes for shape in shapes if shape.in_hbm)
+
+
+def _transfer(instruction):
+  """Between memories, or within the main one: the smaller side is what moves."""
+  moved = min(shape.num_bytes for shape in instruction.shapes[:2])
+  return moved * sum(shape.in_hbm for shape in instruction.shapes[:2])
+
+
+def _fusion(module, execution):
+  inner = module.computations[execution.instruction.called[0]]
+  users: dict[str, list[hlo.Instruction]] = {}
+  for instruction in inner.values():
+    for name in instruction.operands:
+      users.setdefault(name, []).append(instruction)
+  operands = executions.operand_shapes(module, execution)
+  total, updated = 0, 0
+  for parameter in (i for i in inner.values() if i.opcode == "parameter"):
+    index = int(parameter.operands[0])
+    if index < len(operands) and operands[index].in_hbm:
+      read, written = _touched(inner, users, parameter)
+      total += read + written
+      updated += parameter.num_bytes if written else 0
+  return total + max(_in_hbm(execution.instruction.shapes) - updated, 0)
+
+
+def _touched(inner, users, value):
+  """Bytes of a fusion's operand that are read, and that are overwritten in place."""
+  read = written = 0
+  for user in users.get(value.name, ()):
+    if user.opcode in ("bitcast", "reshape") and math.prod(user.shapes[0].sizes):
+      more = _touched(inner, users, user)
+      read, written = read + more[0], written + more[1]
+    elif user.opcode in _SLICING and user.operands[0] == value.name:
+      read += user.num_bytes
+    elif user.opcode == "dynamic-update-slice" and user.operands[0] == value.name:
+      written += inner[user.operands[1]].num_bytes
+    elif user.opcode == "scatter" and user.operands[0] == value.name:
+      changed = inner[user.operands[2]].num_bytes
+      read, written = read + changed, written + changed
+    else:
+      return value.num_bytes, written
+  return min(read, value.num_bytes), min(written, value.num_bytes)

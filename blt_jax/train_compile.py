@@ -1,0 +1,165 @@
+"""Compiles the train step for a TPU slice, on a machine without TPUs, and says if it fits.
+
+  python -m blt_jax.train_compile --config=configs/tpu_v4.py --topology=v4-128
+  python -m blt_jax.train_compile --config=configs/tpu_v4.py:8b --topology=v4-256 --slices=2
+
+Needs libtpu (`pip install 'blt_jax[tpu]'`) and minutes; JAX_COMPILATION_CACHE_DIR=FOLDER
+keeps what was compiled. Exit status 1: it does not fit.
+"""
+
+import contextlib
+import json
+import math
+import pathlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from blt_jax import atomic, flops, logs, program
+from blt_jax import config as settings
+from blt_jax.aot import advice, hlo, kernels, report, topologies, work
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="File with the settings.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "Slice, such as v4-128 or v6e:8x8.")
+_SLICES = flags.DEFINE_integer("slices", None, "Slices; by default config.mesh.slices.")
+_JSON = flags.DEFINE_string("json", None, "File for the numbers.")
+
+_HEARTBEAT = 30  # seconds between signs of life
+
+
+def main(argv: list[str]) -> None:
+  """Reads the flags, compiles and reports."""
+  del argv
+  logs.show_progress()
+  if _CONFIG.value is None or _TOPOLOGY.value is None:
+    raise app.UsageError("Give --config=configs/tpu_v4.py and --topology=v4-128")
+  jax.config.update("jax_platforms", "cpu")  # a TPU at hand is not for this
+  config = _CONFIG.value
+  if _SLICES.value:
+    config.mesh.slices = _SLICES.value
+  topology = topologies.get_topology(_TOPOLOGY.value, config.mesh.slices)
+  try:
+    result = compile_step(config, topology)
+  except advice.OutOfMemoryError as error:
+    print(error, file=sys.stderr)
+    sys.exit(1)
+  print(report.to_text(result))
+  if _JSON.value:
+    atomic.write_text(pathlib.Path(_JSON.value), json.dumps(result.to_dict(), indent=2))
+
+
+def compile_step(config: ConfigDict, topology: topologies.Topology) -> report.Report:
+  """Compiles the step that `config` trains with.
+
+  Args:
+    config: the whole settings.
+    topology: the chips.
+
+  Raises:
+    ValueError: the settings do not fit each other or the topology.
+    OutOfMemoryError: a chip's memory is too small; says what to change.
+  """
+  step_program = program.make_program(config, topology.devices)
+  batch = program.abstract_batch(config, step_program.mesh)
+  start = time.monotonic()
+  logging.info("Tracing the step for %d x %s", len(topology.devices), topology.chip.device_kind)
+  traced = step_program.trace(batch)
+  lowered = traced.lower()
+  with _signs_of_life("Compiling"):
+    try:
+      compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+      raise advice.explain(error, config, step_program.mesh) from error
+  seconds = time.monotonic() - start
+  logging.info("Compiled in %.0f s; adding up", seconds)
+  mesh, chip = step_program.mesh, topology.chip
+  memory = _memory(step_program.abstract_state, batch, compiled.memory_analysis(), chip)
+  if memory.peak > memory.limit:  # the compiler itself looks at temporary memory alone
+    what = f"{memory.peak / 1e9:.1f} of {memory.limit / 1e9:.1f} GB per chip."
+    raise advice.too_large(what, config, mesh)
+  module = hlo.parse(compiled.as_text())
+  done = work.measure(module, kernels.kernel_flops(traced), mesh, chip)
+  return report.Report(
+    step=_step(config, topology, step_program),
+    chip=chip,
+    memory=memory,
+    flops=_flops(config, done, mesh.size),
+    work=done,
+    compile_seconds=seconds,
+  )
+
+
+@contextlib.contextmanager
+def _signs_of_life(what: str) -> Iterator[None]:
+  """Says every half minute that something goes on."""
+  start, over = time.monotonic(), threading.Event()
+
+  def speak():
+    logging.info("%s (minutes for large models)", what)
+    while not over.wait(_HEARTBEAT):
+      logging.info("%s, %.0f s so far", what, time.monotonic() - start)
+
+  speaker = threading.Thread(target=speak, daemon=True)
+  speaker.start()
+  try:
+    yield
+  finally:
+    over.set()
+    speaker.join()
+
+
+def _step(config, topology, step_program):
+  shape = settings.make_batch_shape(config)
+  return report.Step(
+    topology=topology.name,
+    num_slices=topology.num_slices,
+    mesh=dict(step_program.mesh.shape),
+    num_parameters=sum(x.size for x in jax.tree.leaves(step_program.abstract_state.params)),
+    batch_size=shape.batch_size,
+    seq_len=shape.seq_len,
+    num_patches=shape.num_patches,
+    accumulate=config.optimizer.accumulate,
+  )
+
+
+def _memory(state, batch, analysis, chip):
+  return report.Memory(
+    parameters=bytes_per_chip(state.params),
+    optimizer=bytes_per_chip(state.opt_state),
+    batch=bytes_per_chip(batch),
+    temporary=analysis.temp_size_in_bytes,
+    peak=analysis.peak_memory_in_bytes,
+    limit=chip.hbm_bytes,
+  )
+
+
+def bytes_per_chip(tree: Any) -> int:
+  """Bytes of a chip's shards of a tree of shapes."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+  )
+
+
+def _flops(config, done, num_chips):
+  shape = settings.make_batch_shape(config)
+  model = settings.make_model_config(config.model)
+  patch_size = max(shape.seq_len / shape.num_patches, 1.0)
+  paper = flops.flops_per_byte(model, patch_size, shape.seq_len)
+  row = flops.model_flops(model, shape.seq_len, shape.num_patches)
+  return report.Flops(
+    products=done.product_flops,
+    kernels=done.kernel_flops,
+    recomputed=done.recomputed_flops,
+    model=row * shape.batch_size / num_chips,
+    paper=3 * paper * shape.batch_size * shape.seq_len / num_chips,
+  )
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,42 @@
+"""The paper's recipe (section 4), for the configs of the generations of TPUs.
+
+Text is scored once by an entropy model (`blt_jax.score_entropies`) and read with its
+entropies, so that hosts only pack.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import blt_1b, blt_8b
+
+MODELS = {"1b": blt_1b, "8b": blt_8b}
+CONTEXTS = {"1b": 8192, "8b": 16_384}  # bytes
+BATCH_BYTES = 2**24
+
+
+def get_recipe(size: str, remat: str) -> ConfigDict:
+  """Settings of a size but for the mesh.
+
+  Args:
+    size: "1b" or "8b".
+    remat: policy of all stacks.
+
+  Raises:
+    ValueError: an unknown size.
+  """
+  if size not in MODELS:
+    raise ValueError(f"Unknown size {size!r}; choose one of {sorted(MODELS)}.")
+  config = MODELS[size].get_config()
+  config.num_steps = 60_000  # a trillion bytes
+  config.data.path = "gs://BUCKET/scored"
+  config.patching.entropies = "stored"
+  config.patching.entropy_model = "gs://BUCKET/runs/entropy"
+  config.data.seq_len = CONTEXTS[size]
+  config.data.batch_size = BATCH_BYTES // CONTEXTS[size]
+  # 4.5 bytes per patch, in whole multiples of 32.
+  config.data.num_patches = -(-CONTEXTS[size] * 2 // 9 // 32) * 32
+  config.data.num_workers = 16
+  config.optimizer.learning_rate = 4e-4
+  config.schedule.warmup_steps = 2000
+  for stack in (config.model.encoder, config.model.latent, config.model.decoder):
+    stack.remat = remat
+  return config

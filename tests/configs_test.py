@@ -1,0 +1,59 @@
+"""Every config builds, and those of pods divide the slices that they name."""
+
+import importlib
+import importlib.util
+import pathlib
+
+import pytest
+
+from blt_jax import config as settings
+from blt_jax import sharding
+from blt_jax.aot import topologies
+
+FOLDER = pathlib.Path(__file__).parent.parent / "configs"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "pods")
+PODS = [
+  ("tpu_v4", "1b", "v4-128"),
+  ("tpu_v4", "8b", "v4-256"),
+  ("tpu_v5p", "1b", "v5p-128"),
+  ("tpu_v5p", "8b", "v5p-256"),
+  ("tpu_v6e", "1b", "v6e-64"),
+  ("tpu_v6e", "8b", "v6e-256"),
+  ("tpu_entropy", None, "v4-32"),
+]
+
+
+def _get(name, size=None):
+  module = importlib.import_module(f"configs.{name}")
+  return module.get_config(*([size] if size else []))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_builds_its_parts(name):
+  config = _get(name)
+  settings.make_model_config(config.model)
+  settings.make_patching_config(config.patching, threshold=1.0)
+  settings.make_batch_shape(config)
+  settings.make_optimizer(config)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+@pytest.mark.parametrize(("name", "size", "topology"), PODS)
+def test_pods_divide_their_slices(name, size, topology):
+  config = _get(name, size)
+  mesh = sharding.make_mesh(**config.mesh, devices=topologies.get_topology(topology).devices)
+  sharding.check_batch_size(config.data.batch_size, config.optimizer.accumulate, mesh)
+
+
+@pytest.mark.parametrize("size", ["1b", "8b"])
+def test_the_papers_recipe(size):
+  config = _get("tpu_v4", size)
+  assert config.data.batch_size * config.data.seq_len == 2**24
+  assert 4.4 < config.data.seq_len / config.data.num_patches < 4.5
+  assert (config.optimizer.learning_rate, config.schedule.warmup_steps) == (4e-4, 2000)
+  assert (config.schedule.name, config.schedule.min_ratio) == ("cosine", 0.0)
+
+
+def test_unknown_sizes_are_errors():
+  with pytest.raises(ValueError, match="Unknown size '3b'; choose one of .*1b.*8b"):
+    _get("tpu_v4", "3b")
