@@ -120,7 +120,8 @@ class SelfAttention(nn.Module):
         query, key, value, window=self.config.window, document_ids=document_ids, past=past
       )
 
-    rows, heads = ("batch", None), ("batch", None, "heads", None)
+    rows: Any = ("batch", None)
+    heads: Any = (*rows, "heads", None)
     inputs = (heads, heads, heads, rows, past and attention.Past(heads, heads, rows))
     on_shards = partitioning.per_shard(attend, inputs, outputs=heads)
     return on_shards(query, key, value, document_ids, past)
