@@ -17,8 +17,8 @@ import subprocess
 import sys
 import time
 
-NUM_WORKERS = 2  # of a slice
-_DEVICES = 2  # of a worker
+NUM_WORKERS = 1  # of a slice
+_DEVICES = 4  # of a worker
 
 
 def main(argv):
@@ -250,6 +250,8 @@ def _workers(cloud, node, worker):
         "PYTHON": str(cloud.folder / "python"),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={_DEVICES}",
+        "JAX_COMPILATION_CACHE_DIR": str(cloud.folder / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_COORDINATOR_ADDRESS": f"localhost:{request['port']}",
         "JAX_NUM_PROCESSES": str(len(request["nodes"]) * NUM_WORKERS),
         "JAX_PROCESS_ID": str(first + i),
