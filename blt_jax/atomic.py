@@ -1,11 +1,12 @@
 """Files that are whole or not there."""
 
 import os
-import pathlib
+
+from etils import epath
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
+def write_text(path: epath.Path, text: str) -> None:
   """Writes aside and renames, so that a file cut short never looks whole."""
   partial = path.with_suffix(f".{os.getpid()}.partial")  # processes may share the folder
   partial.write_text(text + "\n")
-  partial.rename(path)
+  partial.replace(path)

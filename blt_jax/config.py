@@ -39,8 +39,11 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.invalid_utf8 = "keep"  # documents as the bytes they are; or "drop"
   data.max_document_bytes = 65_536  # longer text files become several documents
   data.shuffle_window = 10_000  # documents; for what cannot be shuffled globally
-  data.num_workers = 0  # processes that patch documents; 0: a thread of this one
+  data.num_workers = 0  # processes that patch each stream; 0: a thread of this one
+  data.num_streams = placeholder(int)  # of documents, for the rows of a batch; see below
   data.pool_size = 256  # documents open at once while rows are filled
+  # A batch does not depend on the number of processes if num_streams, which they share, does
+  # not. By default as many as processes that share a batch when the run began.
   data.batch_size = 8  # rows in a batch, over all devices
   data.seq_len = 4096  # S, byte slots in a row
   data.num_patches = placeholder(int)  # P, patch slots in a row; by default S / 4, or S + 1
@@ -68,10 +71,17 @@ def get_config(kind: str = "blt") -> ConfigDict:
   config.checkpoint = checkpoint = ConfigDict()
   checkpoint.every_steps = 1000
   checkpoint.keep = 2  # newest checkpoints to keep
+  checkpoint.keep_every = placeholder(int)  # steps; also keep those at multiples of it
+  checkpoint.best = 1  # also keep so many of the lowest held-out bits per byte
 
   config.logging = logging = ConfigDict()
   logging.every_steps = 10
   logging.tensorboard = True
+  logging.max_loss_jump = 5.0  # nats per target; a run stops when a step is so much worse
+
+  config.profile = profile = ConfigDict()
+  profile.start = 0  # first step of a trace for xprof, in workdir/profile; 0: none
+  profile.steps = 3  # in the trace
 
   config.eval = evaluation = ConfigDict()
   evaluation.every_steps = 1000  # held-out bits per byte; it also runs at the end
@@ -175,6 +185,11 @@ def make_patching_config(
   if fields["threshold"] is None:
     fields["threshold"] = threshold
   return _build(patching.PatchingConfig, fields)
+
+
+def kept_checkpoints(config: ConfigDict) -> dict[str, Any]:
+  """Which checkpoints `config.checkpoint` keeps."""
+  return {name: config.checkpoint[name] for name in ("keep", "keep_every", "best")}
 
 
 def make_batch_shape(config: ConfigDict) -> BatchShape:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-import jax
 from ml_collections import ConfigDict
 
 from blt_jax.data import mixture, scored, sources
@@ -13,29 +12,29 @@ Parts: TypeAlias = dict[str, tuple[Dataset, float]]
 
 
 class Corpus(NamedTuple):
-  """Documents to learn from, endless and shuffled, and documents to test on, in order."""
+  """The sources of a run: name -> documents and weight."""
 
-  train: Dataset
-  heldout: Dataset
+  train: Parts
+  heldout: Parts
+  shuffle_window: int
+
+  def stream(self, seed: int, index: int = 0, count: int = 1) -> Dataset:
+    """Documents to learn from, endless and shuffled: one of `count` disjoint streams."""
+    return mixture.mix(self.train, seed, self.shuffle_window, host=(index, count))
+
+  def test_documents(self) -> Dataset:
+    """Documents to test on, once and in order."""
+    return mixture.mix(self.heldout, seed=None, num_epochs=1)
 
 
-def open_corpus(data: ConfigDict, seed: int) -> Corpus:
-  """Opens the text of a run; each host gets its share of the training documents.
-
-  Args:
-    data: `config.data`.
-    seed: of the order of training documents.
+def open_corpus(data: ConfigDict) -> Corpus:
+  """Opens the text of a run, `config.data`.
 
   Raises:
     FileNotFoundError: a path is missing.
     ValueError: bad input, or too little text to hold some out.
   """
-  parts, heldout = open_parts(data)
-  host = (jax.process_index(), jax.process_count())
-  return Corpus(
-    mixture.mix(parts, seed, data.shuffle_window, host=host),
-    mixture.mix(heldout, seed=None, num_epochs=1),
-  )
+  return Corpus(*open_parts(data), data.shuffle_window)
 
 
 def open_parts(data: ConfigDict) -> tuple[Parts, Parts]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from blt_jax import metrics, sharding, steps, train_state
+from blt_jax import distributed, metrics, sharding, steps, train_state
 from blt_jax.data.pipeline import Batch
 
 
@@ -22,7 +22,8 @@ class Evaluator:
     mesh: Mesh,
     max_batches: int | None = None,
   ):
-    self._batches = list(itertools.islice(batches, max_batches))
+    own = list(itertools.islice(batches, max_batches))
+    self._batches = own[: min(distributed.gather(len(own)))]  # as many on all processes
     self._mesh = mesh
     self._sums = sharding.jit(lambda params, batch: steps.sums(model, params, batch), mesh)
 

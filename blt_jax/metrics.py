@@ -2,14 +2,14 @@
 
 import json
 import math
-import pathlib
-import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
-import numpy as np
 import tensorboardX
+from etils import epath
+
+from blt_jax import flops
+from blt_jax.models.config import BLTConfig, ByteLMConfig
 
 Numbers = dict[str, float]
 
@@ -31,68 +31,48 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
   }
 
 
-class Meter:
-  """Adds up the metrics of steps and reports every few, one step late.
+class Speed:
+  """Rates of training, of all chips and of each."""
 
-  Reading a metric waits for its step; reading those of the steps before the newest
-  leaves the device busy meanwhile.
-  """
+  def __init__(
+    self, config: BLTConfig | ByteLMConfig, seq_len: int, devices: Sequence[jax.Device]
+  ):
+    """Takes the model, bytes in a row, and the chips that train it."""
+    self._config, self._seq_len, self._num_chips = config, seq_len, len(devices)
+    self._peak = flops.peak_flops(devices[0].device_kind)
 
-  def __init__(self, every_steps: int):
-    self._every = every_steps
-    self._pending: list[Any] = []
-    self._since = time.monotonic()
-    self._waited = 0.0
+  def __call__(self, sums: Mapping[str, float], seconds: float) -> Numbers:
+    """Rates of what `sums`, as of `steps.sums`, took.
 
-  def add(self, metrics: Mapping[str, jax.Array], waited: float) -> Numbers | None:
-    """Takes the metrics of the newest step; reports when enough are there.
-
-    Args:
-      metrics: of the step, on the devices.
-      waited: seconds that the step waited for its batch.
+    Returns:
+      `bytes_per_second` of all chips, `chip_bytes_per_second` and
+      `chip_patches_per_second` of one, padding left out; and `mfu`, the share of the chips'
+      peak FLOPs that the model needs by the paper's formula, where the peak is known.
     """
-    self._pending.append(metrics)
-    self._waited += waited
-    return self._report(self._every) if len(self._pending) > self._every else None
-
-  def flush(self) -> Numbers | None:
-    """Reports what is left."""
-    return self._report(len(self._pending)) if self._pending else None
-
-  def restart_clock(self) -> None:
-    """Leaves the time since the last report out of the rates."""
-    self._since, self._waited = time.monotonic(), 0.0
-
-  def _report(self, count: int) -> Numbers:
-    steps = jax.device_get(self._pending[:count])
-    del self._pending[:count]
-    if not all(np.isfinite(s["nats"]) for s in steps):
-      raise FloatingPointError(
-        f"The loss became NaN or infinite within the last {count} steps; lower "
-        "config.optimizer.learning_rate, or continue from the newest checkpoint."
-      )
-    totals = {k: np.sum([s[k] for s in steps], dtype=np.float64) for k in steps[0]}
-    seconds = time.monotonic() - self._since
-    waited, self._waited = self._waited, 0.0
-    self._since += seconds
-    return summarise(totals) | {
-      "grad_norm": float(steps[-1]["grad_norm"]),
-      "bytes_per_second": float(totals["bytes"] / seconds),
-      "step_seconds": seconds / count,
-      "data_wait": waited / seconds,  # share of the time
+    rate = float(sums["bytes"] / seconds / self._num_chips)
+    numbers = {
+      "bytes_per_second": rate * self._num_chips,
+      "chip_bytes_per_second": rate,
+      "chip_patches_per_second": float(sums["patches"] / seconds / self._num_chips),
     }
+    if self._peak is not None:
+      patch_size = max(float(sums["inputs"] / max(sums["patches"], 1)), 1.0)
+      forward = flops.flops_per_byte(self._config, patch_size, self._seq_len)
+      numbers["mfu"] = 3 * forward * rate / self._peak
+    return numbers
 
 
 class MetricWriter:
   """Writes numbers to `metrics.jsonl` and TensorBoard events in a run's folder."""
 
-  def __init__(self, workdir: pathlib.Path, use_tensorboard: bool = True):
-    self._file = (workdir / "metrics.jsonl").open("a", buffering=1)
+  def __init__(self, workdir: epath.Path, use_tensorboard: bool = True):
+    self._file = (workdir / "metrics.jsonl").open("a")
     self._board = tensorboardX.SummaryWriter(str(workdir)) if use_tensorboard else None
 
   def write(self, step: int, prefix: str, numbers: Mapping[str, float]) -> None:
     """Writes numbers under `prefix`, "train" or "eval", as of `step`."""
     self._file.write(json.dumps({"step": step, "kind": prefix, **numbers}) + "\n")
+    self._file.flush()
     if self._board is not None:
       for name, value in numbers.items():
         self._board.add_scalar(f"{prefix}/{name}", value, step)
@@ -108,9 +88,10 @@ def progress_line(step: int, num_steps: int, numbers: Mapping[str, float]) -> st
   """One line for the console, with the time that is left."""
   left = (num_steps - step) * numbers["step_seconds"]
   minutes, seconds = divmod(round(left), 60)
+  mfu = f"MFU {numbers['mfu']:.1%}  " if "mfu" in numbers else ""
   return (
     f"step {step}/{num_steps}  loss {numbers['loss']:.3f}  bpb {numbers['bpb']:.3f}  "
-    f"{numbers['bytes_per_second'] / 1000:.1f} kB/s  "
+    f"{numbers['bytes_per_second'] / 1000:.1f} kB/s  {mfu}"
     f"patch {numbers['patch_size']:.2f} B  data wait {numbers['data_wait']:.1%}  "
     f"lr {numbers['learning_rate']:.2e}  ETA {minutes}:{seconds:02d}"
   )

@@ -3,16 +3,18 @@
 import dataclasses
 import json
 import os
-import pathlib
+import time
 from typing import Any, NamedTuple
 
+from etils import epath
 from ml_collections import ConfigDict
 
-from blt_jax import atomic, checkpoint, config, train_state
+from blt_jax import atomic, checkpoint, config, distributed, train_state
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
 
 _CONFIG = "config.json"
+_SEEN_AFTER = 60  # seconds until network disks show what another host wrote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ def load_run(workdir: str | os.PathLike) -> Run:
   settings = load_config(workdir)
   model = train_state.build_model(config.make_model_config(settings.model))
   abstract = train_state.abstract_params(model)
-  return Run(settings, model, checkpoint.load_params(pathlib.Path(workdir), abstract))
+  return Run(settings, model, checkpoint.load_params(epath.Path(workdir), abstract))
 
 
 def load_entropy_model(workdir: str | os.PathLike) -> EntropyModel:
@@ -68,19 +70,47 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
   Raises:
     FileNotFoundError: the folder holds no run.
   """
-  path = pathlib.Path(workdir) / _CONFIG
+  path = epath.Path(workdir) / _CONFIG
   if not path.exists():
     raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); train it first.")
   return ConfigDict(json.loads(path.read_text()))
 
 
-def save_config(workdir: pathlib.Path, settings: ConfigDict) -> None:
+def find_setting(workdir: str | os.PathLike, section: str, name: str) -> Any:
+  """A setting that a run began with; None if it has none or there is no run yet."""
+  if not (epath.Path(workdir) / _CONFIG).exists():
+    return None
+  return load_config(workdir).get(section, {}).get(name)
+
+
+def share_config(workdir: epath.Path, settings: ConfigDict) -> None:
+  """Has process 0 write the settings of a run into its folder; all processes call it.
+
+  Raises:
+    ValueError: as `save_config`.
+    FileNotFoundError: another process does not see the folder.
+  """
+  with distributed.failing_together():
+    if distributed.is_lead():
+      save_config(workdir, settings)
+  with distributed.failing_together():
+    deadline = time.monotonic() + _SEEN_AFTER
+    while not (workdir / _CONFIG).exists():
+      if time.monotonic() > deadline:
+        raise FileNotFoundError(
+          f"config.workdir {workdir} must be one folder that all hosts see, on a shared disk "
+          "or in a bucket; what process 0 wrote there is not there."
+        )
+      time.sleep(1)
+
+
+def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
   """Writes the settings of a run into its folder, which it makes.
 
   Raises:
     ValueError: the folder holds a run of another model.
+    OSError: it cannot be written.
   """
-  workdir.mkdir(parents=True, exist_ok=True)
   text = settings.to_json_best_effort(indent=2)
   if (workdir / _CONFIG).exists():
     old, new = load_config(workdir).model.to_dict(), json.loads(text)["model"]
@@ -90,4 +120,11 @@ def save_config(workdir: pathlib.Path, settings: ConfigDict) -> None:
         f"{workdir} holds a run of another model: config.model differs in {changed}. "
         "Choose another config.workdir, or remove the old run."
       )
-  atomic.write_text(workdir / _CONFIG, text)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(workdir / _CONFIG, text)
+  except OSError as error:
+    raise OSError(
+      f"config.workdir {workdir} cannot be written: {error}. Choose a folder or a bucket where "
+      "you may write."
+    ) from error

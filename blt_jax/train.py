@@ -3,31 +3,32 @@
   python -m blt_jax.train --config=configs/quickstart.py
   python -m blt_jax.train --config=configs/quickstart.py:entropy --config.num_steps=100
 
-The same command continues a run that was stopped.
+The same command continues a run that was stopped. On several hosts it runs on each of them;
+see `distributed.start`. SIGTERM saves a checkpoint at the next step and ends with status 0.
 """
 
-import functools
-import pathlib
-import time
+import contextlib
 
-import jax
 from absl import app, logging
+from etils import epath
 from ml_collections import ConfigDict, config_flags
 
+from blt_jax import config as settings
 from blt_jax import (
-  checkpoint,
-  corpus,
+  distributed,
   logs,
   metrics,
-  patchers,
+  profiling,
   runs,
   sharding,
   steps,
   train_state,
 )
-from blt_jax import config as settings
-from blt_jax.data import pipeline
+from blt_jax.checkpoint import Checkpoints
 from blt_jax.evaluation import Evaluator
+from blt_jax.feed import Feed
+from blt_jax.run_log import make_run_log
+from blt_jax.stopwatch import Stopwatch
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="File with the settings.")
 
@@ -38,91 +39,86 @@ def main(argv: list[str]) -> None:
   logs.show_progress()
   if _CONFIG.value is None:
     raise app.UsageError("Give the settings: --config=configs/quickstart.py")
-  train(_CONFIG.value)
+  distributed.start()
+  with distributed.ending_together():
+    train(_CONFIG.value)
 
 
-def train(config: ConfigDict) -> metrics.Numbers:
-  """Trains as `config` says; returns the held-out numbers of the end."""
-  # --- Mesh and model
-  mesh = sharding.make_mesh(**config.mesh)
-  shape = settings.make_batch_shape(config)
-  sharding.check_batch_size(shape.batch_size, config.optimizer.accumulate, mesh)
-  model = train_state.build_model(settings.make_model_config(config.model))
-  optimizer, learning_rate = settings.make_optimizer(config)
+def train(config: ConfigDict) -> metrics.Numbers | None:
+  """Trains as `config` says; returns the held-out numbers of the end, None if preempted."""
+  distributed.check_same(config)
+  with distributed.failing_together():
+    # --- Mesh and model
+    mesh = sharding.make_mesh(**config.mesh)
+    sharding.check_batch_size(config.data.batch_size, config.optimizer.accumulate, mesh)
+    model = train_state.build_model(settings.make_model_config(config.model))
+    optimizer, learning_rate = settings.make_optimizer(config)
 
-  # --- Data: worker processes patch documents, threads pack and place batches ahead
-  patcher = patchers.load_patcher(config.patching, corpus.stored_manifests(config.data))
-  patch = patcher.documents()
-  documents = corpus.open_corpus(config.data, config.seed)
-  batches = pipeline.prefetch(
-    pipeline.training_batches(documents.train, patch, shape, config.data.num_workers),
-    functools.partial(sharding.put_batch, mesh=mesh),
+    # --- Data: worker processes patch documents, threads pack and place batches ahead
+    feed = Feed(config, mesh)
+
+  # --- The run's folder
+  workdir = epath.Path(config.workdir)
+  runs.share_config(workdir, config)
+  checkpoints = Checkpoints(workdir, **settings.kept_checkpoints(config))
+
+  # --- State: continue from the run's newest checkpoint that can be read, else start
+  restored = checkpoints.restore(train_state.abstract_state(model, optimizer, mesh))
+  step, state, extra = restored or (
+    0,
+    train_state.create_state(model, optimizer, config.seed, mesh),
+    {},
   )
-  heldout = pipeline.evaluation_batches(documents.heldout, patch, shape)
-
-  # --- The run's folder; a threshold found by calibration becomes one of its settings
-  workdir = pathlib.Path(config.workdir)
-  if patcher.config.scheme == "entropy":
-    config.patching.threshold = patcher.config.threshold
-  runs.save_config(workdir, config)
-  checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
-  writer = metrics.MetricWriter(workdir, config.logging.tensorboard)
-
-  # --- State: continue from the run's newest checkpoint, else start
-  if checkpoints.latest_step is not None:
-    abstract = train_state.abstract_state(model, optimizer, mesh)
-    state = checkpoints.restore(abstract, batches)
-    logging.info("Continuing %s at step %d of %d.", workdir, state.step, config.num_steps)
-  else:
-    state = train_state.create_state(model, optimizer, config.seed, mesh)
-  num_params = sum(x.size for x in jax.tree.leaves(state.params))
-  logging.info("%s parameters, %d devices.", f"{num_params:,}", mesh.size)
+  batches = feed.training_batches(step, extra.get("data"))
+  stopwatch = Stopwatch(**extra.get("time", {}))
+  log = make_run_log(config, model, mesh, learning_rate, stopwatch)
+  log.start(step, state.params)
 
   # --- Compiled functions
-  train_step = sharding.jit(
-    steps.make_train_step(model, optimizer, config.optimizer.accumulate),
-    mesh,
-    donate_argnames="state",
+  train_step = profiling.Profiled(
+    sharding.jit(
+      steps.make_train_step(model, optimizer, config.optimizer.accumulate),
+      mesh,
+      donate_argnames="state",
+    ),
+    workdir / "profile",
+    **config.profile,
   )
-  evaluate = Evaluator(model, heldout, mesh, config.eval.max_batches)
+  evaluate = Evaluator(model, feed.heldout_batches(), mesh, config.eval.max_batches)
 
   # --- Loop: nothing waits for the device but the reports and what follows them
-  def report(step: int, numbers: metrics.Numbers | None) -> None:
-    if numbers is None:
-      return
-    numbers["learning_rate"] = float(learning_rate(step - 1))
-    writer.write(step, "train", numbers)
-    logging.info(metrics.progress_line(step, config.num_steps, numbers))
-
-  def evaluate_now(step: int) -> metrics.Numbers:
-    report(step, meter.flush())
-    numbers = evaluate(state.params)
-    writer.write(step, "eval", numbers)
-    logging.info("Held-out bits per byte at step %d: %.4f", step, numbers["bpb"])
-    meter.restart_clock()
+  def evaluate_now() -> metrics.Numbers:
+    log.flush()
+    with stopwatch.paused("eval"):
+      numbers = evaluate(state.params)
+    log.evaluation(step, numbers)
     return numbers
 
-  meter = metrics.Meter(config.logging.every_steps)
-  try:
-    for step in range(int(state.step) + 1, config.num_steps + 1):
-      waiting_since = time.monotonic()
-      batch = next(batches)
-      waited = time.monotonic() - waiting_since
-      state, step_metrics = train_step(state, batch)
-      report(step - 1, meter.add(step_metrics, waited))
+  def save(bpb: float | None = None) -> None:
+    log.flush()  # raises if a loss was bad; and a run continued from here has no hole in it
+    with stopwatch.paused("checkpoint"):
+      checkpoints.save(step, state, {"data": feed.state(), "time": stopwatch.state}, bpb)
+
+  with contextlib.closing(log), contextlib.closing(checkpoints), contextlib.closing(feed):
+    while step < config.num_steps:
+      with stopwatch.waiting():
+        batch = next(batches)
+      step += 1
+      state, step_metrics = train_step(step, state, batch)
+      log.add(step, step_metrics, batch)
+      checkpoints.check()
+      if distributed.preempted(step):
+        save()
+        checkpoints.wait()
+        logging.info("Preempted at step %d", step)
+        return None
       if step == config.num_steps:
         break
+      bpb = evaluate_now()["bpb"] if step % config.eval.every_steps == 0 else None
       if step % config.checkpoint.every_steps == 0:
-        report(step, meter.flush())  # a run continued from here has no hole in its log
-        checkpoints.save(state, batches)
-      if step % config.eval.every_steps == 0:
-        evaluate_now(step)
-    numbers = evaluate_now(int(state.step))
-    checkpoints.save(state, batches)
-  finally:  # whatever happened, what is being written gets written
-    batches.close()
-    checkpoints.close()
-    writer.close()
+        save(bpb)
+    numbers = evaluate_now()
+    save(numbers["bpb"])
   return numbers
 
 

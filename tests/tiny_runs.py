@@ -1,4 +1,8 @@
-"""Settings of runs that train in seconds."""
+"""Runs that train in seconds: settings, text, losses."""
+
+import json
+import os
+import pathlib
 
 from ml_collections import ConfigDict
 
@@ -22,3 +26,25 @@ def tiny_config(kind: str, **settings_of_run) -> ConfigDict:
   config.logging.update(every_steps=1, tensorboard=False)
   config.update(settings_of_run)
   return config
+
+
+def write_text(folder: pathlib.Path, num_files: int = 20) -> pathlib.Path:
+  """Some files of Python; held-out text is whole files."""
+  folder.mkdir()
+  for i in range(num_files):
+    lines = [f"def function_{i}_{n}(x): return x + {n}\n" for n in range(20)]
+    (folder / f"file_{i}.py").write_text("".join(lines))
+  return folder
+
+
+def losses(workdir: os.PathLike) -> dict[int, float]:
+  """Loss by step; a step that ran again must have given the same."""
+  by_step: dict[int, float] = {}
+  for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines():
+    try:
+      numbers = json.loads(line)
+    except json.JSONDecodeError:
+      continue  # cut short by a kill
+    if numbers["kind"] == "train":
+      assert by_step.setdefault(numbers["step"], numbers["loss"]) == numbers["loss"]
+  return by_step

@@ -1,6 +1,7 @@
 """Documents transformed in worker processes, in the order they have without."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -45,6 +46,7 @@ def _in_processes(dataset: grain.IterDataset, num_workers: int) -> grain.IterDat
 def _start_worker(worker_index: int, worker_count: int) -> None:
   """Runs first in each worker process."""
   del worker_index, worker_count
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a whole group: the parent decides
   os.environ["CUDA_VISIBLE_DEVICES"] = ""
   jax.config.update("jax_platforms", "cpu")
   threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()

@@ -1,0 +1,45 @@
+"""The weights of a run without what only training needs.
+
+python -m blt_jax.export --run=runs/mine/blt --output=FOLDER
+
+The folder is a run to all programs but `train`. Large models want JAX_PLATFORMS=cpu.
+"""
+
+import argparse
+
+from absl import logging
+from etils import epath
+
+from blt_jax import checkpoint, logs, runs
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Writes the folder."""
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--run", required=True, help="folder of the run")
+  parser.add_argument("--output", required=True, help="folder to make")
+  args = parser.parse_args(argv)
+  logs.show_progress()
+  export(args.run, args.output)
+
+
+def export(workdir: str, output: str) -> None:
+  """Exports the newest checkpoint of a run.
+
+  Raises:
+    FileNotFoundError: there is no run, or no checkpoint.
+    ValueError: the output exists.
+  """
+  source, target = epath.Path(workdir), epath.Path(output)
+  if target.exists():
+    raise ValueError(f"--output={output} exists; name a new folder, or remove it.")
+  step, run = checkpoint.find_step(source), runs.load_run(source)
+  checkpoint.save_params(target, step, run.params)
+  if (source / "threshold.json").exists():
+    (source / "threshold.json").copy(target / "threshold.json")
+  runs.save_config(target, run.config)  # last: without it the folder is no run
+  logging.info("The weights of %s at step %d are in %s.", workdir, step, output)
+
+
+if __name__ == "__main__":
+  main()
