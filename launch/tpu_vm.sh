@@ -27,7 +27,8 @@
 #   --ssh_flag=FLAG      another for gcloud compute tpus tpu-vm ssh and scp; repeatable
 #   --config...=VALUE    settings of the run, as python -m blt_jax.train takes them
 #   --poll=SECONDS       from one look at the TPU to the next; default: 30
-#   --max_failures=N     of a run within an hour after which watch gives up; default: 3
+#   --max_failures=N     watch gives up a run that fails more often, never an hour in between;
+#                        default: 3
 #   --logs=FOLDER        for logs; default: runs/logs
 #   --dry_run            prints the commands and runs nothing
 #   --help               prints this
@@ -88,4 +89,4 @@ else
 fi
 
 source launch/tpu_vm_steps.sh
-"$subcommand"
+"$subcommand"; exit  # in one line, which is read before a long watch

@@ -38,13 +38,15 @@ look_at() {  # DEFAULT queued-resources|tpu-vm NAME FORMAT: sets `state`
   fi
 }
 
+state=''
 look() {  # sets `state`: the request's, or once it is ACTIVE a node's that is not READY
-  local node
+  local node before=$state
   look_at ABSENT queued-resources "$name" state.state
   for node in "${nodes[@]}"; do
     [[ $dry_run || $state == ACTIVE || $state == READY ]] || break
     look_at TERMINATED tpu-vm "$node" state
   done
+  [ "$state" = "$before" ] || say "$name is $state."
 }
 
 look_at_run() {  # prints a line for each worker
@@ -59,24 +61,24 @@ create() {
       "that TPU, choose another name, or go on with the subcommand watch."
     return "$code"
   }
-  local before=''
   while look; [[ ! $dry_run && $state != READY ]]; do
-    [ "$state" = "$before" ] || say "$name is $state."
-    before=$state
-    case $state in FAILED | SUSPENDED | PREEMPTED | TERMINATED) explain; return 1 ;; esac
+    case $state in FAILED | SUSPENDED | PREEMPTED | TERMINATED) why; return 1 ;; esac
     sleep "$poll"
   done
-  say "$name is ready."
 }
 
-explain() {
-  say "$name is $state. $(describe queued-resources "$name" state.failedData.error.message)"
+why() {  # a request failed
+  say "$(describe queued-resources "$name" state.failedData.error.message)"
+}
+
+pack() {  # all but what git ignores
+  git ls-files --cached --others --exclude-standard -z >"$scratch/files" || return
+  call tar -czf "$scratch/blt_jax.tgz" --null --files-from="$scratch/files"
 }
 
 setup() {
   local node
-  git ls-files --cached --others --exclude-standard -z >"$scratch/files" || return
-  call tar -czf "$scratch/blt_jax.tgz" --null --files-from="$scratch/files" || return
+  [ -e "$scratch/blt_jax.tgz" ] || pack || return
   for node in "${nodes[@]}"; do
     call "${scp[@]}" "$scratch/blt_jax.tgz" "$node:" "${where[@]}" --worker=all || return
   done
@@ -90,7 +92,6 @@ run() {
 
 status() {
   look
-  say "$name is $state."
   [[ ! $dry_run && $state != READY ]] || look_at_run
 }
 
@@ -119,13 +120,13 @@ delete() {
 
 watch() {
   [ -z "$dry_run" ] || { create && setup && run && look_at_run; return; }
+  pack  # now, so that the run keeps its code whatever becomes of this tree
   while look; do
     case $state in
       READY) ! follow || return 0 ;;
       ABSENT) { create && begin; } || failed $? ;;
       PREEMPTED | TERMINATED | STOPPED | SUSPENDED | FAILED)
-        say "$name is $state and will be created anew."
-        delete || failed $? ;;
+        delete || failed $? ;;  # and create it anew
     esac
     sleep "$poll"
   done
@@ -153,7 +154,9 @@ begin() {
 }
 
 failures=0 since=0
-failed() {  # CODE: counts failures that follow one another within an hour
+failed() {  # CODE: counts failures within an hour, but not those of a TPU that is going away
+  look
+  [[ $state == READY || $state == ABSENT ]] || return 0
   ((SECONDS - since < 3600)) || failures=0
   failures=$((failures + 1)) since=$SECONDS
   ((failures <= max_failures)) ||

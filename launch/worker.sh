@@ -61,11 +61,11 @@ status() {
 }
 
 stop() {
-  [ -e worker.pid ] || return 0
+  if [ ! -e worker.pid ] || [ -e worker.status ]; then return; fi
   local pid seconds
   pid=$(cat worker.pid)
   kill -TERM "$pid" 2>/dev/null || true
-  for ((seconds = 0; seconds < ${STOP_SECONDS:-120}; seconds++)); do
+  for ((seconds = 0; seconds < 300; seconds++)); do
     kill -0 "$pid" 2>/dev/null || break
     sleep 1
   done

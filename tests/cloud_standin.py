@@ -17,8 +17,8 @@ import subprocess
 import sys
 import time
 
-NUM_WORKERS = 1  # of a slice
-_DEVICES = 4  # of a worker
+NUM_WORKERS = 2  # of a slice
+_DEVICES = 2  # of a worker
 
 
 def main(argv):
@@ -236,7 +236,7 @@ def _workers(cloud, node, worker):
   """Homes and environments of a node's workers."""
   request = cloud.find_node(node)
   if request["nodes"][node] != "READY":
-    _fail(f"(gcloud.compute.tpus.tpu-vm) TPU {node} is {request['nodes'][node]}.")
+    _fail(f"(gcloud.compute.tpus.tpu-vm) {node} has state {request['nodes'][node]}")
   first = list(request["nodes"]).index(node) * NUM_WORKERS
   chosen = range(NUM_WORKERS) if worker == "all" else [int(worker)]
   remote = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VENV")}
@@ -249,9 +249,8 @@ def _workers(cloud, node, worker):
         "HOME": str(home),
         "PYTHON": str(cloud.folder / "python"),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={_DEVICES}",
-        "JAX_COMPILATION_CACHE_DIR": str(cloud.folder / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={_DEVICES} "
+        "--xla_backend_optimization_level=0",
         "JAX_COORDINATOR_ADDRESS": f"localhost:{request['port']}",
         "JAX_NUM_PROCESSES": str(len(request["nodes"]) * NUM_WORKERS),
         "JAX_PROCESS_ID": str(first + i),
