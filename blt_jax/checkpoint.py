@@ -15,6 +15,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from blt_jax import distributed
+from blt_jax.data import files
 from blt_jax.train_state import TrainState
 
 Json = dict[str, Any]
@@ -268,4 +269,6 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _folder(workdir: epath.Path) -> epath.Path:
-  return epath.Path(workdir).resolve() / "checkpoints"
+  """Orbax wants the whole path."""
+  folder = epath.Path(workdir) / "checkpoints"
+  return folder if files.is_remote(str(folder)) else folder.resolve()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -9,9 +10,11 @@ import tensorboardX
 from etils import epath
 
 from blt_jax import flops
+from blt_jax.data import files
 from blt_jax.models.config import BLTConfig, ByteLMConfig
 
 Numbers = dict[str, float]
+_UPLOAD_SECONDS = 60
 
 
 def summarise(sums: Mapping[str, float]) -> Numbers:
@@ -66,22 +69,52 @@ class MetricWriter:
   """Writes numbers to `metrics.jsonl` and TensorBoard events in a run's folder."""
 
   def __init__(self, workdir: epath.Path, use_tensorboard: bool = True):
-    self._file = (workdir / "metrics.jsonl").open("a")
+    is_remote = files.is_remote(str(workdir))
+    self._lines = (_RemoteLines if is_remote else _LocalLines)(workdir / "metrics.jsonl")
     self._board = tensorboardX.SummaryWriter(str(workdir)) if use_tensorboard else None
 
   def write(self, step: int, prefix: str, numbers: Mapping[str, float]) -> None:
     """Writes numbers under `prefix`, "train" or "eval", as of `step`."""
-    self._file.write(json.dumps({"step": step, "kind": prefix, **numbers}) + "\n")
-    self._file.flush()
+    self._lines.add(json.dumps({"step": step, "kind": prefix, **numbers}) + "\n")
     if self._board is not None:
       for name, value in numbers.items():
         self._board.add_scalar(f"{prefix}/{name}", value, step)
 
   def close(self) -> None:
     """Writes out what is buffered."""
-    self._file.close()
+    self._lines.close()
     if self._board is not None:
       self._board.close()
+
+
+class _LocalLines:
+  def __init__(self, path: epath.Path):
+    self._file = path.open("a")
+
+  def add(self, line: str) -> None:
+    self._file.write(line)
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
+
+
+class _RemoteLines:
+  """Objects of a bucket cannot grow: the whole is written again, once a minute or so."""
+
+  def __init__(self, path: epath.Path):
+    self._path = path
+    self._text = path.read_text() if path.exists() else ""
+    self._written_at = time.monotonic()
+
+  def add(self, line: str) -> None:
+    self._text += line
+    if time.monotonic() > self._written_at + _UPLOAD_SECONDS:
+      self.close()
+
+  def close(self) -> None:
+    self._path.write_text(self._text)
+    self._written_at = time.monotonic()
 
 
 def progress_line(step: int, num_steps: int, numbers: Mapping[str, float]) -> str:

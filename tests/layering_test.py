@@ -22,7 +22,7 @@ MAINS = {
     f"blt_jax.{name}"
     for name in (
         "train", "train_compile", "evaluate", "generate", "score_entropies", "calibrate",
-        "show_patches", "train_table",
+        "show_patches", "train_table", "export",
     )
 }  # fmt: skip
 BYTES = {"blt_jax.tokenizer", "blt_jax.patching", "blt_jax.hashing"}

@@ -1,14 +1,13 @@
 """A training process that is killed again and again ends as if nothing had happened."""
 
-import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
+from tiny_runs import losses
 
 NUM_KILLS = 20
 _SCRIPT = """
@@ -39,19 +38,6 @@ def main(text, workdir, num_steps, num_workers, cache):
 if __name__ == "__main__":
   main(*sys.argv[1:])
 """
-
-
-def _losses(workdir):
-  """Loss by step; a step that ran again must have given the same."""
-  losses = {}
-  for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines():
-    try:
-      numbers = json.loads(line)
-    except json.JSONDecodeError:
-      continue  # cut short by a kill
-    if numbers["kind"] == "train":
-      assert losses.setdefault(numbers["step"], numbers["loss"]) == numbers["loss"]
-  return losses
 
 
 def _is_saving(workdir):
@@ -101,6 +87,6 @@ def test_killed_twenty_times_gives_the_same_losses_to_the_bit(tmp_path):
     assert _kill_somewhere(process, workdir, rng, in_save=kills % 2 == 0)
     kills += 1
   assert start("killed").wait() == 0
-  losses = _losses(tmp_path / "whole")
-  assert len(losses) == num_steps
-  assert _losses(workdir) == losses
+  whole = losses(tmp_path / "whole")
+  assert len(whole) == num_steps
+  assert losses(workdir) == whole

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from tiny_runs import tiny_config
 
 from blt_jax import config as settings
-from blt_jax import evaluate, loading, patchers, runs, train
+from blt_jax import evaluate, export, loading, patchers, runs, train
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
 from blt_jax.patching import PatchingConfig
@@ -159,6 +160,7 @@ _MISTAKES = {
     "nothing holds no run",
   ),
   "schedule": (dict(schedule=dict(name="cosin")), "Unknown schedule 'cosin'"),
+  "streams": (dict(data=dict(num_streams=3)), "num_streams 3 must be a multiple"),
   "kind": (dict(model=dict(kind="gpt")), "config.model.kind is 'gpt'"),
 }
 
@@ -172,11 +174,39 @@ def test_a_mistake_gives_one_clear_error_and_leaves_nothing(name, text, tmp_path
   assert not (tmp_path / "run").exists()
 
 
-def test_loss_that_explodes_stops_the_run(text, tmp_path):
+def test_loss_that_explodes_stops_the_run_and_is_not_saved(text, tmp_path):
   config = _config("byte_lm", text, tmp_path / "run", num_steps=30)
   config.optimizer.update(learning_rate=1e30, clip_norm=1e30)
+  config.checkpoint.every_steps = 1
   with pytest.raises(FloatingPointError, match="learning_rate"):
     train.train(config)
+  assert len(list((tmp_path / "run").glob("bad_batch_*"))) == 1
+  params = runs.load_run(tmp_path / "run").params
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+
+
+def test_exported_weights_are_the_run_to_other_programs(finished, text, tmp_path, capsys):
+  _, workdir, _ = finished
+  export.main([f"--run={workdir}", f"--output={tmp_path / 'out'}"])
+  found, expected = runs.load_run(tmp_path / "out"), runs.load_run(workdir)
+  assert found.config == expected.config
+  jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+  evaluate.main([f"--run={tmp_path / 'out'}", f"--data={text / 'file_0.py'}"])
+  assert json.loads(capsys.readouterr().out)["bytes"] > 0
+  with pytest.raises(ValueError, match="name a new folder"):
+    export.main([f"--run={workdir}", f"--output={tmp_path / 'out'}"])
+
+
+def test_another_number_of_streams_goes_on_with_other_documents(
+  finished, text, tmp_path, caplog
+):
+  kind, workdir, _ = finished
+  shutil.copytree(workdir, tmp_path / "run")
+  config = _config(kind, text, tmp_path / "run", num_steps=8)
+  config.data.num_streams = 2
+  train.train(config)
+  assert "1 streams of documents and this run 2" in caplog.text
+  assert sorted(_losses(tmp_path / "run")) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_misspelt_settings_are_errors():
