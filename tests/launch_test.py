@@ -332,11 +332,31 @@ def test_a_preempted_command_that_ends_well_has_an_exit_code_for_starting_again(
   assert process.wait(10) == 143  # Kubernetes takes 0 for the end of the run
 
 
+def test_setup_fetches_a_python_where_the_systems_is_too_old(cloud, tmp_path):
+  python3 = cloud.folder / "bin" / "python3"
+  python3.write_text(f"""#!/bin/sh
+    echo "$@" >>"$HOME/python3.log"
+    case "$*" in
+      "-c import sys"*) exit 1 ;;
+      "-m uv python find 3.12") echo {cloud.folder}/python ;;
+    esac""")
+  python3.chmod(0o755)
+  environment = cloud.environment | {"HOME": str(tmp_path)}
+  subprocess.run([*_copy_of_worker(tmp_path), "setup"], env=environment, check=True)
+  calls = (tmp_path / "python3.log").read_text().splitlines()
+  assert calls[1:3] == [
+    "-m pip install --quiet --user uv",
+    "-m uv python install --quiet 3.12",
+  ]
+  assert (tmp_path / ".venv" / "bin" / "python").exists()  # made by the Python that uv found
+  assert "--editable .[tpu,gcs]" in (tmp_path / "pip.log").read_text()
+
+
 def _copy_of_worker(tmp_path):
   (tmp_path / "launch").mkdir()
-  script = tmp_path / "launch" / "worker.sh"
-  script.write_text((_ROOT / "launch" / "worker.sh").read_text())
-  return ["bash", str(script)]
+  for name in ("worker.sh", "env.sh"):
+    (tmp_path / "launch" / name).write_text((_ROOT / "launch" / name).read_text())
+  return ["bash", str(tmp_path / "launch" / "worker.sh")]
 
 
 def test_scripts_have_no_findings_of_shellcheck():

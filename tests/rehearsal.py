@@ -2,9 +2,9 @@
 
   python tests/rehearsal.py
 
-launch/tpu_vm.sh, with a stand-in for gcloud, creates a TPU whose workers are processes of this
-machine; they train a tiny BLT on stored entropies, over a mesh of all their devices. All that is
-random and all that is lost is as on a real pod, whose workers also share but the run's folder.
+With a stand-in for gcloud, launch/tpu_vm.sh creates a TPU whose workers are processes of this
+machine. They train a tiny BLT on stored entropies, over a mesh of the devices of all, and share
+the folder of the run and nothing else.
 """
 
 import argparse
@@ -179,7 +179,9 @@ def _store_entropies(folder):
     *(f"--config.data.path={source}", "--config.num_steps=20", "--config.eval.max_batches=1"),
     *("--config.data.seq_len=64", "--config.data.batch_size=8", "--config.data.pool_size=8"),
   )
-  _python("blt_jax.score_entropies", f"--model={model}", f"--input={source}", f"--output={scored}")
+  _python(
+    "blt_jax.score_entropies", f"--model={model}", f"--input={source}", f"--output={scored}"
+  )
   _python("blt_jax.calibrate", f"--run={scored}", "--target_bytes_per_patch=3")
   return [
     f"--config.data.path={scored}",
