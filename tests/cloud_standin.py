@@ -249,8 +249,8 @@ def _workers(cloud, node, worker):
         "HOME": str(home),
         "PYTHON": str(cloud.folder / "python"),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={_DEVICES} "
-        "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{remote.get('XLA_FLAGS', '')} "
+        f"--xla_force_host_platform_device_count={_DEVICES}",
         "JAX_COORDINATOR_ADDRESS": f"localhost:{request['port']}",
         "JAX_NUM_PROCESSES": str(len(request["nodes"]) * NUM_WORKERS),
         "JAX_PROCESS_ID": str(first + i),

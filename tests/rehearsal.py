@@ -9,6 +9,7 @@ the folder of the run and nothing else.
 
 import argparse
 import contextlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -96,7 +97,6 @@ class Pod:
     self.cloud.install()
     self.workdir = folder / "run"
     self._log = folder / "watch.log"
-    self._cache = folder.parent / "cache"  # of compiled programs, for both runs
     self._settings = [
       *_TINY,
       *data,
@@ -110,11 +110,7 @@ class Pod:
     place = (f"--name={_NAME}", "--zone=zone", "--project=project")
     how = ("--type=v4-16", "--spot", "--poll=0.5", "--max_failures=1")
     command = ["bash", str(_ROOT / "launch" / "tpu_vm.sh")]
-    environment = self.cloud.environment | {
-      "JAX_COMPILATION_CACHE_DIR": str(self._cache),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "TF_CPP_MIN_LOG_LEVEL": "2",  # nothing about shardings that are slow at this size
-    }
+    environment = self.cloud.environment | _FAST
     with self._log.open("w") as log:
       process = subprocess.Popen(
         [*command, "watch", *place, *how, *self._settings],
@@ -149,6 +145,12 @@ class Pod:
     logs = [self._log, *self.cloud.folder.glob("*/*/blt_jax/worker.log")]
     return "\n".join(f"== {path}\n{path.read_text()[-5000:]}" for path in logs)
 
+
+# Compiling takes longer than running. There is no cache of compiled programs, as only the
+# process that wrote it would find them, and not wait for the others long enough.
+_FAST = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "TF_CPP_MIN_LOG_LEVEL": "2"}
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+  _FAST["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # later versions reject it
 
 _TINY = [
   "--config=configs/quickstart.py",
@@ -191,8 +193,7 @@ def _store_entropies(folder):
 
 
 def _python(module, *arguments):
-  flags = "--xla_backend_optimization_level=0"  # compiling takes longer than running
-  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+  environment = os.environ | _FAST | {"JAX_PLATFORMS": "cpu"}
   command = [sys.executable, "-m", module, *arguments]
   result = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True)
   assert result.returncode == 0, result.stderr
