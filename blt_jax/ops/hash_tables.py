@@ -28,7 +28,8 @@ def lookup_sum(table: jax.Array, rows: jax.Array, dtype: str, axes: Axes = ()) -
   Args:
     table: [R, D].
     rows: int32 [T, B, S], numbers of rows, T for each byte.
-    dtype: of rows where they travel, and of their gradients; sums are in float32.
+    dtype: of rows as they are looked up and, over several devices, of the gradients that
+      are sent; sums are in float32.
     axes: mesh axes that the rows of the table are split over, evenly and in order.
 
   Returns:
