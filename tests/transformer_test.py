@@ -90,6 +90,23 @@ def test_rows_and_heads_are_shared_by_a_mesh():
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs the fake devices of conftest.py")
+def test_rows_that_go_on_are_shared_by_a_mesh():
+  model, _, _ = build(window=4)
+  x = jax.random.normal(jax.random.key(0), (4, SEQ_LEN, D))
+  ids = jnp.zeros((4, SEQ_LEN), jnp.int32)
+  params = init(model, x, ids)
+  past = transformer.empty_past(model.config, 4, "float32")
+
+  def resume(params, x, past):
+    positions = jnp.arange(SEQ_LEN)
+    return model.apply({"params": params}, x, ids, positions, past, method="resume")
+
+  mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
+  got = sharding.jit(resume, mesh)(params, x, past)
+  chex.assert_trees_all_close(got, jax.jit(resume)(params, x, past), **SAME)
+
+
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs the fake devices of conftest.py")
 def test_heads_that_do_not_divide():
   model, x, ids = build(num_kv_heads=1)
   params = init(model, x, ids)

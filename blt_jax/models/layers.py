@@ -98,13 +98,7 @@ class SelfAttention(nn.Module):
     query = rope.apply_rope(project("query", c.num_heads), rope_table)
     key = rope.apply_rope(project("key", c.num_kv_heads), rope_table)
     value = project("value", c.num_kv_heads)
-    if past is None:
-      mixed = self._attend(query, key, value, document_ids)
-    else:
-      mixed = attention.attention(
-        query, key, value, window=c.window, document_ids=document_ids, past=past
-      )
-    mixed = mixed.reshape(batch, seq_len, -1)
+    mixed = self._attend(query, key, value, document_ids, past).reshape(batch, seq_len, -1)
     # The reference scales the output matrix by the width of the model as well.
     output = Linear(dim, ("contracted", None), lambda _: self.std(dim), name="output")
     kept = None
@@ -112,23 +106,25 @@ class SelfAttention(nn.Module):
       kept = attention.keep(past, attention.Past(key, value, document_ids))
     return output(mixed), kept
 
-  def _attend(self, query, key, value, document_ids):
-    """On each device alone, since the partitioner cannot split kernels."""
-
-    def attend(query, key, value, document_ids):
-      return attention.attention(
-        query, key, value, window=self.config.window, document_ids=document_ids
-      )
-
+  def _attend(self, query, key, value, document_ids, past):
+    """On each device's rows and heads, since the partitioner cannot split kernels."""
     parts = partitioning.num_shards("heads")
     if key.shape[2] % parts:
       raise ValueError(
         f"num_kv_heads {key.shape[2]} must be a multiple of the {parts} devices that share "
         "heads; change it or config.mesh.tensor."
       )
-    heads = ("batch", None, "heads", None)
-    on_shards = partitioning.per_shard(attend, [heads] * 3 + [("batch", None)], heads)
-    return on_shards(query, key, value, document_ids)
+
+    def attend(query, key, value, document_ids, past):
+      return attention.attention(
+        query, key, value, window=self.config.window, document_ids=document_ids, past=past
+      )
+
+    rows: Any = ("batch", None)
+    heads: Any = (*rows, "heads", None)
+    inputs = (heads, heads, heads, rows, past and attention.Past(heads, heads, rows))
+    on_shards = partitioning.per_shard(attend, inputs, outputs=heads)
+    return on_shards(query, key, value, document_ids, past)
 
 
 class MLP(nn.Module):

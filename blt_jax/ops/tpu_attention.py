@@ -62,6 +62,7 @@ def _kernel(heads, seq_len, window, block, saved_as, interpret):
   """The kernels of all heads of a row."""
   shape = (seq_len, seq_len)
   # Masks are objects that compute their blocks on demand, never [S, S] arrays.
+  mask: splash.Mask
   if window is None:
     mask = splash.CausalMask(shape)
   else:
