@@ -17,6 +17,7 @@ setuptools.setup(
     "absl-py>=2.1",
     "backports.zstd>=1.0; python_version < '3.14'",
     "chex>=0.1.90",
+    "etils[epath]>=1.12",
     "flax>=0.12",
     "fsspec>=2026.2",
     "grain>=0.2.18",

@@ -40,10 +40,10 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.max_document_bytes = 65_536  # longer text files become several documents
   data.shuffle_window = 10_000  # documents; for what cannot be shuffled globally
   data.num_workers = 0  # processes that patch each stream; 0: a thread of this one
-  data.num_streams = placeholder(int)  # of documents, for the rows of a batch; see below
   data.pool_size = 256  # documents open at once while rows are filled
-  # A batch does not depend on the number of processes if num_streams, which they share, does
-  # not. By default as many as processes that share a batch when the run began.
+  # Rows come from so many independent streams of documents, which the processes share: batches
+  # depend on it and not on the number of processes. None: as the run began, first one each.
+  data.num_streams = placeholder(int)
   data.batch_size = 8  # rows in a batch, over all devices
   data.seq_len = 4096  # S, byte slots in a row
   data.num_patches = placeholder(int)  # P, patch slots in a row; by default S / 4, or S + 1

@@ -30,8 +30,9 @@ def start(heartbeat_seconds: int = 60) -> None:
 
   They find each other by the environment variables JAX_COORDINATOR_ADDRESS (host:port of
   process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID where these are set, else as JAX does on
-  TPU VMs, GKE and Slurm. A process alone stays alone. SIGTERM from now on means to stop at
-  the next step; see `preempted`.
+  TPU VMs, GKE and Slurm. A process alone stays alone. Several processes on one host divide
+  its devices by JAX_LOCAL_DEVICE_IDS. SIGTERM from now on means to stop at the next step; see
+  `preempted`.
 
   Args:
     heartbeat_seconds: after this long without a sign of life of one process, the others end.
@@ -129,7 +130,7 @@ def check_same(config: ConfigDict) -> None:
   if different:
     raise ValueError(
       f"All processes must run the same code with the same settings; {'; '.join(different)} "
-      f"differs from the majority. Copy the tree to all hosts and start the same command."
+      f"differs from the others. Copy the tree to all hosts and start the same command."
     )
 
 
