@@ -3,8 +3,7 @@
   python -m blt_jax.train_compile --config=configs/tpu_v4.py --topology=v4-128
   python -m blt_jax.train_compile --config=configs/tpu_v4.py:8b --topology=v4-256 --slices=2
 
-Needs libtpu (`pip install 'blt_jax[tpu]'`) and minutes; JAX_COMPILATION_CACHE_DIR=FOLDER
-keeps what was compiled. Exit status 1: it does not fit.
+Needs libtpu (`pip install 'blt_jax[tpu]'`) and minutes. Exit status 1: it does not fit.
 """
 
 import contextlib

@@ -16,5 +16,6 @@ def get_config():
   config.data.path = "gs://BUCKET/text"
   config.data.batch_size = 256
   config.schedule.min_ratio = 0.0
+  config.optimizer.accumulate = 2  # parts of 64k bytes per chip
   config.model.transformer.remat = "matmuls"
   return config

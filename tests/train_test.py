@@ -124,7 +124,7 @@ def test_remat_may_change_while_a_model_trains(tmp_path):
 
 
 def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
-  narrow = dict(param_dtype="bfloat16", moment_dtype="bfloat16", accumulate=2)
+  narrow = dict(param_dtype="bfloat16", moment_dtype="bfloat16")
   config = _config("byte_lm", text, tmp_path / "run", optimizer=narrow)
   numbers = train.train(config)
   assert train.train(config) == numbers

@@ -47,8 +47,8 @@ class Memory:
     parameters: of the model.
     optimizer: its state.
     batch: the data.
-    temporary: activations, gradients and whatever else lives during a step.
-    peak: of everything at once.
+    temporary: activations, gradients and whatever else lives at some time of a step.
+    peak: of everything that lives at the same time.
     limit: the chip's memory.
   """
 
@@ -203,6 +203,9 @@ def _memory(report: Report) -> Iterator[str]:
     ("temporary", m.temporary / 1e9),
     ("peak of all", m.peak / 1e9),
   )
+  total = m.parameters + m.optimizer + m.batch + m.temporary
+  if total > m.limit:
+    yield f"  Summed {total / 1e9:.1f} GB, but never alive at once by the compiler's count"
 
 
 def _flops(report: Report) -> Iterator[str]:
