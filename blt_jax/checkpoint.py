@@ -112,14 +112,15 @@ class Checkpoints:
 
     Raises:
       ValueError: a checkpoint is of another model, or none of them can be read.
+      PermissionError: they may not be read.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
       checkpoint, error = None, ""
       try:
         self._check_shapes(step, abstract)
         checkpoint = self._read(step, abstract)
-      except _OtherModelError:
-        raise
+      except (_OtherModelError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+        raise  # not the fault of the checkpoint
       except Exception as failure:  # each library below has exceptions of its own
         error = f"{type(failure).__name__}: {failure}"
       errors = [text for text in distributed.gather(error) if text]

@@ -9,6 +9,7 @@ see `distributed.start`. SIGTERM saves a checkpoint at the next step and ends wi
 
 import contextlib
 
+import jax
 from absl import app, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
@@ -63,7 +64,8 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
   checkpoints = Checkpoints(workdir, **settings.kept_checkpoints(config))
 
   # --- State: continue from the run's newest checkpoint that can be read, else start
-  restored = checkpoints.restore(train_state.abstract_state(model, optimizer, mesh))
+  abstract = train_state.abstract_state(model, optimizer, mesh)
+  restored = checkpoints.restore(abstract)
   step, state, extra = restored or (
     0,
     train_state.create_state(model, optimizer, config.seed, mesh),
@@ -80,6 +82,8 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
       steps.make_train_step(model, optimizer, config.optimizer.accumulate),
       mesh,
       donate_argnames="state",
+      # Left to the compiler, the state might come out placed otherwise than it went in.
+      out_shardings=(jax.tree.map(lambda x: x.sharding, abstract), None),
     ),
     workdir / "profile",
     **config.profile,
