@@ -251,7 +251,13 @@ SLICES = """ENTRY %main (table: f32[100,8], i: s32[]) -> f32[100,8] {
 %read (table.1: f32[100,8], i.1: s32[]) -> f32[1,8] {
   %table.1 = f32[100,8]{1,0} parameter(0)
   %i.1 = s32[] parameter(1)
-  ROOT %slice = f32[1,8]{1,0} dynamic-slice(%table.1, %i.1, %i.1), dynamic_slice_sizes={1,8}
+  ROOT %nested = f32[1,8]{1,0} fusion(%i.1, %table.1), kind=kLoop, calls=%inside
+}
+
+%inside (i.3: s32[], table.3: f32[100,8]) -> f32[1,8] {
+  %i.3 = s32[] parameter(0)
+  %table.3 = f32[100,8]{1,0} parameter(1)
+  ROOT %slice = f32[1,8]{1,0} dynamic-slice(%table.3, %i.3, %i.3), dynamic_slice_sizes={1,8}
 }
 
 %write (table.2: f32[100,8], row.2: f32[1,8], i.2: s32[]) -> f32[100,8] {

@@ -114,12 +114,13 @@ def unknown_loops(module: hlo.Module) -> list[hlo.Instruction]:
   ]
 
 
+def operands(module: hlo.Module, execution: Execution) -> Sequence[hlo.Instruction]:
+  """What an instruction takes its inputs from."""
+  around = module.computations[execution.computation]
+  names = execution.instruction.operands
+  return [around[name] for name in names if name in around]
+
+
 def operand_shapes(module: hlo.Module, execution: Execution) -> Sequence[hlo.Shape]:
   """The arrays that an instruction reads."""
-  instructions = module.computations[execution.computation]
-  return [
-    shape
-    for name in execution.instruction.operands
-    if name in instructions
-    for shape in instructions[name].shapes
-  ]
+  return [shape for operand in operands(module, execution) for shape in operand.shapes]

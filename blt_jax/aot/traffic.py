@@ -5,8 +5,6 @@ one that writes a slice into an array writes that slice, a gather reads the rows
 What the compiler keeps in memories on the chip costs nothing.
 """
 
-import math
-
 from blt_jax.aot import executions, hlo
 
 # Names for a value, or buffers and waits; loops and calls are counted inside.
@@ -51,35 +49,43 @@ def _transfer(instruction):
 
 def _fusion(module, execution):
   inner = module.computations[execution.instruction.called[0]]
-  users: dict[str, list[hlo.Instruction]] = {}
-  for instruction in inner.values():
-    for name in instruction.operands:
-      users.setdefault(name, []).append(instruction)
-  operands = executions.operand_shapes(module, execution)
   total, updated = 0, 0
-  for parameter in (i for i in inner.values() if i.opcode == "parameter"):
-    index = int(parameter.operands[0])
-    if index < len(operands) and operands[index].in_hbm:
-      read, written = _touched(inner, users, parameter)
+  for index, operand in enumerate(executions.operands(module, execution)):
+    if sum(shape.in_hbm for shape in operand.shapes):
+      read, written = _touched(module, inner, _parameter(inner, index))
       total += read + written
-      updated += parameter.num_bytes if written else 0
+      updated += operand.num_bytes if written else 0
   return total + max(_in_hbm(execution.instruction.shapes) - updated, 0)
 
 
-def _touched(inner, users, value):
+def _parameter(computation, index):
+  return next(
+    i for i in computation.values() if i.opcode == "parameter" and i.operands == (str(index),)
+  )
+
+
+def _touched(module, computation, value):
   """Bytes of a fusion's operand that are read, and that are overwritten in place."""
   read = written = 0
-  for user in users.get(value.name, ()):
-    if user.opcode in ("bitcast", "reshape") and math.prod(user.shapes[0].sizes):
-      more = _touched(inner, users, user)
-      read, written = read + more[0], written + more[1]
-    elif user.opcode in _SLICING and user.operands[0] == value.name:
-      read += user.num_bytes
-    elif user.opcode == "dynamic-update-slice" and user.operands[0] == value.name:
-      written += inner[user.operands[1]].num_bytes
-    elif user.opcode == "scatter" and user.operands[0] == value.name:
-      changed = inner[user.operands[2]].num_bytes
-      read, written = read + changed, written + changed
-    else:
-      return value.num_bytes, written
+  for user in computation.values():
+    for position, name in enumerate(user.operands):
+      if name == value.name and user.opcode != "parameter":
+        more = _touched_by(module, computation, value, user, position)
+        read, written = read + more[0], written + more[1]
   return min(read, value.num_bytes), min(written, value.num_bytes)
+
+
+def _touched_by(module, computation, value, user, position):
+  if user.opcode in ("bitcast", "reshape"):
+    return _touched(module, computation, user)
+  if user.opcode == "fusion":  # fusions may stand in fusions
+    inner = module.computations[user.called[0]]
+    return _touched(module, inner, _parameter(inner, position))
+  if position == 0 and user.opcode in _SLICING:
+    return user.num_bytes, 0
+  if position == 0 and user.opcode == "dynamic-update-slice":
+    return 0, computation[user.operands[1]].num_bytes
+  if position == 0 and user.opcode == "scatter":
+    changed = computation[user.operands[2]].num_bytes
+    return changed, changed
+  return value.num_bytes, 0
