@@ -35,6 +35,7 @@ def main():
   )
   parser.add_argument("--num_steps", type=int, default=60)
   args = parser.parse_args()
+  jax.config.update("jax_platforms", "cpu")
   with tempfile.TemporaryDirectory() as folder:
     rehearse(pathlib.Path(folder), args.num_steps)
 
