@@ -1,7 +1,8 @@
 """The paper's recipe (section 4), for the configs of the generations of TPUs.
 
 Text is scored once by an entropy model (`blt_jax.score_entropies`) and read with its
-entropies, so that hosts only pack.
+entropies, so that hosts only pack. Scored text and the entropy model's run lie where every
+host sees them as files: on a disk, or in a bucket mounted by Cloud Storage FUSE.
 """
 
 from ml_collections import ConfigDict
@@ -27,9 +28,9 @@ def get_recipe(size: str, remat: str) -> ConfigDict:
     raise ValueError(f"Unknown size {size!r}; choose one of {sorted(MODELS)}.")
   config = MODELS[size].get_config()
   config.num_steps = 60_000  # a trillion bytes
-  config.data.path = "gs://BUCKET/scored"
+  config.data.path = "/gcs/scored"
   config.patching.entropies = "stored"
-  config.patching.entropy_model = "gs://BUCKET/runs/entropy"
+  config.patching.entropy_model = "/gcs/runs/entropy"
   config.data.seq_len = CONTEXTS[size]
   config.data.batch_size = BATCH_BYTES // CONTEXTS[size]
   # 4.5 bytes per patch, in whole multiples of 32.

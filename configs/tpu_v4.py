@@ -1,7 +1,7 @@
 r"""The paper's 1B BLT on v4-128, its 8B on v4-256 (`:8b`), 16M bytes per step.
 
-  python -m blt_jax.train --config=configs/tpu_v4.py:8b --config.data.path=gs://BUCKET/scored \
-    --config.patching.entropy_model=gs://BUCKET/runs/entropy --config.workdir=gs://BUCKET/runs/8b
+  python -m blt_jax.train --config=configs/tpu_v4.py:8b --config.data.path=/gcs/scored \
+    --config.patching.entropy_model=/gcs/runs/entropy --config.workdir=gs://BUCKET/runs/8b
 
 `python -m blt_jax.train_compile --config=configs/tpu_v4.py --topology=v4-128` says what it
 needs. On larger slices "data" grows; accumulate can shrink with it.
@@ -15,5 +15,5 @@ def get_config(size="1b"):
   config.workdir = f"runs/tpu_v4_{size}"
   # Two dimensions of the torus, 4 x 4 or 4 x 8: over three, gathers would cost twice.
   config.mesh.fsdp = {"1b": 16, "8b": 32}[size]
-  config.optimizer.accumulate = 8  # parts of 32k bytes per chip (1B), 16k (8B)
+  config.optimizer.accumulate = {"1b": 16, "8b": 8}[size]  # parts of 16k bytes per chip
   return config

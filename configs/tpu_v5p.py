@@ -1,7 +1,7 @@
 r"""The paper's 1B BLT on v5p-128, its 8B on v5p-256 (`:8b`), 16M bytes per step.
 
-  python -m blt_jax.train --config=configs/tpu_v5p.py:8b --config.data.path=gs://BUCKET/scored \
-    --config.patching.entropy_model=gs://BUCKET/runs/entropy --config.workdir=gs://BUCKET/runs/8b
+  python -m blt_jax.train --config=configs/tpu_v5p.py:8b --config.data.path=/gcs/scored \
+    --config.patching.entropy_model=/gcs/runs/entropy --config.workdir=gs://BUCKET/runs/8b
 
 `python -m blt_jax.train_compile --config=configs/tpu_v5p.py --topology=v5p-128` says what it
 needs. On larger slices "data" grows; accumulate can shrink with it.
