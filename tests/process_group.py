@@ -19,9 +19,9 @@ def _other_flags():
 
 
 class ProcessGroup:
-  """Starts `count` processes that train together on `num_devices` devices."""
+  """Starts `count` processes that train together on four devices."""
 
-  def __init__(self, count, kind, folder, settings, settings_of_last=None, num_devices=4):
+  def __init__(self, count, kind, folder, settings, settings_of_last=None):
     self._logs = [folder / f"log_{os.urandom(4).hex()}_{i}" for i in range(count)]
     with socket.socket() as free:
       free.bind(("localhost", 0))
@@ -37,7 +37,7 @@ class ProcessGroup:
         json.dumps(settings | changed),
       ]
       environment = os.environ | {
-        "XLA_FLAGS": f"{_other_flags()} {_DEVICES}{num_devices // count}",
+        "XLA_FLAGS": f"{_other_flags()} {_DEVICES}{4 // count}",
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": str(count),
         "JAX_PROCESS_ID": str(i),
