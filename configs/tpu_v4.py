@@ -15,5 +15,5 @@ def get_config(size="1b"):
   config.workdir = f"runs/tpu_v4_{size}"
   # Two dimensions of the torus, 4 x 4 or 4 x 8: over three, gathers would cost twice.
   config.mesh.fsdp = {"1b": 16, "8b": 32}[size]
-  config.optimizer.accumulate = 8  # parts of 32k bytes per chip (1B), 16k (8B)
+  config.optimizer.accumulate = {"1b": 16, "8b": 8}[size]  # parts of 16k bytes per chip
   return config

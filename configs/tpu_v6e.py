@@ -15,5 +15,5 @@ def get_config(size="1b"):
   config.workdir = f"runs/tpu_v6e_{size}"
   config.mesh.data = 1
   config.mesh.fsdp = {"1b": 64, "8b": 256}[size]  # a torus of two dimensions: the slice
-  config.optimizer.accumulate = {"1b": 8, "8b": 4}[size]  # parts of 32k and 16k bytes per chip
+  config.optimizer.accumulate = {"1b": 16, "8b": 4}[size]  # parts of 16k bytes per chip
   return config
