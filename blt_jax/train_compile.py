@@ -24,11 +24,6 @@ from blt_jax import atomic, flops, logs, program
 from blt_jax import config as settings
 from blt_jax.aot import advice, hlo, kernels, report, topologies, work
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="File with the settings.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "Slice, such as v4-128 or v6e:8x8.")
-_SLICES = flags.DEFINE_integer("slices", None, "Slices; by default config.mesh.slices.")
-_JSON = flags.DEFINE_string("json", None, "File for the numbers.")
-
 _HEARTBEAT = 30  # seconds between signs of life
 
 
@@ -36,21 +31,22 @@ def main(argv: list[str]) -> None:
   """Reads the flags, compiles and reports."""
   del argv
   logs.show_progress()
-  if _CONFIG.value is None or _TOPOLOGY.value is None:
+  given = flags.FLAGS
+  if given.config is None or given.topology is None:
     raise app.UsageError("Give --config=configs/tpu_v4.py and --topology=v4-128")
   jax.config.update("jax_platforms", "cpu")  # a TPU at hand is not for this
-  config = _CONFIG.value
-  if _SLICES.value:
-    config.mesh.slices = _SLICES.value
-  topology = topologies.get_topology(_TOPOLOGY.value, config.mesh.slices)
+  config = given.config
+  if given.slices:
+    config.mesh.slices = given.slices
+  topology = topologies.get_topology(given.topology, config.mesh.slices)
   try:
     result = compile_step(config, topology)
   except advice.OutOfMemoryError as error:
     print(error, file=sys.stderr)
     sys.exit(1)
   print(report.to_text(result))
-  if _JSON.value:
-    atomic.write_text(pathlib.Path(_JSON.value), json.dumps(result.to_dict(), indent=2))
+  if given.json:
+    atomic.write_text(pathlib.Path(given.json), json.dumps(result.to_dict(), indent=2))
 
 
 def compile_step(config: ConfigDict, topology: topologies.Topology) -> report.Report:
@@ -160,5 +156,9 @@ def _flops(config, done, num_chips):
   )
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags of this program only: `train` has a --config as well
+  config_flags.DEFINE_config_file("config", help_string="File with the settings.")
+  flags.DEFINE_string("topology", None, "Slice, such as v4-128 or v6e:8x8.")
+  flags.DEFINE_integer("slices", None, "Slices; by default config.mesh.slices.")
+  flags.DEFINE_string("json", None, "File for the numbers.")
   app.run(main)

@@ -71,7 +71,7 @@ def test_killed_twenty_times_gives_the_same_losses_to_the_bit(tmp_path):
     lines = [f"def function_{i}_{n}(x): return x + {n}\n" for n in range(20)]
     (text / f"file_{i}.py").write_text("".join(lines))
   (tmp_path / "script.py").write_text(_SCRIPT)
-  num_steps = 8 * NUM_KILLS
+  num_steps = 6 * NUM_KILLS
 
   def start(name, num_workers=0):
     flags = [str(text), str(tmp_path / name), str(num_steps), str(num_workers)]
