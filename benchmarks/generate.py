@@ -12,7 +12,6 @@ decoder's for every byte, the latent transformer's for every patch.
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import runpy
 import statistics
@@ -22,11 +21,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from blt_jax import config as settings
 from blt_jax import loading, sharding, tokenizer
+from blt_jax.aot import topologies
 from blt_jax.decode import loop, placement, sampling
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
@@ -140,14 +139,8 @@ def _random(shape, seed):
 
 def compile_for(name: str, size: str, batch: int) -> dict[str, Any]:
   """Compiles the decode loop for TPUs that need not be there; GB are for each chip."""
-  os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-  options: dict[str, Any] = {}
-  if name.startswith(("v4", "v5p")):
-    options["chip_config_name"] = "megacore"
-  if name.endswith(":1x1"):  # by default a host has more
-    options["chips_per_host_bounds"] = (1, 1, 1)
-  devices = np.array(topologies.get_topology_desc(name, platform="tpu", **options).devices)
-  mesh = Mesh(devices.reshape(1, 1, 1, -1), sharding.AXES, axis_types=(AxisType.Auto,) * 4)
+  devices = topologies.get_topology(name).devices
+  mesh = sharding.make_mesh(tensor=len(devices), devices=devices)
   reader, shapes = abstract_model(size)
   reader = dataclasses.replace(reader, max_patches=1024)
   weights = _placed(shapes, placement.weight_shardings(shapes, mesh))

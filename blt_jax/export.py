@@ -10,7 +10,7 @@ import argparse
 from absl import logging
 from etils import epath
 
-from blt_jax import checkpoint, logs, runs
+from blt_jax import checkpoint, logs, patchers, runs
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,8 +35,9 @@ def export(workdir: str, output: str) -> None:
     raise ValueError(f"--output={output} exists; name a new folder, or remove it.")
   step, run = checkpoint.find_step(source), runs.load_run(source)
   checkpoint.save_params(target, step, run.params)
-  if (source / "threshold.json").exists():
-    (source / "threshold.json").copy(target / "threshold.json")
+  threshold = source / patchers.THRESHOLD_FILE
+  if threshold.exists():
+    threshold.copy(target / patchers.THRESHOLD_FILE)
   runs.save_config(target, run.config)  # last: without it the folder is no run
   logging.info("The weights of %s at step %d are in %s.", workdir, step, output)
 

@@ -20,7 +20,7 @@ from blt_jax.data.transforms import PatchDocument
 from blt_jax.patching import PatchingConfig
 
 ENTROPIES = ("model", "table", "stored")
-_THRESHOLD = "threshold.json"
+THRESHOLD_FILE = "threshold.json"
 _RULE = ("monotonic", "threshold_add", "reset_at_newline")  # what a threshold goes with
 
 
@@ -98,7 +98,7 @@ def _adopt(section: ConfigDict, path: str, manifest: Manifest | None) -> None:
       f"{manifest.reset_at_newline}; set config.patching.reset_at_newline to that."
     )
   section.entropy_model = section.entropy_model or manifest.model
-  if section.threshold is None and (pathlib.Path(path) / _THRESHOLD).exists():
+  if section.threshold is None and (pathlib.Path(path) / THRESHOLD_FILE).exists():
     section.threshold = _load_threshold(path, section)
 
 
@@ -138,7 +138,7 @@ def params_digest(params: Any) -> str:
 def save_threshold(workdir: str | os.PathLike, rule: PatchingConfig) -> None:
   """Writes the rule that calibration found next to its model; see `load_patcher`."""
   found = {name: getattr(rule, name) for name in ("threshold", *_RULE)}
-  atomic.write_text(pathlib.Path(workdir) / _THRESHOLD, json.dumps(found, indent=2))
+  atomic.write_text(pathlib.Path(workdir) / THRESHOLD_FILE, json.dumps(found, indent=2))
 
 
 def _load_table(folder: str, section: ConfigDict) -> TableModel:
@@ -152,7 +152,7 @@ def _load_table(folder: str, section: ConfigDict) -> TableModel:
 
 
 def _load_threshold(folder: str, section: ConfigDict) -> float:
-  path = pathlib.Path(folder) / _THRESHOLD
+  path = pathlib.Path(folder) / THRESHOLD_FILE
   found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
   if not all(name in found and found[name] == section[name] for name in _RULE):
     rule = ", ".join(f"{name}={section[name]}" for name in _RULE)

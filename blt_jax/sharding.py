@@ -28,7 +28,7 @@ RULES = (
   ("norm", None),  # [D] gains
 )
 LARGE = 2**24  # elements of a parameter that may not be whole on every device
-BATCH = PartitionSpec(("slices", "data", "fsdp"))  # [B, ...]
+BATCH = PartitionSpec(dict(RULES)["batch"])  # [B, ...]
 
 
 def make_mesh(
@@ -106,9 +106,20 @@ def jit(function: Callable[..., Any], mesh: Mesh, **options: Any) -> Callable[..
   return on_the_mesh
 
 
+def axes_of(name: str | None) -> tuple[str, ...]:
+  """The mesh axes that `RULES` give to a logical name."""
+  axes = dict(RULES).get(name) if name else None
+  return (axes,) if isinstance(axes, str) else axes or ()
+
+
+def num_row_shards(mesh: Mesh) -> int:
+  """How many parts the rows of a batch are cut into."""
+  return math.prod(mesh.shape[axis] for axis in axes_of("batch"))
+
+
 def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
   """Raises ValueError unless a batch divides into equal parts for the devices."""
-  parts = mesh.shape["slices"] * mesh.shape["data"] * mesh.shape["fsdp"] * accumulate
+  parts = num_row_shards(mesh) * accumulate
   if batch_size % parts:
     raise ValueError(
       f"config.data.batch_size {batch_size} must be a multiple of {parts}: "
@@ -144,7 +155,7 @@ def _spec(parameter: str, shape, names, mesh) -> PartitionSpec:
   unknown = [name for name in names if name is not None and name not in rules]
   if unknown:
     raise ValueError(f"{parameter}: no rule in sharding.RULES for {unknown}.")
-  axes = [_as_tuple(rules.get(name)) for name in names]
+  axes = [axes_of(name) for name in names]
   for size, name, group in zip(shape, names, axes, strict=False):
     parts = math.prod(mesh.shape[axis] for axis in group)
     if size % parts:
@@ -162,10 +173,6 @@ def _spec(parameter: str, shape, names, mesh) -> PartitionSpec:
       f"give one of its dimensions, now {names}, a name that sharding.RULES spreads over it."
     )
   return PartitionSpec(*(group or None for group in axes))
-
-
-def _as_tuple(axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
-  return (axes,) if isinstance(axes, str) else axes or ()
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

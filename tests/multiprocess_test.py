@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from process_group import ProcessGroup
-from tiny_runs import losses, tiny_config, write_text
+from tiny_runs import count_lines, losses, tiny_config, write_text
 
 from blt_jax import runs, train
 
@@ -73,18 +73,13 @@ def test_processes_train_as_one_does(kind, count, mesh, alone, folder):
 
 def _disturb(group, workdir, rng, signum):
   """Sends a signal to one of the processes after some more steps."""
-  wanted = _count_lines(workdir) + int(rng.integers(1, 6))
-  while _count_lines(workdir) < wanted and group.processes[0].poll() is None:
+  wanted = count_lines(workdir) + int(rng.integers(1, 6))
+  while count_lines(workdir) < wanted and group.processes[0].poll() is None:
     time.sleep(0.01)
   time.sleep(rng.uniform(0, 0.2))
   victim = group.processes[rng.integers(len(group.processes))]
   assert victim.poll() is None, group.logs()
   victim.send_signal(signum)
-
-
-def _count_lines(workdir):
-  path = workdir / "metrics.jsonl"
-  return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def test_disturbed_runs_end_together_and_continue_to_the_bit(folder):

@@ -37,6 +37,12 @@ def write_text(folder: pathlib.Path, num_files: int = 20) -> pathlib.Path:
   return folder
 
 
+def count_lines(workdir: pathlib.Path) -> int:
+  """Lines that a run has logged so far."""
+  path = workdir / "metrics.jsonl"
+  return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def losses(workdir: os.PathLike) -> dict[int, float]:
   """Loss by step; a step that ran again must have given the same."""
   by_step: dict[int, float] = {}

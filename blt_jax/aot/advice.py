@@ -6,6 +6,8 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from blt_jax import sharding
+
 
 class OutOfMemoryError(Exception):
   """A step needs more memory than a chip has; says what to change."""
@@ -32,8 +34,7 @@ def too_large(what: str, config: ConfigDict, mesh: Mesh) -> OutOfMemoryError:
 
 def _levers(config: ConfigDict, mesh: Mesh) -> Iterator[str]:
   accumulate = config.optimizer.accumulate
-  sharing_rows = mesh.shape["slices"] * mesh.shape["data"] * mesh.shape["fsdp"]
-  rows = config.data.batch_size // sharing_rows
+  rows = config.data.batch_size // sharding.num_row_shards(mesh)
   if rows > accumulate:
     yield (
       f"config.optimizer.accumulate={accumulate * 2}: {rows} rows per chip now pass in "

@@ -57,14 +57,12 @@ class Topology:
 
   Attributes:
     name: as the user gave it.
-    shape: of a slice, in chips.
     num_slices: slices, joined by the data center's network.
     devices: all of them.
     chip: what one device can do.
   """
 
   name: str
-  shape: tuple[int, ...]
   num_slices: int
   devices: tuple[Any, ...]
   chip: chips.Chip
@@ -101,7 +99,7 @@ def get_topology(name: str, num_slices: int = 1) -> Topology:
   chip = chips.find_chip(devices[0].device_kind)
   if chip is None:
     raise ValueError(f"{name!r} is made of {devices[0].device_kind}, unknown to chips.py.")
-  return Topology(name, tuple(map(int, shape.split("x"))), num_slices, devices, chip)
+  return Topology(name, num_slices, devices, chip)
 
 
 def parse(name: str) -> tuple[Family, str]:

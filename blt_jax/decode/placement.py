@@ -60,11 +60,9 @@ def cache_shardings(state: Any, mesh: Mesh) -> Any:
 
 def _fit(axes, shape, mesh) -> PartitionSpec:
   """The mesh axes of logical ones, each once and where it divides the size."""
-  rules = dict(sharding.RULES)
   placed: list[tuple[str, ...] | None] = []
   for name, size in zip(axes, shape, strict=False):
-    axes_of_name = rules.get(name) or ()
-    group = (axes_of_name,) if isinstance(axes_of_name, str) else axes_of_name
+    group = sharding.axes_of(name)
     is_taken = any(axis in (used or ()) for used in placed for axis in group)
     divides = size % math.prod(mesh.shape[axis] for axis in group) == 0
     placed.append(group if group and divides and not is_taken else None)
