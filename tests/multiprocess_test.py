@@ -83,7 +83,7 @@ def _disturb(group, workdir, rng, signum):
 
 
 def test_disturbed_runs_end_together_and_continue_to_the_bit(folder):
-  num_steps = 10 + 8 * NUM_DISTURBANCES
+  num_steps = 10 + 24 * NUM_DISTURBANCES  # more than the disturbances get to see
   mesh = dict(data=2, fsdp=2)
   evaluation = dict(every_steps=10**6)
   settings = _settings(folder / "text", folder / "whole", num_steps, mesh=mesh, eval=evaluation)
