@@ -1,6 +1,6 @@
 """How fast a BLT generates, on random weights of a given size or on a trained run.
 
-  python benchmarks/generate.py --size=1b [--batch=1,64] [--json FILE]
+  python benchmarks/generate.py --size=1b [--batch=1,64] [--hugging_face] [--json FILE]
   python benchmarks/generate.py --run=runs/quickstart/blt
   python benchmarks/generate.py --size=8b --topology=v4:2x2x1
 
@@ -18,6 +18,7 @@ import statistics
 import time
 from typing import Any
 
+import hugging_face
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,6 +70,7 @@ def main() -> None:
   parser.add_argument("--prompt_bytes", type=int, default=256)
   parser.add_argument("--new_bytes", type=int, default=512)
   parser.add_argument("--long_prompt", type=int, default=4096, help="for time to first byte")
+  parser.add_argument("--hugging_face", action="store_true", help="its BLT of --size as well")
   parser.add_argument("--topology", help="only compile, for v4:2x2x1, v5e:1x1, ...")
   parser.add_argument("--json", help="also write the numbers to this file")
   args = parser.parse_args()
@@ -92,6 +94,11 @@ def main() -> None:
     print(json.dumps(row), flush=True)
   numbers["first_byte"] = first_byte(model, args.long_prompt)
   print(json.dumps(numbers["first_byte"]))
+  if args.hugging_face:
+    del model
+    sizes = _model_config(f"blt_{args.size}.py"), _model_config("entropy_100m.py")
+    numbers["hugging_face"] = hugging_face.measure(*sizes, args.prompt_bytes)
+    print(json.dumps(numbers["hugging_face"]))
   if args.json:
     pathlib.Path(args.json).write_text(json.dumps(numbers, indent=2))
 

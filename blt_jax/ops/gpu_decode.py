@@ -6,6 +6,7 @@ cache included. What they compute is that of `ops.norm` and `ops.ring_attention`
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ _MAX_QUERIES = 8  # of one key head, kept in registers
 _TILE = 4  # results of a program
 BLOCK = 64  # slots of a ring that are read at once, or a multiple
 _MASKED = -1e30
+_LOG2_E = math.log2(math.e)  # softmax is in powers of two
 
 
 def _call(kernel, grid, out_shape, num_inputs, interpret, num_warps=4, **options):
@@ -149,12 +151,12 @@ def attend(
   """
   batch, length, _, head_dim = heads.shape
   key_heads = key_ring.shape[2]
-  # With few programs on the chip, each must have more loads under way. One query leaves
-  # the registers for that.
+  # With few programs on the chip, each must have more loads under way: of the whole ring,
+  # where the registers hold it.
   size = key_ring.shape[1]
-  is_alone = batch * key_heads <= 64 and length * num_heads == key_heads
-  sizes = (4 * BLOCK, 2 * BLOCK, BLOCK) if is_alone else (BLOCK,)
-  block = next(n for n in sizes if size % n == 0)
+  is_alone = batch * key_heads <= 64
+  is_small = length * num_heads == key_heads and size <= 512 and head_dim <= 64
+  block = size if is_alone and is_small and size & (size - 1) == 0 else BLOCK
   kernel = functools.partial(
     _attend_kernel, length=length, num_heads=num_heads, shape=key_ring.shape[1:],
     window=window, block=block,
@@ -184,22 +186,22 @@ def _attend_kernel(
   row, group = pl.program_id(0), pl.program_id(1)
   position, count = position_ref[row], count_ref[row]
   repeats, half = num_heads // key_heads, head_dim // 2
-  low, high = pl.ds(0, half), pl.ds(half, half)
-  steps = range(length)
+  steps, at = range(length), jnp.arange(head_dim)
 
   def rotated(step, head):
-    cos, sin = cos_ref[row, step, 0, :], sin_ref[row, step, 0, :]
-    a, b = (heads_ref[row, step, head, part].astype(jnp.float32) for part in (low, high))
+    cos, sin = (ref[row, step, 0, at % half] for ref in (cos_ref, sin_ref))
+    own = heads_ref[row, step, head, at].astype(jnp.float32)
+    other = heads_ref[row, step, head, (at + half) % head_dim].astype(jnp.float32)
+    turned = own * cos + jnp.where(at < half, -other, other) * sin
     # Rounded as keys are where they are stored.
-    parts = (a * cos - b * sin, b * cos + a * sin)
-    return tuple(p.astype(heads_ref.dtype).astype(jnp.float32) for p in parts)
+    return turned.astype(heads_ref.dtype).astype(jnp.float32)
 
   def oldest(step):
     seen = first_ref[row, step]
     return seen if window is None else jnp.maximum(seen, position + step - window + 1)
 
   queries = [
-    (step, repeat, [part * head_dim**-0.5 for part in rotated(step, group * repeats + repeat)])
+    (step, repeat, rotated(step, group * repeats + repeat) * (head_dim**-0.5 * _LOG2_E))
     for step in steps
     for repeat in range(repeats)
   ]
@@ -208,31 +210,26 @@ def _attend_kernel(
     heads_ref[row, step, num_heads + key_heads + group, :].astype(jnp.float32) for step in steps
   ]
 
-  def read(index, carry):
-    slots = index * block + jnp.arange(block)
+  def read(index, states):
     here = pl.ds(index * block, block)
-    key_low, key_high = (
-      key_ref[row, here, group, part].astype(jnp.float32) for part in (low, high)
-    )
-    value = value_ref[row, here, group, :].astype(jnp.float32)
-    newest = position - 1
-    at = newest - jax.lax.rem(newest - slots + size, size)
+    key, value = (ref[row, here, group, :].astype(jnp.float32) for ref in (key_ref, value_ref))
+    newest = jax.lax.rem(position - 1 + size, size)  # slot
+    age = newest - index * block - jnp.arange(block)
+    seen = position - 1 - jnp.where(age < 0, age + size, age)
     updated = []
-    for (step, _, query), state in zip(queries, carry, strict=True):
-      scores = (key_low * query[0][None] + key_high * query[1][None]).sum(axis=1)
-      scores = jnp.where(at >= oldest(step), scores, _MASKED)
+    for (step, _, query), state in zip(queries, states, strict=True):
+      scores = jnp.where(seen >= oldest(step), (key * query[None]).sum(axis=1), _MASKED)
       updated.append(_add(state, scores, value))
     return tuple(updated)
 
-  empty = (jnp.float32(_MASKED), jnp.float32(0), jnp.zeros(head_dim, jnp.float32))
   begin = 0 if window is not None else first_ref[row, 0] // block
   end = jnp.where(count > 0, (jnp.minimum(position, size) + block - 1) // block, 0)
-  states = jax.lax.fori_loop(begin, end, read, (empty,) * len(queries))
+  states = jax.lax.fori_loop(begin, end, read, (_nothing(head_dim),) * len(queries))
   for (step, repeat, query), state in zip(queries, states, strict=True):
     for other in range(step + 1):
-      score = jnp.sum(keys[other][0] * query[0] + keys[other][1] * query[1])
       is_seen = position + other >= oldest(step)
-      state = _add_one(state, jnp.where(is_seen, score, _MASKED), values[other])
+      score = jnp.where(is_seen, jnp.sum(keys[other] * query), _MASKED)
+      state = _add_one(state, score, values[other])
     _, total, mixed = state
     head = group * repeats + repeat
     out_ref[row, step, head, :] = (mixed / total).astype(out_ref.dtype)
@@ -241,8 +238,7 @@ def _attend_kernel(
 
     @pl.when(step < count)
     def _(step=step, slot=slot):
-      key_ref[row, slot, group, low] = keys[step][0].astype(key_ref.dtype)
-      key_ref[row, slot, group, high] = keys[step][1].astype(key_ref.dtype)
+      key_ref[row, slot, group, :] = keys[step].astype(key_ref.dtype)
       value_ref[row, slot, group, :] = values[step].astype(value_ref.dtype)
 
 
@@ -288,8 +284,10 @@ def _attend_patches_kernel(
   newest = jnp.minimum(id_ref[row, step], patch_ref.shape[1] - 1)
   head_dim = query_ref.shape[-1]
   for repeat in range(repeats):
-    query = query_ref[row, step, 0, group, repeat, :].astype(jnp.float32) * head_dim**-0.5
-    state = (jnp.float32(_MASKED), jnp.float32(0), jnp.zeros(head_dim, jnp.float32))
+    query = (
+      query_ref[row, step, 0, group, repeat, :].astype(jnp.float32) * head_dim**-0.5 * _LOG2_E
+    )
+    state = _nothing(head_dim)
     for back in range(window):
       patch = jnp.maximum(newest - back, 0)
       key, value = (
@@ -305,8 +303,8 @@ def _add(state: Any, scores: jax.Array, value: jax.Array) -> Any:
   """Takes scores [block] and values [block, H] into a running softmax."""
   largest, total, mixed = state
   highest = jnp.maximum(largest, jnp.max(scores))
-  scale = jnp.exp(largest - highest)
-  weights = jnp.where(scores > _MASKED, jnp.exp(scores - highest), 0)
+  scale = jnp.exp2(largest - highest)
+  weights = jnp.where(scores > _MASKED, jnp.exp2(scores - highest), 0)
   return (
     highest,
     total * scale + jnp.sum(weights),
@@ -314,10 +312,15 @@ def _add(state: Any, scores: jax.Array, value: jax.Array) -> Any:
   )
 
 
+def _nothing(head_dim: int) -> Any:
+  """A softmax that has seen nothing."""
+  return jnp.float32(_MASKED), jnp.float32(0), jnp.zeros(head_dim, jnp.float32)
+
+
 def _add_one(state: Any, score: jax.Array, value: jax.Array) -> Any:
   """Likewise for a single position."""
   largest, total, mixed = state
   highest = jnp.maximum(largest, score)
-  scale, weight = jnp.exp(largest - highest), jnp.exp(score - highest)
+  scale, weight = jnp.exp2(largest - highest), jnp.exp2(score - highest)
   weight = jnp.where(score > _MASKED, weight, 0)
   return highest, total * scale + weight, mixed * scale + weight * value
