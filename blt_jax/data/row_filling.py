@@ -6,18 +6,18 @@ from blt_jax import tokenizer
 from blt_jax.data.document_pool import DocumentPool
 from blt_jax.data.open_document import OpenDocument, Piece
 
-Row = dict[str, np.ndarray]
+Rows = dict[str, np.ndarray]
 
 
 class RowFiller:
   """Fills one row of S + 1 positions, the last of which is a target only, and P patches."""
 
-  def __init__(self, pool: DocumentPool, seq_len: int, num_patches: int):
-    self._pool = pool
-    self._seq_len, self._num_patches = seq_len, num_patches
-    self._positions, self._patches = seq_len + 1, num_patches  # still free
-    self._pieces: list[Piece] = []
-    self._reserve(seq_len // 8, num_patches // 8)  # for the oldest document
+  def __init__(self, pool: DocumentPool, row: Rows):
+    """Takes the pool, and a row of zeros."""
+    self._pool, self._row = pool, row
+    self._seq_len, self._num_patches = len(row["tokens"]), len(row["patch_lengths"])
+    self._positions, self._patches = self._seq_len + 1, self._num_patches  # still free
+    self._reserve(self._seq_len // 8, self._num_patches // 8)  # for the oldest document
 
   def _reserve(self, positions: int, patches: int) -> None:
     self._least_positions, self._least_patches = max(positions, 2), max(patches, 2)
@@ -76,41 +76,33 @@ class RowFiller:
   def _take(self, document: OpenDocument, patches: int) -> None:
     """Puts the next piece of a document into the row."""
     positions, patches = document.fit(self._positions, patches)
-    self._pieces.append(self._pool.take(document, positions, patches))
+    piece = self._pool.take(document, positions, patches)
+    self._write_tokens(piece)
+    self._write_lengths(piece)
     self._positions -= positions
     self._patches -= patches
 
-  def close(self) -> Row:
-    """The row; its free positions are part of the last patch."""
-    used = self._seq_len + 1 - self._positions
-    tokens = np.zeros(self._seq_len + 1, np.int32)
-    np.concatenate([p.tokens for p in self._pieces], out=tokens[:used])
-    targets = tokens[1:].copy()
-    loss_mask = np.zeros(self._seq_len, bool)
-    loss_mask[:used] = True
-    end = -1
-    for piece in self._pieces:
-      end += len(piece.tokens)
-      if end < self._seq_len:  # where a document is cut, an EOS keeps attention inside it
-        tokens[end] = tokenizer.EOS_ID
-        targets[end] = 0
-        loss_mask[end] = False
-    return {
-      "tokens": tokens[:-1],
-      "targets": targets,
-      "loss_mask": loss_mask,
-      "patch_lengths": self._patch_lengths(),
-    }
+  def _write_tokens(self, piece: Piece) -> None:
+    row, start = self._row, self._seq_len + 1 - self._positions
+    end = start + len(piece.tokens) - 1
+    row["tokens"][start:end] = piece.tokens[:-1]
+    row["targets"][start:end] = piece.tokens[1:]
+    row["loss_mask"][start:end] = True
+    if end < self._seq_len:  # where a document is cut, an EOS keeps attention inside it
+      row["tokens"][end] = tokenizer.EOS_ID
 
-  def _patch_lengths(self) -> np.ndarray:
-    lengths = np.zeros(self._num_patches, np.int32)
-    used = self._num_patches - self._patches
-    np.concatenate([p.lengths for p in self._pieces], out=lengths[:used])
-    slot = 0
-    for piece in self._pieces:
-      lengths[slot] = 1
-      lengths[slot + 1] = piece.second
-      slot += len(piece.lengths)
-      lengths[slot - 1] = piece.last
-    lengths[slot - 1] += self._positions
-    return lengths
+  def _write_lengths(self, piece: Piece) -> None:
+    lengths, slot = self._row["patch_lengths"], self._num_patches - self._patches
+    end = slot + len(piece.lengths)
+    lengths[slot:end] = piece.lengths
+    lengths[slot] = 1
+    lengths[slot + 1] = piece.second
+    lengths[end - 1] = piece.last
+
+  def close(self) -> None:
+    """Makes the free positions part of the last patch."""
+    lengths, used = self._row["patch_lengths"], self._num_patches - self._patches
+    if used:
+      lengths[used - 1] += self._positions
+    else:  # no document was left
+      lengths[:2] = 1, self._seq_len
