@@ -61,18 +61,21 @@ class RowFiller:
   def _share(self, oldest: OpenDocument, partner: OpenDocument) -> int:
     """Patches of `oldest`, if `partner` has the others and all positions are used."""
     free, patches = self._positions, self._patches
-    least, most = self._least_patches, patches - 2
+    near, most = free >> 9, patches - 2
+    least = min(self._least_patches, most)
+    # Of shares outside of these, one of the two ends.
+    first, last = patches - partner.patches_left + 1, oldest.patches_left - 1
     gain = oldest.patch_size - partner.patch_size
-    share = (free - partner.patch_size * patches) / gain
+    share = round((free - partner.patch_size * patches) / gain)
     for _ in range(6):  # the patch sizes are means; the patches at hand differ
-      share = min(max(round(share), least), most)
-      if share >= oldest.patches_left or patches - share >= partner.patches_left:
-        break
+      share = least if share < least else most if share > most else share
+      if not first <= share <= last:
+        return share
       excess = oldest.reach(share) + partner.reach(patches - share) - free
-      if abs(excess) <= free >> 9:  # near enough
-        break
-      share -= excess / gain
-    return min(max(round(share), least), most)
+      if -near <= excess <= near:
+        return share
+      share = round(share - excess / gain)
+    return min(max(share, least), most)
 
   def _take(self, document: OpenDocument, patches: int) -> None:
     """Puts the next piece of a document into the row."""
