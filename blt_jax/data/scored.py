@@ -156,7 +156,7 @@ def write_shard(
 
 def _write_records(path: pathlib.Path, records: Iterable[bytes]) -> int:
   """Writes a file and looks whether all of it is there."""
-  writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+  writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
   count = 0
   try:
     for record in records:
