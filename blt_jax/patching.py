@@ -328,7 +328,7 @@ def _count_between(starts: np.ndarray) -> np.ndarray:
   """The same without a sort, on the hot path of the data pipeline."""
   starts = starts.copy()
   starts[:, :1] = True  # so that a row's last patch ends where the next row begins
-  first = np.flatnonzero(starts)
+  first = starts.reshape(-1).nonzero()[0]
   flat = np.empty(len(first), np.int32)
   np.subtract(first[1:], first[:-1], out=flat[:-1], casting="same_kind")
   flat[-1:] = starts.size - first[-1:]

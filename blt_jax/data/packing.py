@@ -7,7 +7,7 @@ import numpy as np
 
 from blt_jax.data.document_pool import DocumentPool
 from blt_jax.data.open_document import OpenDocument
-from blt_jax.data.row_filling import RowFiller, Rows
+from blt_jax.data.row_filling import RowFiller, Rows, empty_rows
 
 
 class PackRows(grain.IterDataset):
@@ -98,14 +98,9 @@ class _PackIterator(grain.DatasetIterator):
     return self._fill_rows(self._batch_size)
 
   def _fill_rows(self, count: int) -> Rows:
-    rows = {
-      "tokens": np.zeros((count, self._seq_len), np.int32),
-      "targets": np.zeros((count, self._seq_len), np.int32),
-      "loss_mask": np.zeros((count, self._seq_len), bool),
-      "patch_lengths": np.zeros((count, self._num_patches), np.int32),
-    }
-    for i in range(count):
-      row = RowFiller(self._pool, {key: array[i] for key, array in rows.items()})
+    rows = empty_rows(count, self._seq_len, self._num_patches)
+    for arrays in zip(*rows.values(), strict=True):
+      row = RowFiller(self._pool, arrays)
       while row.has_room and self._fill_pool():
         row.add()
       row.close()

@@ -1,5 +1,7 @@
 """Which pieces of which documents share a row."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from blt_jax import tokenizer
@@ -9,18 +11,27 @@ from blt_jax.data.open_document import OpenDocument, Piece
 Rows = dict[str, np.ndarray]
 
 
+def empty_rows(count: int, seq_len: int, num_patches: int) -> Rows:
+  """Rows to fill: zeros, int32 and bool, as `packing.PackRows` describes them."""
+  return {
+    "tokens": np.zeros((count, seq_len), np.int32),
+    "targets": np.zeros((count, seq_len), np.int32),
+    "loss_mask": np.zeros((count, seq_len), bool),
+    "patch_lengths": np.zeros((count, num_patches), np.int32),
+  }
+
+
 class RowFiller:
   """Fills one row of S + 1 positions, the last of which is a target only, and P patches."""
 
-  def __init__(self, pool: DocumentPool, row: Rows):
-    """Takes the pool, and a row of zeros."""
-    self._pool, self._row = pool, row
-    self._seq_len, self._num_patches = len(row["tokens"]), len(row["patch_lengths"])
+  def __init__(self, pool: DocumentPool, row: Sequence[np.ndarray]):
+    """Takes the pool, and the arrays of a row, zeros: see `empty_rows`."""
+    self._pool = pool
+    self._tokens, self._targets, self._loss_mask, self._lengths = row
+    self._seq_len, self._num_patches = len(self._tokens), len(self._lengths)
     self._positions, self._patches = self._seq_len + 1, self._num_patches  # still free
-    self._reserve(self._seq_len // 8, self._num_patches // 8)  # for the oldest document
-
-  def _reserve(self, positions: int, patches: int) -> None:
-    self._least_positions, self._least_patches = max(positions, 2), max(patches, 2)
+    self._least_positions = max(self._seq_len // 8, 2)  # for the oldest document
+    self._least_patches = max(self._num_patches // 8, 2)
 
   @property
   def has_room(self) -> bool:
@@ -50,7 +61,7 @@ class RowFiller:
     if share < oldest.patches_left and partner.patches_left <= others and partner.left <= room:
       self._take(partner, self._patches)
       return
-    self._reserve(0, 0)
+    self._least_positions = self._least_patches = 2
     if share >= oldest.patches_left:
       self._take(oldest, self._patches)
       return
@@ -81,22 +92,22 @@ class RowFiller:
     """Puts the next piece of a document into the row."""
     positions, patches = document.fit(self._positions, patches)
     piece = self._pool.take(document, positions, patches)
-    self._write_tokens(piece)
+    self._write_tokens(piece.tokens)
     self._write_lengths(piece)
     self._positions -= positions
     self._patches -= patches
 
-  def _write_tokens(self, piece: Piece) -> None:
-    row, start = self._row, self._seq_len + 1 - self._positions
-    end = start + len(piece.tokens) - 1
-    row["tokens"][start:end] = piece.tokens[:-1]
-    row["targets"][start:end] = piece.tokens[1:]
-    row["loss_mask"][start:end] = True
+  def _write_tokens(self, tokens: np.ndarray) -> None:
+    start = self._seq_len + 1 - self._positions
+    end = start + len(tokens) - 1
+    self._tokens[start:end] = tokens[:-1]
+    self._targets[start:end] = tokens[1:]
+    self._loss_mask[start:end] = True
     if end < self._seq_len:  # where a document is cut, an EOS keeps attention inside it
-      row["tokens"][end] = tokenizer.EOS_ID
+      self._tokens[end] = tokenizer.EOS_ID
 
   def _write_lengths(self, piece: Piece) -> None:
-    lengths, slot = self._row["patch_lengths"], self._num_patches - self._patches
+    lengths, slot = self._lengths, self._num_patches - self._patches
     end = slot + len(piece.lengths)
     lengths[slot:end] = piece.lengths
     lengths[slot] = 1
@@ -105,8 +116,8 @@ class RowFiller:
 
   def close(self) -> None:
     """Makes the free positions part of the last patch."""
-    lengths, used = self._row["patch_lengths"], self._num_patches - self._patches
+    used = self._num_patches - self._patches
     if used:
-      lengths[used - 1] += self._positions
+      self._lengths[used - 1] += self._positions
     else:  # no document was left
-      lengths[:2] = 1, self._seq_len
+      self._lengths[:2] = 1, self._seq_len
