@@ -72,21 +72,23 @@ class RowFiller:
   def _share(self, oldest: OpenDocument, partner: OpenDocument) -> int:
     """Patches of `oldest`, if `partner` has the others and all positions are used."""
     free, patches = self._positions, self._patches
-    near, most = free >> 9, patches - 2
-    least = min(self._least_patches, most)
-    # Of shares outside of these, one of the two ends.
-    first, last = patches - partner.patches_left + 1, oldest.patches_left - 1
+    low, high = min(self._least_patches, patches - 2), patches - 2
     gain = oldest.patch_size - partner.patch_size
-    share = round((free - partner.patch_size * patches) / gain)
+    share = min(max(round((free - partner.patch_size * patches) / gain), low), high)
     for _ in range(6):  # the patch sizes are means; the patches at hand differ
-      share = least if share < least else most if share > most else share
-      if not first <= share <= last:
-        return share
+      if share >= oldest.patches_left or patches - share >= partner.patches_left:
+        break
       excess = oldest.reach(share) + partner.reach(patches - share) - free
-      if -near <= excess <= near:
-        return share
+      if low == high or abs(excess) <= free >> 8:  # near enough
+        break
+      if (excess > 0) == (gain > 0):
+        high = max(share - 1, low)
+      else:
+        low = min(share + 1, high)
       share = round(share - excess / gain)
-    return min(max(share, least), most)
+      if not low <= share <= high:
+        share = (low + high) // 2
+    return share
 
   def _take(self, document: OpenDocument, patches: int) -> None:
     """Puts the next piece of a document into the row."""
