@@ -153,8 +153,11 @@ def find_boundaries(
 
 def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
   xp = _namespace(entropies)
-  if xp is np and entropies.dtype == np.float16 and _is_plain(config):
-    return _exceed(entropies, config.threshold)
+  threshold = config.threshold
+  is_plain = not (config.cumulative or config.monotonic) and config.threshold_add is None
+  is_half = entropies.dtype == np.float16
+  if is_half and is_plain and threshold is not None and 0 <= threshold < np.inf:
+    return _exceed(entropies, threshold)
   entropies = xp.asarray(entropies, xp.float32)
   if config.is_top_k:
     count = max(int(entropies.shape[1] // config.patch_size) - 2, 0)
@@ -166,12 +169,6 @@ def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
   before = xp.concatenate([entropies[:, :1], entropies[:, :-1]], axis=1)
   positions = np.arange(entropies.shape[1], dtype=np.int32)
   return entropy_rule(entropies, before, positions, config)
-
-
-def _is_plain(config: PatchingConfig) -> bool:
-  """Whether the rule is that of one threshold that every entropy is compared with."""
-  others = config.is_top_k or config.cumulative or config.monotonic
-  return not others and config.threshold_add is None and config.threshold >= 0
 
 
 def _exceed(entropies: np.ndarray, threshold: float) -> np.ndarray:
@@ -189,8 +186,7 @@ def _bits_above(threshold: float) -> tuple[np.uint16, np.uint16]:
 
   Negative numbers and NaN are beyond infinity.
   """
-  most = np.finfo(np.float16).max
-  below = np.float16(min(threshold, most))
+  below = np.float16(min(threshold, 65504.0))  # the largest one
   if below > np.float32(threshold):  # it was rounded up
     below = np.nextafter(below, np.float16(0))
   bits = below.view(np.uint16)
