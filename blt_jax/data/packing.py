@@ -54,8 +54,8 @@ class PackRows(grain.IterDataset):
       batch_size: B, rows of a batch; None for rows one by one.
 
     Raises:
-      ValueError: S or P is too small for any row, or no document may be open. Iterating
-        raises it for documents whose patch_lengths do not sum to n.
+      ValueError: S or P is too small for any row, a batch has no row, or no document may
+        be open. Iterating raises it for documents whose patch_lengths do not sum to n.
     """
     super().__init__(documents)
     if num_patches < 3 or seq_len < 2:
@@ -64,6 +64,8 @@ class PackRows(grain.IterDataset):
       )
     if pool_size < 1:
       raise ValueError(f"pool_size is {pool_size}; at least 1 document must be open.")
+    if batch_size is not None and batch_size < 1:
+      raise ValueError(f"batch_size is {batch_size}; a batch has at least 1 row.")
     self._documents = documents
     self._sizes = (seq_len, num_patches, pool_size, batch_size)
 

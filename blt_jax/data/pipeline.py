@@ -35,7 +35,7 @@ class BatchShape:
 def training_batches(
   documents: Dataset, patch: PatchDocument, shape: BatchShape, num_workers: int = 0
 ) -> grain.IterDataset:
-  """Full batches.
+  """Batches of rows; the last one, if there is one, is filled with rows without loss.
 
   `get_state` and `set_state` of its iterator resume with the very next batch.
 
