@@ -12,11 +12,11 @@ Rows = dict[str, np.ndarray]
 
 
 def empty_rows(count: int, seq_len: int, num_patches: int) -> Rows:
-  """Rows to fill: zeros, int32 and bool, as `packing.PackRows` describes them."""
+  """Rows to fill: int32 zeros and all the loss; see `packing.PackRows`."""
   return {
     "tokens": np.zeros((count, seq_len), np.int32),
     "targets": np.zeros((count, seq_len), np.int32),
-    "loss_mask": np.zeros((count, seq_len), bool),
+    "loss_mask": np.ones((count, seq_len), bool),
     "patch_lengths": np.zeros((count, num_patches), np.int32),
   }
 
@@ -25,7 +25,7 @@ class RowFiller:
   """Fills one row of S + 1 positions, the last of which is a target only, and P patches."""
 
   def __init__(self, pool: DocumentPool, row: Sequence[np.ndarray]):
-    """Takes the pool, and the arrays of a row, zeros: see `empty_rows`."""
+    """Takes the pool, and the arrays of a row of `empty_rows`."""
     self._pool = pool
     self._tokens, self._targets, self._loss_mask, self._lengths = row
     self._seq_len, self._num_patches = len(self._tokens), len(self._lengths)
@@ -104,9 +104,9 @@ class RowFiller:
     end = start + len(tokens) - 1
     self._tokens[start:end] = tokens[:-1]
     self._targets[start:end] = tokens[1:]
-    self._loss_mask[start:end] = True
     if end < self._seq_len:  # where a document is cut, an EOS keeps attention inside it
       self._tokens[end] = tokenizer.EOS_ID
+      self._loss_mask[end] = False
 
   def _write_lengths(self, piece: Piece) -> None:
     lengths, slot = self._lengths, self._num_patches - self._patches
@@ -117,7 +117,8 @@ class RowFiller:
     lengths[end - 1] = piece.last
 
   def close(self) -> None:
-    """Makes the free positions part of the last patch."""
+    """Makes the free positions part of the last patch, without loss."""
+    self._loss_mask[max(self._seq_len - self._positions, 0) :] = False
     used = self._num_patches - self._patches
     if used:
       self._lengths[used - 1] += self._positions
