@@ -68,7 +68,7 @@ def measure(texts: list[bytes], seq_len: int, folder: str) -> list[dict]:
   threshold = thresholds.find_threshold(sample, patching.PatchingConfig(), _MEAN_PATCH)
   rule = patching.PatchingConfig(threshold=threshold)
   stored = _store(f"{folder}/scored", texts, entropies)
-  plain = [Document(text) for text in texts]
+  plain = grain.MapDataset.source([Document(text) for text in texts])
   space = patching.PatchingConfig(scheme="space")
   rows = [
     _row("stored entropies", stored, PatchDocument(rule), seq_len, 6, _read_rate(stored)),
@@ -86,11 +86,12 @@ def measure(texts: list[bytes], seq_len: int, folder: str) -> list[dict]:
 
 
 def _row(name, documents, patch, seq_len, seconds, limit, pool_size=256, mean=_MEAN_PATCH):
-  mean = mean or np.mean(np.concatenate([patch(d)["patch_lengths"] for d in documents[:100]]))
+  if mean is None:
+    mean = np.mean(np.concatenate([patch(documents[i])["patch_lengths"] for i in range(100)]))
   shape = pipeline.BatchShape(8, seq_len, round(seq_len / mean), pool_size)
-  source = grain.MapDataset.source(documents)
   # As many as a corpus has: shuffling few indices costs Grain more.
-  mixed = mixture.mix({"text": (source.repeat(-(-_NUM_DOCUMENTS // len(source))), 1.0)}, seed=0)
+  many = documents.repeat(-(-_NUM_DOCUMENTS // len(documents)))
+  mixed = mixture.mix({"text": (many, 1.0)}, seed=0)
   batches = iter(pipeline.training_batches(mixed, patch, shape))
   next(batches)  # fills the pool, compiles
   spent, targets, use = 0.0, 0, []

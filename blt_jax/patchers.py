@@ -2,9 +2,7 @@
 
 import dataclasses
 import hashlib
-import json
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +10,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from blt_jax import atomic, config, runs
+from blt_jax import config, runs
 from blt_jax.data.entropy import EntropyScorer
+from blt_jax.data.folders import Folder
 from blt_jax.data.scored import Manifest
 from blt_jax.data.table import TableModel
 from blt_jax.data.transforms import PatchDocument
@@ -98,7 +97,7 @@ def _adopt(section: ConfigDict, path: str, manifest: Manifest | None) -> None:
       f"{manifest.reset_at_newline}; set config.patching.reset_at_newline to that."
     )
   section.entropy_model = section.entropy_model or manifest.model
-  if section.threshold is None and (pathlib.Path(path) / THRESHOLD_FILE).exists():
+  if section.threshold is None and Folder(path).exists(THRESHOLD_FILE):
     section.threshold = _load_threshold(path, section)
 
 
@@ -138,7 +137,7 @@ def params_digest(params: Any) -> str:
 def save_threshold(workdir: str | os.PathLike, rule: PatchingConfig) -> None:
   """Writes the rule that calibration found next to its model; see `load_patcher`."""
   found = {name: getattr(rule, name) for name in ("threshold", *_RULE)}
-  atomic.write_text(pathlib.Path(workdir) / THRESHOLD_FILE, json.dumps(found, indent=2))
+  Folder(workdir).write_json(THRESHOLD_FILE, found)
 
 
 def _load_table(folder: str, section: ConfigDict) -> TableModel:
@@ -152,8 +151,8 @@ def _load_table(folder: str, section: ConfigDict) -> TableModel:
 
 
 def _load_threshold(folder: str, section: ConfigDict) -> float:
-  path = pathlib.Path(folder) / THRESHOLD_FILE
-  found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+  home = Folder(folder)
+  found = home.read_json(THRESHOLD_FILE) if home.exists(THRESHOLD_FILE) else {}
   if not all(name in found and found[name] == section[name] for name in _RULE):
     rule = ", ".join(f"{name}={section[name]}" for name in _RULE)
     raise ValueError(

@@ -13,6 +13,7 @@ Reference: Meta `bytelatent/data/patcher.py`.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -133,7 +134,7 @@ def find_boundaries(
     if entropies is None or entropies.shape != tokens.shape:
       shape = None if entropies is None else entropies.shape
       raise ValueError(f"The entropy scheme needs entropies {tokens.shape}, got {shape}.")
-    return _entropy_boundaries(xp.asarray(entropies, xp.float32), config)
+    return _entropy_boundaries(xp.asarray(entropies), config)
   if config.scheme == "space":
     before = xp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=LETTER_ID)
     return space_rule(tokens, before)
@@ -152,6 +153,12 @@ def find_boundaries(
 
 def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
   xp = _namespace(entropies)
+  threshold = config.threshold
+  is_plain = not (config.cumulative or config.monotonic) and config.threshold_add is None
+  is_half = entropies.dtype == np.float16
+  if is_half and is_plain and threshold is not None and 0 <= threshold < np.inf:
+    return _exceed(entropies, threshold)
+  entropies = xp.asarray(entropies, xp.float32)
   if config.is_top_k:
     count = max(int(entropies.shape[1] // config.patch_size) - 2, 0)
     order = xp.argsort(-entropies[:, 1:], axis=-1, stable=True)
@@ -162,6 +169,28 @@ def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
   before = xp.concatenate([entropies[:, :1], entropies[:, :-1]], axis=1)
   positions = np.arange(entropies.shape[1], dtype=np.int32)
   return entropy_rule(entropies, before, positions, config)
+
+
+def _exceed(entropies: np.ndarray, threshold: float) -> np.ndarray:
+  """Where float16 entropies exceed a threshold of 0 or more, as float32 numbers would.
+
+  Positive numbers are in the order of their bits, which numpy compares far faster.
+  """
+  first, count = _bits_above(threshold)
+  return entropies.view(np.uint16) - first < count
+
+
+@functools.lru_cache
+def _bits_above(threshold: float) -> tuple[np.uint16, np.uint16]:
+  """The least float16 above a threshold, as bits, and how many there are up to infinity.
+
+  Negative numbers and NaN are beyond infinity.
+  """
+  below = np.float16(min(threshold, 65504.0))  # the largest one
+  if below > np.float32(threshold):  # it was rounded up
+    below = np.nextafter(below, np.float16(0))
+  bits = below.view(np.uint16)
+  return bits + np.uint16(1), np.float16(np.inf).view(np.uint16) - bits
 
 
 def entropy_rule(
@@ -295,12 +324,16 @@ def _count_between(starts: np.ndarray) -> np.ndarray:
   """The same without a sort, on the hot path of the data pipeline."""
   starts = starts.copy()
   starts[:, :1] = True  # so that a row's last patch ends where the next row begins
-  first = np.flatnonzero(starts)
-  ends = np.append(first[1:], starts.size)
+  first = starts.reshape(-1).nonzero()[0]
+  flat = np.empty(len(first), np.int32)
+  np.subtract(first[1:], first[:-1], out=flat[:-1], casting="same_kind")
+  flat[-1:] = starts.size - first[-1:]
+  if len(starts) == 1:  # a document of the data pipeline
+    return flat[None]
   counts = np.diff(first.searchsorted(np.arange(len(starts) + 1) * starts.shape[1]))
   width = counts.max(initial=1)
   lengths = np.zeros((len(starts), width), np.int32)
-  lengths[np.arange(width) < counts[:, None]] = ends - first
+  lengths[np.arange(width) < counts[:, None]] = flat
   return lengths
 
 

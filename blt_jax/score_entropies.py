@@ -11,7 +11,6 @@ the command once for each with --num_processes and its own --process.
 
 import argparse
 import dataclasses
-import pathlib
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
@@ -20,6 +19,7 @@ import grain
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 from tqdm import tqdm
 
 from blt_jax import checkpoint, logs, patchers, runs, tokenizer
@@ -58,7 +58,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add = parser.add_argument
   add("--model", required=True, help="folder of the entropy model's run")
   add("--input", required=True, help="text, as in config.data.path")
-  add("--output", required=True, help="folder for the shards, on a local disk")
+  add("--output", required=True, help="folder for the shards, local or gs://")
   add("--text_field", default="text", help="of JSONL lines; the column of Parquet files")
   add("--on_error", default="raise", choices=("raise", "skip"), help="what bad input does")
   add("--invalid_utf8", default="keep", choices=("keep", "drop"), help="such documents")
@@ -83,8 +83,6 @@ def _check(args: argparse.Namespace) -> None:
     )
   if args.shard_megabytes <= 0:
     raise ValueError(f"--shard_megabytes must be above 0, got {args.shard_megabytes}.")
-  if "://" in args.output:
-    raise ValueError(f"--output {args.output} must be on a local disk; upload it afterwards.")
 
 
 def _make_scorer(args: argparse.Namespace, model: runs.EntropyModel) -> BatchScorer:
@@ -97,7 +95,7 @@ def _make_scorer(args: argparse.Namespace, model: runs.EntropyModel) -> BatchSco
 def _make_manifest(args: argparse.Namespace, model: runs.EntropyModel) -> scored.Manifest:
   return scored.Manifest(
     model=args.model,
-    step=checkpoint.find_step(pathlib.Path(args.model)),
+    step=checkpoint.find_step(epath.Path(args.model)),
     digest=patchers.params_digest(model.params),
     window=window_of(model.config),
     compute_dtype=model.config.dtype,

@@ -15,22 +15,28 @@ OFFSET = 4
 VOCAB_SIZE = 256 + OFFSET
 
 
-def encode(text: str | bytes, add_bos: bool = True, add_eos: bool = True) -> np.ndarray:
+def encode(
+  text: str | bytes,
+  add_bos: bool = True,
+  add_eos: bool = True,
+  dtype: type[np.integer] = np.int32,
+) -> np.ndarray:
   """Turns text or raw bytes into ids.
 
   Args:
     text: a string (encoded as UTF-8, lone surrogates are dropped) or bytes.
     add_bos: put `BOS_ID` in front.
     add_eos: put `EOS_ID` at the end.
+    dtype: of the ids, 16 bits or more.
 
   Returns:
-    int32 [n] ids.
+    [n] ids.
   """
   raw = text.encode("utf-8", errors="ignore") if isinstance(text, str) else text
-  ids = np.empty(add_bos + len(raw) + add_eos, np.int32)
+  ids = np.empty(add_bos + len(raw) + add_eos, dtype)
   ids[: int(add_bos)], ids[len(ids) - add_eos :] = BOS_ID, EOS_ID
   own = ids[int(add_bos) : add_bos + len(raw)]
-  np.add(np.frombuffer(raw, np.uint8), OFFSET, out=own, dtype=np.int32)
+  np.add(np.frombuffer(raw, np.uint8), OFFSET, out=own, dtype=dtype)
   return ids
 
 

@@ -2,7 +2,8 @@
 
 Text is scored once by an entropy model (`blt_jax.score_entropies`) and read with its
 entropies, so that hosts only pack. Scored text and the entropy model's run lie where every
-host sees them as files: on a disk, or in a bucket mounted by Cloud Storage FUSE.
+host sees them: at gs://, if all the scored text fits on the disk of a host, which copies it;
+else as files in a bucket mounted by Cloud Storage FUSE.
 """
 
 from ml_collections import ConfigDict

@@ -213,6 +213,17 @@ def test_entropy_equal_to_the_threshold_does_not_start_a_patch():
   assert lengths.tolist() == [[1, 2, 2]]
 
 
+@pytest.mark.parametrize(
+  "threshold", [-0.5, 0.0, 1e-9, 6e-8, 1.0, 1.0001, 1.335442066192627, 65504.0, 1e9, np.inf]
+)
+def test_float16_entropies_are_compared_as_float32_ones(threshold):
+  entropies = np.arange(2**16, dtype=np.uint16).view(np.float16)[None]  # all, NaN among them
+  tokens = np.full(entropies.shape, 80)
+  rule = PatchingConfig(threshold=threshold)
+  expected = patching.find_boundaries(tokens, rule, entropies.astype(np.float32))
+  np.testing.assert_array_equal(patching.find_boundaries(tokens, rule, entropies), expected)
+
+
 def test_first_entropy_is_never_used():
   high, low = (np.array([[h, 0, 0]], np.float32) for h in (9, 0))
   tokens = np.zeros((1, 3), np.int32)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import fsspec
 import numpy as np
 import pytest
 from golden_cases import SAME
@@ -167,6 +168,23 @@ def test_records_check_their_lengths():
       scored.decode(bad, "float16")
 
 
+def test_a_remote_folder_goes_on_where_it_stopped(model, whole, tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  output, more = "memory://scored/deep", ("--dtype=float32", "--shard_megabytes=0.0005")
+  _score(model, output, *more)
+  memory = fsspec.filesystem("memory")
+  sidecars = [f for f in memory.ls("/scored/deep", detail=False) if "-0" in f and "json" in f]
+  for file in ("/scored/deep/00-done.json", *sorted(sidecars)[3:]):
+    memory.rm(file)
+  with pytest.raises(ValueError, match="is not finished"):
+    sources.open_source(output)
+  memory.pipe_file(sorted(sidecars)[3].replace(".json", ".array_record"), b"half")
+  _score(model, output, *more)
+  for got, expected in zip(_read(output), _read(whole), strict=True):
+    assert got.text == expected.text
+    np.testing.assert_array_equal(got.entropies, expected.entropies)
+
+
 def test_a_failed_write_leaves_no_shard(tmp_path):
   def documents():
     yield Document(b"a", np.zeros(3))
@@ -175,6 +193,9 @@ def test_a_failed_write_leaves_no_shard(tmp_path):
   with pytest.raises(OSError, match="No space left"):
     scored.write_shard(tmp_path, 0, documents(), "float16", scored.Progress(1, 1, 1, 1))
   assert not list(tmp_path.iterdir())
+  with pytest.raises(OSError, match="No space left"):
+    scored.write_shard("memory://full", 0, documents(), "float16", scored.Progress(1, 1, 1, 1))
+  assert not fsspec.filesystem("memory").exists("/full")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +203,6 @@ def test_a_failed_write_leaves_no_shard(tmp_path):
   [
     (["--process=2", "--num_processes=2"], "--process must be in"),
     (["--shard_megabytes=0"], "--shard_megabytes must be above 0"),
-    (["--output=gs://bucket/scored"], "must be on a local disk"),
   ],
 )
 def test_mistakes_are_named(model, tmp_path, flags, message):

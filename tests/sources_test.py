@@ -102,10 +102,19 @@ def test_remote_files(end):
   assert read(root) == read(f"{root}/deep/a{end}") == read(f"{root}/**/*{end}") == local
 
 
-def test_remote_array_records_have_one_clear_error():
-  write_bytes("memory://records/a.array_record", b"")
-  with pytest.raises(ValueError, match="local disks only.*mount the bucket"):
-    sources.open_source("memory://records")
+def test_remote_array_records_are_copied_once_unless_they_change(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  remote = "memory://records/deep/a.array_record"
+  for texts in (["1", "ü"], ["2"]):
+    with open(write(tmp_path / "a.array_record", texts), "rb") as file:
+      write_bytes(remote, file.read())
+    expected = [text.encode() for text in texts]
+    assert read("memory://records") == read(remote) == expected
+    assert pickle.loads(pickle.dumps(sources.open_source(remote)))[0].text == expected[0]
+  assert len(list((tmp_path / "cache" / "blt_jax").iterdir())) == 2
+  write_bytes(remote, b"")
+  with pytest.raises(ValueError, match="deep/a.array_record: cannot be read"):
+    sources.open_source(remote)
 
 
 def test_missing_libraries_are_named(tmp_path, monkeypatch):

@@ -15,8 +15,7 @@ class DocumentPool:
   def __init__(self) -> None:
     self.left = 0
     self._by_age: list[OpenDocument] = []
-    self._keys: list[tuple[float, int]] = []  # patch size and index, sorted
-    self._by_size: list[OpenDocument] = []
+    self._by_size: list[tuple[float, int, OpenDocument]] = []  # patch size and index, sorted
 
   def __len__(self) -> int:
     return len(self._by_age)
@@ -37,16 +36,12 @@ class DocumentPool:
     self._insert(document)
 
   def _insert(self, document: OpenDocument) -> None:
-    key = document.patch_size, document.index
-    place = bisect.bisect(self._keys, key)
-    self._keys.insert(place, key)
-    self._by_size.insert(place, document)
+    bisect.insort(self._by_size, (document.patch_size, document.index, document))
     self.left += document.left
 
   def take(self, document: OpenDocument, positions: int, patches: int) -> Piece:
     """Takes a piece off a document, which leaves the pool if nothing is left."""
-    place = bisect.bisect_left(self._keys, (document.patch_size, document.index))
-    del self._keys[place], self._by_size[place]
+    del self._by_size[self._place(document.patch_size, document.index)]
     self.left -= document.left
     piece = document.take(positions, patches)
     if document.left:
@@ -54,6 +49,9 @@ class DocumentPool:
     else:
       self._by_age.remove(document)
     return piece
+
+  def _place(self, patch_size: float, index: int) -> int:
+    return bisect.bisect(self._by_size, (patch_size, index))
 
   def find_partner(self, patch_size: float) -> OpenDocument | None:
     """A document that makes up for the oldest where the mean is to be `patch_size`.
@@ -63,10 +61,9 @@ class DocumentPool:
     farthest.
     """
     opposite = 2 * patch_size - self.oldest.patch_size
+    place = self._place(opposite, self.oldest.index)
     if opposite < patch_size:
-      place = bisect.bisect(self._keys, (opposite, self.oldest.index))
-      partner = self._by_size[max(place - 1, 0)]
+      partner = self._by_size[max(place - 1, 0)][2]
       return partner if partner.patch_size < patch_size else None
-    place = bisect.bisect_left(self._keys, (opposite, self.oldest.index))
-    partner = self._by_size[min(place, len(self._keys) - 1)]
+    partner = self._by_size[min(place, len(self._by_size) - 1)][2]
     return partner if partner.patch_size > patch_size else None

@@ -2,9 +2,11 @@
 
 import functools
 import glob
+import hashlib
 import os
 import pathlib
 import sysconfig
+import tempfile
 from typing import BinaryIO
 
 import fsspec
@@ -33,6 +35,18 @@ def is_remote(path: str) -> bool:
   return "://" in path
 
 
+def find_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+  """The file system of a path, and the path there.
+
+  Raises:
+    ValueError: no library for such a URL.
+  """
+  try:
+    return fsspec.core.url_to_fs(path)
+  except ImportError as error:
+    raise ValueError(f"{path} cannot be opened: {error}.") from error
+
+
 def list_files(path: str) -> list[str]:
   """Finds the files that a path stands for.
 
@@ -50,10 +64,7 @@ def list_files(path: str) -> list[str]:
   """
   if path == STDLIB:
     return _list_stdlib()
-  try:
-    filesystem, root = fsspec.core.url_to_fs(path)
-  except ImportError as error:
-    raise ValueError(f"{path} cannot be opened: {error}.") from error
+  filesystem, root = find_filesystem(path)
   if filesystem.isdir(root):
     strict = {"on_error": "raise"} if isinstance(filesystem, LocalFileSystem) else {}
     found = filesystem.find(root, detail=True, **strict)
@@ -96,6 +107,28 @@ def open_file(path: str) -> BinaryIO:
   """Opens a file to read its bytes; those of compressed JSONL uncompressed."""
   compression = "infer" if format_of(path) == "compressed jsonl" else None
   return fsspec.open(path, "rb", compression=compression).open()
+
+
+def copy_here(path: str) -> str:
+  """A path on this machine's disks of a file: its own, or that of a copy.
+
+  Copies of remote files lie in `$XDG_CACHE_HOME/blt_jax` (~/.cache/blt_jax), whole, and
+  stay there for other processes and runs, until somebody removes them. A file that has
+  changed is copied again.
+  """
+  if not is_remote(path):
+    return path
+  filesystem, name = find_filesystem(path)
+  cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "blt_jax"
+  cache.mkdir(parents=True, exist_ok=True)
+  version = f"{filesystem.unstrip_protocol(name)} {filesystem.ukey(name)}"
+  key = hashlib.sha256(version.encode()).hexdigest()[:32]
+  copy = cache / f"{key}-{name.rpartition('/')[2]}"
+  if not copy.exists():
+    with tempfile.TemporaryDirectory(dir=cache) as aside:  # others may copy the same file
+      filesystem.get_file(name, f"{aside}/{copy.name}")
+      os.replace(f"{aside}/{copy.name}", copy)
+  return str(copy)
 
 
 class RangeReader:

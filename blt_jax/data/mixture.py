@@ -45,6 +45,8 @@ def mix(
     for name, (dataset, _) in sources.items()
   }
   if all(isinstance(part, grain.MapDataset) for part in parts.values()):
+    if len(parts) == 1:
+      return parts.popitem()[1]  # what Grain puts around it costs time
     if num_epochs is not None:
       return grain.MapDataset.concatenate(list(parts.values()))
     return grain.MapDataset.mix(list(parts.values()), [w for _, w in sources.values()])
@@ -84,10 +86,11 @@ def _prepare(name, dataset, seed, window, num_epochs, host):
   if isinstance(dataset, grain.MapDataset):
     if own_seed is not None:
       dataset = dataset.shuffle(own_seed)
-    return dataset.repeat(num_epochs)[index::count]
+    repeated = dataset.repeat(num_epochs)
+    return repeated[index::count] if count > 1 else repeated
   # Repeated first: the share of a host is never empty, however few the documents.
-  repeated = grain.experimental.RepeatIterDataset(dataset, num_epochs)
-  share = EveryNth(repeated, index, count)
+  stream = grain.experimental.RepeatIterDataset(dataset, num_epochs)
+  share = EveryNth(stream, index, count)
   if own_seed is None:
     return share
   return grain.experimental.WindowShuffleIterDataset(share, window_size=window, seed=own_seed)

@@ -1,11 +1,13 @@
 """A document on its way into rows."""
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any
 
 import numpy as np
 
 
-class Piece(NamedTuple):
+@dataclasses.dataclass(slots=True)
+class Piece:
   """What a row takes from a document at once.
 
   A piece of k positions holds k ids, the first of which is an input only and the last a

@@ -7,7 +7,7 @@ import numpy as np
 
 from blt_jax.data.document_pool import DocumentPool
 from blt_jax.data.open_document import OpenDocument
-from blt_jax.data.row_filling import Row, RowFiller
+from blt_jax.data.row_filling import RowFiller, Rows, empty_rows
 
 
 class PackRows(grain.IterDataset):
@@ -16,6 +16,7 @@ class PackRows(grain.IterDataset):
   Documents are dicts with `tokens` int [n] (BOS first, EOS last) and `patch_lengths`,
   which sum to n. A row holds `tokens` and `targets` int32 [S], `loss_mask` bool [S] and
   `patch_lengths` int32 [P], as the model takes them: they sum to S + 1 and the first is 1.
+  Elements are rows, or batches of them; the last batch is filled with rows without loss.
 
   Every byte and every EOS is the target of exactly one position, which is in the same
   document. Rows are filled from a pool of open documents: each takes from the oldest
@@ -35,7 +36,12 @@ class PackRows(grain.IterDataset):
   """
 
   def __init__(
-    self, documents: grain.IterDataset, seq_len: int, num_patches: int, pool_size: int = 256
+    self,
+    documents: grain.IterDataset,
+    seq_len: int,
+    num_patches: int,
+    pool_size: int = 256,
+    batch_size: int | None = None,
   ):
     """Takes the documents, S and P.
 
@@ -45,10 +51,11 @@ class PackRows(grain.IterDataset):
       num_patches: P, about S divided by the mean bytes per patch.
       pool_size: how many documents are open at once, unless those behind the oldest
         hold that many rows' worth of ids before. 1 keeps the documents in order.
+      batch_size: B, rows of a batch; None for rows one by one.
 
     Raises:
-      ValueError: S or P is too small for any row, or no document may be open. Iterating
-        raises it for documents whose patch_lengths do not sum to n.
+      ValueError: S or P is too small for any row, a batch has no row, or no document may
+        be open. Iterating raises it for documents whose patch_lengths do not sum to n.
     """
     super().__init__(documents)
     if num_patches < 3 or seq_len < 2:
@@ -57,8 +64,10 @@ class PackRows(grain.IterDataset):
       )
     if pool_size < 1:
       raise ValueError(f"pool_size is {pool_size}; at least 1 document must be open.")
+    if batch_size is not None and batch_size < 1:
+      raise ValueError(f"batch_size is {batch_size}; a batch has at least 1 row.")
     self._documents = documents
-    self._sizes = (seq_len, num_patches, pool_size)
+    self._sizes = (seq_len, num_patches, pool_size, batch_size)
 
   def __iter__(self) -> "_PackIterator":
     """Starts from the first document."""
@@ -67,22 +76,37 @@ class PackRows(grain.IterDataset):
 
 class _PackIterator(grain.DatasetIterator):
   def __init__(
-    self, documents: grain.DatasetIterator, seq_len: int, num_patches: int, pool_size: int
+    self,
+    documents: grain.DatasetIterator,
+    seq_len: int,
+    num_patches: int,
+    pool_size: int,
+    batch_size: int | None,
   ):
     super().__init__(documents)
     self._documents = documents
     self._seq_len, self._num_patches, self._pool_size = seq_len, num_patches, pool_size
+    self._batch_size = batch_size
     self._pool = DocumentPool()
     self._read = 0  # documents
     self._is_exhausted = False
 
-  def __next__(self) -> Row:
+  def __next__(self) -> Rows:
     if not self._fill_pool():
       raise StopIteration
-    row = RowFiller(self._pool, self._seq_len, self._num_patches)
-    while row.has_room and self._fill_pool():
-      row.add()
-    return row.close()
+    if self._batch_size is None:
+      rows = self._fill_rows(1)
+      return {key: array[0] for key, array in rows.items()}
+    return self._fill_rows(self._batch_size)
+
+  def _fill_rows(self, count: int) -> Rows:
+    rows = empty_rows(count, self._seq_len, self._num_patches)
+    for arrays in zip(*rows.values(), strict=True):
+      row = RowFiller(self._pool, arrays)
+      while row.has_room and self._fill_pool():
+        row.add()
+      row.close()
+    return rows
 
   def _fill_pool(self) -> bool:
     """Opens as many documents as may be; returns whether there is any."""
@@ -124,7 +148,7 @@ class _PackIterator(grain.DatasetIterator):
         self._pool.add(document)
 
 
-def slot_use(rows: Row) -> dict[str, float]:
+def slot_use(rows: Rows) -> dict[str, float]:
   """How much of a row, or of a batch of rows, is used.
 
   Args:

@@ -35,7 +35,7 @@ class BatchShape:
 def training_batches(
   documents: Dataset, patch: PatchDocument, shape: BatchShape, num_workers: int = 0
 ) -> grain.IterDataset:
-  """Full batches.
+  """Batches of rows; the last one, if there is one, is filled with rows without loss.
 
   `get_state` and `set_state` of its iterator resume with the very next batch.
 
@@ -50,18 +50,15 @@ def training_batches(
     `patch_lengths` int32 [B, P].
   """
   patched = workers.transform(documents, patch, num_workers)
-  rows = PackRows(patched, shape.seq_len, shape.num_patches, shape.pool_size)
-  return rows.batch(shape.batch_size, drop_remainder=True)
+  sizes = shape.seq_len, shape.num_patches, shape.pool_size, shape.batch_size
+  return PackRows(patched, *sizes)
 
 
 def evaluation_batches(
   documents: Dataset, patch: PatchDocument, shape: BatchShape
 ) -> Iterator[Batch]:
   """One pass over all documents in order; the last batch is filled with empty rows."""
-  patched = workers.transform(documents, patch)
-  rows = PackRows(patched, shape.seq_len, shape.num_patches, pool_size=1)
-  for batch in rows.batch(shape.batch_size, drop_remainder=False):
-    yield _fill(batch, shape.batch_size)
+  yield from training_batches(documents, patch, dataclasses.replace(shape, pool_size=1))
 
 
 def prefetch(
@@ -81,11 +78,3 @@ def prefetch(
   ahead = grain.experimental.ThreadPrefetchIterDataset
   on_host = ahead(batches, prefetch_buffer_size=buffer_size)
   return iter(ahead(on_host.map(put), prefetch_buffer_size=buffer_size))
-
-
-def _fill(batch: Batch, batch_size: int) -> Batch:
-  missing = batch_size - len(batch["tokens"])
-  full = {k: np.pad(v, ((0, missing), (0, 0))) for k, v in batch.items()}
-  if missing:
-    full["patch_lengths"][-missing:, :2] = (1, batch["tokens"].shape[1])
-  return full

@@ -167,7 +167,7 @@ class JsonLinesReader(_RangeReader):
 
 
 class ArrayRecordReader(Reader):
-  """ArrayRecord files on this machine's disks."""
+  """ArrayRecord files; remote ones are copied, see `files.copy_here`."""
 
   unit = "record"
 
@@ -176,7 +176,7 @@ class ArrayRecordReader(Reader):
     super().__init__(paths, policy)
 
   def _open(self, path: str) -> int:
-    source = grain.sources.ArrayRecordDataSource([path])
+    source = grain.sources.ArrayRecordDataSource([files.copy_here(path)])
     self._sources.append(source)
     return len(source)
 

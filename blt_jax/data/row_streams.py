@@ -33,6 +33,8 @@ class _RowStreamsIterator(grain.DatasetIterator):
 
   def __next__(self) -> dict[str, np.ndarray]:
     batches = [next(iterator) for iterator in self._iterators]
+    if len(batches) == 1:
+      return batches[0]
     return {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
 
   def get_state(self) -> dict[str, Any]:

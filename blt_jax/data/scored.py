@@ -2,23 +2,26 @@
 
 A folder holds `entropies.json`, what made the entropies; for each of the processes that
 wrote it, shards `PP-NNNNN.array_record` with a `.json` beside each, written last; and
-`PP-done.json` once that process has come to the end of the text.
+`PP-done.json` once that process has come to the end of the text. The folder is local or at
+a URL that fsspec knows, such as gs://.
 """
 
 import dataclasses
-import json
+import fnmatch
 import os
 import pathlib
 import struct
 from collections.abc import Iterable
+from concurrent import futures
 from typing import Any
 
 import grain
 import numpy as np
 from array_record.python import array_record_module
 
-from blt_jax import atomic
+from blt_jax.data import files
 from blt_jax.data.documents import Document
+from blt_jax.data.folders import Folder
 
 _MANIFEST = "entropies.json"
 _HEADER = struct.Struct("<Q")  # bytes of text; text and entropies follow
@@ -73,7 +76,7 @@ class Progress:
 
 def is_scored(path: str | os.PathLike) -> bool:
   """Whether a path is such a folder."""
-  return (pathlib.Path(path) / _MANIFEST).exists()
+  return Folder(path).exists(_MANIFEST)
 
 
 def load_manifest(folder: str | os.PathLike) -> Manifest:
@@ -82,7 +85,7 @@ def load_manifest(folder: str | os.PathLike) -> Manifest:
   Raises:
     ValueError: the folder was written by another version.
   """
-  fields = json.loads((pathlib.Path(folder) / _MANIFEST).read_text())
+  fields = Folder(folder).read_json(_MANIFEST)
   if fields.get("format") != FORMAT:
     raise ValueError(
       f"{folder} has entropies of format {fields.get('format')}, this version reads "
@@ -97,11 +100,10 @@ def begin(folder: str | os.PathLike, manifest: Manifest) -> None:
   Raises:
     ValueError: the folder holds entropies that something else made.
   """
-  path = pathlib.Path(folder)
-  path.mkdir(parents=True, exist_ok=True)
-  if not is_scored(path):
-    return _write_json(path / _MANIFEST, dataclasses.asdict(manifest))
-  old, new = dataclasses.asdict(load_manifest(path)), dataclasses.asdict(manifest)
+  Folder(folder).make()
+  if not is_scored(folder):
+    return Folder(folder).write_json(_MANIFEST, dataclasses.asdict(manifest))
+  old, new = dataclasses.asdict(load_manifest(folder)), dataclasses.asdict(manifest)
   changed = [f"{k} {old[k]!r}, now {new[k]!r}" for k in new if old[k] != new[k]]
   if changed:
     raise ValueError(
@@ -113,21 +115,22 @@ def begin(folder: str | os.PathLike, manifest: Manifest) -> None:
 
 def find_progress(folder: str | os.PathLike, process: int) -> Progress:
   """How far process number `process` came; what it left unfinished does not count."""
-  latest = Progress()
-  for sidecar in sorted(pathlib.Path(folder).glob(f"{process:02d}-[0-9]*.json")):
-    fields = json.loads(sidecar.read_text())
-    latest = Progress(**{f.name: fields[f.name] for f in dataclasses.fields(Progress)})
-  return latest
+  home = Folder(folder)
+  sidecars = fnmatch.filter(home.names(), f"{process:02d}-[0-9]*.json")
+  if not sidecars:
+    return Progress()
+  fields = home.read_json(sidecars[-1])
+  return Progress(**{f.name: fields[f.name] for f in dataclasses.fields(Progress)})
 
 
 def is_done(folder: str | os.PathLike, process: int) -> bool:
   """Whether a process has come to the end of the text."""
-  return (pathlib.Path(folder) / f"{process:02d}-done.json").exists()
+  return Folder(folder).exists(f"{process:02d}-done.json")
 
 
 def mark_done(folder: str | os.PathLike, process: int, facts: dict[str, Any]) -> None:
   """Notes that a process has come to the end of the text."""
-  _write_json(pathlib.Path(folder) / f"{process:02d}-done.json", facts)
+  Folder(folder).write_json(f"{process:02d}-done.json", facts)
 
 
 def write_shard(
@@ -142,21 +145,17 @@ def write_shard(
   Raises:
     OSError: the disk is full, or another error of writing; earlier shards stay as they are.
   """
-  path = pathlib.Path(folder) / f"{process:02d}-{progress.num_shards - 1:05d}.array_record"
-  partial = path.with_suffix(".partial")
-  try:
-    count = _write_records(partial, (encode(d, entropy_dtype) for d in documents))
-    facts = {"records": count, "file_bytes": partial.stat().st_size}
-    partial.rename(path)
-    _write_json(path.with_suffix(".json"), facts | dataclasses.asdict(progress))
-  except BaseException:
-    partial.unlink(missing_ok=True)
-    raise
+  name = f"{process:02d}-{progress.num_shards - 1:05d}"
+  with Folder(folder).new_file(f"{name}.array_record") as path:
+    count = _write_records(path, (encode(d, entropy_dtype) for d in documents))
+    facts = {"records": count, "file_bytes": path.stat().st_size}
+  Folder(folder).write_json(f"{name}.json", facts | dataclasses.asdict(progress))
 
 
 def _write_records(path: pathlib.Path, records: Iterable[bytes]) -> int:
   """Writes a file and looks whether all of it is there."""
-  writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+  # Entropies hardly shrink: files a third smaller would take three times as long to read.
+  writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
   count = 0
   try:
     for record in records:
@@ -200,30 +199,27 @@ class ScoredReader(grain.MapDataset[Document]):
   """Random access to the documents of a folder, in no particular order of the input."""
 
   def __init__(self, folder: str | os.PathLike):
-    """Opens a folder.
+    """Opens a folder; the shards of a remote one are copied, see `files.copy_here`.
 
     Raises:
       FileNotFoundError: there is no manifest.
       ValueError: scoring has not finished, or shards are damaged.
     """
     super().__init__()
-    path = pathlib.Path(folder)
-    if not is_scored(path):
+    self._folder = str(folder)
+    if not is_scored(folder):
       raise FileNotFoundError(
         f"{folder} holds no stored entropies (no {_MANIFEST}); make them with python -m "
         "blt_jax.score_entropies, or choose another config.patching.entropies."
       )
-    self.manifest = load_manifest(path)
-    missing = [p for p in range(self.manifest.num_processes) if not is_done(path, p)]
+    self.manifest = load_manifest(folder)
+    missing = [p for p in range(self.manifest.num_processes) if not is_done(folder, p)]
     if missing:
       raise ValueError(
         f"{folder} is not finished: of {self.manifest.num_processes} processes, {missing} "
         "have not come to the end; run score_entropies again, it goes on where it stopped."
       )
-    self._shards = sorted(str(p) for p in path.glob("*.array_record"))
-    for shard in self._shards:
-      _check_size(pathlib.Path(shard))
-    self._source = grain.sources.ArrayRecordDataSource(self._shards)
+    self._source = grain.sources.ArrayRecordDataSource(_open_shards(Folder(folder)))
 
   def __len__(self) -> int:
     return len(self._source)
@@ -238,18 +234,23 @@ class ScoredReader(grain.MapDataset[Document]):
       raise ValueError(f"{self}, record {index}: {error}.") from error
 
   def __str__(self) -> str:
-    return f"ScoredReader({str(pathlib.Path(self._shards[0]).parent)!r})"
+    return f"ScoredReader({self._folder!r})"
 
 
-def _check_size(shard: pathlib.Path) -> None:
-  facts = json.loads(shard.with_suffix(".json").read_text())
-  if shard.stat().st_size != facts["file_bytes"]:
+def _open_shards(folder: Folder) -> list[str]:
+  """Local paths of all shards, looked at and copied side by side."""
+  shards = fnmatch.filter(folder.names(), "*.array_record")
+  with futures.ThreadPoolExecutor(8) as pool:
+    return list(pool.map(lambda name: _open_shard(folder, name), shards))
+
+
+def _open_shard(folder: Folder, name: str) -> str:
+  size = folder.size(name)
+  expected = folder.read_json(name.replace(".array_record", ".json"))["file_bytes"]
+  if size != expected:
     raise ValueError(
-      f"{shard} has {shard.stat().st_size:,} bytes, it was written with "
-      f"{facts['file_bytes']:,}: it is damaged. Remove it and its .json, and those after "
-      "it of the same process, and run score_entropies again."
+      f"{folder.path_of(name)} has {size:,} bytes, it was written with {expected:,}: it is "
+      "damaged. Remove it and its .json, and those after it of the same process, and run "
+      "score_entropies again."
     )
-
-
-def _write_json(path: pathlib.Path, fields: dict[str, Any]) -> None:
-  atomic.write_text(path, json.dumps(fields, indent=2))
+  return files.copy_here(folder.path_of(name))

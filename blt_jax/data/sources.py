@@ -44,7 +44,8 @@ def open_source(
   Args:
     path: a file; a folder, of which files at any depth are taken, hidden ones aside, and
       of shards and other files only the shards; a glob; or "stdlib", the Python standard
-      library. Local, or a URL that fsspec knows, such as gs://.
+      library. Local, or a URL that fsspec knows, such as gs://; remote shards of ArrayRecord
+      are copied whole, see `files.copy_here`.
     options: how files are read.
     skipped: counts what is left out; its name appears in errors and warnings.
 
@@ -103,7 +104,7 @@ def _open(path: str, options: SourceOptions, skipped: Skipped) -> Reader:
   if scored.is_scored(path):
     return scored.ScoredReader(path)
   paths, kind = _choose_files(path)
-  _check_support(path, paths, kind)
+  _check_support(path, kind)
   policy = Policy(options, skipped)
   reader = _READERS[kind](paths, policy)
   _check_any(reader, path, skipped)
@@ -134,12 +135,7 @@ def _choose_files(path: str) -> tuple[list[str], str]:
   return (shards, kinds.pop()) if shards else (found, "text")
 
 
-def _check_support(path: str, paths: list[str], kind: str) -> None:
-  if kind == "array_record" and any(map(files.is_remote, paths)):
-    raise ValueError(
-      f"{path}: ArrayRecord files are read from local disks only; copy them to one, or "
-      "mount the bucket (Cloud Storage FUSE)."
-    )
+def _check_support(path: str, kind: str) -> None:
   if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
     raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install blt_jax[parquet]")
 

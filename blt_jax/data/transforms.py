@@ -11,7 +11,10 @@ Scorer = Callable[[np.ndarray], np.ndarray]  # ids [n] -> entropies [n]
 
 
 class PatchDocument:
-  """Turns a document into `tokens` int32 [n], BOS and EOS included, and `patch_lengths`."""
+  """Turns a document into `tokens` uint16 [n], BOS and EOS included, and `patch_lengths`.
+
+  Many documents wait to be packed, so their ids take no more memory than they must.
+  """
 
   def __init__(self, config: patching.PatchingConfig, scorer: Scorer | None = None):
     """Takes the patching and what gives entropies.
@@ -25,7 +28,7 @@ class PatchDocument:
 
   def __call__(self, document: Document) -> dict[str, np.ndarray]:
     """Patches one document; the result depends on its bytes only."""
-    tokens = tokenizer.encode(document.text)
+    tokens = tokenizer.encode(document.text, dtype=np.uint16)
     entropies = document.entropies
     if entropies is None or self._config.scheme != "entropy":
       entropies = self.entropies(tokens)

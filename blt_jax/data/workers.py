@@ -34,7 +34,7 @@ def transform(
     MapDataset; a stream goes on with as many workers as it was saved with.
   """
   if isinstance(documents, grain.MapDataset):
-    return _InOrder(documents.map(function), num_workers)
+    return _InOrder(documents, function, num_workers)
   return _in_processes(documents.map(function), num_workers)
 
 
@@ -60,35 +60,50 @@ def _exit_with(parent: int) -> None:
 
 
 class _InOrder(grain.IterDataset):
-  """The elements of a MapDataset from any index on, through worker processes."""
+  """The elements of a MapDataset from any index on, transformed here or in processes."""
 
-  def __init__(self, dataset: grain.MapDataset, num_workers: int):
+  def __init__(
+    self, dataset: grain.MapDataset, function: Callable[[Any], Any], num_workers: int
+  ):
     super().__init__()
-    self._dataset, self._num_workers = dataset, num_workers
+    self._options = dataset, function, num_workers
 
   def __iter__(self) -> grain.DatasetIterator:
-    return _InOrderIterator(self._dataset, self._num_workers)
+    return _InOrderIterator(*self._options)
 
 
 class _InOrderIterator(grain.DatasetIterator):
   """Its state: the index of the next element."""
 
-  def __init__(self, dataset: grain.MapDataset, num_workers: int):
+  def __init__(
+    self, dataset: grain.MapDataset, function: Callable[[Any], Any], num_workers: int
+  ):
     super().__init__()
-    self._dataset, self._num_workers = dataset, num_workers
+    self._dataset, self._function, self._num_workers = dataset, function, num_workers
     self._index = 0
     self._elements: grain.DatasetIterator | None = None  # starts when it is needed
 
   def __next__(self) -> Any:
+    element = None
+    while element is None:
+      element = self._from_workers() if self._num_workers else self._from_here()
+      self._index += 1
+    return element
+
+  def _from_here(self) -> Any:
+    """As Grain's iterators do it, which cost more than patching a short document."""
+    if self._index >= len(self._dataset):
+      raise StopIteration
+    element = self._dataset[self._index]
+    return None if element is None else self._function(element)
+
+  def _from_workers(self) -> Any:
     if self._elements is None:
       # Elements that are None must come through: workers take turns by the index.
-      rest = self._dataset[self._index :].to_iter_dataset(_NO_THREADS, allow_nones=True)
-      self._elements = iter(_in_processes(rest, self._num_workers))
-    for element in self._elements:
-      self._index += 1
-      if element is not None:
-        return element
-    raise StopIteration
+      rest = self._dataset[self._index :].map(self._function)
+      stream = rest.to_iter_dataset(_NO_THREADS, allow_nones=True)
+      self._elements = iter(_in_processes(stream, self._num_workers))
+    return next(self._elements)
 
   def get_state(self) -> dict[str, int]:
     return {"index": self._index}
