@@ -66,7 +66,10 @@ def attention(
   elif window is None or window >= seq_len:
     output = _full(grouped, key, value, document_ids)
   else:
-    output = _banded(grouped, key, value, window, document_ids)
+    # Scores, kept for the backward pass, would take far more memory than all else.
+    output = jax.checkpoint(_banded, static_argnums=3)(
+      grouped, key, value, window, document_ids
+    )
   return checkpoint_name(output.reshape(batch, seq_len, heads, head_dim), SAVED_AS)
 
 
