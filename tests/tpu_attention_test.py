@@ -31,9 +31,9 @@ def documents(seq_len):
   return jnp.asarray(np.stack([row[:seq_len] for row in rows]), jnp.int32)
 
 
-def random_inputs(seq_len, heads=2, kv_heads=2):
+def random_inputs(seq_len, heads=2, kv_heads=2, head_dim=8):
   keys = jax.random.split(jax.random.key(seq_len), 3)
-  shapes = [(2, seq_len, n, 8) for n in (heads, kv_heads, kv_heads)]
+  shapes = [(2, seq_len, n, head_dim) for n in (heads, kv_heads, kv_heads)]
   return [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]
 
 
@@ -78,6 +78,13 @@ def test_rows_need_not_fill_blocks(seq_len, window):
 @pytest.mark.parametrize("window, seq_len", [(100, 256), (None, 256), (None, 1152)])
 def test_heads_share_keys_in_adjacent_groups(window, seq_len):
   inputs = random_inputs(seq_len, heads=4)  # the long row has two backward kernels
+  got, want = splash(inputs, window), with_mask(inputs, window)
+  chex.assert_trees_all_close(got, want, **SAME)
+
+
+@pytest.mark.parametrize("window", [100, None])
+def test_wide_heads_lie_otherwise(window):
+  inputs = random_inputs(256, head_dim=128)
   got, want = splash(inputs, window), with_mask(inputs, window)
   chex.assert_trees_all_close(got, want, **SAME)
 

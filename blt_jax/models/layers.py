@@ -4,6 +4,7 @@ Parameters are float32 and named by logical axes; they are cast where they are u
 Initialisation follows Meta `base_transformer.py`: normal, cut at 3 standard deviations.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,10 +43,12 @@ class Linear(nn.Module):
     fan_in = x.shape[-1]
     init = truncated_normal(self.std(fan_in), *self.axes)
     kernel = self.param("kernel", init, (fan_in, self.features), jnp.float32)
-    # As a product of two matrices: its gradient is several times faster on CPU.
-    flat = jnp.dot(x.reshape(-1, fan_in), kernel.astype(x.dtype))
+    # A product of two matrices has the faster gradient on CPUs. On TPUs, heads would be
+    # moved twice for it, to bring rows together and the row's positions next to each other.
+    inputs = x if attention.on_tpus() else x.reshape(-1, fan_in)
+    flat = jnp.dot(inputs, kernel.astype(x.dtype)).reshape(*x.shape[:-1], self.features)
     # Named for policies of recomputation. Heads apart would take twice the memory on TPUs.
-    return checkpoint_name(flat.reshape(*x.shape[:-1], self.features), self.name)
+    return checkpoint_name(flat, self.name)
 
 
 class RMSNorm(nn.Module):
@@ -107,14 +110,6 @@ class SelfAttention(nn.Module):
     return output(mixed), kept
 
   def _attend(self, query, key, value, document_ids, past):
-    """On each device's rows and heads, since the partitioner cannot split kernels."""
-    parts = partitioning.num_shards("heads")
-    if key.shape[2] % parts:
-      raise ValueError(
-        f"num_kv_heads {key.shape[2]} must be a multiple of the {parts} devices that share "
-        "heads; change it or config.mesh.tensor."
-      )
-
     def attend(query, key, value, document_ids, past):
       return attention.attention(
         query, key, value, window=self.config.window, document_ids=document_ids, past=past
@@ -123,8 +118,22 @@ class SelfAttention(nn.Module):
     rows: Any = ("batch", None)
     heads: Any = (*rows, "heads", None)
     inputs = (heads, heads, heads, rows, past and attention.Past(heads, heads, rows))
-    on_shards = partitioning.per_shard(attend, inputs, outputs=heads)
+    on_shards = _on_shards(attend, inputs, heads, key.shape[2])
     return on_shards(query, key, value, document_ids, past)
+
+
+def _on_shards(attend, inputs, outputs, num_kv_heads):
+  """Makes attention run on each device's rows and heads.
+
+  The partitioner cannot split kernels, and does not know that heads do not mix.
+  """
+  parts = partitioning.num_shards("heads")
+  if num_kv_heads % parts:
+    raise ValueError(
+      f"num_kv_heads {num_kv_heads} must be a multiple of the {parts} devices that share "
+      "heads; change it or config.mesh.tensor."
+    )
+  return partitioning.per_shard(attend, inputs, outputs)
 
 
 class MLP(nn.Module):
@@ -177,10 +186,18 @@ class CrossAttention(nn.Module):
     context = RMSNorm(self.epsilon, name="context_norm")(context)
     key = project("key", context, c.num_kv_heads)
     value = project("value", context, c.num_kv_heads)
-    attend = (
-      patch_attention.bytes_attend if self.bytes_are_queries else patch_attention.patches_attend
-    )
-    mixed = attend(query, key, value, patch_ids, c.window).reshape(*x.shape[:-1], -1)
+    mixed = self._attend(query, key, value, patch_ids).reshape(*x.shape[:-1], -1)
     mixed = checkpoint_name(mixed, attention.SAVED_AS)
     output = Linear(dim, ("contracted", None), lambda _: self.std(dim), name="output")
     return x + output(mixed)
+
+  def _attend(self, query, key, value, patch_ids):
+    attend = (
+      patch_attention.bytes_attend if self.bytes_are_queries else patch_attention.patches_attend
+    )
+    attend = functools.partial(attend, window=self.config.window)
+    if partitioning.num_shards("heads") > 1:  # else the borders of shards only cost time
+      own, other = (("batch", *(None,) * (x.ndim - 3), "heads", None) for x in (query, key))
+      inputs = (own, other, other, ("batch", None))
+      attend = _on_shards(attend, inputs, own, key.shape[-2])
+    return attend(query, key, value, patch_ids)

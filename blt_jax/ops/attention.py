@@ -56,7 +56,7 @@ def attention(
     [B, S, N, H] in the dtype of `query`; softmax in float32.
   """
   batch, seq_len, heads, head_dim = query.shape
-  if past is None and _on_tpus():
+  if past is None and on_tpus():
     return tpu_attention.splash_attention(
       query, key, value, window=window, document_ids=document_ids, saved_as=SAVED_AS
     )
@@ -66,8 +66,20 @@ def attention(
   elif window is None or window >= seq_len:
     output = _full(grouped, key, value, document_ids)
   else:
-    output = _banded(grouped, key, value, window, document_ids)
+    # Scores, kept for the backward pass, would take far more memory than all else.
+    output = jax.checkpoint(_banded, static_argnums=3)(
+      grouped, key, value, window, document_ids
+    )
   return checkpoint_name(output.reshape(batch, seq_len, heads, head_dim), SAVED_AS)
+
+
+def on_tpus() -> bool:
+  """Whether the mesh in force is one of TPUs.
+
+  Not `platform_dependent`: the backward pass would keep what each of its branches needs.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device is not None and device.platform == "tpu"
 
 
 def first_visible(document_ids: jax.Array, window: int) -> jax.Array:
@@ -83,15 +95,6 @@ def keep(past: Past, row: Past) -> Past:
   window = past.key.shape[1]
   both = (jnp.concatenate(parts, axis=1)[:, -window:] for parts in zip(past, row, strict=True))
   return Past(*both)
-
-
-def _on_tpus():
-  """Whether the mesh in force is one of TPUs.
-
-  Not `platform_dependent`: the backward pass would keep what each of its branches needs.
-  """
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  return device is not None and device.platform == "tpu"
 
 
 def _resumed(query, key, value, window, document_ids, past):

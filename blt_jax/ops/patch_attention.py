@@ -10,6 +10,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from blt_jax.ops import heads
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def expand(patch_values: jax.Array, ids: jax.Array, is_sorted: bool = True) -> jax.Array:
@@ -94,25 +96,31 @@ def patches_attend(
   Returns:
     [B, P, K, N, H] in the dtype of `query`; softmax in float32.
   """
-  batch, num_patches, slots, heads, head_dim = query.shape
-  query = query.reshape(batch, num_patches, slots, key.shape[2], -1, head_dim)
+  batch, num_patches, slots, num_heads, head_dim = query.shape
   window = window or 1
   in_order = window == 1
   # A byte stands once for each patch that reads it; ids past the end are dropped.
   ids = jnp.concatenate([patch_ids + i for i in range(window)], axis=1)
-  key, value = (jnp.tile(x, (1, window, 1, 1)) for x in (key, value))
-  scores = head_dim**-0.5 * jnp.einsum(
-      "bskgrh,bsgh->bskgr", expand(query, ids, in_order), key,
-      preferred_element_type=jnp.float32)  # fmt: skip
+  query, key, value = (heads.side_by_side(x, num_heads) for x in (query, key, value))
+  key, value = (jnp.tile(x, (1, window, 1)) for x in (key, value))
+
+  def attend(slot):
+    scores = heads.dot(expand(query[:, :, slot], ids, in_order), key, num_heads)
+    return _mix(head_dim**-0.5 * scores, value, ids, num_patches, in_order)
+
+  output = jnp.stack([attend(slot) for slot in range(slots)], axis=2).astype(query.dtype)
+  return output.reshape(batch, num_patches, slots, num_heads, head_dim)
+
+
+def _mix(scores, value, ids, num_patches, in_order):
+  """Mixes a patch's values [B, S, N * H] by scores [B, S, N]: float32 [B, P, N * H]."""
   largest = _segments(jax.ops.segment_max, scores, ids, num_patches, in_order)
   # Ids past the end read an empty patch, whose maximum must not make them infinite.
   largest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0))
   weights = jnp.exp(scores - expand(largest, ids, in_order))
-  weighted = weights[..., None] * value[:, :, None, :, None].astype(jnp.float32)
   total = reduce_sum(weights, ids, num_patches, in_order)
-  output = reduce_sum(weighted, ids, num_patches, in_order)
-  output = output / jnp.where(total > 0, total, 1)[..., None]
-  return output.reshape(batch, num_patches, slots, heads, head_dim).astype(query.dtype)
+  output = reduce_sum(heads.scale(value, weights), ids, num_patches, in_order)
+  return heads.scale(output, 1 / jnp.where(total > 0, total, 1))
 
 
 def bytes_attend(
@@ -134,16 +142,18 @@ def bytes_attend(
   Returns:
     [B, S, N, H] in the dtype of `query`; softmax in float32.
   """
-  batch, seq_len, heads, head_dim = query.shape
-  grouped = query.reshape(batch, seq_len, key.shape[3], -1, head_dim)
+  num_heads, head_dim = query.shape[2:]
+  slots = key.shape[2]
   ids = [patch_ids - i for i in range(window or 1)]
-  # [B, S, window * K, G, H]: everything that each byte may see.
-  key, value = (jnp.concatenate([expand(x, i) for i in ids], 2) for x in (key, value))
-  slots = key.shape[2] // len(ids)
-  exists = jnp.repeat(jnp.stack([i >= 0 for i in ids], axis=-1), slots, axis=-1)
-  scores = head_dim**-0.5 * jnp.einsum(
-    "bsgrh,bskgh->bsgrk", grouped, key, preferred_element_type=jnp.float32
-  )
-  scores = jnp.where(exists[:, :, None, None], scores, jnp.finfo(jnp.float32).min)
-  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  return jnp.einsum("bsgrk,bskgh->bsgrh", weights, value).reshape(query.shape)
+  flat, key, value = (heads.side_by_side(x, num_heads) for x in (query, key, value))
+
+  def seen(x):
+    """What each byte may see: window * K arrays [B, S, N * H]."""
+    return [expand(x[:, :, slot], i) for i in ids for slot in range(slots)]
+
+  scores = head_dim**-0.5 * jnp.stack([heads.dot(flat, k, num_heads) for k in seen(key)])
+  exists = jnp.repeat(jnp.stack(ids) >= 0, slots, axis=0)[..., None]
+  scores = jnp.where(exists, scores, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(scores, axis=0)
+  weighted = [heads.scale(v, w) for v, w in zip(seen(value), weights, strict=True)]
+  return sum(weighted[1:], weighted[0]).astype(query.dtype).reshape(query.shape)

@@ -44,7 +44,8 @@ def splash_attention(
     window = None
   block = min(max_block, _round_up(seq_len, LANES))
   padding = _round_up(seq_len, block) - seq_len
-  kernel = _kernel(query.shape[2], seq_len + padding, window, block, saved_as, interpret)
+  heads = query.shape[2:]
+  kernel = _kernel(heads, seq_len + padding, window, block, saved_as, interpret)
 
   def heads_first(x):
     return jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))).swapaxes(1, 2)
@@ -59,7 +60,8 @@ def splash_attention(
 
 
 def _kernel(heads, seq_len, window, block, saved_as, interpret):
-  """The kernels of all heads of a row."""
+  """The kernels of all heads (N, H) of a row."""
+  num_heads, head_dim = heads
   shape = (seq_len, seq_len)
   # Masks are objects that compute their blocks on demand, never [S, S] arrays.
   mask: splash.Mask
@@ -70,6 +72,8 @@ def _kernel(heads, seq_len, window, block, saved_as, interpret):
   # One backward kernel needs no second softmax, but visits all blocks whatever the window
   # and stores the query gradients once per block of keys.
   fused = window is None and seq_len <= _FUSED_BLOCKS * block
+  # Narrow heads would be filled up to the lanes: positions lie there instead.
+  layout = splash.QKVLayout.SEQ_MINOR if head_dim < LANES else splash.QKVLayout.HEAD_DIM_MINOR
   sizes = splash.BlockSizes(
     block_q=block,
     block_kv=block,
@@ -78,9 +82,12 @@ def _kernel(heads, seq_len, window, block, saved_as, interpret):
     block_q_dq=None if fused else block,
     block_kv_dq=None if fused else block,
     use_fused_bwd_kernel=fused,
+    q_layout=layout,
+    k_layout=layout,
+    v_layout=layout,
   )
   return splash.make_splash_mha(
-    splash.MultiHeadMask([mask] * heads),
+    splash.MultiHeadMask([mask] * num_heads),
     block_sizes=sizes,
     head_shards=1,
     q_seq_shards=1,
