@@ -168,7 +168,7 @@ def attend(
   )
   call = _call(
     kernel,
-    (batch, key_heads),
+    (key_heads, batch),  # heads of a row lie side by side in its ring
     outputs,
     8,
     interpret,
@@ -183,7 +183,7 @@ def _attend_kernel(
   out_ref, key_ref, value_ref, *, length, num_heads, shape, window, block,
 ):  # fmt: skip
   size, key_heads, head_dim = shape
-  row, group = pl.program_id(0), pl.program_id(1)
+  group, row = pl.program_id(0), pl.program_id(1)
   position, count = position_ref[row], count_ref[row]
   repeats, half = num_heads // key_heads, head_dim // 2
   steps, at = range(length), jnp.arange(head_dim)
