@@ -15,5 +15,5 @@ def get_config(size="1b"):
   config.workdir = f"runs/tpu_v5p_{size}"
   # Two dimensions of the torus, 4 x 4 or 4 x 8: over three, gathers would cost twice.
   config.mesh.fsdp = {"1b": 16, "8b": 32}[size]
-  config.optimizer.accumulate = {"1b": 4, "8b": 2}[size]  # parts of 64k bytes per chip
+  config.optimizer.accumulate = 4  # parts of 64k bytes per chip, or of 32k
   return config
