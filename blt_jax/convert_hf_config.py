@@ -184,7 +184,8 @@ def _obstacles(config, entropy_config, patching) -> list[str]:
           for x, s in zip(cross, (c.encoder, c.decoder), strict=True)),
       f"patching scheme {patching and patching.scheme!r} or rule": patching is not None and (
           patching.scheme not in ("entropy", "byte") or patching.monotonic
-          or patching.is_top_k or patching.threshold_add is not None),
+          or patching.is_top_k or patching.threshold_add is not None
+          or patching.cumulative or patching.reset_at_newline),
   }  # fmt: skip
   return [name for name, is_there in found.items() if is_there]
 

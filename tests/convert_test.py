@@ -279,6 +279,8 @@ def test_refined_patches_and_odd_patching_are_obstacles(tmp_path):
   with pytest.raises(ValueError, match="refined over several encoder layers"):
     convert.to_hf(tmp_path, c)
   c = convert.from_hf(HF)
-  for rule in (PatchingConfig("space"), PatchingConfig(monotonic=True)):
+  rules = [dict(scheme="space")]
+  rules += [{name: True} for name in ("monotonic", "cumulative", "reset_at_newline")]
+  for rule in rules:
     with pytest.raises(ValueError, match="patching scheme"):
-      convert.to_hf(tmp_path, dataclasses.replace(c, patching=rule))
+      convert.to_hf(tmp_path, dataclasses.replace(c, patching=PatchingConfig(**rule)))
