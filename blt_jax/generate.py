@@ -24,7 +24,8 @@ import numpy as np
 from blt_jax import loading, logs, patch_view, tokenizer
 from blt_jax.decode.byte_lm import EntropyModel
 from blt_jax.decode.drafting import Drafting
-from blt_jax.decode.generator import Generation, Generator
+from blt_jax.decode.generation import Generation
+from blt_jax.decode.generator import Generator
 from blt_jax.decode.language_model import LanguageModel
 from blt_jax.decode.sampling import Sampling
 

@@ -110,8 +110,10 @@ def draft(
   def step(state):
     reads = state.goes_on.astype(jnp.int32)  # a row that has stopped reads nothing more
     token = state.tokens[jnp.arange(len(first)), jnp.minimum(state.count, length - 1)]
-    read = _read_one(drafting, reader, weights, state.cache, token, reads, start.patch)
-    return _extend(state, *read, choose, room, drafting.max_entropy)
+    cache, logits, entropy = _read_one(
+      drafting, reader, weights, state.cache, token, reads, start.patch
+    )
+    return _extend(state, cache, logits, entropy, choose, room, drafting.max_entropy)
 
   state = jax.lax.while_loop(is_on, step, _begin(cache, first, room, length))
   source = dataclasses.replace(state.cache.source, cursor=state.trail)

@@ -8,7 +8,7 @@ _MASKED = np.finfo(np.float32).min
 
 
 def masked_attention(
-  query: jax.Array, key: jax.Array, value: jax.Array, visible: jax.Array
+  query: jax.Array, key: jax.Array, value: jax.Array, visible: jax.Array | np.ndarray
 ) -> jax.Array:
   """Softmax attention over the leading axes.
 
