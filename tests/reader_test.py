@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from forward import stack
+from forward import TINY, stack
 from golden_cases import FLOAT32
-from uncached import LENGTH, TINY, Uncached, random_blt, random_params, random_text
+from uncached import LENGTH, Uncached, random_blt, random_params, random_text
 
 from blt_jax import tokenizer, train_table
 from blt_jax.data.table import TableModel, save_table
