@@ -238,6 +238,7 @@ def test_bfloat16_keeps_float32_parameters():
     (dict(num_heads=16), "head_dim 1 must be even"),
     (dict(num_kv_heads=3), "num_heads 4 must be a multiple of num_kv_heads 3"),
     (dict(window=0), "window is 0"),
+    (dict(depth_init="depth"), "Unknown depth_init 'depth'; choose one of .*'dim_ratio'"),
     (dict(remat="names"), "Unknown remat 'names'; choose one of .*'matmuls'"),
   ],
 )
