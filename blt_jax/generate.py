@@ -89,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--batch_size", type=int, default=8, help="lines at a time")
   parser.add_argument("--draft", choices=("auto", "none", "entropy", "decoder"), default="auto",
                       help="who drafts bytes for the model to verify; same output")  # fmt: skip
-  parser.add_argument("--draft_length", type=int, default=Drafting.length)
+  parser.add_argument("--draft_length", type=int, default=Drafting.length,
+                      help="bytes of a draft at most")  # fmt: skip
   parser.add_argument("--draft_entropy", type=float, default=Drafting.max_entropy,
                       help="nats of entropy at which a draft ends")  # fmt: skip
   parser.add_argument("--entropy_model", help="folder of its run, if not that of the training")

@@ -2,7 +2,8 @@
 
 `matvec` is a matrix times a few vectors with the norm before it and what follows it;
 `attend` is a layer's attention from its projections to its mixed heads, rotation and
-cache included. What they compute is that of `ops.norm` and `ops.ring_attention`.
+cache included; `attend_patches` is that of bytes to patches. What they compute is that of
+`ops.norm`, `ops.ring_attention` and `ops.masked_attention`.
 """
 
 import functools
