@@ -22,7 +22,7 @@ import grain
 import numpy as np
 
 from blt_jax import patching, thresholds, tokenizer, train_table
-from blt_jax.data import packing, sources, table
+from blt_jax.data import files, packing, sources, table
 
 _ORDERS = (1, 2, 3, 4, 5)
 _SAMPLE_BYTES = 8_000_000  # for the threshold
@@ -68,7 +68,7 @@ def main() -> None:
   arguments = parser.parse_args()
   texts = {
     pathlib.Path(path).name.partition(".")[0]: read(path, arguments.max_bytes)
-    for path in arguments.source or [sources.STDLIB]
+    for path in arguments.source or [files.STDLIB]
   }
   results = []
   print("patches  text            docs  mean     S     P  bytes  patches  MB/s  re-read MB")

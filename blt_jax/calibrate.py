@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> None:
     threshold_add=args.threshold_add,
     reset_at_newline=args.reset_at_newline,
   )
-  sample_scored = read_scored(args.run, rule.reset_at_newline, args.data, args.max_bytes)
-  sizes = measure(sample_scored, rule, args.target_bytes_per_patch)
+  documents = read_scored(args.run, rule.reset_at_newline, args.data, args.max_bytes)
+  sizes = measure(documents, rule, args.target_bytes_per_patch)
   print(" target   threshold   mean  median  95 %  one-byte")
   for target, row in sorted(sizes.items()):
     print(
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
   if args.png:
     found = [row.threshold for row in sizes.values()]
     grid = np.linspace(min(found), max(found), 40).tolist()
-    draw([thresholds.patch_sizes(sample_scored, rule, t) for t in grid], chosen, args.png)
+    draw([thresholds.patch_sizes(documents, rule, t) for t in grid], chosen, args.png)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -170,17 +170,17 @@ def sample(parts: corpus.Parts, scorer: Scorer | None, max_bytes: int) -> list[S
 
 
 def measure(
-  scored: Sequence[Scored], rule: PatchingConfig, target: float
+  documents: Sequence[Scored], rule: PatchingConfig, target: float
 ) -> dict[float, PatchSizes]:
   """Patch sizes by wanted mean: the target's, and others to compare.
 
   Raises:
     ValueError: no threshold gives the target.
   """
-  smallest, largest = thresholds.possible_means(scored, rule)
+  smallest, largest = thresholds.possible_means(documents, rule)
   targets = {target} | {t for t in _TARGETS if smallest <= t <= largest}
-  found = {t: thresholds.find_threshold(scored, rule, t) for t in targets}
-  return {t: thresholds.patch_sizes(scored, rule, found[t]) for t in targets}
+  found = {t: thresholds.find_threshold(documents, rule, t) for t in targets}
+  return {t: thresholds.patch_sizes(documents, rule, found[t]) for t in targets}
 
 
 def draw(curve: Sequence[PatchSizes], chosen: PatchSizes, path: str) -> None:

@@ -177,10 +177,17 @@ class Checkpoints:
   def _explaining(self) -> Iterator[None]:
     try:
       yield
+    except jax.errors.JaxRuntimeError:
+      raise  # of a step or of a connection, not of writing
     except Exception as error:  # each library below has exceptions of its own
+      advice = "Check free space and permissions"
+      if isinstance(error, TimeoutError):  # so Orbax calls all that ends its waiting
+        advice = (
+          "Another process stopped first (see its log), or the disk or bucket is too slow"
+        )
       raise OSError(
-        f"A checkpoint cannot be written into {self._folder}: {error}. Check free space and "
-        "permissions; those before it are whole, and the same command continues from them."
+        f"A checkpoint cannot be written into {self._folder}: {error}. {advice}; those before "
+        "it are whole, and the same command continues from them."
       ) from error
 
 

@@ -11,16 +11,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import flax.traverse_util
-import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.flax
 
-from blt_jax import convert_config, convert_names
-from blt_jax.models.blt import BLT
-from blt_jax.models.byte_lm import ByteLM
+from blt_jax import convert_hf_config, convert_meta_config, convert_names, train_state
 from blt_jax.models.config import BLTConfig, ByteLMConfig
 from blt_jax.patching import PatchingConfig
 
@@ -59,19 +55,19 @@ def from_hf_state(
     ValueError: the configuration is not supported, or arrays are missing, left over or
       misshapen.
   """
-  config = convert_config.blt_from_hf(config_dict)
+  config = convert_hf_config.blt_from_hf(config_dict)
   arrays = dict(arrays)
   if config.tie_embeddings:
     arrays.pop("lm_head.weight", None)
   patcher = {n: arrays.pop(n) for n in list(arrays) if n.startswith("model.patcher.")}
-  entropy_config = convert_config.byte_lm_from_hf(config_dict)
+  entropy_config = convert_hf_config.byte_lm_from_hf(config_dict)
   entropy_params = None
   if entropy_config is not None:
     entries = convert_names.byte_lm_entries(entropy_config, convert_names.HF, "model.patcher.")
-    entropy_params = _assemble(entries, patcher, byte_lm_shapes(entropy_config))
+    entropy_params = _assemble(entropy_config, entries, patcher)
   entries = convert_names.blt_entries(config, convert_names.HF)
-  params = _assemble(entries, arrays, blt_shapes(config))
-  patching = convert_config.patching_from_hf(config_dict)
+  params = _assemble(config, entries, arrays)
+  patching = convert_hf_config.patching_from_hf(config_dict)
   return Converted(config, params, entropy_config, entropy_params, patching)
 
 
@@ -92,14 +88,14 @@ def from_meta_state(
   Raises:
     ValueError: as in `from_hf_state`.
   """
-  config = convert_config.blt_from_meta(args)
+  config = convert_meta_config.blt_from_meta(args)
   entries = convert_names.blt_entries(config, convert_names.META)
-  params = _assemble(entries, arrays, blt_shapes(config))
+  params = _assemble(config, entries, arrays)
   if entropy_args is None or entropy_arrays is None:
     return Converted(config, params)
-  entropy_config = convert_config.byte_lm_from_meta(entropy_args)
+  entropy_config = convert_meta_config.byte_lm_from_meta(entropy_args)
   entries = convert_names.byte_lm_entries(entropy_config, convert_names.META)
-  entropy_params = _assemble(entries, entropy_arrays, byte_lm_shapes(entropy_config))
+  entropy_params = _assemble(entropy_config, entries, entropy_arrays)
   return Converted(config, params, entropy_config, entropy_params)
 
 
@@ -137,7 +133,7 @@ def from_meta(directory: _Path) -> Converted:
   if (directory / "train_args.json").exists():
     train_args = _read_json(directory / "train_args.json")
     patcher_args = train_args.get("data", {}).get("patcher_args") or {}
-    patching = convert_config.patching_from_meta(patcher_args)
+    patching = convert_meta_config.patching_from_meta(patcher_args)
   converted = from_meta_state(args, read_arrays(directory), entropy_args, entropy_arrays)
   return dataclasses.replace(converted, patching=patching)
 
@@ -150,7 +146,7 @@ def to_hf(directory: _Path, converted: Converted) -> None:
     FileExistsError: the directory holds a model already.
   """
   c = converted
-  config = convert_config.to_hf(c.config, c.entropy_config, c.patching)
+  config = convert_hf_config.to_hf(c.config, c.entropy_config, c.patching)
   arrays = _split(convert_names.blt_entries(c.config, convert_names.HF), c.params)
   if c.entropy_config is not None:
     entries = convert_names.byte_lm_entries(
@@ -202,30 +198,17 @@ def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:
   return {name: tensor.float().numpy() for name, tensor in state.items()}
 
 
-@functools.lru_cache
-def blt_shapes(config: BLTConfig) -> Mapping[str, tuple[int, ...]]:
-  """Shapes of a BLT's parameters by path, found without running it."""
-  tokens, lengths = jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 5), jnp.int32)
-  num_ngrams = len(config.ngram_vocab_sizes)
-  ngram_ids = jnp.zeros((num_ngrams, 1, 4), jnp.int32) if num_ngrams else None
-  return _shapes(BLT(config), tokens, lengths, ngram_ids)
-
-
-@functools.lru_cache
-def byte_lm_shapes(config: ByteLMConfig) -> Mapping[str, tuple[int, ...]]:
-  """Shapes of a byte language model's parameters by path."""
-  return _shapes(ByteLM(config), jnp.zeros((1, 4), jnp.int32))
-
-
-def _shapes(model, *inputs):
-  variables = jax.eval_shape(model.init, jax.random.key(0), *inputs)
-  tree = nn.meta.unbox(variables)["params"]
-  return {k: v.shape for k, v in flax.traverse_util.flatten_dict(tree, sep="/").items()}
-
-
-def _assemble(entries, arrays, shapes):
-  flat = convert_names.assemble(entries, arrays, shapes)
+def _assemble(config, entries, arrays):
+  """The parameters of a model from foreign arrays."""
+  flat = convert_names.assemble(entries, arrays, _shapes(config))
   return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+@functools.lru_cache
+def _shapes(config: BLTConfig | ByteLMConfig) -> Mapping[str, tuple[int, ...]]:
+  """Shapes of a model's parameters by path."""
+  tree = train_state.abstract_params(train_state.build_model(config))
+  return {k: v.shape for k, v in flax.traverse_util.flatten_dict(tree, sep="/").items()}
 
 
 def _split(entries, params) -> dict[str, np.ndarray]:

@@ -46,7 +46,7 @@ def open_parts(data: ConfigDict) -> tuple[Parts, Parts]:
     if data.heldout_path:
       train = sources.open_source(path, options, skipped)
     else:
-      train, held = sources.open_split(path, "", data.heldout_fraction, options, skipped)
+      train, held = sources.open_split(path, data.heldout_fraction, options, skipped)
       heldout[name] = held, 1.0
     parts[name] = train, weight
   if data.heldout_path:

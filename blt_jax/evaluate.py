@@ -25,10 +25,9 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   logs.show_progress()
   run = runs.load_run(args.run)
-  section, manifest = run.config.patching, corpus.find_manifest(args.data)
-  if manifest is not None:
-    section.entropies = "stored"
-  stored = [(args.data, manifest)] if manifest is not None else []
+  section, stored = run.config.patching, []
+  if (manifest := corpus.find_manifest(args.data)) is not None:
+    section.entropies, stored = "stored", [(args.data, manifest)]
   patch = patchers.load_patcher(section, stored).documents()
   documents = corpus.open_all(args.data, run.config.data)
   mesh = sharding.make_mesh()

@@ -24,7 +24,8 @@ import numpy as np
 from blt_jax import loading, logs, patch_view, tokenizer
 from blt_jax.decode.byte_lm import EntropyModel
 from blt_jax.decode.drafting import Drafting
-from blt_jax.decode.generator import Generation, Generator
+from blt_jax.decode.generation import Generation
+from blt_jax.decode.generator import Generator
 from blt_jax.decode.language_model import LanguageModel
 from blt_jax.decode.sampling import Sampling
 
@@ -88,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--batch_size", type=int, default=8, help="lines at a time")
   parser.add_argument("--draft", choices=("auto", "none", "entropy", "decoder"), default="auto",
                       help="who drafts bytes for the model to verify; same output")  # fmt: skip
-  parser.add_argument("--draft_length", type=int, default=Drafting.length)
+  parser.add_argument("--draft_length", type=int, default=Drafting.length,
+                      help="bytes of a draft at most")  # fmt: skip
   parser.add_argument("--draft_entropy", type=float, default=Drafting.max_entropy,
                       help="nats of entropy at which a draft ends")  # fmt: skip
   parser.add_argument("--entropy_model", help="folder of its run, if not that of the training")

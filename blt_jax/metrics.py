@@ -28,10 +28,14 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
   return {
     "loss": float(sums["nats"] / max(sums["targets"], 1)),
     "bpb": float(sums["nats"] / math.log(2) / max(sums["bytes"], 1)),
-    "patch_size": float(sums["inputs"] / max(sums["patches"], 1)),
+    "patch_size": _patch_size(sums),
     "byte_slot_use": float(sums["targets"] / sums["byte_slots"]),
     "patch_slot_use": float(sums["patches"] / sums["patch_slots"]),
   }
+
+
+def _patch_size(sums: Mapping[str, float]) -> float:
+  return float(sums["inputs"] / max(sums["patches"], 1))
 
 
 class Speed:
@@ -59,7 +63,7 @@ class Speed:
       "chip_patches_per_second": float(sums["patches"] / seconds / self._num_chips),
     }
     if self._peak is not None:
-      patch_size = max(float(sums["inputs"] / max(sums["patches"], 1)), 1.0)
+      patch_size = max(_patch_size(sums), 1.0)
       forward = flops.flops_per_byte(self._config, patch_size, self._seq_len)
       numbers["mfu"] = 3 * forward * rate / self._peak
     return numbers

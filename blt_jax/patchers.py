@@ -22,6 +22,8 @@ ENTROPIES = ("model", "table", "stored")
 THRESHOLD_FILE = "threshold.json"
 _RULE = ("monotonic", "threshold_add", "reset_at_newline")  # what a threshold goes with
 
+Stored = Sequence[tuple[str, Manifest | None]]  # path of a source, what made its entropies
+
 
 @dataclasses.dataclass(frozen=True)
 class Patcher:
@@ -36,9 +38,6 @@ class Patcher:
     if isinstance(model, runs.EntropyModel):
       return PatchDocument(self.config, EntropyScorer(*model, self.config.reset_at_newline))
     return PatchDocument(self.config, model)
-
-
-Stored = Sequence[tuple[str, Manifest | None]]  # path of a source, what made its entropies
 
 
 def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
@@ -91,11 +90,7 @@ def _adopt(section: ConfigDict, path: str, manifest: Manifest | None) -> None:
     )
   if manifest is None:
     return
-  if manifest.reset_at_newline != section.reset_at_newline:
-    raise ValueError(
-      f"The entropies of {path} were made with reset_at_newline="
-      f"{manifest.reset_at_newline}; set config.patching.reset_at_newline to that."
-    )
+  _check_reset(section, f"The entropies of {path} were made", manifest.reset_at_newline)
   section.entropy_model = section.entropy_model or manifest.model
   if section.threshold is None and Folder(path).exists(THRESHOLD_FILE):
     section.threshold = _load_threshold(path, section)
@@ -142,12 +137,16 @@ def save_threshold(workdir: str | os.PathLike, rule: PatchingConfig) -> None:
 
 def _load_table(folder: str, section: ConfigDict) -> TableModel:
   table = TableModel(folder)
-  if table.reset_at_newline != section.reset_at_newline:
-    raise ValueError(
-      f"The table of {folder} was trained with reset_at_newline="
-      f"{table.reset_at_newline}; set config.patching.reset_at_newline to that."
-    )
+  _check_reset(section, f"The table of {folder} was trained", table.reset_at_newline)
   return table
+
+
+def _check_reset(section: ConfigDict, what_was_done: str, given: bool) -> None:
+  if given != section.reset_at_newline:
+    raise ValueError(
+      f"{what_was_done} with reset_at_newline={given}; set config.patching.reset_at_newline "
+      "to that."
+    )
 
 
 def _load_threshold(folder: str, section: ConfigDict) -> float:

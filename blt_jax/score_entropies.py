@@ -114,7 +114,8 @@ def score(
   Reading the next shard and writing the last one go on beside scoring.
   """
   if scored.is_done(args.output, args.process):
-    return logging.info("%s is scored already.", args.output)
+    logging.info("%s is scored already.", args.output)
+    return
   progress = scored.find_progress(args.output, args.process)
   numbered = _own_documents(documents, args, progress.next_document)
   with futures.ThreadPoolExecutor(2) as pool, _bar(progress) as bar:
@@ -137,7 +138,6 @@ def score(
   scored.mark_done(args.output, args.process, facts)
   logging.info("Scored %s documents, %s bytes; left out: %s.", f"{progress.documents:,}",
     f"{progress.text_bytes:,}", dict(skipped.counts) or "none")  # fmt: skip
-  return None
 
 
 def _bar(progress: scored.Progress) -> tqdm:

@@ -13,6 +13,7 @@ EOS_ID = 2  # closes a document
 BPE_ID = 3  # delimiter before each BPE piece, in the "bpe" patching scheme
 OFFSET = 4
 VOCAB_SIZE = 256 + OFFSET
+NEWLINE_ID = ord("\n") + OFFSET
 
 
 def encode(

@@ -39,6 +39,7 @@ def main(argv: list[str]) -> None:
 def train(config: ConfigDict) -> metrics.Numbers | None:
   """Trains as `config` says; returns the held-out numbers of the end, None if preempted."""
   distributed.check_same(config)
+  settings.check_counts(config)
   with distributed.failing_together():
     # --- Mesh and model
     program = make_program(config)

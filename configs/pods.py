@@ -15,12 +15,8 @@ CONTEXTS = {"1b": 8192, "8b": 16_384}  # bytes
 BATCH_BYTES = 2**24
 
 
-def get_recipe(size: str, remat: str) -> ConfigDict:
-  """Settings of a size but for the mesh.
-
-  Args:
-    size: "1b" or "8b".
-    remat: policy of all stacks.
+def get_recipe(size: str) -> ConfigDict:
+  """Settings of a size, "1b" or "8b", but for the mesh.
 
   Raises:
     ValueError: an unknown size.
@@ -40,5 +36,5 @@ def get_recipe(size: str, remat: str) -> ConfigDict:
   config.optimizer.learning_rate = 4e-4
   config.schedule.warmup_steps = 2000
   for stack in (config.model.encoder, config.model.latent, config.model.decoder):
-    stack.remat = remat
+    stack.remat = "matmuls"
   return config

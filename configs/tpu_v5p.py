@@ -11,7 +11,7 @@ from configs import pods
 
 
 def get_config(size="1b"):
-  config = pods.get_recipe(size, remat="matmuls")
+  config = pods.get_recipe(size)
   config.workdir = f"runs/tpu_v5p_{size}"
   # Two dimensions of the torus, 4 x 4 or 4 x 8: over three, gathers would cost twice.
   config.mesh.fsdp = {"1b": 16, "8b": 32}[size]

@@ -11,7 +11,7 @@ from configs import pods
 
 
 def get_config(size="1b"):
-  config = pods.get_recipe(size, remat="matmuls")
+  config = pods.get_recipe(size)
   config.workdir = f"runs/tpu_v6e_{size}"
   config.mesh.data = 1
   config.mesh.fsdp = {"1b": 64, "8b": 256}[size]  # a torus of two dimensions: the slice

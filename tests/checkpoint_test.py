@@ -6,6 +6,7 @@ import resource
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
@@ -127,6 +128,31 @@ def test_a_full_disk_is_an_error_and_what_was_there_stays(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   with _open(tmp_path) as checkpoints:
     assert checkpoints.restore(_abstract()).step == 1
+
+
+@pytest.mark.parametrize(
+  "error, kind, message",
+  [
+    (ValueError("no space left"), OSError, "no space left. Check free space"),
+    (TimeoutError("at a barrier"), OSError, "at a barrier. Another process stopped first"),
+    (
+      jax.errors.JaxRuntimeError("closed by peer"),
+      jax.errors.JaxRuntimeError,
+      "closed by peer",
+    ),
+  ],
+)
+def test_the_disk_is_not_blamed_for_other_processes(
+  tmp_path, monkeypatch, error, kind, message
+):
+  def fail(_):
+    raise error
+
+  with _open(tmp_path) as checkpoints:
+    monkeypatch.setattr(ocp.CheckpointManager, "check_for_errors", fail)
+    with pytest.raises(kind, match=message):
+      checkpoints.check()
+    monkeypatch.undo()
 
 
 def test_parameters_alone(tmp_path):

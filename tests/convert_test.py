@@ -1,4 +1,4 @@
-"""Tests of convert.py, convert_config.py and convert_names.py."""
+"""Tests of converting weights and configurations."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from blt_jax import convert, convert_config
+from blt_jax import convert, convert_meta_config
 from blt_jax.models.blt import BLT
 from blt_jax.models.config import CrossAttentionConfig
 from blt_jax.patching import PatchingConfig
@@ -215,11 +215,11 @@ def test_from_meta_names_missing_arrays(tmp_path):
 )
 def test_unknown_meta_settings(changes, message):
   with pytest.raises(ValueError, match=message):
-    convert_config.blt_from_meta(meta_args()["model"] | changes)
+    convert_meta_config.blt_from_meta(meta_args()["model"] | changes)
 
 
 def test_meta_attention_other_than_xformers_ignores_windows_and_documents():
-  config = convert_config.blt_from_meta(meta_args()["model"] | dict(attn_impl="sdpa"))
+  config = convert_meta_config.blt_from_meta(meta_args()["model"] | dict(attn_impl="sdpa"))
   assert config.encoder.window is None and config.decoder.window is None
   assert not config.document_masks and not config.latent_document_masks
 
@@ -228,7 +228,7 @@ def test_meta_sizes_may_be_strings():
   args = meta_args()["model"] | dict(
       encoder_hash_byte_group_size="3,4", encoder_enable_byte_ngrams=True,
       encoder_ngram_to_size_str="2:38396,3:50000")  # fmt: skip
-  config = convert_config.blt_from_meta(args)
+  config = convert_meta_config.blt_from_meta(args)
   assert config.hash_sizes == (3, 4)
   assert config.ngram_vocab_sizes == (38400, 50004)
 
@@ -279,6 +279,8 @@ def test_refined_patches_and_odd_patching_are_obstacles(tmp_path):
   with pytest.raises(ValueError, match="refined over several encoder layers"):
     convert.to_hf(tmp_path, c)
   c = convert.from_hf(HF)
-  for rule in (PatchingConfig("space"), PatchingConfig(monotonic=True)):
+  rules = [dict(scheme="space")]
+  rules += [{name: True} for name in ("monotonic", "cumulative", "reset_at_newline")]
+  for rule in rules:
     with pytest.raises(ValueError, match="patching scheme"):
-      convert.to_hf(tmp_path, dataclasses.replace(c, patching=rule))
+      convert.to_hf(tmp_path, dataclasses.replace(c, patching=PatchingConfig(**rule)))

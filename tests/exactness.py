@@ -13,10 +13,10 @@ import sys
 
 import jax
 import numpy as np
-from forward import stack
+from forward import TINY, stack
 from reader_test import VARIANTS
 from reference_test import hf, meta
-from uncached import LENGTH, TINY, Uncached, random_blt
+from uncached import LENGTH, Uncached, random_blt
 
 from blt_jax import tokenizer
 from blt_jax.decode.drafting import Drafting

@@ -10,7 +10,7 @@ import numpy as np
 from blt_jax import patching
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
-from blt_jax.models.config import TransformerConfig
+from blt_jax.models.config import BLTConfig, CrossAttentionConfig, TransformerConfig
 from blt_jax.ops import losses
 
 
@@ -77,6 +77,17 @@ def foreign_names(entries, tree):
 def stack(dim, num_layers, **changes):
   return TransformerConfig(dim=dim, num_layers=num_layers, **{
       "num_heads": 4, "mlp_multiple_of": 16, "rope_theta": 500_000.0, **changes})  # fmt: skip
+
+
+TINY = BLTConfig(
+  encoder=stack(16, 1, window=5),
+  latent=stack(32, 1),
+  decoder=stack(16, 1, window=5),
+  encoder_cross=CrossAttentionConfig(4, all_layers=True),
+  decoder_cross=CrossAttentionConfig(4, all_layers=True),
+  hash_sizes=(2, 3),
+  hash_vocab_size=50,
+)
 
 
 def init(model, *inputs):

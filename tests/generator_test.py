@@ -8,9 +8,10 @@ import chex
 import jax
 import numpy as np
 import pytest
+from forward import TINY
 from golden_cases import FLOAT32
 from reference_test import hf, meta
-from uncached import LENGTH, TINY, Uncached, random_blt
+from uncached import LENGTH, Uncached, random_blt
 
 from blt_jax import sharding, tokenizer
 from blt_jax.decode import placement

@@ -3,9 +3,9 @@
 import grain
 import pytest
 
+from blt_jax import config, corpus
 from blt_jax.data import heldout, sources
-from blt_jax.data.documents import Document
-from blt_jax.data.sources import SourceOptions
+from blt_jax.data.documents import Document, SourceOptions
 from tests.sources_test import write
 
 
@@ -38,7 +38,7 @@ def test_equal_documents_stay_together():
 def test_single_file_is_held_out_in_pieces(tmp_path):
   file = tmp_path / "book.txt"
   file.write_text("".join(f"line {i}\n" for i in range(4000)))
-  train, held = map(texts, sources.open_split(str(file), "", 0.2))
+  train, held = map(texts, sources.open_split(str(file), 0.2))
   assert sum(map(len, train + held)) == file.stat().st_size
   assert held and not set(train) & set(held)
 
@@ -47,7 +47,7 @@ def test_whole_files_are_held_out(tmp_path):
   for i in range(40):
     (tmp_path / f"{i}.txt").write_text(f"{i}\n" * 10)
   options = SourceOptions(max_document_bytes=8)
-  train, held = sources.open_split(str(tmp_path), "", 0.3, options)
+  train, held = sources.open_split(str(tmp_path), 0.3, options)
   assert isinstance(train, grain.MapDataset)
   sides = [{text.split(b"\n")[0] for text in texts(side)} for side in (train, held)]
   assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 40 and sides[1]
@@ -57,7 +57,7 @@ def test_whole_files_are_held_out(tmp_path):
 def test_every_format_holds_the_same_out(tmp_path, end):
   documents = [f"{i}" * 5 for i in range(60)]
   path = write(tmp_path / f"a{end}", documents)
-  train, held = map(texts, sources.open_split(path, "", 0.2))
+  train, held = map(texts, sources.open_split(path, 0.2))
   limit = int(0.2 * 2**64)
   assert held == [d.encode() for d in documents if heldout.rank(d.encode()) <= limit]
   assert train == [d.encode() for d in documents if heldout.rank(d.encode()) > limit]
@@ -66,10 +66,13 @@ def test_every_format_holds_the_same_out(tmp_path, end):
 def test_streams_with_too_little_have_a_clear_error(tmp_path):
   path = write(tmp_path / "a.jsonl.gz", ["1", "2"])
   with pytest.raises(ValueError, match="heldout_path"):
-    sources.open_split(path, "", 0.0)
+    sources.open_split(path, 0.0)
 
 
 def test_heldout_path_is_read_beside(tmp_path):
-  paths = [write(tmp_path / name, [name]) for name in ("a.jsonl", "b.jsonl.gz")]
-  sides = [texts(side) for side in sources.open_split(*paths, 0.5)]
-  assert sides == [[b"a.jsonl"], [b"b.jsonl.gz"]]
+  data = config.get_config().data
+  data.path, data.heldout_path = (
+    write(tmp_path / name, [name]) for name in ("a.jsonl", "b.jsonl.gz")
+  )
+  (train, _), (held, _) = (next(iter(side.values())) for side in corpus.open_parts(data))
+  assert (texts(train), texts(held)) == ([b"a.jsonl"], [b"b.jsonl.gz"])

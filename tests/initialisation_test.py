@@ -11,7 +11,7 @@ import pytest
 from forward import foreign_names, init, stack
 from golden_cases import SAME
 
-from blt_jax import convert_config, convert_names
+from blt_jax import convert_meta_config, convert_names
 from blt_jax.models import transformer
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
@@ -44,7 +44,7 @@ def check_statistics(got, stats):
 @pytest.mark.parametrize("depth_init", ["disabled", "current_depth"])
 def test_golden_initialisation(depth_init):
   stats = golden_cases.load_json("init_stats.json")[depth_init]
-  config = convert_config.blt_from_meta(stats["args"])
+  config = convert_meta_config.blt_from_meta(stats["args"])
   entries = convert_names.blt_entries(config, convert_names.META)
   got = foreign_names(entries, init_blt(config))
   prefix = "entropy_model."

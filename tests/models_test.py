@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from forward import init, intermediates, logits_of, loss_and_gradient, pad_lengths, stack
+from forward import TINY, init, intermediates, logits_of, loss_and_gradient, pad_lengths, stack
 from golden_cases import BFLOAT16, SAME
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +19,6 @@ from blt_jax import patching, tokenizer
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import (
-  BLTConfig,
   ByteLMConfig,
   CrossAttentionConfig,
 )
@@ -29,41 +28,32 @@ from blt_jax.patching import PatchingConfig
 SEQ_LEN = 20  # bytes in a row, and rows in a batch
 
 
-TINY = BLTConfig(
-  encoder=stack(16, 2, window=5),
-  latent=stack(32, 2),
-  decoder=stack(16, 2, window=5),
-  encoder_cross=CrossAttentionConfig(4, all_layers=True),
-  decoder_cross=CrossAttentionConfig(4, all_layers=True),
-  hash_sizes=(2, 3),
-  hash_vocab_size=50,
+DEEP = dataclasses.replace(
+  TINY, encoder=stack(16, 2, window=5), latent=stack(32, 2), decoder=stack(16, 2, window=5)
 )
 ONCE = CrossAttentionConfig(4)
-SHALLOW = dataclasses.replace(
-  TINY, encoder=stack(16, 1, window=5), latent=stack(32, 1), decoder=stack(16, 1, window=5)
-)
 VARIANTS = {
-    "meta": TINY,
+    "meta": DEEP,
     "hf": dataclasses.replace(
-        TINY, repool=True, document_masks=False, latent_document_masks=False),
-    "one read": dataclasses.replace(TINY, encoder_cross=ONCE, decoder_cross=ONCE),
+        DEEP, repool=True, document_masks=False, latent_document_masks=False),
+    "one read": dataclasses.replace(DEEP, encoder_cross=ONCE, decoder_cross=ONCE),
     "windows": dataclasses.replace(
-        SHALLOW,
+        TINY,
         encoder_cross=CrossAttentionConfig(4, window=2, all_layers=True),
         decoder_cross=CrossAttentionConfig(4, window=3)),
     "pooled": dataclasses.replace(
-        SHALLOW, encoder_cross=None, decoder_cross=None, pooling="avg_max", hash_sizes=()),
+        TINY, encoder_cross=None, decoder_cross=None, pooling="avg_max", hash_sizes=()),
     "unprojected": dataclasses.replace(
-        SHALLOW, project_latent=False, pooling="min", hash_functions=2),
+        TINY, project_latent=False, pooling="min", hash_functions=2),
     "grouped heads": dataclasses.replace(
-        SHALLOW,
+        TINY,
         encoder=stack(16, 1, num_kv_heads=2),
         latent=stack(24, 1, num_kv_heads=1, head_dim=4),
         decoder=stack(16, 1, num_kv_heads=2),
         encoder_cross=CrossAttentionConfig(4, num_kv_heads=2),
         vectors_per_patch=4),
     "tied": dataclasses.replace(
-        SHALLOW, tie_embeddings=True, ngram_vocab_sizes=(9, 12), latent_document_masks=False),
+        TINY, tie_embeddings=True, ngram_vocab_sizes=(9, 12), latent_document_masks=False),
 }  # fmt: skip
 
 
@@ -171,7 +161,7 @@ def test_gradients_reach_every_parameter(name):
 
 def test_documents_do_not_see_each_other():
   """Self-attention stops at EOS; hashes, which reach across, are switched off."""
-  config = dataclasses.replace(TINY, hash_sizes=())
+  config = dataclasses.replace(DEEP, hash_sizes=())
   params = dict(tiny_params("meta"))
   params["embedder"] = {"bytes": params["embedder"]["bytes"]}
   tokens = np.full((2, SEQ_LEN), 70, np.int32)
@@ -217,17 +207,17 @@ def with_stacks(config, **changes):
 
 @pytest.mark.parametrize("remat, unroll", [("full", False), ("matmuls", True)])
 def test_remat_and_unrolling_change_nothing(remat, unroll):
-  tokens, lengths, _ = random_batch(2, TINY)
+  tokens, lengths, _ = random_batch(2, DEEP)
   mask = np.ones(tokens.shape, np.float32)
   arguments = tiny_params("meta"), tokens, lengths, tokens, mask
-  want = loss_and_gradient(TINY, *arguments)
-  changed = with_stacks(TINY, remat=remat, unroll=unroll)
+  want = loss_and_gradient(DEEP, *arguments)
+  changed = with_stacks(DEEP, remat=remat, unroll=unroll)
   chex.assert_trees_all_close(loss_and_gradient(changed, *arguments), want, **SAME)
 
 
 def test_bfloat16_is_close_to_float32():
-  batch = random_batch(3, TINY)
-  config = dataclasses.replace(TINY, dtype="bfloat16")
+  batch = random_batch(3, DEEP)
+  config = dataclasses.replace(DEEP, dtype="bfloat16")
   got = logits_of(config, tiny_params("meta"), *batch)
   assert got.dtype == jnp.float32
   want = run_tiny("meta", *batch)
@@ -236,8 +226,8 @@ def test_bfloat16_is_close_to_float32():
 
 
 def test_bfloat16_keeps_float32_parameters():
-  config = dataclasses.replace(TINY, dtype="bfloat16")
-  shapes = jax.eval_shape(BLT(config).init, jax.random.key(0), *random_batch(0, TINY))
+  config = dataclasses.replace(DEEP, dtype="bfloat16")
+  shapes = jax.eval_shape(BLT(config).init, jax.random.key(0), *random_batch(0, DEEP))
   assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
@@ -248,6 +238,7 @@ def test_bfloat16_keeps_float32_parameters():
     (dict(num_heads=16), "head_dim 1 must be even"),
     (dict(num_kv_heads=3), "num_heads 4 must be a multiple of num_kv_heads 3"),
     (dict(window=0), "window is 0"),
+    (dict(depth_init="depth"), "Unknown depth_init 'depth'; choose one of .*'dim_ratio'"),
     (dict(remat="names"), "Unknown remat 'names'; choose one of .*'matmuls'"),
   ],
 )
@@ -264,7 +255,7 @@ def test_cross_attention_config_error():
   with pytest.raises(
     ValueError, match="decoder_cross.num_heads 17 must be at most the width 16"
   ):
-    dataclasses.replace(TINY, decoder_cross=CrossAttentionConfig(17))
+    dataclasses.replace(DEEP, decoder_cross=CrossAttentionConfig(17))
 
 
 @pytest.mark.parametrize(
@@ -279,12 +270,12 @@ def test_cross_attention_config_error():
 )
 def test_blt_config_errors(changes, message):
   with pytest.raises(ValueError, match=message):
-    dataclasses.replace(TINY, **changes)
+    dataclasses.replace(DEEP, **changes)
 
 
 def test_cross_attention_heads_need_not_divide_the_width():
   cross = CrossAttentionConfig(3, all_layers=True)
-  config = dataclasses.replace(TINY, encoder_cross=cross, decoder_cross=cross)
+  config = dataclasses.replace(DEEP, encoder_cross=cross, decoder_cross=cross)
   shapes = jax.eval_shape(BLT(config).init, jax.random.key(0), *random_batch(0, config))
   params = nn.meta.unbox(shapes)["params"]
   chex.assert_shape(params["encoder"]["cross_0"]["query"]["kernel"], (16, 15))
@@ -296,12 +287,12 @@ def test_wrong_number_of_ngram_tables():
   with pytest.raises(ValueError, match="2 frequency n-gram tables, ngram_ids has 0"):
     logits_of(VARIANTS["tied"], tiny_params("tied"), tokens, lengths)
   with pytest.raises(ValueError, match="0 frequency n-gram tables, ngram_ids has 2"):
-    logits_of(TINY, tiny_params("meta"), tokens, lengths, ngram_ids)
+    logits_of(DEEP, tiny_params("meta"), tokens, lengths, ngram_ids)
 
 
 def test_lengths_that_do_not_fit():
-  tokens, lengths, _ = random_batch(0, TINY)
+  tokens, lengths, _ = random_batch(0, DEEP)
   with pytest.raises(ValueError, match=f"must sum to S . 1 = {SEQ_LEN + 1}"):
-    BLT(TINY).apply({"params": tiny_params("meta")}, tokens, lengths[:, :3])
+    BLT(DEEP).apply({"params": tiny_params("meta")}, tokens, lengths[:, :3])
   with pytest.raises(ValueError, match="rows of tokens and 1 of patch_lengths"):
-    BLT(TINY).apply({"params": tiny_params("meta")}, tokens, lengths[:1])
+    BLT(DEEP).apply({"params": tiny_params("meta")}, tokens, lengths[:1])

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from forward import stack
+from forward import TINY, stack
 from golden_cases import FLOAT32
-from uncached import LENGTH, TINY, Uncached, random_blt, random_params, random_text
+from uncached import LENGTH, Uncached, random_blt, random_params, random_text
 
 from blt_jax import tokenizer, train_table
 from blt_jax.data.table import TableModel, save_table
-from blt_jax.decode.byte_lm import NEWLINE_ID, ByteLMReader, rewind
+from blt_jax.decode.byte_lm import ByteLMReader, rewind
 from blt_jax.decode.language_model import from_byte_lm
 from blt_jax.decode.table import TableSource
 from blt_jax.models.byte_lm import ByteLM
@@ -109,8 +109,8 @@ def test_context_begins_anew_after_newlines():
   params = random_params(config)
   weights = from_byte_lm(ByteLM(config), params).weights
   text = random_text(np.random.default_rng(2), ROWS, 40)
-  text[text == NEWLINE_ID] += 1
-  text[:, [9, 10, 25]] = NEWLINE_ID
+  text[text == tokenizer.NEWLINE_ID] += 1
+  text[:, [9, 10, 25]] = tokenizer.NEWLINE_ID
   logits, _ = _read_all(ByteLMReader(config, "float32", True), weights, text)
   model = jax.jit(ByteLM(config).apply)
   for line in (slice(0, 10), slice(10, 11), slice(11, 26), slice(26, 40)):

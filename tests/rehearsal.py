@@ -22,6 +22,7 @@ import time
 import cloud_standin
 import jax
 import numpy as np
+from tiny_runs import logged_losses
 
 from blt_jax import runs
 
@@ -133,13 +134,7 @@ class Pod:
 
   def losses(self):
     """Loss by step, the last where steps ran again."""
-    losses, path = {}, self.workdir / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-      with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill
-        numbers = json.loads(line)
-        if numbers["kind"] == "train":
-          losses[numbers["step"]] = numbers["loss"]
-    return losses
+    return dict(logged_losses(self.workdir))
 
   def wait_for_step(self, step, watch):
     while max(self.losses(), default=0) < step:

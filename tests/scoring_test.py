@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 import pytest
+from forward import TINY
 from golden_cases import FLOAT32
-from uncached import TINY, random_blt
+from uncached import random_blt
 
 from blt_jax import tokenizer
 from blt_jax.decode.scoring import Scorer

@@ -14,11 +14,10 @@ from array_record.python import array_record_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blt_jax.data import sources
-from blt_jax.data.documents import BadInputError, Policy
+from blt_jax.data import files, sources
+from blt_jax.data.documents import BadInputError, Policy, Skipped, SourceOptions
 from blt_jax.data.json_lines import parse_line
 from blt_jax.data.readers import TextReader
-from blt_jax.data.sources import Skipped, SourceOptions
 
 SKIP = SourceOptions(on_error="skip")
 DOCUMENTS = ["one\n", "", "zwei ü", "\0nul", "a\r\nb", "🙂" * 40]
@@ -188,7 +187,7 @@ def test_missing_paths_are_named(tmp_path):
 
 
 def test_standard_library_is_real_text():
-  documents = sources.read_documents(sources.STDLIB)
+  documents = sources.read_documents(files.STDLIB)
   assert sum(map(len, documents)) > 5_000_000
 
 

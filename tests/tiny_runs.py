@@ -1,8 +1,10 @@
 """Runs that train in seconds: settings, text, losses."""
 
+import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
@@ -43,14 +45,19 @@ def count_lines(workdir: pathlib.Path) -> int:
   return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def logged_losses(workdir: os.PathLike) -> Iterator[tuple[int, float]]:
+  """Step and loss of each line logged so far; a step that ran again has several."""
+  path = pathlib.Path(workdir) / "metrics.jsonl"
+  for line in path.read_text().splitlines() if path.exists() else []:
+    with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill
+      numbers = json.loads(line)
+      if numbers["kind"] == "train":
+        yield numbers["step"], numbers["loss"]
+
+
 def losses(workdir: os.PathLike) -> dict[int, float]:
   """Loss by step; a step that ran again must have given the same."""
   by_step: dict[int, float] = {}
-  for line in (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines():
-    try:
-      numbers = json.loads(line)
-    except json.JSONDecodeError:
-      continue  # cut short by a kill
-    if numbers["kind"] == "train":
-      assert by_step.setdefault(numbers["step"], numbers["loss"]) == numbers["loss"]
+  for step, loss in logged_losses(workdir):
+    assert by_step.setdefault(step, loss) == loss
   return by_step

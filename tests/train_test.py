@@ -1,13 +1,12 @@
 """Whole runs: same seed, stop and resume, several devices, bad settings."""
 
 import json
-import pathlib
 import shutil
 
 import jax
 import numpy as np
 import pytest
-from tiny_runs import tiny_config
+from tiny_runs import losses, tiny_config
 
 from blt_jax import config as settings
 from blt_jax import evaluate, export, loading, patchers, runs, sharding, train
@@ -46,12 +45,6 @@ def _config(kind, text, workdir, **overrides):
   return config
 
 
-def _losses(workdir):
-  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
-  numbers = [json.loads(line) for line in lines]
-  return {n["step"]: n["loss"] for n in numbers if n["kind"] == "train"}
-
-
 @pytest.fixture(scope="module", name="finished", params=["blt", "byte_lm"])
 def _finished(request, text, tmp_path_factory):
   """A whole run: its kind, its folder, its held-out numbers."""
@@ -62,8 +55,8 @@ def _finished(request, text, tmp_path_factory):
 def test_same_seed_gives_the_same_losses_to_the_bit(finished, text, tmp_path):
   kind, workdir, numbers = finished
   assert train.train(_config(kind, text, tmp_path / "again")) == numbers
-  assert _losses(tmp_path / "again") == _losses(workdir)
-  assert len(_losses(workdir)) == 6
+  assert losses(tmp_path / "again") == losses(workdir)
+  assert len(losses(workdir)) == 6
 
 
 def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
@@ -87,14 +80,14 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
     train.train(_config(kind, text, tmp_path / "cut"))
   monkeypatch.undo()
   assert train.train(_config(kind, text, tmp_path / "cut")) == numbers
-  assert _losses(tmp_path / "cut") == _losses(workdir)
+  assert losses(tmp_path / "cut") == losses(workdir)
 
 
 def test_a_finished_run_stays_as_it_is(finished, text):
   kind, workdir, numbers = finished
-  losses = _losses(workdir)
+  before = losses(workdir)
   assert train.train(_config(kind, text, workdir)) == numbers
-  assert _losses(workdir) == losses
+  assert losses(workdir) == before
 
 
 def test_evaluate_scores_a_run_on_files(finished, text, capsys):
@@ -148,7 +141,7 @@ def test_meshes_and_accumulation_change_nothing(mesh, accumulate, finished, text
   overrides = dict(mesh=mesh, optimizer=dict(accumulate=accumulate))
   train.train(_config(kind, text, tmp_path / "run", **overrides))
   np.testing.assert_allclose(
-    list(_losses(tmp_path / "run").values()), list(_losses(workdir).values()), rtol=1e-4
+    list(losses(tmp_path / "run").values()), list(losses(workdir).values()), rtol=1e-4
   )
 
 
@@ -184,6 +177,8 @@ _MISTAKES = {
   ),
   "schedule": (dict(schedule=dict(name="cosin")), "Unknown schedule 'cosin'"),
   "streams": (dict(data=dict(num_streams=3)), "num_streams 3 must be a multiple"),
+  "interval": (dict(eval=dict(every_steps=0)), "config.eval.every_steps is 0"),
+  "parts": (dict(optimizer=dict(accumulate=0)), "config.optimizer.accumulate is 0"),
   "kind": (dict(model=dict(kind="gpt")), "config.model.kind is 'gpt'"),
 }
 
@@ -229,7 +224,7 @@ def test_another_number_of_streams_goes_on_with_other_documents(
   config.data.num_streams = 2
   train.train(config)
   assert "1 streams of documents and this run 2" in caplog.text
-  assert sorted(_losses(tmp_path / "run")) == [1, 2, 3, 4, 5, 6, 7, 8]
+  assert sorted(losses(tmp_path / "run")) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 def test_misspelt_settings_are_errors():

@@ -12,7 +12,7 @@ from forward import entropies_of, logits_of, pad_lengths, stack
 from blt_jax import patching, tokenizer, train_state
 from blt_jax.decode.language_model import LanguageModel, from_blt
 from blt_jax.models.blt import BLT
-from blt_jax.models.config import BLTConfig, ByteLMConfig, CrossAttentionConfig
+from blt_jax.models.config import BLTConfig, ByteLMConfig
 from blt_jax.patching import PatchingConfig
 
 LENGTH = 64  # bytes of every text, so that one compiled program serves all
@@ -80,14 +80,3 @@ def random_text(rng: np.random.Generator, rows: int, length: int) -> np.ndarray:
   ids[rng.random(ids.shape) < 0.1] = tokenizer.EOS_ID
   ids[:, 0] = tokenizer.BOS_ID
   return ids
-
-
-TINY = BLTConfig(
-  encoder=stack(16, 1, window=5),
-  latent=stack(32, 1),
-  decoder=stack(16, 1, window=5),
-  encoder_cross=CrossAttentionConfig(4, all_layers=True),
-  decoder_cross=CrossAttentionConfig(4, all_layers=True),
-  hash_sizes=(2, 3),
-  hash_vocab_size=50,
-)

@@ -14,7 +14,6 @@ from blt_jax import tokenizer
 Array = Any  # np.ndarray or jax.Array
 
 MAX_ORDER = 7  # longest context in bytes; it and the next byte fit in 64 bits
-_NEWLINE_ID = ord("\n") + tokenizer.OFFSET
 _FACTORS = (0x9E3779B1, 0x85EBCA77), (0xC2B2AE3D, 0x27D4EB2F)  # any large odd numbers
 _CHECK_SHIFT, _ODD = np.uint32(16), np.uint32(1)
 
@@ -44,7 +43,7 @@ def context_lengths(tokens: Array, reset_at_newline: bool) -> Array:
   xp = jnp if isinstance(tokens, jax.Array) else np
   position = xp.arange(1, tokens.shape[-1] + 1, dtype=np.int32)
   is_special = tokens < tokenizer.OFFSET
-  ends = is_special | (tokens == _NEWLINE_ID) if reset_at_newline else is_special
+  ends = is_special | (tokens == tokenizer.NEWLINE_ID) if reset_at_newline else is_special
   last_end = xp.maximum.accumulate(position * ends, axis=-1)
   before = xp.concatenate([xp.zeros_like(last_end[..., :1]), last_end[..., :-1]], axis=-1)
   return (position - before) * ~is_special

@@ -18,7 +18,6 @@ from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.ops import attention, losses
 
-_NEWLINE_ID = ord("\n") + tokenizer.OFFSET
 # Documents of a lane begin at multiples of this, so that the order of the sums in a
 # kernel's blocks does not depend on the documents before.
 _ALIGNMENT = 64
@@ -184,7 +183,7 @@ def locate(tokens: np.ndarray, reset_at_newline: bool) -> tuple[np.ndarray, np.n
   if not reset_at_newline:
     return np.zeros_like(position), position
   starts = np.zeros(len(tokens), bool)
-  starts[1:] = tokens[:-1] == _NEWLINE_ID
+  starts[1:] = tokens[:-1] == tokenizer.NEWLINE_ID
   first = np.maximum.accumulate(np.where(starts, position, 0))
   return np.cumsum(starts, dtype=np.int32), position - first
 

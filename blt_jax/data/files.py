@@ -80,7 +80,9 @@ def list_files(path: str) -> list[str]:
     if _is_file(filesystem, name, info) and not _is_hidden(name, root)
   ]
   if not names and not filesystem.exists(root):
-    raise FileNotFoundError(f"No file or folder {path}; set config.data.path to your text.")
+    raise FileNotFoundError(
+      f"No file or folder {path}; give that of your text (config.data.path, --input, --data)."
+    )
   if not isinstance(filesystem, LocalFileSystem):
     names = [filesystem.unstrip_protocol(n) for n in names]
   return sorted(names)

@@ -13,6 +13,7 @@ from blt_jax.data.packing import PackRows
 from blt_jax.data.transforms import PatchDocument
 
 Batch = dict[str, np.ndarray]
+_WAITING = 2  # batches made ahead on the host, and as many on the devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,20 +62,17 @@ def evaluation_batches(
   yield from training_batches(documents, patch, dataclasses.replace(shape, pool_size=1))
 
 
-def prefetch(
-  batches: grain.IterDataset, put: Callable[[Batch], Any], buffer_size: int = 2
-) -> grain.DatasetIterator:
+def prefetch(batches: grain.IterDataset, put: Callable[[Batch], Any]) -> grain.DatasetIterator:
   """Prepares batches ahead: host threads make them and put them on the devices.
 
   Args:
     batches: to prefetch from.
     put: places a batch on the devices.
-    buffer_size: batches that wait on the host, and as many on the devices.
 
   Returns:
     An iterator over what `put` gives. Its state is that after the last batch taken from
     it, whatever is ahead.
   """
   ahead = grain.experimental.ThreadPrefetchIterDataset
-  on_host = ahead(batches, prefetch_buffer_size=buffer_size)
-  return iter(ahead(on_host.map(put), prefetch_buffer_size=buffer_size))
+  on_host = ahead(batches, prefetch_buffer_size=_WAITING)
+  return iter(ahead(on_host.map(put), prefetch_buffer_size=_WAITING))

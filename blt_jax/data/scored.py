@@ -100,17 +100,18 @@ def begin(folder: str | os.PathLike, manifest: Manifest) -> None:
   Raises:
     ValueError: the folder holds entropies that something else made.
   """
-  Folder(folder).make()
-  if not is_scored(folder):
-    return Folder(folder).write_json(_MANIFEST, dataclasses.asdict(manifest))
-  old, new = dataclasses.asdict(load_manifest(folder)), dataclasses.asdict(manifest)
+  home, new = Folder(folder), dataclasses.asdict(manifest)
+  home.make()
+  if not home.exists(_MANIFEST):
+    home.write_json(_MANIFEST, new)
+    return
+  old = dataclasses.asdict(load_manifest(folder))
   changed = [f"{k} {old[k]!r}, now {new[k]!r}" for k in new if old[k] != new[k]]
   if changed:
     raise ValueError(
       f"{folder} holds entropies made otherwise: {'; '.join(changed)}. Choose another "
       "--output, or remove the folder."
     )
-  return None
 
 
 def find_progress(folder: str | os.PathLike, process: int) -> Progress:

@@ -10,12 +10,6 @@ from absl import logging
 
 from blt_jax.data import files, heldout, parquet, readers, scored, streams
 from blt_jax.data.documents import Dataset, Document, Policy, Skipped, SourceOptions
-from blt_jax.data.files import STDLIB
-
-__all__ = [
-  "STDLIB", "Document", "Skipped", "SourceOptions", "open_source", "open_split",
-  "read_documents",
-]  # fmt: skip
 
 Reader: TypeAlias = readers.Reader | scored.ScoredReader | streams.JsonLinesStream
 
@@ -65,18 +59,18 @@ def open_source(
 
 def open_split(
   path: str,
-  heldout_path: str,
   heldout_fraction: float,
   options: SourceOptions | None = None,
   skipped: Skipped | None = None,
 ) -> tuple[Dataset, Dataset]:
   """Opens (training, held-out) documents.
 
+  They are divided by their content: whole files of plain text, or pieces where there is a
+  single file.
+
   Args:
     path: see `open_source`.
-    heldout_path: the same; empty to hold some documents of `path` out by their content:
-      whole files of plain text, or pieces where there is a single file.
-    heldout_fraction: how many of them, in [0, 1].
+    heldout_fraction: how many documents to hold out, in [0, 1].
     options: see `open_source`.
     skipped: see `open_source`.
 
@@ -86,9 +80,6 @@ def open_split(
   """
   options, skipped = options or SourceOptions(), skipped or Skipped()
   reader = _open(path, options, skipped)
-  if heldout_path:
-    held_reader = _open(heldout_path, options, skipped)
-    return _in_order(reader, reader), _in_order(held_reader, held_reader)
   if isinstance(reader, streams.JsonLinesStream):
     return heldout.hold_out_of_stream(reader, heldout_fraction)
   file_ids = reader.file_ids if isinstance(reader, readers.TextReader) else None
@@ -159,7 +150,6 @@ def _documents(source) -> Iterator[Document]:
   return (document for document in elements if document is not None)
 
 
-def read_documents(path: str, max_bytes: int = 65_536) -> list[bytes]:
+def read_documents(path: str) -> list[bytes]:
   """Reads all documents of a path into memory; see `open_source`. None of them is empty."""
-  dataset = open_source(path, SourceOptions(max_document_bytes=max_bytes))
-  return [document.text for document in _documents(dataset) if document.text]
+  return [document.text for document in _documents(open_source(path)) if document.text]

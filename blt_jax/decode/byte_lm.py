@@ -11,8 +11,6 @@ from blt_jax.decode import layers
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.ops import losses
 
-NEWLINE_ID = ord("\n") + tokenizer.OFFSET
-
 
 class EntropySource(Protocol):
   """What gives the entropies that patching needs, one or several bytes at a time.
@@ -116,7 +114,7 @@ class ByteLMReader:
     if c.document_masks:
       ends |= tokens == c.eos_id
     if self.reset_at_newline:
-      ends |= tokens == NEWLINE_ID
+      ends |= tokens == tokenizer.NEWLINE_ID
     begun = jnp.where(ends, position[:, 1:], 0)
     begun = jnp.concatenate([cache.cursor.start[:, None], begun], axis=1)
     start = jax.lax.cummax(begun, axis=1)

@@ -68,6 +68,20 @@ class Draft:
   cache: BLTCache
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _State:
+  """A draft of up to C bytes in the making."""
+
+  step: jax.Array  # int32 []
+  cache: BLTCache
+  tokens: jax.Array  # int32 [B, C], the newest of which is not read yet
+  entropies: jax.Array  # float32 [B, C], of the predictions made at them
+  trail: Any  # cursors of the entropy source [B, C + 1], before the draft and after each byte
+  count: jax.Array  # int32 [B], bytes read
+  goes_on: jax.Array  # bool [B]
+
+
 def draft(
   drafting: Drafting,
   reader: BLTReader,
@@ -88,51 +102,37 @@ def draft(
     room: int [B], bytes that a row may still have; 0 for rows that rest.
     choose: draws the byte after the one at `index` in the draft.
   """
-  start = cache.cursor
-  batch, length = len(first), drafting.length
-  rows = jnp.arange(batch)
-
-  def put(buffer, values, index):
-    return jax.vmap(lambda b, v, i: b.at[i].set(v, mode="drop"))(buffer, values, index)
+  start, length = cache.cursor, drafting.length
 
   def is_on(state):
-    return (state["step"] < length) & jnp.any(state["goes_on"])
+    return (state.step < length) & jnp.any(state.goes_on)
 
   def step(state):
-    # A row that has stopped drafting reads nothing more.
-    index, reads = state["count"], state["goes_on"].astype(jnp.int32)
-    token = state["tokens"][rows, jnp.minimum(index, length - 1)]
-    cache, logits, entropy = _read_one(drafting, reader, weights, state["cache"], token, reads,
-                                       start.patch)  # fmt: skip
-    index = jnp.where(state["goes_on"], index, length + 1)
-    following = choose(logits, index)
-    count = state["count"] + reads
-    trail = jax.tree.map(
-      lambda buffer, new: put(buffer, new, index + 1), state["trail"], cache.source.cursor
+    reads = state.goes_on.astype(jnp.int32)  # a row that has stopped reads nothing more
+    token = state.tokens[jnp.arange(len(first)), jnp.minimum(state.count, length - 1)]
+    cache, logits, entropy = _read_one(
+      drafting, reader, weights, state.cache, token, reads, start.patch
     )
-    goes_on = state["goes_on"] & (entropy <= drafting.max_entropy) & (count < room)
-    return dict(
-      step=state["step"] + 1,
-      cache=cache,
-      tokens=put(state["tokens"], following, index + 1),
-      entropies=put(state["entropies"], entropy, index),
-      trail=trail,
-      count=count,
-      goes_on=goes_on & (count < length),
-    )
+    return _extend(state, cache, logits, entropy, choose, room, drafting.max_entropy)
 
-  state = jax.lax.while_loop(is_on, step, dict(
-      step=jnp.zeros((), jnp.int32),
-      cache=cache,
-      tokens=jnp.zeros((batch, length), jnp.int32).at[:, 0].set(first),
-      entropies=jnp.zeros((batch, length)),
-      trail=jax.tree.map(lambda x: jnp.repeat(x[:, None], length + 1, 1), cache.source.cursor),
-      count=jnp.zeros(batch, jnp.int32),
-      goes_on=room > 0,
-  ))  # fmt: skip
-  source = dataclasses.replace(state["cache"].source, cursor=state["trail"])
-  cache = dataclasses.replace(state["cache"], cursor=start, source=source)
-  return Draft(state["tokens"], state["count"], state["entropies"], cache)
+  state = jax.lax.while_loop(is_on, step, _begin(cache, first, room, length))
+  source = dataclasses.replace(state.cache.source, cursor=state.trail)
+  cache = dataclasses.replace(state.cache, cursor=start, source=source)
+  return Draft(state.tokens, state.count, state.entropies, cache)
+
+
+def _begin(cache, first, room, length) -> _State:
+  """Drafts of which nothing is read."""
+  batch = len(first)
+  return _State(
+    step=jnp.zeros((), jnp.int32),
+    cache=cache,
+    tokens=jnp.zeros((batch, length), jnp.int32).at[:, 0].set(first),
+    entropies=jnp.zeros((batch, length)),
+    trail=jax.tree.map(lambda x: jnp.repeat(x[:, None], length + 1, 1), cache.source.cursor),
+    count=jnp.zeros(batch, jnp.int32),
+    goes_on=room > 0,
+  )
 
 
 def _read_one(drafting, reader, weights, cache, token, reads, num_latents):
@@ -148,3 +148,26 @@ def _read_one(drafting, reader, weights, cache, token, reads, num_latents):
   )
   cache = dataclasses.replace(cache, source=rewind(source, reads))
   return cache, logits[:, 0], entropy[:, 0]
+
+
+def _extend(state, cache, logits, entropy, choose, room, max_entropy) -> _State:
+  """Takes what the newest byte gave into the draft, and the byte to follow it."""
+  length = state.tokens.shape[1]
+  index = jnp.where(state.goes_on, state.count, length + 1)  # there, nothing is written
+  count = state.count + state.goes_on
+  goes_on = state.goes_on & (entropy <= max_entropy) & (count < room) & (count < length)
+
+  def put(buffer, values, index):
+    return jax.vmap(lambda b, v, i: b.at[i].set(v, mode="drop"))(buffer, values, index)
+
+  return _State(
+    step=state.step + 1,
+    cache=cache,
+    tokens=put(state.tokens, choose(logits, index), index + 1),
+    entropies=put(state.entropies, entropy, index),
+    trail=jax.tree.map(
+      lambda buffer, new: put(buffer, new, index + 1), state.trail, cache.source.cursor
+    ),
+    count=count,
+    goes_on=goes_on,
+  )

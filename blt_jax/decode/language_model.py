@@ -24,17 +24,16 @@ class LanguageModel:
   weights: Any
 
 
-def from_byte_lm(model: ByteLM, params: Any, dtype: str | None = None) -> LanguageModel:
+def from_byte_lm(model: ByteLM, params: Any) -> LanguageModel:
   """A byte language model that is generated from directly.
 
   Args:
     model: the module.
     params: its parameters, sharded or not; the weights follow them.
-    dtype: of weights, activations and caches; by default the model's.
   """
-  dtype = dtype or model.config.dtype
-  weights = jax.jit(lambda p: byte_lm_weights(model.config, p, dtype))(params)
-  return LanguageModel(ByteLMReader(model.config, dtype), weights)
+  config = model.config
+  weights = jax.jit(lambda p: byte_lm_weights(config, p, config.dtype))(params)
+  return LanguageModel(ByteLMReader(config, config.dtype), weights)
 
 
 def from_blt(

@@ -13,7 +13,8 @@ import numpy as np
 
 from blt_jax.models.config import CrossAttentionConfig, TransformerConfig
 from blt_jax.ops import gpu_decode, norm
-from blt_jax.ops.ring_attention import masked_attention, ring_attention
+from blt_jax.ops.masked_attention import masked_attention
+from blt_jax.ops.ring_attention import ring_attention
 
 
 @jax.tree_util.register_dataclass

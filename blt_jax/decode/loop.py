@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import tokenizer
-from blt_jax.decode import sampling, utf8
+from blt_jax.decode import layers, sampling, utf8
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader, pick, rewind
 from blt_jax.decode.drafting import Drafting, draft
@@ -247,7 +247,7 @@ def _ends(state, text, tokens):
   at = state.length[:, None] + np.arange(tokens.shape[1])
   stop = state.options.stop  # [B, stops, length]
   window = at[..., None] - np.arange(stop.shape[-1])[::-1]  # [B, C, length]
-  newest = jax.vmap(lambda row, i: row.at[i].get(mode="clip"))(text, window)
+  newest = layers.take(text, window)
   newest = jnp.where(window >= state.prompt[:, None, None], newest, -2)
   is_any = stop[:, None] == -1
   matches = jnp.all((newest[:, :, None] == stop[:, None]) | is_any, axis=-1)

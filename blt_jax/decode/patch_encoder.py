@@ -109,5 +109,4 @@ def _num_blocks(starts, ends):
 def _read(buffer, starts, ends, block):
   """The next bytes of each patch: states [B, P, L, D], whether they are its own."""
   positions = starts[..., None] + block * _BLOCK + np.arange(_BLOCK)
-  states = jax.vmap(lambda rows, at: rows.at[at].get(mode="clip"))(buffer, positions)
-  return states, positions < ends[..., None]
+  return layers.take(buffer, positions), positions < ends[..., None]

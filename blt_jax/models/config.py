@@ -68,6 +68,10 @@ class TransformerConfig:
       raise ValueError(f"window is {self.window}; it must be >= 1, or None for all.")
     if self.remat not in get_args(Remat):
       raise ValueError(f"Unknown remat {self.remat!r}; choose one of {get_args(Remat)}.")
+    if self.depth_init not in get_args(DepthInit):
+      raise ValueError(
+        f"Unknown depth_init {self.depth_init!r}; choose one of {get_args(DepthInit)}."
+      )
     object.__setattr__(self, "num_kv_heads", kv_heads)
     if not self.mlp_dim:
       width = int(self.mlp_multiplier * int(8 * self.dim / 3))

@@ -94,33 +94,34 @@ class LocalEncoder(nn.Module):
     """
     c = self.config
     table = transformer.position_table(c.encoder, x.shape[1])
-    attention = c.encoder_cross
-    if attention:
+    block_class = transformer.recomputed(transformer.Block, c.encoder)
+    if c.encoder_cross:
+      first_read = 0 if c.encoder_cross.all_layers else c.encoder.num_layers - 1
       features = c.vectors_per_patch * c.encoder.dim
       project = layers.Linear(features, ("embed", "heads"), name="patch_projection")
-    block_class = transformer.recomputed(transformer.Block, c.encoder)
-    cross_class = transformer.recomputed(layers.CrossAttention, c.encoder)
     patches = None
     for layer in range(c.encoder.num_layers):
-      block = block_class(c.encoder, name=f"layers_{layer}")
-      x, _ = block(x, layer, table, document_ids)
-      is_last = layer == c.encoder.num_layers - 1
-      if attention and (is_last or attention.all_layers):
+      x, _ = block_class(c.encoder, name=f"layers_{layer}")(x, layer, table, document_ids)
+      if c.encoder_cross and layer >= first_read:
         if patches is None or c.repool:
           pooled = patch_attention.pool(x, patch_ids, num_patches, c.pooling)
           patches = _slots(project(pooled), c.vectors_per_patch)
-        index = layer if attention.all_layers else 0
-        cross = cross_class(
-          attention,
-          c.encoder.norm_epsilon,
-          bytes_are_queries=False,
-          std=transformer.depth_std(c.encoder, index),
-          name=f"cross_{index}",
-        )
-        patches = patches + cross(patches, x, patch_ids)  # the residual counts twice
+        patches = self._read_bytes(layer - first_read, patches, x, patch_ids)
     if patches is None:
       return x, patch_attention.pool(x, patch_ids, num_patches, c.pooling)
     return x, patches.reshape(*patches.shape[:2], -1)
+
+  def _read_bytes(self, index, patches, x, patch_ids):
+    """The cross-attention number `index`: patches [B, P, K, D] read the bytes [B, S, D]."""
+    stack = self.config.encoder
+    cross = transformer.recomputed(layers.CrossAttention, stack)(
+      self.config.encoder_cross,
+      stack.norm_epsilon,
+      bytes_are_queries=False,
+      std=transformer.depth_std(stack, index),
+      name=f"cross_{index}",
+    )
+    return patches + cross(patches, x, patch_ids)  # the residual counts twice
 
 
 class DecoderLayer(nn.Module):

@@ -8,9 +8,9 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from blt_jax.ops import gpu_attention, tpu_attention
+from blt_jax.ops.masked_attention import masked_attention
 
 SAVED_AS = "attention"  # what a remat policy may save: outputs, and on TPUs logsumexps
-_MASKED = np.finfo(np.float32).min
 
 
 class Past(NamedTuple):
@@ -125,7 +125,7 @@ def _full(query, key, value, document_ids):
     visible = visible & (document_ids[:, :, None] == document_ids[:, None, :])
   else:
     visible = visible[None]
-  return _attend(query, key, value, visible)
+  return masked_attention(query, key, value, visible)
 
 
 def _banded(query, key, value, window, document_ids, past=None):
@@ -144,7 +144,7 @@ def _banded(query, key, value, window, document_ids, past=None):
     visible = visible & (own[..., None] == seen[:, :, None])
   else:
     visible = visible[None]
-  output = _attend(query, key, value, visible)
+  output = masked_attention(query, key, value, visible)
   return output.reshape(output.shape[0], -1, *output.shape[3:])[:, :seq_len]
 
 
@@ -160,15 +160,3 @@ def _with_previous(blocks, past=None):
   first = jnp.zeros_like(blocks[:, 0]) if past is None else past
   previous = jnp.concatenate([first[:, None], blocks[:, :-1]], axis=1)
   return jnp.concatenate([previous, blocks], axis=2)
-
-
-def _attend(query, key, value, visible):
-  """Softmax attention over the leading axes.
-
-  Shapes: query [..., Q, G, R, H], key and value [..., K, G, H], visible bool [..., Q, K].
-  """
-  scores = jnp.einsum("...qgrh,...kgh->...grqk", query, key, preferred_element_type=jnp.float32)
-  scores = scores * query.shape[-1] ** -0.5
-  scores = jnp.where(visible[..., None, None, :, :], scores, _MASKED)
-  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-  return jnp.einsum("...grqk,...kgh->...qgrh", weights, value)

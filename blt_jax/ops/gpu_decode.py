@@ -2,7 +2,8 @@
 
 `matvec` is a matrix times a few vectors with the norm before it and what follows it;
 `attend` is a layer's attention from its projections to its mixed heads, rotation and
-cache included. What they compute is that of `ops.norm` and `ops.ring_attention`.
+cache included; `attend_patches` is that of bytes to patches. What they compute is that of
+`ops.norm`, `ops.ring_attention` and `ops.masked_attention`.
 """
 
 import functools
@@ -185,16 +186,8 @@ def _attend_kernel(
   size, key_heads, head_dim = shape
   group, row = pl.program_id(0), pl.program_id(1)
   position, count = position_ref[row], count_ref[row]
-  repeats, half = num_heads // key_heads, head_dim // 2
-  steps, at = range(length), jnp.arange(head_dim)
-
-  def rotated(step, head):
-    cos, sin = (ref[row, step, 0, at % half] for ref in (cos_ref, sin_ref))
-    own = heads_ref[row, step, head, at].astype(jnp.float32)
-    other = heads_ref[row, step, head, (at + half) % head_dim].astype(jnp.float32)
-    turned = own * cos + jnp.where(at < half, -other, other) * sin
-    # Rounded as keys are where they are stored.
-    return turned.astype(heads_ref.dtype).astype(jnp.float32)
+  repeats, steps = num_heads // key_heads, range(length)
+  rotated = functools.partial(_rotated, heads_ref, cos_ref, sin_ref, row, jnp.arange(head_dim))
 
   def oldest(step):
     seen = first_ref[row, step]
@@ -213,9 +206,7 @@ def _attend_kernel(
   def read(index, states):
     here = pl.ds(index * block, block)
     key, value = (ref[row, here, group, :].astype(jnp.float32) for ref in (key_ref, value_ref))
-    newest = jax.lax.rem(position - 1 + size, size)  # slot
-    age = newest - index * block - jnp.arange(block)
-    seen = position - 1 - jnp.where(age < 0, age + size, age)
+    seen = _positions_in_block(position, index, block, size)
     updated = []
     for (step, _, query), state in zip(queries, states, strict=True):
       scores = jnp.where(seen >= oldest(step), (key * query[None]).sum(axis=1), _MASKED)
@@ -240,6 +231,24 @@ def _attend_kernel(
     def _(step=step, slot=slot):
       key_ref[row, slot, group, :] = keys[step].astype(key_ref.dtype)
       value_ref[row, slot, group, :] = values[step].astype(value_ref.dtype)
+
+
+def _rotated(heads_ref, cos_ref, sin_ref, row, at, step, head):
+  """A head of a new position, float32, its elements at 0 to H - 1 rotated."""
+  head_dim, half = len(at), len(at) // 2
+  cos, sin = (ref[row, step, 0, at % half] for ref in (cos_ref, sin_ref))
+  own = heads_ref[row, step, head, at].astype(jnp.float32)
+  other = heads_ref[row, step, head, (at + half) % head_dim].astype(jnp.float32)
+  turned = own * cos + jnp.where(at < half, -other, other) * sin
+  # Rounded as keys are where they are stored.
+  return turned.astype(heads_ref.dtype).astype(jnp.float32)
+
+
+def _positions_in_block(end, index, block, size):
+  """The newest position below `end` that each slot [block] of a ring may hold, some < 0."""
+  newest = jax.lax.rem(end - 1 + size, size)  # slot
+  age = newest - index * block - jnp.arange(block)
+  return end - 1 - jnp.where(age < 0, age + size, age)
 
 
 def fits_attend_patches(patches: jax.Array) -> bool:
