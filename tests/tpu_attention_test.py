@@ -117,10 +117,10 @@ def test_the_door_opens_on_a_mesh_of_tpus(monkeypatch):
     return attention.attention(*inputs, window=100, document_ids=ids)
 
   with jax.sharding.use_abstract_mesh(mesh):
-    jaxpr = jax.make_jaxpr(attend)(*inputs)
-  assert "splash_mha" in str(jaxpr)
-  (got,) = jax.extend.core.jaxpr_as_fun(jaxpr)(*inputs)
-  chex.assert_trees_all_close(got, want, **SAME)
+    assert "splash_mha" in str(jax.make_jaxpr(attend)(*inputs))
+  # There is no TPU to run on: the same door, opened by hand.
+  monkeypatch.setattr(attention, "on_tpus", lambda: True)
+  chex.assert_trees_all_close(attend(*inputs), want, **SAME)
 
 
 @pytest.mark.skipif(
