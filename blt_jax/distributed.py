@@ -74,13 +74,17 @@ def preempted(step: int) -> bool:
 def ending_together() -> Iterator[None]:
   """Ends this process at once on an error: to wait for the others would hang.
 
-  Those notice it in their next message to it, or after `heartbeat_seconds`.
+  Those notice it in their next message to it, or after `heartbeat_seconds`. A single
+  process ends so where a disk fails: what was being saved has errors to tell for pages.
   """
   try:
     yield
   except Exception as error:
     if jax.process_count() == 1:
-      raise
+      if not isinstance(error, OSError):
+        raise
+      print(f"error: {error}", file=sys.stderr, flush=True)
+      os._exit(1)
     traceback.print_exc()
     print(
       f"Process {jax.process_index()} of {jax.process_count()} stops: "

@@ -11,8 +11,11 @@ def show_progress() -> None:
   logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
   handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-  handler.addFilter(_is_ours)
+  handler.addFilter(_is_shown)
 
 
-def _is_ours(record: python_logging.LogRecord) -> bool:
-  return record.levelno >= python_logging.WARNING or "blt_jax" in record.pathname
+def _is_shown(record: python_logging.LogRecord) -> bool:
+  if "blt_jax" in record.pathname:
+    return True
+  record.exc_info = None  # errors that matter are raised as well
+  return record.levelno >= python_logging.WARNING

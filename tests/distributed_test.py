@@ -89,3 +89,21 @@ def test_rows_of_streams_stand_together_and_resume_by_number():
   other.set_state(state)
   assert next(other)["x"].ravel().tolist() == [12, 13]
   assert next(batches)["x"].ravel().tolist() == [2, 3, 12, 13]
+
+
+@pytest.mark.parametrize(
+  ("error", "last_line"),
+  [("OSError('full')", "error: full"), ("ValueError('wrong')", "ValueError: wrong")],
+)
+def test_an_error_of_a_disk_is_the_last_that_is_heard(error, last_line):
+  code = f"""
+import atexit
+from blt_jax import distributed
+atexit.register(print, "told at the exit")
+with distributed.ending_together():
+  raise {error}
+"""
+  result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  assert result.returncode == 1
+  assert result.stderr.splitlines()[-1] == last_line
+  assert bool(result.stdout) == (last_line != "error: full")

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -196,6 +197,18 @@ def test_a_failed_write_leaves_no_shard(tmp_path):
   with pytest.raises(OSError, match="No space left"):
     scored.write_shard("memory://full", 0, documents(), "float16", scored.Progress(1, 1, 1, 1))
   assert not fsspec.filesystem("memory").exists("/full")
+
+
+def test_a_disk_without_room_is_an_error_that_says_so(tmp_path):
+  documents = [Document(os.urandom(50_000), np.zeros(50_002))] * 2
+  unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited[1]))  # bytes of a file
+  try:
+    with pytest.raises(OSError, match=r"cannot be written: .* Check free space"):
+      scored.write_shard(tmp_path, 0, documents, "float16", scored.Progress(1, 2, 2, 100_000))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

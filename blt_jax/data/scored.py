@@ -6,12 +6,13 @@ wrote it, shards `PP-NNNNN.array_record` with a `.json` beside each, written las
 a URL that fsspec knows, such as gs://.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import os
 import pathlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -156,14 +157,17 @@ def write_shard(
 def _write_records(path: pathlib.Path, records: Iterable[bytes]) -> int:
   """Writes a file and looks whether all of it is there."""
   # Entropies hardly shrink: files a third smaller would take three times as long to read.
-  writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+  with _explaining(path):
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
   count = 0
   try:
     for record in records:
-      writer.write(record)
+      with _explaining(path):
+        writer.write(record)
       count += 1
   finally:
-    writer.close()
+    with _explaining(path):
+      writer.close()
   reader = array_record_module.ArrayRecordReader(str(path))
   try:
     if reader.num_records() != count:
@@ -171,6 +175,18 @@ def _write_records(path: pathlib.Path, records: Iterable[bytes]) -> int:
   finally:
     reader.close()
   return count
+
+
+@contextlib.contextmanager
+def _explaining(path: pathlib.Path) -> Iterator[None]:
+  """Turns an error of the library that writes records into an OSError."""
+  try:
+    yield
+  except RuntimeError as error:
+    raise OSError(
+      f"{path} cannot be written: {error}. Check free space and permissions; shards before it "
+      "are whole, and the same command goes on after them."
+    ) from error
 
 
 def encode(document: Document, entropy_dtype: str) -> bytes:
