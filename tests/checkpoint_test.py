@@ -1,7 +1,6 @@
 """Which checkpoints stay, and what happens when one cannot be written or read."""
 
 import contextlib
-import resource
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from etils import epath
+from tiny_runs import small_files
 
 from blt_jax.checkpoint import Checkpoints, find_step, load_params, save_params
 from blt_jax.train_state import TrainState
@@ -116,16 +116,11 @@ def test_another_model_is_a_mistake_and_no_damage(tmp_path):
 
 def test_a_full_disk_is_an_error_and_what_was_there_stays(tmp_path):
   _save(tmp_path, 1)
-  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   noise = {"w": jax.random.normal(jax.random.key(0), (100_000,))}
   with pytest.raises(OSError, match="cannot be written into .*Check free space"):  # noqa: SIM117
-    with _open(tmp_path) as checkpoints:
-      resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # writing more fails
-      try:
-        checkpoints.save(2, TrainState(jnp.array(2), noise, ()), {})
-        checkpoints.wait()
-      finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with _open(tmp_path) as checkpoints, small_files(10_000):
+      checkpoints.save(2, TrainState(jnp.array(2), noise, ()), {})
+      checkpoints.wait()
   with _open(tmp_path) as checkpoints:
     assert checkpoints.restore(_abstract()).step == 1
 

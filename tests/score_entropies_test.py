@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 from golden_cases import SAME
-from tiny_runs import tiny_config
+from tiny_runs import small_files, tiny_config
 
 from blt_jax import calibrate, evaluate, patchers, runs, score_entropies, tokenizer, train
 from blt_jax.data import scored, sources
@@ -201,13 +200,9 @@ def test_a_failed_write_leaves_no_shard(tmp_path):
 
 def test_a_disk_without_room_is_an_error_that_says_so(tmp_path):
   documents = [Document(os.urandom(50_000), np.zeros(50_002))] * 2
-  unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited[1]))  # bytes of a file
-  try:
-    with pytest.raises(OSError, match=r"cannot be written: .* Check free space"):
-      scored.write_shard(tmp_path, 0, documents, "float16", scored.Progress(1, 2, 2, 100_000))
-  finally:
-    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+  message = r"cannot be written: .* Check free space"
+  with pytest.raises(OSError, match=message), small_files(100_000):
+    scored.write_shard(tmp_path, 0, documents, "float16", scored.Progress(1, 2, 2, 100_000))
   assert not list(tmp_path.iterdir())
 
 

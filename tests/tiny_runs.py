@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import resource
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict
@@ -37,6 +38,17 @@ def write_text(folder: pathlib.Path, num_files: int = 20) -> pathlib.Path:
     lines = [f"def function_{i}_{n}(x): return x + {n}\n" for n in range(20)]
     (folder / f"file_{i}.py").write_text("".join(lines))
   return folder
+
+
+@contextlib.contextmanager
+def small_files(num_bytes: int) -> Iterator[None]:
+  """Lets no file grow beyond a number of bytes, as a full disk does."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def count_lines(workdir: pathlib.Path) -> int:

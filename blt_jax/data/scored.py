@@ -148,26 +148,24 @@ def write_shard(
     OSError: the disk is full, or another error of writing; earlier shards stay as they are.
   """
   name = f"{process:02d}-{progress.num_shards - 1:05d}"
-  with Folder(folder).new_file(f"{name}.array_record") as path:
+  home = Folder(folder)
+  with home.new_file(f"{name}.array_record") as path, _explaining(path):
     count = _write_records(path, (encode(d, entropy_dtype) for d in documents))
     facts = {"records": count, "file_bytes": path.stat().st_size}
-  Folder(folder).write_json(f"{name}.json", facts | dataclasses.asdict(progress))
+  home.write_json(f"{name}.json", facts | dataclasses.asdict(progress))
 
 
 def _write_records(path: pathlib.Path, records: Iterable[bytes]) -> int:
   """Writes a file and looks whether all of it is there."""
   # Entropies hardly shrink: files a third smaller would take three times as long to read.
-  with _explaining(path):
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+  writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
   count = 0
   try:
     for record in records:
-      with _explaining(path):
-        writer.write(record)
+      writer.write(record)
       count += 1
   finally:
-    with _explaining(path):
-      writer.close()
+    writer.close()
   reader = array_record_module.ArrayRecordReader(str(path))
   try:
     if reader.num_records() != count:
