@@ -1,5 +1,6 @@
 """Reading on from caches against the full forward pass."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -19,6 +20,7 @@ from blt_jax.decode.language_model import from_byte_lm
 from blt_jax.decode.table import TableSource
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig, CrossAttentionConfig
+from blt_jax.ops import gpu_call
 from blt_jax.patching import PatchingConfig
 
 CHUNK, ROWS = 3, 3
@@ -92,6 +94,28 @@ def test_blt_reads_as_the_full_forward(name):
   chex.assert_trees_all_close(
     cache.entropies[:, : text.shape[1]], uncached.entropies(text), **FLOAT32
   )
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_byte_of_one_row_beside_its_entropy(name, monkeypatch):
+  """As on a GPU: decoded as if no patch closed, and again where one did."""
+  monkeypatch.setattr(gpu_call, "recorded", lambda: contextlib.nullcontext([jnp.zeros(())]))
+  config, rule = VARIANTS[name]
+  uncached = random_blt(config, **rule)
+  text = random_text(np.random.default_rng(4), 1, 50)
+  reader, weights = uncached.cached().reader, uncached.cached().weights
+  cache, got = reader.init(1, LENGTH, 1), []
+  read = jax.jit(reader.read)
+  for token in text[0]:
+    wrong = jnp.full((1, 1), (token + 7) % 260)
+    cache = rewind(read(weights, cache, wrong, jnp.ones(1, int))[1], jnp.zeros(1, int))
+    logits, cache = read(weights, cache, jnp.full((1, 1), token), jnp.ones(1, int))
+    cache = rewind(cache, jnp.ones(1, int))
+    got.append(logits[:, 0])
+  chex.assert_trees_all_close(np.stack(got, axis=1), uncached.logits(text), **FLOAT32)
+  lengths = uncached.lengths(text)[0]
+  starts = (np.cumsum(lengths) - lengths)[: int(cache.cursor.patch[0]) + 1]
+  np.testing.assert_array_equal(cache.starts[0, : len(starts)], starts)
 
 
 def test_the_rules_of_the_cases_differ():

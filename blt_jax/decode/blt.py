@@ -13,6 +13,7 @@ from blt_jax.decode.byte_lm import EntropySource
 from blt_jax.decode.cursor import Cursor, advance_cursor, init_cursor
 from blt_jax.decode.patch_encoder import encode_patches
 from blt_jax.models.config import BLTConfig
+from blt_jax.ops import gpu_call
 from blt_jax.ops.ring_attention import write_ring
 from blt_jax.patching import PatchingConfig
 
@@ -113,23 +114,52 @@ class BLTReader:
     """
     cursor = cache.cursor
     if self.source and entropies is None:
-      entropies, _, source = self.source.read(weights["source"], cache.source, tokens, count)
+      with gpu_call.recorded() as temporaries:
+        entropies, _, source = self.source.read(weights["source"], cache.source, tokens, count)
       cache = dataclasses.replace(cache, source=source)
+      if temporaries and tokens.shape == (1, 1) and num_latents is None:
+        return self._read_alone(weights, cache, tokens, count, entropies, temporaries)
     if entropies is None:
       entropies = jnp.zeros(tokens.shape)
     begins, trail = advance_cursor(
       self.patching, cursor, tokens, entropies, weights.get("lookup_table"), cache.text.shape[1]
     )
     cache = _note(self.config, cache, tokens, count, entropies, begins, trail)
-    x, cache = self._encode(weights["model"], cache, tokens, count, trail)
+    span = self._span(cursor, count, trail.document[:, :-1])
+    x, cache = self._encode(weights["model"], cache, tokens, span)
     if num_latents is None:
       closed = jnp.take_along_axis(trail.patch, count[:, None], axis=1)[:, 0]
       cache = self._think(weights["model"], cache, closed, -(-tokens.shape[1] // 4))
       ids = trail.patch[:, 1:] - 1
     else:
       ids = jnp.minimum(trail.patch[:, 1:], num_latents[:, None]) - 1
-    logits, rings = self._decode(weights["model"], cache, x, ids, count, trail)
-    return logits, dataclasses.replace(cache, decoder=rings, cursor=trail)
+    logits, cache = self._decode(weights["model"], cache, x, ids, span)
+    return logits, dataclasses.replace(cache, cursor=trail)
+
+  def _read_alone(self, weights, cache, tokens, count, entropies, temporaries):
+    """`read` of one byte of one row, which keeps no GPU busy.
+
+    The decoder goes on as if no patch closed, beside the entropy model that finds out; if
+    one did, it is run again.
+    """
+    model, cursor = weights["model"], cache.cursor
+    span = self._span(cursor, count, cursor.document[:, None])
+    x, cache = self._encode(model, cache, tokens, span)
+    logits, cache = self._decode(model, cache, x, cursor.patch[:, None] - 1, span)
+    entropies = gpu_call.after(entropies, [*temporaries, logits])
+    begins, trail = advance_cursor(self.patching, cursor, tokens, entropies)
+    cache = _note(self.config, cache, tokens, count, entropies, begins, trail)
+
+    def again(cache):
+      rings, patches = self._add_patches(
+        model, cache, cursor.patch, jnp.ones_like(count), 1, cache.latent, cache.patches
+      )
+      cache = dataclasses.replace(cache, latent=rings, patches=patches)
+      return self._decode(model, cache, x, cursor.patch[:, None], span)
+
+    has_closed = jnp.any(begins & (count[:, None] > 0))
+    logits, cache = jax.lax.cond(has_closed, again, lambda cache: (logits, cache), cache)
+    return logits, dataclasses.replace(cache, cursor=trail)
 
   def is_full(self, cache: BLTCache, chunk: int) -> jax.Array:
     """Whether `chunk` more bytes of a row could close more patches than there is room for.
@@ -139,17 +169,15 @@ class BLTReader:
     """
     return cache.cursor.patch + chunk > cache.patches[0].shape[1]
 
-  def _span(self, cursor, count, trail):
-    first = trail.document[:, :-1]
+  def _span(self, cursor, count, first):
     if not self.config.document_masks:
       first = jnp.zeros_like(first)
     return layers.Span(cursor.position, count, first)
 
-  def _encode(self, weights, cache, tokens, count, trail):
+  def _encode(self, weights, cache, tokens, span):
     """Byte states [B, C, D] of the encoder; notes those that patches will read."""
-    c, cursor = self.config, cache.cursor
-    x = embed(weights, c, cache.text, tokens, cursor.position).astype(self.dtype)
-    span = self._span(cursor, count, trail)
+    c = self.config
+    x = embed(weights, c, cache.text, tokens, span.position).astype(self.dtype)
     angles = layers.rope_angles(c.encoder, span.positions)
     rings, states = [], []
     for weight, ring in zip(weights["encoder"]["layers"], cache.encoder, strict=True):
@@ -157,39 +185,44 @@ class BLTReader:
       rings.append(ring)
       states.append(x)
     buffers = [
-      write_ring(buffer, x, cursor.position, count)
+      write_ring(buffer, x, span.position, span.count)
       for buffer, x in zip(cache.states, states[-len(cache.states) :], strict=True)
     ]
     return x, dataclasses.replace(cache, encoder=rings, states=buffers)
 
   def _think(self, weights, cache, closed, block):
     """Takes in the patches up to number `closed` [B], `block` of each row at a time."""
-    c = self.config
     new = closed - cache.cursor.patch
 
     def more(carry):
       return carry[0] < jnp.max(new)
 
     def step(carry):
-      done, rings, patches = carry
+      done, *states = carry
       position, count = cache.cursor.patch + done, jnp.clip(new - done, 0, block)
-      ids = position[:, None] + np.arange(block)
-      real = np.arange(block) < count[:, None]
-      x = self._encode_patches(weights, cache, ids, real)
-      if "latent_projection" in weights:
-        x = layers.linear(x, weights["latent_projection"])
-      span = layers.Span(position, count, layers.take(cache.latent_first, ids))
-      x, rings = layers.run_stack(weights["latent"], c.latent, x, rings, span)
-      new_patches = self._decoder_patches(weights["decoder"], x)
-      patches = [
-        write_ring(old, new, position, count)
-        for old, new in zip(patches, new_patches, strict=True)
-      ]
-      return done + block, rings, patches
+      states = self._add_patches(weights, cache, position, count, block, *states)
+      return done + block, *states
 
     carry = (jnp.zeros((), jnp.int32), cache.latent, cache.patches)
     _, rings, patches = jax.lax.while_loop(more, step, carry)
     return dataclasses.replace(cache, latent=rings, patches=patches)
+
+  def _add_patches(self, weights, cache, position, count, block, rings, patches):
+    """Takes in `count` [B] patches from `position` [B] on, `block` at most."""
+    c = self.config
+    ids = position[:, None] + np.arange(block)
+    real = np.arange(block) < count[:, None]
+    x = self._encode_patches(weights, cache, ids, real)
+    if "latent_projection" in weights:
+      x = layers.linear(x, weights["latent_projection"])
+    span = layers.Span(position, count, layers.take(cache.latent_first, ids))
+    x, rings = layers.run_stack(weights["latent"], c.latent, x, rings, span)
+    new_patches = self._decoder_patches(weights["decoder"], x)
+    patches = [
+      write_ring(old, new, position, count)
+      for old, new in zip(patches, new_patches, strict=True)
+    ]
+    return rings, patches
 
   def _patch_shapes(self):
     """Of what the decoder reads of a patch."""
@@ -220,12 +253,11 @@ class BLTReader:
     starts, context = jnp.minimum(starts, ends), jnp.minimum(context, ends)
     return encode_patches(weights["encoder"], self.config, cache.states, starts, ends, context)
 
-  def _decode(self, weights, cache, x, ids, count, trail):
+  def _decode(self, weights, cache, x, ids, span):
     """Logits [B, C, V] of byte states [B, C, D] that read the patches `ids` [B, C]."""
     c, w = self.config, weights["decoder"]
     if c.decoder_cross is None:
       x = x + layers.take(cache.patches[0], ids)
-    span = self._span(cache.cursor, count, trail)
     angles = layers.rope_angles(c.decoder, span.positions)
     rings = []
     for i, (weight, ring) in enumerate(zip(w["layers"], cache.decoder, strict=True)):
@@ -236,7 +268,7 @@ class BLTReader:
       x, ring = layers.run_block(weight, c.decoder, x, ring, span, angles)
       rings.append(ring)
     logits = layers.norm_linear(x, w["norm"], c.decoder.norm_epsilon, weights["output"])
-    return logits.astype(jnp.float32), rings
+    return logits.astype(jnp.float32), dataclasses.replace(cache, decoder=rings)
 
 
 def embed(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax.models.config import CrossAttentionConfig, TransformerConfig
-from blt_jax.ops import gpu_decode, norm
+from blt_jax.ops import gpu_call, gpu_matvec, gpu_patch_attention, gpu_ring_attention, norm
 from blt_jax.ops.masked_attention import masked_attention
 from blt_jax.ops.ring_attention import ring_attention
 
@@ -59,8 +59,9 @@ def init_rings(
     dtype: of keys and values.
   """
   size = capacity if config.window is None else config.window + chunk - 1
-  if size > gpu_decode.BLOCK:
-    size = -(-size // gpu_decode.BLOCK) * gpu_decode.BLOCK
+  block = gpu_ring_attention.BLOCK
+  if size > block:
+    size = -(-size // block) * block
   shape = (batch_size, size, config.num_kv_heads, config.head_dim)
   return [
     Ring(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)
@@ -96,27 +97,31 @@ def run_block(
   c, epsilon = config, config.norm_epsilon
   projected = norm_linear(x, weights["attention_norm"], epsilon, weights["query_key_value"])
   heads = projected.reshape(*x.shape[:2], -1, c.head_dim)
-  mixed, ring = _attend(c, heads, angles, ring, span)
-  x = linear_add(x, mixed.reshape(*x.shape[:2], -1), weights["output"])
+  x, ring = _attend_add(c, x, heads, weights["output"], angles, ring, span)
   hidden = norm_linear(x, weights["mlp_norm"], epsilon, weights["gate_up"], is_gated=True)
   return linear_add(x, hidden, weights["down"]), ring
 
 
-def _attend(config, heads, angles, ring, span):
-  """Mixed heads [B, C, N, H] of queries, keys and values [B, C, N + 2 G, H]."""
+def _attend_add(config, x, heads, matrix, angles, ring, span):
+  """Adds attention of queries, keys and values [B, C, N + 2 G, H] to x [B, C, D]."""
   number, window = config.num_heads, config.window
-  arguments = (heads, angles, ring.keys, ring.values, span.position, span.count, span.first)
 
-  def attend(heads, angles, keys, values, position, count, first):
+  def plain(heads, angles, keys, values, position, count, first, matrix, x):
     rotated = rotate(heads[:, :, : number + config.num_kv_heads], angles)
     query, key = rotated[:, :, :number], rotated[:, :, number:]
     value = heads[:, :, number + config.num_kv_heads :]
-    return ring_attention(query, key, value, keys, values, position, count, first, window)
+    mixed, keys, values = ring_attention(
+      query, key, value, keys, values, position, count, first, window
+    )
+    return x + linear(mixed.reshape(*x.shape[:2], -1), matrix), keys, values
 
-  kernel = functools.partial(gpu_decode.attend, num_heads=number, window=window)
-  fits = gpu_decode.fits_attend(heads, number, ring.keys, window)
-  mixed, keys, values = _either(kernel if fits else None, attend, *arguments)
-  return mixed, Ring(keys, values)
+  kernel = functools.partial(gpu_ring_attention.attend_add, window=window)
+  fits = gpu_ring_attention.fits_attend(heads, number, ring.keys, window)
+  x, keys, values = _either(
+    kernel if fits else None, plain, heads, angles, ring.keys, ring.values, span.position,
+    span.count, span.first, matrix, x,
+  )  # fmt: skip
+  return x, Ring(keys, values)
 
 
 def rope_angles(config: TransformerConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -156,7 +161,7 @@ def norm_linear(
     gate, up = jnp.split(y, 2, axis=-1)
     return jax.nn.silu(gate) * up
 
-  kernel = functools.partial(gpu_decode.matvec, epsilon=epsilon, is_gated=is_gated)
+  kernel = functools.partial(gpu_matvec.matvec, epsilon=epsilon, is_gated=is_gated)
   size = len(matrix) // (2 if is_gated else 1)
   return _on_vectors(
     lambda x, scale, m: kernel(x, m, scale=scale), plain, x, scale, matrix, size
@@ -173,7 +178,7 @@ def linear_add(
 
   def kernel(x, residual, matrix):
     residual = residual.reshape(len(x), -1)
-    return gpu_decode.matvec(x, matrix, residual=residual, factor=factor)
+    return gpu_matvec.matvec(x, matrix, residual=residual, factor=factor)
 
   return _on_vectors(kernel, plain, x, residual, matrix, len(matrix))
 
@@ -185,15 +190,13 @@ def _on_vectors(kernel, plain, x, other, matrix, size):
   def on_flat(x, other, matrix):
     return kernel(x.reshape(flat.shape), other, matrix).reshape(*x.shape[:-1], -1)
 
-  fits = gpu_decode.fits_matvec(flat, size)
+  fits = gpu_matvec.fits_matvec(flat, size)
   return _either(on_flat if fits else None, plain, x, other, matrix)
 
 
 def _either(kernel, plain, *arguments):
-  """The GPU kernel on a single GPU, the plain function elsewhere."""
-  if kernel is None or jax.device_count() > 1:  # kernels are not divided over devices
-    return plain(*arguments)
-  return jax.lax.platform_dependent(*arguments, cuda=kernel, default=plain)
+  """The GPU kernel where it can be used, the plain function elsewhere."""
+  return (kernel if kernel and gpu_call.is_available() else plain)(*arguments)
 
 
 def read_patches(
@@ -219,11 +222,14 @@ def read_patches(
   """
   query = cross_queries(weights, config, epsilon, x[:, :, None])
   window = config.window or 1
-  kernel = functools.partial(gpu_decode.attend_patches, window=window)
-  fits = gpu_decode.fits_attend_patches(patches)
-  plain = functools.partial(_attend_patches, window=window)
-  mixed = _either(kernel if fits else None, plain, query, patches, ids)
-  return cross_output(weights, x, mixed[:, :, 0])
+
+  def plain(query, patches, ids, matrix, x):
+    mixed = _attend_patches(query, patches, ids, window)
+    return 2 * x + linear(mixed.reshape(*x.shape[:2], -1), matrix)
+
+  kernel = functools.partial(gpu_patch_attention.read_patches, window=window, factor=2)
+  fits = gpu_patch_attention.fits_read(query, x.shape[-1])
+  return _either(kernel if fits else None, plain, query, patches, ids, weights["output"], x)
 
 
 def _attend_patches(query, patches, ids, window):

@@ -13,10 +13,12 @@ from blt_jax.decode import layers, sampling, utf8
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader, pick, rewind
 from blt_jax.decode.drafting import Drafting, draft
+from blt_jax.ops import gpu_call
 from blt_jax.ops.ring_attention import write_ring
 
 Reader = ByteLMReader | BLTReader
 RUNNING, END, STOP, LENGTH, PATCHES = range(5)  # why a row has finished
+_LOOK = 8  # passes between two looks at who has finished: a GPU waits for the host then
 
 
 @jax.tree_util.register_dataclass
@@ -137,7 +139,10 @@ def start(
 
 
 @functools.partial(
-  jax.jit, static_argnames=("reader", "drafting", "is_greedy"), donate_argnames="state"
+  jax.jit,
+  static_argnames=("reader", "drafting", "is_greedy"),
+  donate_argnames="state",
+  compiler_options=gpu_call.COMPILER_OPTIONS,
 )
 def generate(
   reader: Reader,
@@ -166,10 +171,13 @@ def generate(
     has_news = until_one_ends & (jnp.sum(state.finish != RUNNING) > finished_before)
     return jnp.any(state.finish == RUNNING) & (steps < max_steps) & ~has_news
 
-  def step(carry):
-    return carry[0] + 1, _step(reader, weights, carry[1], drafting, is_greedy)
+  def steps(carry):
+    def step(_, state):
+      return _step(reader, weights, state, drafting, is_greedy)
 
-  return jax.lax.while_loop(more, step, (jnp.zeros((), jnp.int32), state))[1]
+    return carry[0] + _LOOK, jax.lax.fori_loop(0, _LOOK, step, carry[1])
+
+  return jax.lax.while_loop(more, steps, (jnp.zeros((), jnp.int32), state))[1]
 
 
 def _step(reader, weights, state, drafting, is_greedy) -> State:

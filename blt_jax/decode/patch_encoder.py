@@ -62,7 +62,7 @@ def pool(buffer: jax.Array, starts: jax.Array, ends: jax.Array, modes: str) -> j
     )
 
   carry = tuple(jnp.full(shape, value, jnp.float32) for value in (0, jnp.inf, -jnp.inf))
-  total, least, largest = jax.lax.fori_loop(0, _num_blocks(starts, ends), add, carry)
+  total, least, largest = _over_blocks(add, carry, starts, ends)
   count = (ends - starts)[..., None]
   mean = total / jnp.maximum(count, 1)
   options = (("avg", mean), ("mean", mean), ("min", least), ("max", largest))
@@ -96,14 +96,16 @@ def _attend(weights, config, patches, buffer, starts, ends):
     jnp.zeros(shape),
     jnp.zeros((*shape, query.shape[-1])),
   )
-  _, total, mixed = jax.lax.fori_loop(0, _num_blocks(starts, ends), add, carry)
+  _, total, mixed = _over_blocks(add, carry, starts, ends)
   mixed = mixed / jnp.where(total > 0, total, 1)[..., None]
   mixed = jnp.moveaxis(mixed, 4, 2).astype(patches.dtype)  # [B, P, K, G, R, H]
   return layers.cross_output(weights, patches, mixed)
 
 
-def _num_blocks(starts, ends):
-  return -(-jnp.max(ends - starts) // _BLOCK)
+def _over_blocks(add, carry, starts, ends):
+  number = -(-jnp.max(ends - starts) // _BLOCK)
+  # The first is not asked for: on a GPU the host waits for each answer.
+  return jax.lax.fori_loop(1, number, add, add(0, carry))
 
 
 def _read(buffer, starts, ends, block):

@@ -1,0 +1,86 @@
+"""The GPU kernels, interpreted, against the functions that they stand for."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_cases import SAME
+
+from blt_jax.decode import layers
+from blt_jax.decode.layers import rotate
+from blt_jax.ops import gpu_matvec, gpu_patch_attention, gpu_ring_attention, norm
+from blt_jax.ops.ring_attention import ring_attention
+
+
+@pytest.mark.parametrize("is_gated", [False, True])
+@pytest.mark.parametrize("has_norm", [False, True])
+def test_matvec(is_gated, has_norm):
+  keys = jax.random.split(jax.random.key(0), 4)
+  x, matrix = jax.random.normal(keys[0], (3, 768)), jax.random.normal(keys[1], (32, 768))
+  scale = jax.random.normal(keys[2], (768,)) if has_norm else None
+  size = 16 if is_gated else 32
+  residual = jax.random.normal(keys[3], (3, size))
+  want = norm.rms_norm(x, scale, 1e-5) if has_norm else x / 30
+  want = want @ matrix.T
+  if is_gated:
+    want = jax.nn.silu(want[:, :size]) * want[:, size:]
+  x = x if has_norm else x / 30
+  got = gpu_matvec.matvec(
+    x, matrix, scale=scale, epsilon=1e-5, is_gated=is_gated, residual=residual, factor=2.0,
+    interpret=True,
+  )  # fmt: skip
+  assert gpu_matvec.fits_matvec(x, size)
+  chex.assert_trees_all_close(got, want + 2 * residual, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("window, size", [(70, 128), (300, 448), (None, 192)])
+@pytest.mark.parametrize("length, key_heads, head_dim", [(1, 4, 32), (2, 2, 32), (1, 4, 128)])
+@pytest.mark.parametrize("out", [8, 256])
+def test_attend_add(window, size, length, key_heads, head_dim, out, monkeypatch):
+  """Rows that have read nothing, little, and more than the ring holds; one that rests."""
+  monkeypatch.setattr(gpu_ring_attention, "_PART", 64)
+  monkeypatch.setattr(gpu_ring_attention, "_PROGRAMS", 64 if out == 8 else 1)  # parts, or not
+  position = np.array([0, 3, 65, 185 if window is None else 1000], np.int32)
+  count = np.array([length, length, 0, 1], np.int32)
+  first = np.repeat((position - position // 2)[:, None], length, axis=1)
+  keys = jax.random.split(jax.random.key(1), 6)
+  heads = jax.random.normal(keys[0], (4, length, 4 + 2 * key_heads, head_dim))
+  rings = [jax.random.normal(k, (4, size, key_heads, head_dim)) for k in keys[1:3]]
+  angles = position[:, None, None, None] + jax.random.normal(
+    keys[3], (4, length, 1, head_dim // 2)
+  )
+  angles = jnp.cos(angles), jnp.sin(angles)
+  matrix = jax.random.normal(keys[4], (out, 4 * head_dim)) / 8
+  residual = jax.random.normal(keys[5], (4, length, out))
+  assert gpu_ring_attention.fits_attend(heads, 4, rings[0], window)
+  got = gpu_ring_attention.attend_add(
+    heads, angles, *rings, position, count, first, matrix, residual, window=window,
+    interpret=True,
+  )  # fmt: skip
+  rotated = rotate(heads[:, :, : 4 + key_heads], angles)
+  mixed, *want = ring_attention(
+    rotated[:, :, :4], rotated[:, :, 4:], heads[:, :, 4 + key_heads :], *rings,
+    position, count, first, window,
+  )  # fmt: skip
+  mixed = residual + mixed.reshape(4, length, -1) @ matrix.T
+  for row, real in enumerate(count):
+    chex.assert_trees_all_close(got[0][row, :real], mixed[row, :real], rtol=1e-4, atol=1e-4)
+  chex.assert_trees_all_close(list(got[1:]), want, **SAME)
+
+
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("heads, head_dim", [(2, 32), (12, 64)])
+def test_read_patches(window, heads, head_dim):
+  keys = jax.random.split(jax.random.key(2), 4)
+  query = jax.random.normal(keys[0], (2, 3, 1, heads, 1, head_dim))
+  patches = jax.random.normal(keys[1], (2, 5, 3, 2, heads, head_dim))
+  ids = jnp.array([[0, 1, 2], [3, 4, 4]])
+  matrix = jax.random.normal(keys[2], (12, heads * head_dim)) / 8
+  residual = jax.random.normal(keys[3], (2, 3, 12))
+  assert gpu_patch_attention.fits_read(query, 12)
+  got = gpu_patch_attention.read_patches(
+    query, patches, ids, matrix, residual, window=window, factor=2.0, interpret=True
+  )
+  mixed = layers._attend_patches(query, patches, ids, window).reshape(2, 3, -1)
+  chex.assert_trees_all_close(got, 2 * residual + mixed @ matrix.T, rtol=1e-4, atol=1e-4)
