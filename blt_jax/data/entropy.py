@@ -152,18 +152,23 @@ class BatchScorer:
 def make_scoring_step(config: ByteLMConfig) -> Callable[..., Any]:
   """Compiles one chunk of scoring.
 
+  Products of float32 are those of float32, also where a device has faster ones of less
+  precision: which of these it takes depends on the length of a chunk.
+
   Returns:
     A function (params, rows int32 [3, B, S], past) -> (entropies float32 [B, S] in nats,
     past of what follows); rows are tokens, documents and positions.
   """
   model = ByteLM(config)
+  precision = "float32" if config.dtype == "float32" else None
 
   @jax.jit
   def step(params: Any, rows: jax.Array, past: attention.Past) -> tuple[Any, Any]:
     tokens, documents, positions = rows
-    logits, past = model.apply(
-      {"params": params}, tokens, documents, positions, past, method=ByteLM.resume
-    )
+    with jax.default_matmul_precision(precision):
+      logits, past = model.apply(
+        {"params": params}, tokens, documents, positions, past, method=ByteLM.resume
+      )
     return losses.entropy_nats(logits), past
 
   return step
