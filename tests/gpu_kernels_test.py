@@ -7,15 +7,9 @@ import numpy as np
 import pytest
 from golden_cases import SAME
 
-from blt_jax.decode import layers, patch_encoder
+from blt_jax.decode import layers
 from blt_jax.decode.layers import rotate
-from blt_jax.ops import (
-  gpu_byte_reading,
-  gpu_matvec,
-  gpu_patch_attention,
-  gpu_ring_attention,
-  norm,
-)  # fmt: skip
+from blt_jax.ops import gpu_matvec, gpu_patch_attention, gpu_ring_attention, norm
 from blt_jax.ops.ring_attention import ring_attention
 
 
@@ -90,25 +84,3 @@ def test_read_patches(window, heads, head_dim):
   )
   mixed = layers._attend_patches(query, patches, ids, window).reshape(2, 3, -1)
   chex.assert_trees_all_close(got, 2 * residual + mixed @ matrix.T, rtol=1e-4, atol=1e-4)
-
-
-STARTS = jnp.array([[0, 1, 40], [5, 5, 37]])
-ENDS = jnp.array([[1, 40, 40], [6, 37, 40]])  # of 1 byte, of many, of none
-
-
-@pytest.mark.parametrize("modes", ["max", "min_avg"])
-def test_pool(modes):
-  states = jax.random.normal(jax.random.key(3), (2, 40, 256))
-  modes = tuple(sorted(modes.split("_")))
-  assert gpu_byte_reading.fits_pool(states)
-  got = gpu_byte_reading.pool(states, STARTS, ENDS, modes, interpret=True)
-  chex.assert_trees_all_close(got, patch_encoder._pool(states, STARTS, ENDS, modes), **SAME)
-
-
-def test_read_bytes():
-  keys = jax.random.split(jax.random.key(4), 2)
-  query = jax.random.normal(keys[0], (2, 3, 2, 2, 3, 32))
-  buffer = jax.random.normal(keys[1], (2, 40, 2, 2, 32))
-  assert gpu_byte_reading.fits_read(query)
-  got = gpu_byte_reading.read_bytes(query, buffer, STARTS, ENDS, interpret=True)
-  chex.assert_trees_all_close(got, patch_encoder._attend(query, buffer, STARTS, ENDS), **SAME)

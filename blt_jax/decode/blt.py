@@ -32,9 +32,7 @@ class BLTCache:
   entropies: jax.Array  # float32 [B, T], of the predictions made at them
   starts: jax.Array  # int32 [B, M + 2], where each patch begins, the open one included
   latent_first: jax.Array  # int32 [B, M + 2], the oldest patch that each may see
-  states: list[jax.Array]  # [B, T, D], of bytes, for patches that pool them
-  keys: list[jax.Array]  # [B, T, 2, G, H] keys and values of bytes under each
-  # cross-attention of patches
+  states: list[jax.Array]  # [B, T, D], of bytes, for patches to be encoded
   patches: list[jax.Array]  # what the decoder reads of closed patches, [B, M, ...]: keys
   # and values [slots, 2, G, H] under each cross-attention, or the vectors [D] themselves
   encoder: list[layers.Ring]
@@ -67,7 +65,8 @@ class BLTReader:
     """Caches of rows that have read nothing; see `ByteLMReader.init`."""
     c = self.config
     patches = self.max_patches or capacity + chunk  # never full
-    crosses = _num_crosses(c.encoder_cross, c.encoder)
+    per_layer = c.encoder_cross is not None and c.encoder_cross.all_layers
+    num_states = c.encoder.num_layers if per_layer else 1
 
     def zeros(*shape, dtype=jnp.int32):
       return jnp.zeros((batch_size, *shape), dtype)
@@ -81,14 +80,7 @@ class BLTReader:
       entropies=zeros(capacity, dtype=jnp.float32),
       starts=zeros(patches + 2),
       latent_first=zeros(patches + 2),
-      states=[
-        zeros(capacity, c.encoder.dim, dtype=self.dtype)
-        for _ in range(crosses if c.repool else 1)
-      ],
-      keys=[
-        zeros(capacity, *_key_shape(c.encoder_cross, c.encoder), dtype=self.dtype)
-        for _ in range(crosses)
-      ],
+      states=[zeros(capacity, c.encoder.dim, dtype=self.dtype) for _ in range(num_states)],
       patches=[zeros(patches, *shape, dtype=self.dtype) for shape in self._patch_shapes()],
       encoder=rings(c.encoder, capacity),
       latent=rings(c.latent, patches),
@@ -192,16 +184,11 @@ class BLTReader:
       x, ring = layers.run_block(weight, c.encoder, x, ring, span, angles)
       rings.append(ring)
       states.append(x)
-    read = states[-max(len(cache.keys), 1) :]  # by patches
-    keys = [
-      layers.cross_keys(cross, c.encoder_cross, c.encoder.norm_epsilon, x)
-      for cross, x in zip(weights["encoder"].get("cross", ()), read, strict=False)
+    buffers = [
+      write_ring(buffer, x, span.position, span.count)
+      for buffer, x in zip(cache.states, states[-len(cache.states) :], strict=True)
     ]
-    states, keys = (
-      [write_ring(old, new, span.position, span.count) for old, new in zip(*pair, strict=False)]
-      for pair in ((cache.states, read), (cache.keys, keys))
-    )
-    return x, dataclasses.replace(cache, encoder=rings, states=states, keys=keys)
+    return x, dataclasses.replace(cache, encoder=rings, states=buffers)
 
   def _think(self, weights, cache, closed, block):
     """Takes in the patches up to number `closed` [B], `block` of each row at a time."""
@@ -242,8 +229,8 @@ class BLTReader:
     c, cross = self.config, self.config.decoder_cross
     if cross is None:
       return [(c.decoder.dim,)]
-    shape = (c.decoder_slots, *_key_shape(cross, c.decoder))
-    return [shape] * _num_crosses(cross, c.decoder)
+    shape = (c.decoder_slots, 2, cross.num_kv_heads, c.decoder.dim // cross.num_heads)
+    return [shape] * (c.decoder.num_layers if cross.all_layers else 1)
 
   def _decoder_patches(self, weights, latents):
     """What the decoder reads of patches with latents [B, P, latent width]."""
@@ -264,9 +251,7 @@ class BLTReader:
       context = layers.take(cache.starts, jnp.maximum(ids - window + 1, 0))
     ends = jnp.where(real, ends, 0)
     starts, context = jnp.minimum(starts, ends), jnp.minimum(context, ends)
-    return encode_patches(
-      weights["encoder"], self.config, cache.states, cache.keys, starts, ends, context
-    )
+    return encode_patches(weights["encoder"], self.config, cache.states, starts, ends, context)
 
   def _decode(self, weights, cache, x, ids, span):
     """Logits [B, C, V] of byte states [B, C, D] that read the patches `ids` [B, C]."""
@@ -284,16 +269,6 @@ class BLTReader:
       rings.append(ring)
     logits = layers.norm_linear(x, w["norm"], c.decoder.norm_epsilon, weights["output"])
     return logits.astype(jnp.float32), dataclasses.replace(cache, decoder=rings)
-
-
-def _num_crosses(cross, stack):
-  """How many cross-attentions there are beside a stack of layers."""
-  return 0 if cross is None else stack.num_layers if cross.all_layers else 1
-
-
-def _key_shape(cross, stack):
-  """Of keys and values of one position."""
-  return 2, cross.num_kv_heads, stack.dim // cross.num_heads
 
 
 def embed(

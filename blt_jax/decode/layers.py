@@ -5,7 +5,6 @@ The arithmetic is that of `models.layers` and `models.local`, on `weights`.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -118,7 +117,7 @@ def _attend_add(config, x, heads, matrix, angles, ring, span):
 
   kernel = functools.partial(gpu_ring_attention.attend_add, window=window)
   fits = gpu_ring_attention.fits_attend(heads, number, ring.keys, window)
-  x, keys, values = either(
+  x, keys, values = _either(
     kernel if fits else None, plain, heads, angles, ring.keys, ring.values, span.position,
     span.count, span.first, matrix, x,
   )  # fmt: skip
@@ -192,10 +191,10 @@ def _on_vectors(kernel, plain, x, other, matrix, size):
     return kernel(x.reshape(flat.shape), other, matrix).reshape(*x.shape[:-1], -1)
 
   fits = gpu_matvec.fits_matvec(flat, size)
-  return either(on_flat if fits else None, plain, x, other, matrix)
+  return _either(on_flat if fits else None, plain, x, other, matrix)
 
 
-def either(kernel: Callable[..., Any] | None, plain: Callable[..., Any], *arguments) -> Any:
+def _either(kernel, plain, *arguments):
   """The GPU kernel where it can be used, the plain function elsewhere."""
   return (kernel if kernel and gpu_call.is_available() else plain)(*arguments)
 
@@ -230,7 +229,7 @@ def read_patches(
 
   kernel = functools.partial(gpu_patch_attention.read_patches, window=window, factor=2)
   fits = gpu_patch_attention.fits_read(query, x.shape[-1])
-  return either(kernel if fits else None, plain, query, patches, ids, weights["output"], x)
+  return _either(kernel if fits else None, plain, query, patches, ids, weights["output"], x)
 
 
 def _attend_patches(query, patches, ids, window):

@@ -1,11 +1,12 @@
 """Attention of a few bytes to the vectors of their patches, on an NVIDIA GPU."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
-from blt_jax.ops import gpu_matvec, gpu_softmax
+from blt_jax.ops import gpu_matvec
 
 
 def fits_read(query: jax.Array, size: int) -> bool:
@@ -52,11 +53,11 @@ def read_patches(
 def _mix(i, heads, query_ref, patch_ref, id_ref, *, length, window):
   _, num_patches, slots, _, _, head_dim = patch_ref.shape
   newest = jnp.minimum(id_ref[i], num_patches - 1)
-  query = query_ref[i, heads, :].astype(jnp.float32) * head_dim**-0.5 * gpu_softmax.LOG2_E
+  query = query_ref[i, heads, :].astype(jnp.float32) * head_dim**-0.5 * math.log2(math.e)
   scores, values = [], []
   for back in range(window):
     patch = jnp.maximum(newest - back, 0)
-    mask = jnp.minimum(newest - back, 0).astype(jnp.float32) * -gpu_softmax.MASKED
+    mask = jnp.minimum(newest - back, 0).astype(jnp.float32) * 1e30
     for slot in range(slots):
       key, value = (
         patch_ref[i // length, patch, slot, which, heads, :].astype(jnp.float32)
