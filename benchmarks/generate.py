@@ -1,12 +1,14 @@
 """How fast a BLT generates, on random weights of a given size or on a trained run.
 
   python benchmarks/generate.py --size=1b [--batch=1,64] [--hugging_face] [--json FILE]
-  python benchmarks/generate.py --run=runs/quickstart/blt
+  python benchmarks/generate.py --run=runs/quickstart/blt --text=FILE [--temperature=1]
   python benchmarks/generate.py --size=8b --topology=v4:2x2x1
 
-With random weights the entropy model runs, but patches begin every 4.5 bytes. The limit
-is the time that reading the matrices takes: the entropy model's, the encoder's and the
-decoder's for every byte, the latent transformer's for every patch.
+With random weights the entropy model runs, but patches begin every 4.5 bytes, and prompts
+are random letters unless there is a text; a trained run is also measured with drafts, whose
+worth depends on the text. The limit is the time that reading the matrices takes: the
+entropy model's, the encoder's and the decoder's for every byte, the latent transformer's for
+every patch.
 """
 
 import argparse
@@ -67,6 +69,8 @@ def main() -> None:
   parser.add_argument("--size", default="1b", help="of configs/blt_SIZE.py")
   parser.add_argument("--run", help="a trained run instead of random weights")
   parser.add_argument("--batch", default="1,64", help="numbers of rows")
+  parser.add_argument("--text", type=pathlib.Path, help="file whose bytes are the prompts")
+  parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest byte")
   parser.add_argument("--prompt_bytes", type=int, default=256)
   parser.add_argument("--new_bytes", type=int, default=512)
   parser.add_argument("--long_prompt", type=int, default=4096, help="for time to first byte")
@@ -89,7 +93,8 @@ def main() -> None:
   if args.run:
     plans += [(1, Drafting(by)) for by in ("entropy", "decoder")]
   for batch, drafting in plans:
-    row = measure(model, batch, args.prompt_bytes, args.new_bytes, drafting)
+    prompts = make_prompts(args.text, batch, args.prompt_bytes)
+    row = measure(model, prompts, args.new_bytes, drafting, args.temperature)
     numbers["decode"].append(row)
     print(json.dumps(row), flush=True)
   numbers["first_byte"] = first_byte(model, args.long_prompt)
@@ -151,7 +156,8 @@ def compile_for(name: str, size: str, batch: int) -> dict[str, Any]:
   reader, shapes = abstract_model(size)
   reader = dataclasses.replace(reader, max_patches=1024)
   weights = _placed(shapes, placement.weight_shardings(shapes, mesh))
-  state = jax.eval_shape(lambda w: start(reader, w, batch, 4096 + 16, 256, None), shapes)
+  prompts = np.zeros((batch, 256), np.int32)
+  state = jax.eval_shape(lambda w: start(reader, w, prompts, 4096 + 16), shapes)
   state = _placed(state, placement.cache_shardings(state, mesh))
   scalar = NamedSharding(mesh, PartitionSpec())
   begin = time.perf_counter()
@@ -162,7 +168,7 @@ def compile_for(name: str, size: str, batch: int) -> dict[str, Any]:
     jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar),
     jax.ShapeDtypeStruct((), jnp.bool_, sharding=scalar),
     None,
-    is_greedy=True,
+    frozenset(),
   ).compile()
   memory = compiled.memory_analysis()
   return {
@@ -205,20 +211,39 @@ def bandwidth() -> float:
   return copies * 2 * x.nbytes / seconds(lambda: copy(x)) / 1e9
 
 
-def measure(model, batch, prompt_bytes, new_bytes, drafting) -> dict[str, Any]:
+def make_prompts(text: pathlib.Path | None, batch: int, length: int) -> np.ndarray:
+  """Ids [batch, length]: pieces of a text, or random letters."""
+  shape = batch, length
+  if text is None:
+    data = np.random.default_rng(0).integers(ord("a"), ord("z"), shape)
+    return (data + tokenizer.OFFSET).astype(np.int32)
+  data = np.frombuffer(text.read_bytes(), np.uint8)
+  if len(data) < length:
+    raise ValueError(f"{text} has {len(data)} bytes and prompts have {length}.")
+  starts = np.linspace(0, len(data) - length, batch + 1, dtype=int)[1:]
+  return np.stack([data[s : s + length] for s in starts]).astype(np.int32) + tokenizer.OFFSET
+
+
+def measure(model, prompts, new_bytes, drafting, temperature=0.0) -> dict[str, Any]:
   """Bytes per second of the decode loop, all rows together."""
+  batch, prompt_bytes = prompts.shape
   capacity = prompt_bytes + new_bytes + 16
   reader = model.reader
   if not isinstance(reader.source, EntropyModel):  # paced: it is known how many patches come
     reader = dataclasses.replace(reader, max_patches=int(capacity / 4) + 16)
-  state = start(reader, model.weights, batch, capacity, prompt_bytes, drafting)
+
+  def begin_rows():
+    return start(reader, model.weights, prompts, capacity, drafting, temperature)
+
+  state = begin_rows()
+  parts = sampling.Sampling(temperature=temperature).parts
   arguments = (reader, model.weights, state, jnp.int32(2**30), jnp.asarray(False))
   begin = time.perf_counter()
-  compiled = loop.generate.lower(*arguments, drafting, is_greedy=True).compile()
+  compiled = loop.generate.lower(*arguments, drafting, parts).compile()
   compile_seconds = time.perf_counter() - begin
   times, passes = [], 0
   for _ in range(3):
-    state = start(reader, model.weights, batch, capacity, prompt_bytes, drafting)
+    state = begin_rows()
     jax.block_until_ready(state)
     begin = time.perf_counter()
     state = compiled(model.weights, state, jnp.int32(2**30), jnp.asarray(False))
@@ -240,18 +265,20 @@ def measure(model, batch, prompt_bytes, new_bytes, drafting) -> dict[str, Any]:
   }
 
 
-def start(reader, weights, batch, capacity, prompt_bytes, drafting) -> loop.State:
-  """Rows that have read a prompt of English-like bytes."""
+def start(
+  reader, weights, prompts, capacity, drafting=None, temperature=0.0
+) -> loop.State:  # fmt: skip
+  """Rows that have read their prompts [B, n]."""
+  batch, length = prompts.shape
   tokens = np.zeros((batch, capacity), np.int32)
-  text = np.random.default_rng(0).integers(ord("a"), ord("z"), (batch, prompt_bytes))
-  tokens[:, :prompt_bytes] = text + tokenizer.OFFSET
+  tokens[:, :length] = prompts
   keep_back = drafting.length if drafting else 1
-  lengths = np.full(batch, prompt_bytes, np.int32)
-  chunk = min(256, prompt_bytes)
+  lengths, chunk = np.full(batch, length, np.int32), min(256, length)
   cache, logits, log_probs, _ = loop.prefill(reader, weights, tokens, lengths, chunk, keep_back)
+  options = [sampling.Sampling(temperature=temperature, seed=row) for row in range(batch)]
   return loop.start(
-    cache, logits, log_probs, tokens, lengths, lengths + (capacity - prompt_bytes - 16),
-    sampling.make_options([sampling.Sampling()] * batch, 1, 1),
+    cache, logits, log_probs, tokens, lengths, lengths + (capacity - length - 16),
+    sampling.make_options(options, 1, 1),
   )  # fmt: skip
 
 

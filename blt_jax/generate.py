@@ -18,15 +18,12 @@ import pathlib
 import sys
 from typing import Any
 
-import jax
 import numpy as np
 
 from blt_jax import loading, logs, patch_view, tokenizer
-from blt_jax.decode.byte_lm import EntropyModel
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation
 from blt_jax.decode.generator import Generator
-from blt_jax.decode.language_model import LanguageModel
 from blt_jax.decode.sampling import Sampling
 
 _OPTIONS = dict(
@@ -58,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
       batch_size=args.batch_size,
       max_length=args.max_length,
       truncate=args.truncate,
-      drafting=_drafting(args, model),
+      drafting=_drafting(args),
     )
   except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
@@ -87,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--max_length", type=int, default=8192, help="prompt and bytes added")
   parser.add_argument("--truncate", action="store_true", help="drop the start of long prompts")
   parser.add_argument("--batch_size", type=int, default=8, help="lines at a time")
-  parser.add_argument("--draft", choices=("auto", "none", "entropy", "decoder"), default="auto",
-                      help="who drafts bytes for the model to verify; same output")  # fmt: skip
+  parser.add_argument("--draft", choices=("none", "entropy", "decoder"), default="none",
+                      help="who drafts bytes that the model verifies (none)")  # fmt: skip
   parser.add_argument("--draft_length", type=int, default=Drafting.length,
                       help="bytes of a draft at most")  # fmt: skip
   parser.add_argument("--draft_entropy", type=float, default=Drafting.max_entropy,
@@ -98,14 +95,10 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _drafting(args, model: LanguageModel) -> Drafting | None:
-  """How to draft. On its own the entropy model drafts one text on a GPU, where it pays."""
-  by = args.draft
-  if by == "auto":
-    source = getattr(model.reader, "source", None)
-    pays = not args.input and jax.default_backend() == "gpu"
-    by = "entropy" if pays and isinstance(source, EntropyModel) else "none"
-  return None if by == "none" else Drafting(by, args.draft_length, args.draft_entropy)
+def _drafting(args) -> Drafting | None:
+  if args.draft == "none":
+    return None
+  return Drafting(args.draft, args.draft_length, args.draft_entropy)
 
 
 def _prompt(args) -> bytes:

@@ -1,5 +1,7 @@
 """Draws, and what may be drawn."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +16,10 @@ from blt_jax.decode.sampling import Sampling
 _PROBABILITIES = np.array([0.4, 0.3, 0.2, 0.1])
 
 
-@jax.jit
-def _draw(logits, options, state, seen):
+@functools.partial(jax.jit, static_argnames="parts")
+def _draw(logits, options, state, seen, parts=sampling.ALL_PARTS):
   index = jnp.broadcast_to(jnp.arange(logits.shape[1]), logits.shape[:2])
-  return sampling.draw(logits, index, options, state, seen)
+  return sampling.draw(logits, index, options, state, seen, parts)
 
 
 def _shares(seen=(), state=utf8.BETWEEN, ids=(54, 64, 74, 84), **options):
@@ -27,8 +29,11 @@ def _shares(seen=(), state=utf8.BETWEEN, ids=(54, 64, 74, 84), **options):
   logits = jnp.broadcast_to(jnp.asarray(logits), (1, 4000, 260))
   occurred = np.zeros((1, 4000, 260), bool)
   occurred[..., list(seen)] = True
-  made = sampling.make_options([Sampling(**{"temperature": 1.0, **options})], 1, 1)
-  drawn = np.asarray(_draw(logits, made, jnp.full((1, 4000), state), jnp.asarray(occurred)))
+  chosen = Sampling(**{"temperature": 1.0, **options})
+  made = sampling.make_options([chosen], 1, 1)
+  arguments = logits, made, jnp.full((1, 4000), state), jnp.asarray(occurred)
+  drawn = np.asarray(_draw(*arguments, parts=chosen.parts))
+  np.testing.assert_array_equal(drawn, _draw(*arguments))  # what is not needed changes nothing
   return [float(np.mean(drawn == i)) for i in ids]
 
 

@@ -140,7 +140,7 @@ def start(
 
 @functools.partial(
   jax.jit,
-  static_argnames=("reader", "drafting", "is_greedy"),
+  static_argnames=("reader", "drafting", "parts"),
   donate_argnames="state",
   compiler_options=gpu_call.COMPILER_OPTIONS,
 )
@@ -151,7 +151,7 @@ def generate(
   max_steps: jax.Array,
   until_one_ends: jax.Array,
   drafting: Drafting | None = None,
-  is_greedy: bool = False,
+  parts: frozenset[str] = sampling.ALL_PARTS,
 ) -> State:
   """Continues all rows on the device.
 
@@ -162,7 +162,7 @@ def generate(
     max_steps: int32 [], passes at most.
     until_one_ends: bool [], come back as soon as a row has finished, not all.
     drafting: verify drafts; None for a byte at a time.
-    is_greedy: all rows take the likeliest byte and nothing else, which is cheaper.
+    parts: of sampling, all that any row needs: see `sampling.Sampling.parts`.
   """
   finished_before = jnp.sum(state.finish != RUNNING)
 
@@ -173,22 +173,20 @@ def generate(
 
   def steps(carry):
     def step(_, state):
-      return _step(reader, weights, state, drafting, is_greedy)
+      return _step(reader, weights, state, drafting, parts)
 
     return carry[0] + _LOOK, jax.lax.fori_loop(0, _LOOK, step, carry[1])
 
   return jax.lax.while_loop(more, steps, (jnp.zeros((), jnp.int32), state))[1]
 
 
-def _step(reader, weights, state, drafting, is_greedy) -> State:
+def _step(reader, weights, state, drafting, parts) -> State:
   """One read of every running row, and at least one byte more."""
   room = jnp.where(state.finish == RUNNING, state.limit - state.length, 0)
   length, cache, entropies = state.length, state.cache, {}
 
   def choose(logits, index, utf8_state, seen):
-    if is_greedy:
-      return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return sampling.draw(logits, index, state.options, utf8_state, seen)
+    return sampling.draw(logits, index, state.options, utf8_state, seen, parts)
 
   def choose_one(logits, index):
     # A draft may be wrong, so what the bytes before it rule out is left aside.
@@ -206,7 +204,7 @@ def _step(reader, weights, state, drafting, is_greedy) -> State:
     entropies = {"entropies": drafted.entropies}
   logits, cache = reader.read(weights, cache, tokens, count, **entropies)
   asked = jnp.concatenate([state.logits[:, None], logits[:, :-1]], axis=1)
-  utf8_states, seen = _along(state, tokens, is_greedy)
+  utf8_states, seen = _along(state, tokens, parts)
   if drafting is not None:
     at = length[:, None] + np.arange(tokens.shape[1])
     wanted = choose(asked, at, utf8_states[:, :-1], seen[:, :-1])
@@ -238,15 +236,13 @@ def _step(reader, weights, state, drafting, is_greedy) -> State:
   )
 
 
-def _along(state, tokens, is_greedy):
+def _along(state, tokens, parts):
   """UTF-8 states [B, C + 1] and bytes seen [B, C + 1, V], before and after each token."""
   states, seen = [state.utf8], [state.seen]
   for token in tokens.T:
-    if is_greedy:  # nobody asks
-      states, seen = states + [state.utf8], seen + [state.seen]
-      continue
-    states.append(jnp.asarray(utf8.NEXT)[states[-1], token])
-    seen.append(seen[-1] | jax.nn.one_hot(token, seen[-1].shape[-1], dtype=bool))
+    states.append(jnp.asarray(utf8.NEXT)[states[-1], token] if "utf8" in parts else states[-1])
+    new = jax.nn.one_hot(token, seen[-1].shape[-1], dtype=bool)
+    seen.append(seen[-1] | new if "seen" in parts else seen[-1])
   return jnp.stack(states, axis=1), jnp.stack(seen, axis=1)
 
 

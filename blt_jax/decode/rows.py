@@ -58,7 +58,7 @@ class Rows:
     self._waiting = collections.deque(requests)
     num_rows = min(batch_size, 1 << (len(requests) - 1).bit_length())
     self._stop_shape = _stop_shape(requests)
-    self._is_greedy = all(r.options.is_greedy for r in requests)
+    self._parts = frozenset().union(*(r.options.parts for r in requests))
     self._rows: list[Request | None] = [None] * num_rows
     for row in range(min(num_rows, len(requests))):
       self._rows[row] = self._waiting.popleft()
@@ -88,7 +88,7 @@ class Rows:
         jnp.int32(stride),
         jnp.asarray(bool(self._waiting)),
         self._drafting,
-        self._is_greedy,
+        self._parts,
       )
 
   def _refill(self, row):

@@ -10,6 +10,8 @@ import numpy as np
 from blt_jax import tokenizer
 from blt_jax.decode import utf8
 
+ALL_PARTS = frozenset(("seen", "utf8", "temperature", "filters"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -68,9 +70,15 @@ class Sampling:
         raise ValueError(f"The stop string {text!r} has no bytes, so it would never be met.")
 
   @property
-  def is_greedy(self) -> bool:
-    """Whether the likeliest byte is taken, nothing more."""
-    return self.temperature == 0 and self.repetition_penalty == 1 and not self.valid_utf8
+  def parts(self) -> frozenset[str]:
+    """What `draw` must do; nothing where the likeliest byte is taken."""
+    needed = {
+      "seen": self.repetition_penalty != 1,
+      "utf8": self.valid_utf8,
+      "temperature": self.temperature > 0,
+      "filters": self.top_k > 0 or self.top_p < 1 or self.min_p > 0,
+    }
+    return frozenset(part for part, is_needed in needed.items() if is_needed)
 
 
 def stop_ids(text: str | bytes) -> np.ndarray:
@@ -117,7 +125,12 @@ def make_options(samplings: Sequence[Sampling], num_stops: int, stop_length: int
 
 
 def draw(
-  logits: jax.Array, index: jax.Array, options: Options, state: jax.Array, seen: jax.Array
+  logits: jax.Array,
+  index: jax.Array,
+  options: Options,
+  state: jax.Array,
+  seen: jax.Array,
+  parts: frozenset[str] = ALL_PARTS,
 ) -> jax.Array:
   """Draws a byte from each distribution.
 
@@ -130,11 +143,14 @@ def draw(
     options: of each row.
     state: int [B, C], of `utf8` before each byte.
     seen: bool [B, C, V], which bytes occurred before each.
+    parts: all that any row needs, see `Sampling.parts`; more change nothing.
 
   Returns:
     int32 [B, C].
   """
-  logits = adjust(logits, options, state, seen)
+  logits = adjust(logits, options, state, seen, parts)
+  if "temperature" not in parts:
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
   noise = jax.vmap(jax.vmap(_noise, (None, 0, None)), (0, 0, None))(
     options.seed, index, logits.shape[-1]
   )
@@ -149,15 +165,28 @@ def _noise(seed, index, size):
   return jax.random.gumbel(key, (size,), jnp.float32)
 
 
-def adjust(logits: jax.Array, options: Options, state: jax.Array, seen: jax.Array) -> jax.Array:
+def adjust(
+  logits: jax.Array,
+  options: Options,
+  state: jax.Array,
+  seen: jax.Array,
+  parts: frozenset[str] = ALL_PARTS,
+) -> jax.Array:
   """The logits that are sampled from: penalised, scaled, -inf where ruled out."""
-  penalty = options.repetition_penalty[:, None, None]
-  penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
-  logits = jnp.where(seen, penalised, logits)
-  ruled_out = options.valid_utf8[:, None, None] & ~jnp.asarray(utf8.ALLOWED)[state]
-  logits = jnp.where(ruled_out, -jnp.inf, logits)
-  temperature = options.temperature[:, None, None]
-  logits = logits / jnp.where(temperature > 0, temperature, 1)
+  if "seen" in parts:
+    penalty = options.repetition_penalty[:, None, None]
+    penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
+    logits = jnp.where(seen, penalised, logits)
+  if "utf8" in parts:
+    ruled_out = options.valid_utf8[:, None, None] & ~jnp.asarray(utf8.ALLOWED)[state]
+    logits = jnp.where(ruled_out, -jnp.inf, logits)
+  if "temperature" in parts:
+    temperature = options.temperature[:, None, None]
+    logits = logits / jnp.where(temperature > 0, temperature, 1)
+  return _filter(logits, options) if "filters" in parts else logits
+
+
+def _filter(logits, options):
   order = jnp.argsort(-logits, axis=-1)
   ranked = jnp.take_along_axis(logits, order, axis=-1)
   kept = _kept(ranked, options)
