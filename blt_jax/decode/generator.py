@@ -89,7 +89,7 @@ class Generator:
     Args:
       prompts: texts to continue.
       options: of all, or one for each.
-      stride: passes of the model between two looks at the results.
+      stride: passes of the model between two looks at the results, in eights.
     """
     return self._run(prompts, options, stride)
 

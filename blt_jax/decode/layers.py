@@ -4,7 +4,6 @@ The arithmetic is that of `models.layers` and `models.local`, on `weights`.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -105,23 +104,21 @@ def run_block(
 def _attend_add(config, x, heads, matrix, angles, ring, span):
   """Adds attention of queries, keys and values [B, C, N + 2 G, H] to x [B, C, D]."""
   number, window = config.num_heads, config.window
-
-  def plain(heads, angles, keys, values, position, count, first, matrix, x):
-    rotated = rotate(heads[:, :, : number + config.num_kv_heads], angles)
-    query, key = rotated[:, :, :number], rotated[:, :, number:]
-    value = heads[:, :, number + config.num_kv_heads :]
-    mixed, keys, values = ring_attention(
-      query, key, value, keys, values, position, count, first, window
+  here = ring.keys, ring.values, span.position, span.count, span.first
+  if _on_gpu(gpu_ring_attention.fits_attend(heads, number, ring.keys, window)):
+    x, keys, values = gpu_ring_attention.attend_add(
+      heads, angles, *here, matrix, x, window=window
     )
-    return x + linear(mixed.reshape(*x.shape[:2], -1), matrix), keys, values
+    return x, Ring(keys, values)
+  query, key, value = jnp.split(heads, [number, number + config.num_kv_heads], axis=2)
+  query, key = rotate(query, angles), rotate(key, angles)
+  mixed, keys, values = ring_attention(query, key, value, *here, window)
+  return x + linear(mixed.reshape(*x.shape[:2], -1), matrix), Ring(keys, values)
 
-  kernel = functools.partial(gpu_ring_attention.attend_add, window=window)
-  fits = gpu_ring_attention.fits_attend(heads, number, ring.keys, window)
-  x, keys, values = _either(
-    kernel if fits else None, plain, heads, angles, ring.keys, ring.values, span.position,
-    span.count, span.first, matrix, x,
-  )  # fmt: skip
-  return x, Ring(keys, values)
+
+def _on_gpu(fits: bool) -> bool:
+  """Whether to use a kernel, given that it takes the arguments."""
+  return fits and gpu_call.is_available()
 
 
 def rope_angles(config: TransformerConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -153,50 +150,27 @@ def norm_linear(
 
   With `is_gated`, silu of the first half of the result times the second half.
   """
-
-  def plain(x, scale, matrix):
-    y = linear(norm.rms_norm(x, scale, epsilon), matrix)
-    if not is_gated:
-      return y
-    gate, up = jnp.split(y, 2, axis=-1)
-    return jax.nn.silu(gate) * up
-
-  kernel = functools.partial(gpu_matvec.matvec, epsilon=epsilon, is_gated=is_gated)
-  size = len(matrix) // (2 if is_gated else 1)
-  return _on_vectors(
-    lambda x, scale, m: kernel(x, m, scale=scale), plain, x, scale, matrix, size
-  )
+  flat, size = x.reshape(-1, x.shape[-1]), len(matrix) // (2 if is_gated else 1)
+  if _on_gpu(gpu_matvec.fits_matvec(flat, size)):
+    y = gpu_matvec.matvec(flat, matrix, scale=scale, epsilon=epsilon, is_gated=is_gated)
+    return y.reshape(*x.shape[:-1], -1)
+  y = linear(norm.rms_norm(x, scale, epsilon), matrix)
+  if not is_gated:
+    return y
+  gate, up = jnp.split(y, 2, axis=-1)
+  return jax.nn.silu(gate) * up
 
 
 def linear_add(
   residual: jax.Array, x: jax.Array, matrix: jax.Array, factor: int = 1
 ) -> jax.Array:
   """Adds `factor` times a residual [..., out] to x [..., in] times a matrix [out, in]."""
-
-  def plain(x, residual, matrix):
-    return factor * residual + linear(x, matrix)
-
-  def kernel(x, residual, matrix):
-    residual = residual.reshape(len(x), -1)
-    return gpu_matvec.matvec(x, matrix, residual=residual, factor=factor)
-
-  return _on_vectors(kernel, plain, x, residual, matrix, len(matrix))
-
-
-def _on_vectors(kernel, plain, x, other, matrix, size):
-  """Runs `kernel` on x as [n, in] where it can, else `plain` on x."""
   flat = x.reshape(-1, x.shape[-1])
-
-  def on_flat(x, other, matrix):
-    return kernel(x.reshape(flat.shape), other, matrix).reshape(*x.shape[:-1], -1)
-
-  fits = gpu_matvec.fits_matvec(flat, size)
-  return _either(on_flat if fits else None, plain, x, other, matrix)
-
-
-def _either(kernel, plain, *arguments):
-  """The GPU kernel where it can be used, the plain function elsewhere."""
-  return (kernel if kernel and gpu_call.is_available() else plain)(*arguments)
+  if _on_gpu(gpu_matvec.fits_matvec(flat, len(matrix))):
+    added = residual.reshape(len(flat), -1)
+    y = gpu_matvec.matvec(flat, matrix, residual=added, factor=factor)
+    return y.reshape(residual.shape)
+  return factor * residual + linear(x, matrix)
 
 
 def read_patches(
@@ -222,14 +196,11 @@ def read_patches(
   """
   query = cross_queries(weights, config, epsilon, x[:, :, None])
   window = config.window or 1
-
-  def plain(query, patches, ids, matrix, x):
-    mixed = _attend_patches(query, patches, ids, window)
-    return 2 * x + linear(mixed.reshape(*x.shape[:2], -1), matrix)
-
-  kernel = functools.partial(gpu_patch_attention.read_patches, window=window, factor=2)
-  fits = gpu_patch_attention.fits_read(query, x.shape[-1])
-  return _either(kernel if fits else None, plain, query, patches, ids, weights["output"], x)
+  if _on_gpu(gpu_patch_attention.fits_read(query, x.shape[-1])):
+    return gpu_patch_attention.read_patches(
+      query, patches, ids, weights["output"], x, window=window, factor=2
+    )
+  return cross_output(weights, x, _attend_patches(query, patches, ids, window))
 
 
 def _attend_patches(query, patches, ids, window):

@@ -18,7 +18,9 @@ from blt_jax.ops.ring_attention import write_ring
 
 Reader = ByteLMReader | BLTReader
 RUNNING, END, STOP, LENGTH, PATCHES = range(5)  # why a row has finished
-_LOOK = 8  # passes between two looks at who has finished: a GPU waits for the host then
+# Passes between two looks at who has finished: a GPU then waits for the host, while a pass
+# too many does nothing.
+_LOOK = 8
 
 
 @jax.tree_util.register_dataclass
@@ -159,8 +161,8 @@ def generate(
     reader: the model.
     weights: of the reader.
     state: rows; consumed.
-    max_steps: int32 [], passes at most.
-    until_one_ends: bool [], come back as soon as a row has finished, not all.
+    max_steps: int32 [], passes at most, rounded up to a multiple of 8.
+    until_one_ends: bool [], come back when a row has finished, not all.
     drafting: verify drafts; None for a byte at a time.
     parts: of sampling, all that any row needs: see `sampling.Sampling.parts`.
   """
