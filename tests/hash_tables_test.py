@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import importlib.util
 import math
-import os
 import re
 
 import jax
@@ -16,10 +15,10 @@ from forward import init, stack
 from golden_cases import SAME
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
 from blt_jax import sharding
+from blt_jax.aot import topologies
 from blt_jax.models import local, partitioning
 from blt_jax.models.config import BLTConfig
 from blt_jax.ops import hash_tables
@@ -204,11 +203,8 @@ def sent_elements(hlo):
 @pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install '.[tpu]'"
 )
-def test_tpu_never_sends_a_table(monkeypatch):
-  monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
-  topology = topologies.get_topology_desc(
-    "v4:2x2x1", platform="tpu", chip_config_name="megacore"
-  )
+def test_tpu_never_sends_a_table():
+  topology = topologies.get_topology("v4:2x2x1")
   mesh = sharding.make_mesh(data=2, fsdp=2, devices=topology.devices)
   optimizer = optax.adamw(1e-3)
 

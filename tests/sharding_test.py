@@ -1,7 +1,6 @@
 """The mesh, the rules, and what they refuse."""
 
 import importlib.util
-import os
 import types
 
 import flax.linen as nn
@@ -9,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import topologies
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from blt_jax import config as settings
 from blt_jax import sharding, train_state
+from blt_jax.aot import topologies
 
 needs_devices = pytest.mark.skipif(
   jax.device_count() < 8, reason="needs the fake devices of conftest.py"
@@ -28,11 +27,8 @@ def abstract_mesh(*shape):
   return AbstractMesh(shape, sharding.AXES, axis_types=(AxisType.Auto,) * 4)
 
 
-def tpu_devices(monkeypatch, name, slices=1):
-  monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
-  return topologies.get_topology_desc(
-    name, platform="tpu", chip_config_name="megacore", num_slices=slices
-  ).devices
+def tpu_devices(name, slices=1):
+  return topologies.get_topology(name, slices).devices
 
 
 # --- Meshes
@@ -73,16 +69,16 @@ def test_slices_must_be_those_of_the_pod(present, asked):
 
 
 @needs_libtpu
-def test_slices_lie_along_their_axis(monkeypatch):
-  devices = tpu_devices(monkeypatch, "v4:2x2x1", slices=2)
+def test_slices_lie_along_their_axis():
+  devices = tpu_devices("v4:2x2x1", slices=2)
   mesh = sharding.make_mesh(fsdp=4, slices=2, devices=devices)
   slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
   np.testing.assert_array_equal(slices.reshape(2, 4), [[0] * 4, [1] * 4])
 
 
 @needs_libtpu
-def test_axes_must_fit_the_torus(monkeypatch):
-  devices = tpu_devices(monkeypatch, "v4:4x4x4")
+def test_axes_must_fit_the_torus():
+  devices = tpu_devices("v4:4x4x4")
   assert sharding.make_mesh(data=4, fsdp=16, devices=devices).shape["fsdp"] == 16
   with pytest.raises(ValueError, match="data=8, fsdp=8, tensor=1 does not fit the torus"):
     sharding.make_mesh(data=8, fsdp=8, devices=devices)

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from forward import stack
 from golden_cases import BFLOAT16, SAME
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from blt_jax import sharding
+from blt_jax.aot import topologies
 from blt_jax.models import transformer
 from blt_jax.ops import attention, tpu_attention
 
@@ -133,12 +133,8 @@ def test_the_door_opens_on_a_mesh_of_tpus(monkeypatch):
     (None, "full", dict(fwd=2, dkv=1)),  # the backward pass computes them again
   ],
 )
-def test_kernels_of_a_sharded_stack_compiled_for_v4(window, remat, kernels, monkeypatch):
-  monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-  monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-  topology = topologies.get_topology_desc(
-    "v4:2x2x1", platform="tpu", chip_config_name="megacore"
-  )
+def test_kernels_of_a_sharded_stack_compiled_for_v4(window, remat, kernels):
+  topology = topologies.get_topology("v4:2x2x1")
   devices = np.array(topology.devices).reshape(1, 1, 2, 2)
   mesh = Mesh(devices, sharding.AXES, axis_types=(AxisType.Auto,) * 4)
   config = stack(128, 2, num_heads=4, num_kv_heads=2, window=window, remat=remat)
