@@ -265,9 +265,7 @@ def measure(model, prompts, new_bytes, drafting, temperature=0.0) -> dict[str, A
   }
 
 
-def start(
-  reader, weights, prompts, capacity, drafting=None, temperature=0.0
-) -> loop.State:  # fmt: skip
+def start(reader, weights, prompts, capacity, drafting=None, temperature=0.0) -> loop.State:
   """Rows that have read their prompts [B, n]."""
   batch, length = prompts.shape
   tokens = np.zeros((batch, capacity), np.int32)

@@ -4,6 +4,7 @@ A document is scored in chunks; the layers hand their last W keys and values fro
 chunk, so its entropies are those of the whole document read from its start.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -160,12 +161,12 @@ def make_scoring_step(config: ByteLMConfig) -> Callable[..., Any]:
     past of what follows); rows are tokens, documents and positions.
   """
   model = ByteLM(config)
-  precision = "float32" if config.dtype == "float32" else None
+  is_exact = config.dtype == "float32"
 
   @jax.jit
   def step(params: Any, rows: jax.Array, past: attention.Past) -> tuple[Any, Any]:
     tokens, documents, positions = rows
-    with jax.default_matmul_precision(precision):
+    with jax.default_matmul_precision("float32") if is_exact else contextlib.nullcontext():
       logits, past = model.apply(
         {"params": params}, tokens, documents, positions, past, method=ByteLM.resume
       )

@@ -79,11 +79,12 @@ def attend_add(
   if parts > 1:
     states = [x.reshape(parts, number, *x.shape[3:]) for x in mixed]
     out = gpu_matvec.heads_matvec(_merge, states, matrix, flat, head_dim, 1.0, interpret)
-  elif gpu_matvec.fits_matvec(mixed[0].reshape(number, -1), len(matrix)):
-    x = mixed[0].reshape(number, -1)
+    return out.reshape(residual.shape), keys, values
+  x = mixed[0].reshape(number, -1)
+  if gpu_matvec.fits_matvec(x, len(matrix)):
     out = gpu_matvec.matvec(x, matrix, residual=flat, interpret=interpret)
   else:
-    out = flat + jnp.dot(mixed[0].reshape(number, -1), matrix.T)
+    out = flat + jnp.dot(x, matrix.T)
   return out.reshape(residual.shape), keys, values
 
 
