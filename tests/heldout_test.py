@@ -2,11 +2,11 @@
 
 import grain
 import pytest
+from sources_test import write
 
 from blt_jax import config, corpus
 from blt_jax.data import heldout, sources
 from blt_jax.data.documents import Document, SourceOptions
-from tests.sources_test import write
 
 
 def texts(dataset):

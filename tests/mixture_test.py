@@ -8,11 +8,11 @@ import grain
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sources_test import write
 
 from blt_jax.data import sources
 from blt_jax.data.documents import Document
 from blt_jax.data.mixture import EveryNth, mix
-from tests.sources_test import write
 
 READ = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 

@@ -65,34 +65,28 @@ def _kernel(first_ref, query_ref, *refs, scale):
   (*row, past_key, past_value, output_ref) = refs
   query = (query_ref[...].astype(jnp.float32) * scale).astype(query_ref.dtype)
   first = first_ref[...]
-  lowest, highest = jnp.min(first), jnp.max(first)
-  diagonal = pl.program_id(0)
+  lowest, diagonal = jnp.min(first), pl.program_id(0)
+  own = diagonal * BLOCK + jnp.arange(BLOCK)
   carry = (
     jnp.zeros(query.shape, jnp.float32),  # sum of weighted values
     jnp.full(BLOCK, _LOWEST, jnp.float32),  # largest score
     jnp.zeros(BLOCK, jnp.float32),  # sum of weights
   )
 
-  def add(refs, offset, masked, j, carry):
+  def add(refs, offset, j, carry):
     key, value = (ref[pl.ds(j * BLOCK, BLOCK), :] for ref in refs)
     scores = jnp.dot(query, key.T, preferred_element_type=jnp.float32)
-    if masked:
-      position = j * BLOCK + jnp.arange(BLOCK) - offset
-      own = diagonal * BLOCK + jnp.arange(BLOCK)
-      visible = (position >= first[:, None]) & (position <= own[:, None])
-      scores = jnp.where(visible, scores, _MASKED)
-    return _add_scores(carry, scores, value)
+    position = j * BLOCK + jnp.arange(BLOCK) - offset
+    visible = (position >= first[:, None]) & (position <= own[:, None])
+    return _add_scores(carry, jnp.where(visible, scores, _MASKED), value)
 
-  # Whole blocks in the middle of all intervals need no mask.
   window = past_key.shape[0]
   begin = (jnp.minimum(lowest, 0) + window) // BLOCK
-  begin_row = jnp.maximum(lowest, 0) // BLOCK
-  middle = jnp.minimum(pl.cdiv(jnp.maximum(highest, 0), BLOCK), diagonal)
-  add_past = functools.partial(add, (past_key, past_value), window, True)
+  add_past = functools.partial(add, (past_key, past_value), window)
   carry = jax.lax.fori_loop(begin, window // BLOCK, add_past, carry)
-  carry = jax.lax.fori_loop(begin_row, middle, functools.partial(add, row, 0, True), carry)
-  carry = jax.lax.fori_loop(middle, diagonal, functools.partial(add, row, 0, False), carry)
-  total, _, weight_sum = add(row, 0, True, diagonal, carry)
+  begin, add_row = jnp.maximum(lowest, 0) // BLOCK, functools.partial(add, row, 0)
+  carry = jax.lax.fori_loop(begin, diagonal + 1, add_row, carry)
+  total, _, weight_sum = carry
   output_ref[...] = (total / weight_sum[:, None]).astype(output_ref.dtype)
 
 
