@@ -9,7 +9,14 @@ from golden_cases import SAME
 
 from blt_jax.decode import layers
 from blt_jax.decode.layers import rotate
-from blt_jax.ops import gpu_matvec, gpu_patch_attention, gpu_ring_attention, norm
+from blt_jax.ops import (
+  attention,
+  gpu_attention,
+  gpu_matvec,
+  gpu_patch_attention,
+  gpu_ring_attention,
+  norm,
+)
 from blt_jax.ops.ring_attention import ring_attention
 
 
@@ -84,3 +91,22 @@ def test_read_patches(window, heads, head_dim):
   )
   mixed = layers._attend_patches(query, patches, ids, window).reshape(2, 3, -1)
   chex.assert_trees_all_close(got, 2 * residual + mixed @ matrix.T, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("window", [64, 128])
+def test_interval_attention(window):
+  """Rows of one document and of several; one before which nothing was."""
+  keys = jax.random.split(jax.random.key(3), 5)
+  query = jax.random.normal(keys[0], (2, 192, 4, 16))
+  row = [jax.random.normal(k, (2, 192, 2, 16)) for k in keys[1:3]]
+  past = [jax.random.normal(k, (2, window, 2, 16)) for k in keys[3:]]
+  before = jnp.array([[5] * window, [attention.NOTHING] * window])
+  documents = jnp.array([[5] * 192, [5] * 20 + [6] + [7] * 100 + [8] * 71])
+  want = attention.attention(
+    query, *row, window=window, document_ids=documents, past=attention.Past(*past, before)
+  )
+  seen = attention.first_visible(jnp.concatenate([before, documents], axis=1), window)
+  got = gpu_attention.interval_attention(
+    query, row, past, seen[:, window:] - window, interpret=True
+  )
+  chex.assert_trees_all_close(got, want, **SAME)
