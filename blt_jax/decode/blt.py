@@ -112,13 +112,44 @@ class BLTReader:
       float32 logits [B, C, V]; and the cache, which `rewind` must be called on before
       the next read.
     """
+    return self._read(weights, cache, tokens, count, entropies, num_latents)[:2]
+
+  def read_byte(
+    self,
+    weights: Any,
+    cache: BLTCache,
+    tokens: jax.Array,
+    count: jax.Array,
+    may_wait: jax.Array,
+  ) -> tuple[jax.Array, BLTCache, jax.Array]:
+    """Reads the next byte of each row, or of some: those that close a patch may wait.
+
+    The latent transformer takes about as long for one row as for all, so it is left aside
+    until half of the rows need it.
+
+    Args:
+      weights: see the class.
+      cache: as `init` or `rewind` gave it.
+      tokens: int [B, 1].
+      count: int [B], 0 for rows that read nothing.
+      may_wait: bool [], whether rows may; now and then they must not, or a row among
+        others with long patches would wait for ever.
+
+    Returns:
+      As `read`; and int [B], the bytes read: where 0, the row has to ask again.
+    """
+    return self._read(weights, cache, tokens, count, may_wait=may_wait)
+
+  def _read(
+    self, weights, cache, tokens, count, entropies=None, num_latents=None, may_wait=None
+  ):
     cursor = cache.cursor
     if self.source and entropies is None:
       with gpu_call.recorded() as temporaries:
         entropies, _, source = self.source.read(weights["source"], cache.source, tokens, count)
       cache = dataclasses.replace(cache, source=source)
       if temporaries and tokens.shape == (1, 1) and num_latents is None:
-        return self._read_alone(weights, cache, tokens, count, entropies, temporaries)
+        return *self._read_alone(weights, cache, tokens, count, entropies, temporaries), count
     if entropies is None:
       entropies = jnp.zeros(tokens.shape)
     begins, trail = advance_cursor(
@@ -129,12 +160,16 @@ class BLTReader:
     x, cache = self._encode(weights["model"], cache, tokens, span)
     if num_latents is None:
       closed = jnp.take_along_axis(trail.patch, count[:, None], axis=1)[:, 0]
+      if may_wait is not None:
+        count = _without_waiting(count, closed > cursor.patch, may_wait)
+        closed = jnp.where(count > 0, closed, cursor.patch)
       cache = self._think(weights["model"], cache, closed, -(-tokens.shape[1] // 4))
       ids = trail.patch[:, 1:] - 1
     else:
       ids = jnp.minimum(trail.patch[:, 1:], num_latents[:, None]) - 1
+    span = dataclasses.replace(span, count=count)
     logits, cache = self._decode(weights["model"], cache, x, ids, span)
-    return logits, dataclasses.replace(cache, cursor=trail)
+    return logits, dataclasses.replace(cache, cursor=trail), count
 
   def _read_alone(self, weights, cache, tokens, count, entropies, temporaries):
     """`read` of one byte of one row, which keeps no GPU busy.
@@ -269,6 +304,12 @@ class BLTReader:
       rings.append(ring)
     logits = layers.norm_linear(x, w["norm"], c.decoder.norm_epsilon, weights["output"])
     return logits.astype(jnp.float32), dataclasses.replace(cache, decoder=rings)
+
+
+def _without_waiting(count, closes, may_wait):
+  """Bytes [B] that rows read now: none where a patch closes too few of them."""
+  has_to = may_wait & (2 * jnp.sum(closes) < jnp.sum(count > 0))
+  return jnp.where(has_to & closes, 0, count)
 
 
 def embed(

@@ -128,6 +128,18 @@ class ByteLMReader:
     )
     return logits.astype(jnp.float32), ByteLMCache(Context(position, start), rings)
 
+  def read_byte(
+    self,
+    weights: Any,
+    cache: ByteLMCache,
+    tokens: jax.Array,
+    count: jax.Array,
+    may_wait: jax.Array,
+  ) -> tuple[jax.Array, ByteLMCache, jax.Array]:
+    """As `BLTReader.read_byte`; no row waits here."""
+    del may_wait
+    return *self.read(weights, cache, tokens, count), count
+
   def is_full(self, cache: ByteLMCache, chunk: int) -> jax.Array:
     """Whether a row has no room for `chunk` more patches: bool [B], never true here."""
     return jnp.zeros(cache.cursor.position.shape, bool)

@@ -21,6 +21,7 @@ RUNNING, END, STOP, LENGTH, PATCHES = range(5)  # why a row has finished
 # Passes between two looks at who has finished: a GPU then waits for the host, while a pass
 # too many does nothing.
 _LOOK = 8
+_WAIT = 4  # passes at most until a row's byte is read; divides _LOOK
 
 
 @jax.tree_util.register_dataclass
@@ -174,18 +175,19 @@ def generate(
     return jnp.any(state.finish == RUNNING) & (steps < max_steps) & ~has_news
 
   def steps(carry):
-    def step(_, state):
-      return _step(reader, weights, state, drafting, parts)
+    def step(i, state):
+      may_wait = i % _WAIT != _WAIT - 1
+      return _step(reader, weights, state, may_wait, drafting, parts)
 
     return carry[0] + _LOOK, jax.lax.fori_loop(0, _LOOK, step, carry[1])
 
   return jax.lax.while_loop(more, steps, (jnp.zeros((), jnp.int32), state))[1]
 
 
-def _step(reader, weights, state, drafting, parts) -> State:
-  """One read of every running row, and at least one byte more."""
+def _step(reader, weights, state, may_wait, drafting, parts) -> State:
+  """One read of every running row, and a byte more at least, but where a row waits."""
   room = jnp.where(state.finish == RUNNING, state.limit - state.length, 0)
-  length, cache, entropies = state.length, state.cache, {}
+  length, cache = state.length, state.cache
 
   def choose(logits, index, utf8_state, seen):
     return sampling.draw(logits, index, state.options, utf8_state, seen, parts)
@@ -198,13 +200,13 @@ def _step(reader, weights, state, drafting, parts) -> State:
   first = choose_one(state.logits, jnp.zeros_like(length))
   if drafting is None:
     tokens, count = first[:, None], jnp.minimum(room, 1)
+    logits, cache, count = reader.read_byte(weights, cache, tokens, count, may_wait)
   else:
     drafted = draft(
       drafting, reader, weights, cache, first, room, lambda x, i: choose_one(x, i + 1)
     )
-    tokens, count, cache = drafted.tokens, drafted.count, drafted.cache
-    entropies = {"entropies": drafted.entropies}
-  logits, cache = reader.read(weights, cache, tokens, count, **entropies)
+    tokens, count = drafted.tokens, drafted.count
+    logits, cache = reader.read(weights, drafted.cache, tokens, count, drafted.entropies)
   asked = jnp.concatenate([state.logits[:, None], logits[:, :-1]], axis=1)
   utf8_states, seen = _along(state, tokens, parts)
   if drafting is not None:
