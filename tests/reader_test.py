@@ -119,6 +119,31 @@ def test_a_byte_of_one_row_beside_its_entropy(name, monkeypatch):
   np.testing.assert_array_equal(cache.starts[0, : len(starts)], starts)
 
 
+def test_rows_that_close_a_patch_wait_for_others():
+  uncached = random_blt(TINY)
+  text = random_text(np.random.default_rng(5), ROWS, 50)
+  reader, weights = uncached.cached().reader, uncached.cached().weights
+  cache, position = reader.init(ROWS, LENGTH, 1), np.zeros(ROWS, int)
+  logits, waited = np.zeros((*text.shape, 260), np.float32), 0
+  read = jax.jit(reader.read_byte)
+  for i in range(200):
+    real = position < text.shape[1]
+    tokens = text[np.arange(ROWS), np.minimum(position, text.shape[1] - 1)][:, None]
+    new, cache, count = read(weights, cache, tokens, real.astype(int), i % 4 != 3)
+    before, after = np.asarray(cache.cursor.patch).T
+    waits = real & (np.asarray(count) == 0)
+    assert not waits.any() or i % 4 != 3
+    closes = real & (after > before)
+    np.testing.assert_array_equal(waits, closes & waits.any())  # all that close, or none
+    assert not waits.any() or 2 * waits.sum() < real.sum()
+    waited += waits.sum()
+    for row in np.flatnonzero(count):
+      logits[row, position[row]] = new[row, 0]
+    cache, position = rewind(cache, count), position + np.asarray(count)
+  assert (position == text.shape[1]).all() and waited > 5
+  chex.assert_trees_all_close(logits, uncached.logits(text), **FLOAT32)
+
+
 def test_the_rules_of_the_cases_differ():
   text = random_text(np.random.default_rng(1), ROWS, 50)
   counts = [

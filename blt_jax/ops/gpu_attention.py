@@ -85,8 +85,7 @@ def _kernel(first_ref, query_ref, *refs, scale):
   add_past = functools.partial(add, (past_key, past_value), window)
   carry = jax.lax.fori_loop(begin, window // BLOCK, add_past, carry)
   begin, add_row = jnp.maximum(lowest, 0) // BLOCK, functools.partial(add, row, 0)
-  carry = jax.lax.fori_loop(begin, diagonal + 1, add_row, carry)
-  total, _, weight_sum = carry
+  total, _, weight_sum = jax.lax.fori_loop(begin, diagonal + 1, add_row, carry)
   output_ref[...] = (total / weight_sum[:, None]).astype(output_ref.dtype)
 
 
