@@ -47,8 +47,7 @@ def main(argv: list[str] | None = None) -> None:
   )
   scorer = _make_scorer(args, model)
   scored.begin(args.output, _make_manifest(args, model))
-  with jax.default_matmul_precision("highest" if model.config.dtype == "float32" else None):
-    score(args, documents, scorer, skipped)
+  score(args, documents, scorer, skipped)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -14,7 +14,7 @@ from reference_test import hf, meta
 from uncached import LENGTH, Uncached, random_blt
 
 from blt_jax import sharding, tokenizer
-from blt_jax.decode import placement
+from blt_jax.decode import loop, placement, sampling
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
@@ -185,3 +185,21 @@ def test_sharded_over_devices():
   got = Generator(sharded, batch_size=2, prefill_chunk=4).generate(PROMPTS, GREEDY)
   for one, other in zip(got, generate(), strict=True):
     same(one, other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_products_of_float32_are_exact(dtype):
+  """Also where a device has faster ones: which it takes depends on who reads along."""
+  cached = random_blt(TINY).cached(dtype=dtype)
+  prompts = np.ones((2, 8), np.int32), np.full(2, 8, np.int32)
+  prefill = functools.partial(loop.prefill, cached.reader, chunk=4)
+  cache, logits, log_probs, _ = jax.eval_shape(prefill, cached.weights, *prompts)
+  options = sampling.make_options([GREEDY] * 2, 1, 1)
+  rest = dict(tokens=prompts[0], lengths=prompts[1], limits=prompts[1], options=options)
+  state = jax.eval_shape(functools.partial(loop.start, **rest), cache, logits, log_probs)
+  generate = loop.generate.trace(cached.reader, cached.weights, state, 1, False)
+  for program in (jax.make_jaxpr(prefill)(cached.weights, *prompts), generate.jaxpr):
+    products = str(program).count("= dot_general[")
+    exact = str(program).count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+    assert products > 20
+    assert exact == (products if dtype == "float32" else 0)

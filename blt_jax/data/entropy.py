@@ -4,7 +4,6 @@ A document is scored in chunks; the layers hand their last W keys and values fro
 chunk, so its entropies are those of the whole document read from its start.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from blt_jax.models import transformer
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.ops import attention, losses
+from blt_jax.ops.precision import exact_products
 
 # Documents of a lane begin at multiples of this, so that the order of the sums in a
 # kernel's blocks does not depend on the documents before.
@@ -153,20 +153,16 @@ class BatchScorer:
 def make_scoring_step(config: ByteLMConfig) -> Callable[..., Any]:
   """Compiles one chunk of scoring.
 
-  Products of float32 are those of float32, also where a device has faster ones of less
-  precision: which of these it takes depends on the length of a chunk.
-
   Returns:
     A function (params, rows int32 [3, B, S], past) -> (entropies float32 [B, S] in nats,
     past of what follows); rows are tokens, documents and positions.
   """
   model = ByteLM(config)
-  is_exact = config.dtype == "float32"
 
   @jax.jit
   def step(params: Any, rows: jax.Array, past: attention.Past) -> tuple[Any, Any]:
     tokens, documents, positions = rows
-    with jax.default_matmul_precision("float32") if is_exact else contextlib.nullcontext():
+    with exact_products(config.dtype):
       logits, past = model.apply(
         {"params": params}, tokens, documents, positions, past, method=ByteLM.resume
       )

@@ -14,6 +14,7 @@ from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader, pick, rewind
 from blt_jax.decode.drafting import Drafting, draft
 from blt_jax.ops import gpu_call
+from blt_jax.ops.precision import exact_products
 from blt_jax.ops.ring_attention import write_ring
 
 Reader = ByteLMReader | BLTReader
@@ -95,7 +96,8 @@ def prefill(
     jnp.zeros((batch, capacity + 1)),
     jnp.zeros((batch, capacity + 1), bool),
   )
-  _, cache, logits, log_probs, is_best = jax.lax.while_loop(more, step, carry)
+  with exact_products(reader.dtype):
+    _, cache, logits, log_probs, is_best = jax.lax.while_loop(more, step, carry)
   inside = np.arange(capacity) < lengths[:, None]
   return cache, logits, jnp.where(inside, log_probs[:, :-1], 0), is_best[:, :-1] & inside
 
@@ -181,7 +183,8 @@ def generate(
 
     return carry[0] + _LOOK, jax.lax.fori_loop(0, _LOOK, step, carry[1])
 
-  return jax.lax.while_loop(more, steps, (jnp.zeros((), jnp.int32), state))[1]
+  with exact_products(reader.dtype):
+    return jax.lax.while_loop(more, steps, (jnp.zeros((), jnp.int32), state))[1]
 
 
 def _step(reader, weights, state, may_wait, drafting, parts) -> State:
