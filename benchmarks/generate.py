@@ -275,7 +275,7 @@ def start(reader, weights, prompts, capacity, drafting=None, temperature=0.0) ->
   cache, logits, log_probs, _ = loop.prefill(reader, weights, tokens, lengths, chunk, keep_back)
   options = [sampling.Sampling(temperature=temperature, seed=row) for row in range(batch)]
   return loop.start(
-    cache, logits, log_probs, tokens, lengths, lengths + (capacity - length - 16),
+    reader, cache, logits, log_probs, tokens, lengths, lengths + (capacity - length - 16),
     sampling.make_options(options, 1, 1),
   )  # fmt: skip
 

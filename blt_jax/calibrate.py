@@ -9,7 +9,6 @@ model, where training finds it if config.patching asks for the same rule.
 
 import argparse
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +19,7 @@ from blt_jax import corpus, logs, patchers, plots, runs, thresholds, tokenizer
 from blt_jax.data import mixture, scored, sources
 from blt_jax.data.documents import Dataset
 from blt_jax.data.entropy import EntropyScorer
-from blt_jax.data.table import INFO, TableModel
+from blt_jax.data.table import TableModel, is_table
 from blt_jax.data.transforms import Scorer
 from blt_jax.patching import PatchingConfig
 from blt_jax.thresholds import PatchSizes, Scored
@@ -112,7 +111,7 @@ def read_scored(
   scorer: Scorer | None
   if scored.is_scored(folder):
     parts, scorer = _stored(folder, reset_at_newline, data), None
-  elif (pathlib.Path(folder) / INFO).exists():
+  elif is_table(folder):
     table = TableModel(folder)
     _check_reset(folder, reset_at_newline, table.reset_at_newline)
     parts, scorer = _text(sources.open_source(data or table.info["input"])), table

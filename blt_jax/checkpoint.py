@@ -216,16 +216,23 @@ def load_params(workdir: epath.Path, abstract: Any) -> Any:
 
   Raises:
     FileNotFoundError: there is no checkpoint.
+    ValueError: it cannot be read.
   """
   step = find_step(workdir)
+  folder = _folder(workdir) / str(step) / "state"
   wanted = {"params": abstract}
   restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+  args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**_alone()), **_alone()) as checkpointer:
-    restored = checkpointer.restore(
-      _folder(workdir) / str(step) / "state",
-      args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True),
-    )
-  return restored["params"]
+    try:
+      return checkpointer.restore(folder, args=args)["params"]
+    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+      raise  # not the fault of the checkpoint
+    except Exception as error:  # each library below has exceptions of its own
+      raise ValueError(
+        f"Checkpoint {step} of {workdir} cannot be read: {error}. Remove {folder.parent}, so "
+        "that the one before it counts, or train anew."
+      ) from error
 
 
 def save_params(workdir: epath.Path, step: int, params: Any) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.flax
 
-from blt_jax import convert_hf_config, convert_meta_config, convert_names, train_state
+from blt_jax import atomic, convert_hf_config, convert_meta_config, convert_names, train_state
 from blt_jax.models.config import BLTConfig, ByteLMConfig
 from blt_jax.patching import PatchingConfig
 
@@ -219,4 +219,4 @@ def _split(entries, params) -> dict[str, np.ndarray]:
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   if not path.exists():
     raise FileNotFoundError(f"{path} is missing; it describes the model in its directory.")
-  return json.loads(path.read_text())
+  return atomic.parse_json(path.read_bytes(), path)

@@ -16,11 +16,11 @@ import json
 import os
 import pathlib
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
-from blt_jax import loading, logs, patch_view, tokenizer
+from blt_jax import atomic, loading, logs, patch_view, tokenizer
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation
 from blt_jax.decode.generator import Generator
@@ -42,26 +42,41 @@ def main(argv: list[str] | None = None) -> None:
   args = _parser().parse_args(argv)
   logs.show_progress()
   try:
-    options = Sampling(
-      stop=args.stop, valid_utf8=args.valid_utf8, **{k: getattr(args, k) for k in _OPTIONS}
-    )
-    if args.input and not args.output:
-      raise ValueError("--input needs --output, the file for the results.")
-    lines = pathlib.Path(args.input).read_bytes().splitlines() if args.input else None
-    prompt = _prompt(args) if lines is None else b""
-    model = loading.load_language_model(args.run, args.entropy_model, args.threshold)
-    generator = Generator(
-      model,
-      batch_size=args.batch_size,
-      max_length=args.max_length,
-      truncate=args.truncate,
-      drafting=_drafting(args),
-    )
+    sys.exit(_run(args))
+  except BrokenPipeError:  # whoever reads has enough; nothing is left to be flushed
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+  except KeyboardInterrupt:
+    sys.exit(130)
   except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
-  if lines is not None:
-    sys.exit(_run_lines(generator, lines, options, args))
-  sys.exit(_run_one(generator, prompt, options, args))
+
+
+def _run(args) -> str | int:
+  """Does what was asked for, mistakes found before the model is loaded; an exit status."""
+  options = Sampling(
+    stop=[os.fsencode(text) for text in args.stop],
+    valid_utf8=args.valid_utf8,
+    **{name: getattr(args, name) for name in _OPTIONS},
+  )
+  if bool(args.input) != bool(args.output):
+    raise ValueError("--input needs --output, the file for the results, and it --input.")
+  if not args.input:
+    prompt = _prompt(args)
+    return _run_one(_generator(args), prompt, options, args)
+  lines = pathlib.Path(args.input).read_bytes().splitlines()
+  with atomic.writing(args.output) as file:
+    return _run_lines(_generator(args), lines, options, args, file)
+
+
+def _generator(args) -> Generator:
+  return Generator(
+    loading.load_language_model(args.run, args.entropy_model, args.threshold),
+    batch_size=args.batch_size,
+    max_length=args.max_length,
+    truncate=args.truncate,
+    drafting=_drafting(args),
+  )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,7 +122,9 @@ def _prompt(args) -> bytes:
     return os.fsencode(args.prompt)
   if args.file not in (None, "-"):
     return pathlib.Path(args.file).read_bytes()
-  return b"" if args.file is None and sys.stdin.isatty() else sys.stdin.buffer.read()
+  if sys.stdin is None or (args.file is None and sys.stdin.isatty()):
+    return b""
+  return sys.stdin.buffer.read()
 
 
 def _run_one(generator: Generator, prompt: bytes, options: Sampling, args) -> str | int:
@@ -136,24 +153,23 @@ def _patches(result: Generation, threshold: float | None) -> str:
   return patch_view.render(patched, use_colour=sys.stdout.isatty())
 
 
-def _run_lines(generator: Generator, lines: list[bytes], options: Sampling, args) -> str | int:
+def _run_lines(
+  generator: Generator, lines: list[bytes], options: Sampling, args, file: TextIO
+) -> str | int:
   """Continues the prompts of a file; lines that are wrong fail alone."""
   requests, results = [], {}
   for number, line in enumerate(lines):
     try:
       requests.append((number, *_request(line, options)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       results[number] = {"error": f"line {number + 1}: {error}"}
   texts, samplings = [r[1] for r in requests], [r[2] for r in requests]
   for (number, text, _), result in zip(
     requests, generator.generate(texts, samplings), strict=True
   ):
     results[number] = _record(text, result, args.show_patches)
-  partial = pathlib.Path(args.output + ".partial")
-  with partial.open("w", encoding="utf-8") as file:
-    for number in range(len(lines)):
-      file.write(json.dumps(results[number], ensure_ascii=False) + "\n")
-  partial.rename(args.output)
+  for number in range(len(lines)):
+    file.write(json.dumps(results[number], ensure_ascii=False) + "\n")
   failed = sum("error" in r for r in results.values())
   return f"error: {failed} of {len(lines)} lines failed; see {args.output}." if failed else 0
 
@@ -164,6 +180,7 @@ def _request(line: bytes, options: Sampling) -> tuple[str, Sampling]:
   if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
     raise ValueError('it must be an object with a string "prompt".')
   prompt = fields.pop("prompt")
+  prompt.encode()  # half a surrogate pair is no text
   known = {f.name for f in dataclasses.fields(Sampling)}
   if unknown := sorted(fields.keys() - known):
     raise ValueError(f"unknown {unknown}; options are {sorted(known)}.")
@@ -180,8 +197,9 @@ def _record(prompt: str, result: Generation, show_patches: bool) -> dict[str, An
     "bytes": len(result.bytes),
     "log_prob": float(result.log_probs.sum(dtype=np.float64)),
   }
-  if show_patches and result.starts is not None and result.entropies is not None:
+  if show_patches and result.starts is not None:
     record["patch_starts"] = np.flatnonzero(result.starts).tolist()
+  if show_patches and result.entropies is not None:
     record["entropies"] = [round(float(h), 4) for h in result.entropies]
   return record
 

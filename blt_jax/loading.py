@@ -3,7 +3,7 @@
 import os
 
 from blt_jax import patchers, runs
-from blt_jax.data.table import TableModel
+from blt_jax.data.table import TableModel, is_table
 from blt_jax.decode import language_model
 from blt_jax.decode.table import TableSource
 from blt_jax.models.byte_lm import ByteLM
@@ -21,25 +21,42 @@ def load_language_model(
     entropy_model: folder of the entropy model's run, instead of the one trained with.
     threshold: nats, likewise.
 
-  Raises: as `runs.load_run` and `patchers.load_patcher` do; the message says how to give
-    what is missing.
+  Raises:
+    FileNotFoundError: there is no run, or its entropy model is missing.
+    ValueError: as `runs.load_run` and `patchers.load_patcher`, or what is given has no use.
   """
   run = runs.load_run(workdir)
-  if isinstance(run.model, ByteLM):
-    return language_model.from_byte_lm(run.model, run.params)
   section = run.config.patching
-  section.entropy_model = entropy_model or section.entropy_model
-  section.entropies = "model" if entropy_model else section.entropies
+  if isinstance(run.model, ByteLM):
+    _check_unused(f"{workdir} is a byte LM", entropy_model, threshold)
+    return language_model.from_byte_lm(run.model, run.params)
+  if section.scheme != "entropy":
+    _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)
+  if entropy_model:
+    section.entropy_model = entropy_model
+    section.entropies = "table" if is_table(entropy_model) else "model"
   section.threshold = section.threshold if threshold is None else threshold
-  try:
-    patcher = patchers.load_patcher(section)
-  except (FileNotFoundError, ValueError) as error:
-    raise type(error)(
-      f"{error} To generate, --entropy_model=FOLDER and --threshold=NATS give what is "
-      f"missing in {workdir}."
-    ) from error
+  patcher = _load_patcher(section, workdir)
   model = patcher.entropy_model
   if isinstance(model, TableModel):
     source = TableSource(model), model.jax_tables()
     return language_model.from_blt(run.model, run.params, patcher.config, source=source)
   return language_model.from_blt(run.model, run.params, patcher.config, model)
+
+
+def _load_patcher(section, workdir):
+  try:
+    return patchers.load_patcher(section)
+  except (FileNotFoundError, ValueError) as error:
+    if section.scheme != "entropy":
+      raise
+    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+    raise kind(
+      f"{error} To generate, --entropy_model=FOLDER and --threshold=NATS give what is "
+      f"missing in {workdir}."
+    ) from error
+
+
+def _check_unused(what, entropy_model, threshold):
+  if entropy_model or threshold is not None:
+    raise ValueError(f"{what}, so an entropy model or a threshold would do nothing; omit it.")

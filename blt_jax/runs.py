@@ -44,6 +44,7 @@ def load_run(workdir: str | os.PathLike) -> Run:
 
   Raises:
     FileNotFoundError: the folder holds no run, or no checkpoint yet.
+    ValueError: what it holds is damaged.
   """
   settings = load_config(workdir)
   model = train_state.build_model(config.make_model_config(settings.model))
@@ -75,11 +76,12 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
 
   Raises:
     FileNotFoundError: the folder holds no run.
+    ValueError: its settings are damaged.
   """
   path = epath.Path(workdir) / _CONFIG
   if not path.exists():
     raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); train it first.")
-  return ConfigDict(json.loads(path.read_text()))
+  return ConfigDict(atomic.parse_json(path.read_bytes(), path))
 
 
 def find_setting(workdir: str | os.PathLike, section: str, name: str) -> Any:

@@ -65,12 +65,14 @@ def test_lines_of_a_file(tmp_path):
     {"prompt": "x", "temperature": -1},
     {"prompt": "x", "colour": "red"},
     {"text": "x"},
+    {"prompt": "x", "max_bytes": None},
+    {"prompt": "x\ud800"},
   ]
-  text = "\n".join([json.dumps(line) for line in lines] + ["{"])
+  text = "\n".join([json.dumps(line) for line in lines] + ["{", "[" * 99999])
   (tmp_path / "in").write_text(text)
   out = tmp_path / "out"
   status = run(f"--input={tmp_path}/in", f"--output={out}", "--show_patches")
-  assert status == f"error: 4 of 6 lines failed; see {out}."
+  assert status == f"error: 7 of 9 lines failed; see {out}."
   results = [json.loads(line) for line in out.read_text().splitlines()]
   alone = generate()
   assert results[0]["text"] == alone[1].text and results[0]["finish"] == alone[1].finish
@@ -79,16 +81,34 @@ def test_lines_of_a_file(tmp_path):
   assert results[1]["finish"] == "length" and results[1]["patch_starts"][:2] == [0, 1]
   assert "line 3: temperature is -1" in results[2]["error"]
   assert "unknown ['colour']" in results[3]["error"]
-  assert '"prompt"' in results[4]["error"] and "line 6" in results[5]["error"]
-  assert not (tmp_path / "out.partial").exists()
+  assert '"prompt"' in results[4]["error"] and "max_bytes is None" in results[5]["error"]
+  assert "surrogates" in results[6]["error"] and "line 8" in results[7]["error"]
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
+  """Where they cannot be written, that is said before anything is computed."""
+  (tmp_path / "in").write_text('{"prompt": "a"}\n')
+  assert run(f"--input={tmp_path}/in", f"--output={tmp_path}").endswith("name of a file.")
+  assert run(f"--input={tmp_path}/in", f"--output={tmp_path}/no/out").startswith("error: ")
+  (tmp_path / "out").write_text("of before")
+  monkeypatch.setattr(generator.Generator, "generate", _interrupted)
+  assert run(f"--input={tmp_path}/in", f"--output={tmp_path}/out") == 130
+  assert (tmp_path / "out").read_text() == "of before"
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def _interrupted(*_):
+  raise KeyboardInterrupt
 
 
 def test_mistakes_are_named(tmp_path):
   assert run("--prompt=a", "--top_p=0.5").startswith("error: temperature 0")
-  assert run("--prompt=a", "--stop=").startswith("error: The stop string ''")
+  assert run("--prompt=a", "--stop=").startswith("error: The stop string b''")
   assert "max_length" in run("--prompt=" + "a" * 60, "--max_length=50")
   assert run(f"--file={tmp_path}/none").startswith("error: ")
   assert run(f"--input={tmp_path}/none").startswith("error: --input needs --output")
   assert run(f"--input={tmp_path}/none", "--output=x").startswith("error: ")
+  assert "and it --input" in run("--prompt=a", f"--output={tmp_path}/x")
   assert run("--help") == 0
   assert GREEDY.max_bytes == 24

@@ -18,6 +18,7 @@ from blt_jax.decode import loop, placement, sampling
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
+from blt_jax.patching import PatchingConfig
 
 PROMPTS = ["", "a", "hello world", b"\xff\xfe" * 8, "ab\n"]
 GREEDY = Sampling(max_bytes=24)
@@ -126,6 +127,12 @@ def test_prompts_that_are_too_long():
   assert len(generator.generate(["hello world"])[0].ids) == 2
 
 
+def test_truncated_prompts_leave_room_for_all_bytes():
+  generator = Generator(model(), max_length=32, truncate=True, prefill_chunk=4)
+  first, second = generator.generate(["x" * 25] * 2, [Sampling(max_bytes=n) for n in (6, 20)])
+  assert len(first.prompt) == 26 and len(second.prompt) == 16
+
+
 def test_room_for_patches_runs_out():
   """Some way into a continuation; a prompt that goes as far has no room from the start."""
   full = generate()[2]
@@ -133,7 +140,14 @@ def test_room_for_patches_runs_out():
   assert full.starts.sum() > room > full.starts[: len(full.prompt)].sum()
   small = random_blt(TINY).cached(max_patches=room)
   whole = np.concatenate([full.prompt, full.ids])
-  got = Generator(small, batch_size=2, prefill_chunk=4).generate(["hello world", whole], GREEDY)
+  runs = [
+    Generator(small, batch_size=2, prefill_chunk=4, drafting=drafting).generate(
+      ["hello world", whole], GREEDY
+    )
+    for drafting in DRAFTS
+  ]
+  got = runs[0]
+  assert {(r[0].finish, r[0].bytes) for r in runs} == {("patches", got[0].bytes)}
   assert got[0].finish == "patches" and 0 < len(got[0].ids) < 24
   np.testing.assert_array_equal(got[0].ids, full.ids[: len(got[0].ids)])
   assert got[1].finish == "error" and "max_patches" in got[1].error
@@ -142,14 +156,44 @@ def test_room_for_patches_runs_out():
 def test_mistakes_are_named():
   with pytest.raises(ValueError, match="2 prompts and 1 options"):
     Generator(model()).generate(["a", "b"], [GREEDY])
-  with pytest.raises(ValueError, match="batch_size 0"):
-    Generator(model(), batch_size=0)
+  for prompts, options, error in (
+    ("hello", GREEDY, "prompts must be a list, got str"),
+    (np.array([1, 5]), GREEDY, "prompts must be a list, got ndarray"),
+    (["a"], {"max_bytes": 3}, "options must be Sampling"),
+    (["a", "b"], [GREEDY, None], "options must be Sampling"),
+  ):
+    with pytest.raises(ValueError, match=error):
+      Generator(model()).generate(prompts, options)
+  for size in ("batch_size", "max_length", "prefill_chunk"):
+    with pytest.raises(ValueError, match=f"{size} is 0; it must be >= "):
+      Generator(model(), **{size: 0})
   with pytest.raises(ValueError, match="Unknown drafter 'me'"):
     Drafting("me")
   bad, empty = Generator(model(), batch_size=2).generate(
     [np.array([1, 300]), np.zeros(0, np.int32)], Sampling(max_bytes=1)
   )
   assert "260" in bad.error and "BOS first" in empty.error
+
+
+def test_text_stays_well_formed_to_its_last_byte():
+  hot = [Sampling(11, temperature=9.0, seed=s, valid_utf8=True) for s in range(8)]
+  results = Generator(model(), prefill_chunk=4).generate(["é"] * 8, hot)
+  assert {len(r.ids) for r in results} >= {11}
+  assert all(r.bytes.decode() == r.text for r in results)
+
+
+def test_patches_without_entropies():
+  uncached = dataclasses.replace(random_blt(TINY), patching=PatchingConfig(scheme="space"))
+  result = Generator(uncached.cached(), prefill_chunk=4).generate(["a b"], GREEDY)[0]
+  assert result.entropies is None and result.starts.sum() > 1
+
+
+def test_one_program_for_all_prompts_of_a_bucket():
+  options = Sampling(max_bytes=7, stop="a stop string of this test alone, for a new shape")
+  generator = Generator(model(), batch_size=2, prefill_chunk=4)
+  before = loop.generate._cache_size()
+  generator.generate(["a", "hello world" * 5, "b" * 20], options)
+  assert loop.generate._cache_size() == before + 1
 
 
 def test_hf_greedy_generation():
@@ -196,7 +240,8 @@ def test_products_of_float32_are_exact(dtype):
   cache, logits, log_probs, _ = jax.eval_shape(prefill, cached.weights, *prompts)
   options = sampling.make_options([GREEDY] * 2, 1, 1)
   rest = dict(tokens=prompts[0], lengths=prompts[1], limits=prompts[1], options=options)
-  state = jax.eval_shape(functools.partial(loop.start, **rest), cache, logits, log_probs)
+  begin = functools.partial(loop.start, cached.reader, **rest)
+  state = jax.eval_shape(begin, cache, logits, log_probs)
   generate = loop.generate.trace(cached.reader, cached.weights, state, 1, False)
   for program in (jax.make_jaxpr(prefill)(cached.weights, *prompts), generate.jaxpr):
     products = str(program).count("= dot_general[")

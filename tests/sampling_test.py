@@ -1,6 +1,7 @@
 """Draws, and what may be drawn."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,13 @@ _PROBABILITIES = np.array([0.4, 0.3, 0.2, 0.1])
 
 
 @functools.partial(jax.jit, static_argnames="parts")
-def _draw(logits, options, state, seen, parts=sampling.ALL_PARTS):
+def _draw(logits, options, state, seen, parts=sampling.ALL_PARTS, room=9):
   index = jnp.broadcast_to(jnp.arange(logits.shape[1]), logits.shape[:2])
-  return sampling.draw(logits, index, options, state, seen, parts)
+  rooms = jnp.full(logits.shape[:2], room)
+  return sampling.draw(logits, index, rooms, options, state, seen, parts)
 
 
-def _shares(seen=(), state=utf8.BETWEEN, ids=(54, 64, 74, 84), **options):
+def _shares(seen=(), state=utf8.BETWEEN, ids=(54, 64, 74, 84), room=9, **options):
   """How often four bytes of known probability are drawn, in 4000 draws."""
   logits = np.full(260, -30.0, np.float32)
   logits[list(ids)] = np.log(_PROBABILITIES)
@@ -32,8 +34,9 @@ def _shares(seen=(), state=utf8.BETWEEN, ids=(54, 64, 74, 84), **options):
   chosen = Sampling(**{"temperature": 1.0, **options})
   made = sampling.make_options([chosen], 1, 1)
   arguments = logits, made, jnp.full((1, 4000), state), jnp.asarray(occurred)
-  drawn = np.asarray(_draw(*arguments, parts=chosen.parts))
-  np.testing.assert_array_equal(drawn, _draw(*arguments))  # what is not needed changes nothing
+  drawn = np.asarray(_draw(*arguments, parts=chosen.parts, room=room))
+  all_parts = _draw(*arguments, room=room)
+  np.testing.assert_array_equal(drawn, all_parts)  # what is not needed changes nothing
   return [float(np.mean(drawn == i)) for i in ids]
 
 
@@ -64,6 +67,17 @@ def test_bytes_that_break_utf8_are_never_drawn():
   assert _shares(ids=ids, state=state, valid_utf8=True) == [0, 1, 0, 0]
   first, *rest = _shares(ids=ids, valid_utf8=True)
   np.testing.assert_allclose([first, *rest], [2 / 3, 0, 1 / 3, 0], atol=0.03)
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 4])
+def test_no_character_begins_that_would_be_cut(room):
+  """First bytes of characters of one to four bytes, as many as fit equally likely."""
+  ids = [4 + b for b in (0x41, 0xC3, 0xE3, 0xF1)]
+  fit = np.where(np.arange(4) < room, _PROBABILITIES, 0)
+  shares = _shares(ids=ids, room=room, valid_utf8=True)
+  np.testing.assert_allclose(shares, fit / fit.sum(), atol=0.03)
+  state = utf8.state_after(np.array([4 + 0xF1, 4 + 0x80]))  # what has begun goes on
+  assert _shares(ids=[4 + 0x80, *ids[:3]], room=room, state=state, valid_utf8=True)[0] == 1
 
 
 def test_seeds_and_indices_choose_the_noise():
@@ -112,8 +126,19 @@ def test_mistakes_are_named():
     ({"max_bytes": 0}, "max_bytes is 0"),
     ({"seed": -1}, "seed is -1"),
     ({"top_p": 0.9}, "temperature 0 .*top_p"),
-    ({"stop": ["a", ""]}, "stop string '' has no bytes"),
-    ({"stop": "\ud800"}, "has no bytes"),
+    ({"stop": ["a", ""]}, "stop string '' is empty"),
+    ({"stop": "a\ud800"}, "has a lone surrogate"),
+    ({"stop": 5}, "stop is 5; it must be a text or a list"),
+    ({"stop": ["a", None]}, "stop is .*a list of texts"),
+    ({"temperature": math.inf}, "temperature is inf"),
+    ({"temperature": math.nan}, "temperature is nan"),
+    ({"temperature": "hot"}, "temperature is 'hot'; it must be a number"),
+    ({"temperature": None}, "temperature is None"),
+    ({"repetition_penalty": math.inf}, "repetition_penalty is inf"),
+    ({"top_k": 2**40, "temperature": 1.0}, "top_k is 1099511627776"),
+    ({"max_bytes": 2.5}, "max_bytes is 2.5; it must be an integer"),
+    ({"max_bytes": True}, "max_bytes is True"),
+    ({"valid_utf8": "no"}, "valid_utf8 is 'no'"),
   ):
     with pytest.raises(ValueError, match=error):
       Sampling(**options)

@@ -53,6 +53,10 @@ def test_rolling_is_the_whole_text():
 def test_mistakes_are_named():
   with pytest.raises(ValueError, match="Pair 1 has an empty continuation"):
     _scorer(random_blt(TINY)).loglikelihood([("a", "b"), ("a", "")])
+  with pytest.raises(ValueError, match="texts must be a list, got str"):
+    _scorer(random_blt(TINY)).loglikelihood_rolling("text")
+  with pytest.raises(ValueError, match="batch_size is 0"):
+    Scorer(random_blt(TINY).cached(), batch_size=0)
   scorer = Scorer(random_blt(TINY, 0.5).cached(max_patches=2), batch_size=2, chunk=16)
   with pytest.raises(ValueError, match="Text 0 needs more patches"):
     scorer.loglikelihood_rolling(["1!2?3" * 8])

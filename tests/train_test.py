@@ -162,6 +162,22 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path):
     loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "blt"))
   with pytest.raises(FileNotFoundError, match="holds no run.*--entropy_model"):
     loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "nowhere"))
+  with pytest.raises(ValueError, match="byte LM, so"):
+    loading.load_language_model(tmp_path / "entropy", threshold=1.0)
+  (tmp_path / "entropy" / "config.json").write_text("")
+  with pytest.raises(ValueError, match="config.json is damaged.*--entropy_model"):
+    loading.load_language_model(tmp_path / "blt")
+
+
+def test_a_damaged_checkpoint_is_named(text, tmp_path):
+  train.train(_config("blt", text, tmp_path))
+  with pytest.raises(ValueError, match="is '[a-z]+', so an entropy model"):
+    loading.load_language_model(tmp_path, entropy_model="any")
+  for file in (tmp_path / "checkpoints").rglob("state/**/*"):
+    if file.is_file():
+      file.write_bytes(b"")
+  with pytest.raises(ValueError, match=r"Checkpoint \d+ of .* cannot be read"):
+    loading.load_language_model(tmp_path)
 
 
 _MISTAKES = {

@@ -54,8 +54,13 @@ class Folder:
     return self._filesystem.size(f"{self._root}/{name}")
 
   def read_json(self, name: str) -> dict[str, Any]:
-    """The fields of a JSON file."""
-    return json.loads(self._filesystem.cat_file(f"{self._root}/{name}"))
+    """The fields of a JSON file.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    content = self._filesystem.cat_file(f"{self._root}/{name}")
+    return atomic.parse_json(content, self.path_of(name))
 
   def write_json(self, name: str, fields: dict[str, Any]) -> None:
     """Writes a JSON file."""

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blt_jax import tokenizer
+from blt_jax import atomic, tokenizer
 from blt_jax.data.contexts import ContextHash, context_lengths, context_windows, split_windows
 
 Array = Any  # np.ndarray or jax.Array
@@ -153,6 +153,11 @@ def save_table(
   partial.rename(folder)
 
 
+def is_table(folder: str | os.PathLike) -> bool:
+  """Whether a folder holds a table."""
+  return (pathlib.Path(folder) / INFO).exists()
+
+
 def _load_info(folder: pathlib.Path) -> dict[str, Any]:
   path = folder / INFO
   if not path.exists():
@@ -160,7 +165,7 @@ def _load_info(folder: pathlib.Path) -> dict[str, Any]:
       f"{folder} holds no table model (no {INFO}); make one with "
       "`python -m blt_jax.train_table`."
     )
-  info = json.loads(path.read_text())
+  info = atomic.parse_json(path.read_bytes(), path)
   if info.get("version") != VERSION:
     raise ValueError(
       f"{path} has version {info.get('version')}, this code reads {VERSION}; train it anew."

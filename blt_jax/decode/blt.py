@@ -196,13 +196,9 @@ class BLTReader:
     logits, cache = jax.lax.cond(has_closed, again, lambda cache: (logits, cache), cache)
     return logits, dataclasses.replace(cache, cursor=trail)
 
-  def is_full(self, cache: BLTCache, chunk: int) -> jax.Array:
-    """Whether `chunk` more bytes of a row could close more patches than there is room for.
-
-    Returns:
-      bool [B].
-    """
-    return cache.cursor.patch + chunk > cache.patches[0].shape[1]
+  def patches_left(self, cache: BLTCache) -> jax.Array:
+    """How many patches each row has room for, int [B]; < 0 where some found none."""
+    return cache.patches[0].shape[1] - cache.cursor.patch
 
   def _span(self, cursor, count, first):
     if not self.config.document_masks:

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.decode import layers
@@ -140,9 +141,9 @@ class ByteLMReader:
     del may_wait
     return *self.read(weights, cache, tokens, count), count
 
-  def is_full(self, cache: ByteLMCache, chunk: int) -> jax.Array:
-    """Whether a row has no room for `chunk` more patches: bool [B], never true here."""
-    return jnp.zeros(cache.cursor.position.shape, bool)
+  def patches_left(self, cache: ByteLMCache) -> jax.Array:
+    """As `BLTReader.patches_left`: as many as there can be bytes."""
+    return jnp.full(cache.cursor.position.shape, np.iinfo(np.int32).max)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Continuing prompts, several at a time."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,18 +34,16 @@ class Generator:
       model: see `language_model`.
       batch_size: rows at a time at most.
       max_length: bytes of a prompt and its continuation together, BOS included.
-      truncate: keep BOS and the end of a prompt that is too long, instead of an error.
+      truncate: keep BOS and the end of a prompt that leaves no room for `max_bytes` new ones
+        (at most half of max_length), instead of an error or fewer new bytes.
       drafting: how to draft bytes; None for one byte at a time. The output is the same.
       prefill_chunk: bytes of a prompt that are read at once.
 
     Raises:
-      ValueError: the drafter is none that this model has.
+      ValueError: a size is too small, or the drafter is none that this model has.
     """
-    if batch_size < 1 or max_length < 2 or prefill_chunk < 1:
-      raise ValueError(
-        f"batch_size {batch_size} and prefill_chunk {prefill_chunk} must be >= 1, "
-        f"max_length {max_length} >= 2."
-      )
+    sizes = dict(batch_size=(batch_size, 1), max_length=(max_length, 2))
+    check_sizes(**sizes, prefill_chunk=(prefill_chunk, 1))
     if drafting is not None:
       check_drafting(drafting, model.reader)
     self._model = model
@@ -70,7 +69,7 @@ class Generator:
       Results in the order of the prompts.
 
     Raises:
-      ValueError: there are not as many options as prompts.
+      ValueError: prompts are no list, or options not `Sampling`, one for all or one each.
     """
     pieces = self._run(prompts, options, stride=2**30)
     results = {piece.index: piece.result for piece in pieces if piece.result is not None}
@@ -94,6 +93,7 @@ class Generator:
     return self._run(prompts, options, stride)
 
   def _run(self, prompts, options, stride) -> Iterator[Piece]:
+    check_texts("prompts", prompts)
     samplings = _one_each(prompts, options)
     requests, failures = [], []
     for index, (prompt, sampled) in enumerate(zip(prompts, samplings, strict=True)):
@@ -113,7 +113,7 @@ class Generator:
     if room < 1 and not self._truncate:
       raise ValueError(
         f"The prompt has {len(ids)} bytes, BOS included, and max_length is "
-        f"{self._max_length}: shorten it, raise max_length, or let truncate keep its end."
+        f"{self._max_length}: shorten it, raise --max_length, or let --truncate keep its end."
       )
     longest = self._max_length - min(options.max_bytes, self._max_length // 2)
     if self._truncate and len(ids) > longest:
@@ -138,9 +138,24 @@ def encode_prompt(prompt: Prompt) -> np.ndarray:
   return ids.astype(np.int32)
 
 
+def check_texts(name: str, texts: Any) -> None:
+  """Raises ValueError where one text stands for a list of texts."""
+  if not isinstance(texts, Sequence) or isinstance(texts, str | bytes):
+    raise ValueError(f"{name} must be a list, got {type(texts).__name__}; [...] makes one.")
+
+
+def check_sizes(**sizes: tuple[int, int]) -> None:
+  """Raises ValueError where one of name=(size, least) is less than that."""
+  for name, (size, least) in sizes.items():
+    if size < least:
+      raise ValueError(f"{name} is {size}; it must be >= {least}.")
+
+
 def _one_each(prompts, options):
   if options is None or isinstance(options, Sampling):
     return [options or Sampling()] * len(prompts)
+  if not isinstance(options, Sequence) or not all(isinstance(o, Sampling) for o in options):
+    raise ValueError(f"options must be Sampling, one or a list of them, got {options!r}.")
   if len(options) != len(prompts):
     raise ValueError(f"{len(prompts)} prompts and {len(options)} options; give one for each.")
   return options

@@ -103,6 +103,7 @@ def prefill(
 
 
 def start(
+  reader: Reader,
   cache: Any,
   logits: jax.Array,
   log_probs: jax.Array,
@@ -114,7 +115,8 @@ def start(
   """Rows that have read their prompts and go on.
 
   Args:
-    cache: of the model, as `prefill` gives it.
+    reader: the model.
+    cache: of the model, as `prefill` gives it; consumed.
     logits: float32 [B, V], likewise.
     log_probs: float32 [B, T], likewise.
     tokens: int32 [B, T], the prompts.
@@ -127,7 +129,7 @@ def start(
     row[text[:length]] = True
   states = [utf8.state_after(row[:n]) for row, n in zip(tokens, lengths, strict=True)]
   finish = np.where(np.asarray(limits) > 0, RUNNING, LENGTH).astype(np.int32)
-  return State(
+  state = State(
     cache=cache,
     logits=logits,
     text=jnp.asarray(tokens),
@@ -141,6 +143,13 @@ def start(
     seen=jnp.asarray(seen),
     options=options,
   )
+  return _begin(reader, state)
+
+
+@functools.partial(jax.jit, static_argnames="reader", donate_argnames="state")
+def _begin(reader, state):
+  """Puts all arrays where the weights are, or `generate` would be compiled for both places."""
+  return dataclasses.replace(state, finish=_or_full(state.finish, reader, state.cache))
 
 
 @functools.partial(
@@ -189,11 +198,13 @@ def generate(
 
 def _step(reader, weights, state, may_wait, drafting, parts) -> State:
   """One read of every running row, and a byte more at least, but where a row waits."""
-  room = jnp.where(state.finish == RUNNING, state.limit - state.length, 0)
   length, cache = state.length, state.cache
+  room = jnp.minimum(state.limit - length, reader.patches_left(cache))
+  room = jnp.where(state.finish == RUNNING, room, 0)
 
   def choose(logits, index, utf8_state, seen):
-    return sampling.draw(logits, index, state.options, utf8_state, seen, parts)
+    room = state.limit[:, None] - index
+    return sampling.draw(logits, index, room, state.options, utf8_state, seen, parts)
 
   def choose_one(logits, index):
     # A draft may be wrong, so what the bytes before it rule out is left aside.
@@ -228,7 +239,6 @@ def _step(reader, weights, state, may_wait, drafting, parts) -> State:
   cache = rewind(cache, count)
   logits = after(jnp.concatenate([state.logits[:, None], logits], axis=1))
   finish = after(jnp.concatenate([state.finish[:, None], ends], axis=1))
-  is_full = (finish == RUNNING) & reader.is_full(cache, tokens.shape[1])
   return dataclasses.replace(
     state,
     cache=cache,
@@ -236,11 +246,17 @@ def _step(reader, weights, state, may_wait, drafting, parts) -> State:
     text=text,
     log_probs=write_ring(state.log_probs, chosen, length, count),
     length=length + count,
-    finish=jnp.where(is_full, PATCHES, finish),
+    finish=_or_full(finish, reader, cache),
     passes=state.passes + (count > 0),
     utf8=after(utf8_states),
     seen=after(seen),
   )
+
+
+def _or_full(finish, reader, cache):
+  """Why rows have finished, also for want of room for another patch."""
+  is_full = (finish == RUNNING) & (reader.patches_left(cache) < 1)
+  return jnp.where(is_full, PATCHES, finish)
 
 
 def _along(state, tokens, parts):

@@ -10,7 +10,7 @@ import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.decode import loop, sampling
-from blt_jax.decode.blt import BLTCache
+from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation, Piece, failed
 from blt_jax.decode.language_model import LanguageModel
@@ -112,10 +112,9 @@ class Rows:
     limits = np.array([0 if r is None else r.limit for r in requests], np.int32)
     samplings = [Sampling() if r is None else r.options for r in requests]
     options = sampling.make_options(samplings, *self._stop_shape)
-    state = loop.start(cache, logits, log_probs, tokens, lengths, limits, options)
-    is_full = self._model.reader.is_full(cache, self._keep_back)
-    finish = jnp.where(is_full & (state.finish == loop.RUNNING), loop.PATCHES, state.finish)
-    return dataclasses.replace(state, finish=finish)
+    return loop.start(
+      self._model.reader, cache, logits, log_probs, tokens, lengths, limits, options
+    )
 
   def _unsent(self, row, request, text, length):
     """New ids that no stop string can take back any more."""
@@ -127,11 +126,11 @@ class Rows:
 
   def _last_piece(self, row, request, text) -> Piece:
     state = jax.tree.map(lambda x: x[row], self._state)
-    result = _result(request, state, text)
+    result = _result(self._model.reader, request, state, text)
     return Piece(request.index, result.ids[self._sent[row] :], result)
 
 
-def _result(request, state, text) -> Generation:
+def _result(reader, request, state, text) -> Generation:
   """Builds the result from the state of one row, the batch axis taken off."""
   length, finish, passes = (int(x) for x in (state.length, state.finish, state.passes))
   start, end = len(request.ids), length
@@ -143,8 +142,8 @@ def _result(request, state, text) -> Generation:
   if finish == loop.STOP:
     end -= _stop_length(request.options, text[start:end])
   starts = entropies = None
-  if isinstance(state.cache, BLTCache):
-    entropies = np.asarray(state.cache.entropies)[:end]
+  if isinstance(reader, BLTReader):
+    entropies = np.asarray(state.cache.entropies)[:end] if reader.source else None
     starts = np.zeros(end, bool)
     places = np.asarray(state.cache.starts)[: int(state.cache.cursor.patch) + 1]
     starts[places[places < end]] = True

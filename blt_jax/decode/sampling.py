@@ -1,7 +1,10 @@
 """How bytes are drawn: settings of a prompt, and the draw itself."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,16 @@ from blt_jax import tokenizer
 from blt_jax.decode import utf8
 
 ALL_PARTS = frozenset(("seen", "utf8", "temperature", "filters"))
+_RULES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
+  "max_bytes": (numbers.Integral, lambda x: x >= 1, "an integer >= 1"),
+  "temperature": (numbers.Real, lambda x: 0 <= x < math.inf, "a number >= 0"),
+  "top_k": (numbers.Integral, lambda x: 0 <= x < 2**31, "an integer >= 0 (0 for all)"),
+  "top_p": (numbers.Real, lambda x: 0 < x <= 1, "a number in (0, 1]"),
+  "min_p": (numbers.Real, lambda x: 0 <= x < 1, "a number in [0, 1)"),
+  "repetition_penalty": (numbers.Real, lambda x: 0 < x < math.inf, "a number > 0 (1: none)"),
+  "seed": (numbers.Integral, lambda x: 0 <= x < 2**32, "an integer in [0, 2**32)"),
+  "valid_utf8": (bool, lambda _: True, "true or false"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +40,8 @@ class Sampling:
       negative ones; 1 for none.
     seed: of the draws; they depend on it and on nothing else but the text.
     stop: texts that end the continuation; they are cut off.
-    valid_utf8: never a byte that cannot go on well-formed UTF-8.
+    valid_utf8: never a byte that cannot go on well-formed UTF-8, nor one that begins a
+      character which `max_bytes` would cut.
   """
 
   max_bytes: int = 200
@@ -41,18 +55,11 @@ class Sampling:
   valid_utf8: bool = False
 
   def __post_init__(self):
-    rules = {
-      "max_bytes": (self.max_bytes >= 1, ">= 1"),
-      "temperature": (self.temperature >= 0, ">= 0"),
-      "top_k": (self.top_k >= 0, ">= 0 (0 for all)"),
-      "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
-      "min_p": (0 <= self.min_p < 1, "in [0, 1)"),
-      "repetition_penalty": (self.repetition_penalty > 0, "> 0 (1 for none)"),
-      "seed": (0 <= self.seed < 2**32, "in [0, 2**32)"),
-    }
-    for name, (is_right, rule) in rules.items():
-      if not is_right:
-        raise ValueError(f"{name} is {getattr(self, name)}; it must be {rule}.")
+    for name, (kind, is_right, rule) in _RULES.items():
+      value = getattr(self, name)
+      is_kind = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+      if not is_kind or not is_right(value):
+        raise ValueError(f"{name} is {value!r}; it must be {rule}.")
     filters = [
       name for name, off in (("top_k", 0), ("top_p", 1), ("min_p", 0))
       if getattr(self, name) != off
@@ -62,12 +69,7 @@ class Sampling:
         f"temperature 0 takes the likeliest byte, so {', '.join(filters)} would do nothing; "
         "set a temperature, or leave them out."
       )
-    if isinstance(self.stop, str | bytes):
-      object.__setattr__(self, "stop", (self.stop,))
-    object.__setattr__(self, "stop", tuple(self.stop))
-    for text in self.stop:
-      if not stop_ids(text).size:
-        raise ValueError(f"The stop string {text!r} has no bytes, so it would never be met.")
+    object.__setattr__(self, "stop", _stop_texts(self.stop))
 
   @property
   def parts(self) -> frozenset[str]:
@@ -79,6 +81,17 @@ class Sampling:
       "filters": self.top_k > 0 or self.top_p < 1 or self.min_p > 0,
     }
     return frozenset(part for part, is_needed in needed.items() if is_needed)
+
+
+def _stop_texts(stop):
+  texts = (stop,) if isinstance(stop, str | bytes) else stop
+  if not isinstance(texts, Sequence) or not all(isinstance(t, str | bytes) for t in texts):
+    raise ValueError(f"stop is {stop!r}; it must be a text or a list of texts.")
+  for text in texts:
+    if not text or (isinstance(text, str) and tokenizer.decode(stop_ids(text)) != text):
+      flaw = "has a lone surrogate" if text else "is empty"
+      raise ValueError(f"The stop string {text!r} {flaw}, so it would never be met.")
+  return tuple(texts)
 
 
 def stop_ids(text: str | bytes) -> np.ndarray:
@@ -127,6 +140,7 @@ def make_options(samplings: Sequence[Sampling], num_stops: int, stop_length: int
 def draw(
   logits: jax.Array,
   index: jax.Array,
+  room: jax.Array,
   options: Options,
   state: jax.Array,
   seen: jax.Array,
@@ -140,6 +154,7 @@ def draw(
   Args:
     logits: float32 [B, C, V].
     index: int [B, C], of each byte in its row.
+    room: int [B, C], bytes that the row may still have, this one included.
     options: of each row.
     state: int [B, C], of `utf8` before each byte.
     seen: bool [B, C, V], which bytes occurred before each.
@@ -148,7 +163,7 @@ def draw(
   Returns:
     int32 [B, C].
   """
-  logits = adjust(logits, options, state, seen, parts)
+  logits = adjust(logits, room, options, state, seen, parts)
   if "temperature" not in parts:
     return jnp.argmax(logits, axis=-1).astype(jnp.int32)
   noise = jax.vmap(jax.vmap(_noise, (None, 0, None)), (0, 0, None))(
@@ -167,6 +182,7 @@ def _noise(seed, index, size):
 
 def adjust(
   logits: jax.Array,
+  room: jax.Array,
   options: Options,
   state: jax.Array,
   seen: jax.Array,
@@ -178,7 +194,7 @@ def adjust(
     penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
     logits = jnp.where(seen, penalised, logits)
   if "utf8" in parts:
-    ruled_out = options.valid_utf8[:, None, None] & ~jnp.asarray(utf8.ALLOWED)[state]
+    ruled_out = options.valid_utf8[:, None, None] & ~utf8.allowed(state, room)
     logits = jnp.where(ruled_out, -jnp.inf, logits)
   if "temperature" in parts:
     temperature = options.temperature[:, None, None]

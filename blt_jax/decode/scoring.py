@@ -9,7 +9,7 @@ import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.decode import loop
-from blt_jax.decode.generator import Prompt, encode_prompt
+from blt_jax.decode.generator import Prompt, check_sizes, check_texts, encode_prompt
 from blt_jax.decode.language_model import LanguageModel
 
 _ROUND = 256  # texts are padded to a multiple of this many bytes
@@ -29,7 +29,12 @@ class Scorer:
   """
 
   def __init__(self, model: LanguageModel, *, batch_size: int = 8, chunk: int = 256):
-    """Takes the model, texts per batch, and bytes of each that are read at once."""
+    """Takes the model, texts per batch, and bytes of each that are read at once.
+
+    Raises:
+      ValueError: a size is less than 1.
+    """
+    check_sizes(batch_size=(batch_size, 1), chunk=(chunk, 1))
     self._model = model
     self._batch_size = batch_size
     self._chunk = chunk
@@ -41,8 +46,9 @@ class Scorer:
       pairs: of a context, with "" for none, and its continuation.
 
     Raises:
-      ValueError: a continuation is empty.
+      ValueError: pairs are no list, or a continuation is empty.
     """
+    check_texts("pairs", pairs)
     texts, starts = [], []
     for number, (context, continuation) in enumerate(pairs):
       ids = encode_prompt(context)
@@ -57,7 +63,12 @@ class Scorer:
     ]
 
   def loglikelihood_rolling(self, texts: Sequence[str | bytes]) -> list[float]:
-    """Log-likelihood in nats of whole texts, from a BOS on, the end not included."""
+    """Log-likelihood in nats of whole texts, from a BOS on, the end not included.
+
+    Raises:
+      ValueError: texts are no list.
+    """
+    check_texts("texts", texts)
     scores = self._score([encode_prompt(text) for text in texts])
     return [float(log_probs.sum(dtype=np.float64)) for log_probs, _ in scores]
 
@@ -90,4 +101,4 @@ class Scorer:
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _score(reader, weights, tokens, lengths, chunk):
   cache, _, log_probs, is_best = loop.prefill(reader, weights, tokens, lengths, chunk)
-  return log_probs, is_best, reader.is_full(cache, 0)
+  return log_probs, is_best, reader.patches_left(cache) < 0

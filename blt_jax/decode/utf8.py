@@ -1,5 +1,7 @@
 """Well-formed UTF-8 as a table: what may follow, byte by byte (Unicode, table 3-7)."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import tokenizer
@@ -30,7 +32,19 @@ def _tables():
   return allowed, following
 
 
+_MISSING = np.array([0, 1, 2, 3, 2, 2, 3, 3])  # bytes of the character, in each state
 ALLOWED, NEXT = _tables()  # bool and int32 [states, V]; what is not allowed leads to BETWEEN
+
+
+def allowed(state: jax.Array, room: jax.Array) -> jax.Array:
+  """Which bytes may follow, and begin no character that does not fit: bool [..., V].
+
+  Args:
+    state: int [...].
+    room: int [...], how many bytes there may still be.
+  """
+  fits = _MISSING[NEXT[BETWEEN]] < jnp.maximum(room, 1)[..., None]
+  return jnp.asarray(ALLOWED)[state] & (fits | (state != BETWEEN)[..., None])
 
 
 def state_after(ids: np.ndarray) -> int:
