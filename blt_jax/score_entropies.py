@@ -11,6 +11,7 @@ the command once for each with --num_processes and its own --process.
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
@@ -80,8 +81,11 @@ def _check(args: argparse.Namespace) -> None:
     raise ValueError(
       f"--process must be in [0, --num_processes), got {args.process} of {args.num_processes}."
     )
-  if args.shard_megabytes <= 0:
+  if not 0 < args.shard_megabytes < math.inf:
     raise ValueError(f"--shard_megabytes must be above 0, got {args.shard_megabytes}.")
+  for name in ("num_lanes", "chunk_length"):
+    if (size := getattr(args, name)) is not None and size < 1:
+      raise ValueError(f"--{name} must be 1 or more, got {size}.")
 
 
 def _make_scorer(args: argparse.Namespace, model: runs.EntropyModel) -> BatchScorer:
@@ -102,6 +106,9 @@ def _make_manifest(args: argparse.Namespace, model: runs.EntropyModel) -> scored
     reset_at_newline=args.reset_at_newline,
     input=args.input,
     num_processes=args.num_processes,
+    input_files=sources.fingerprint(args.input),
+    text_field=args.text_field,
+    invalid_utf8=args.invalid_utf8,
   )
 
 
@@ -115,7 +122,7 @@ def score(
   if scored.is_done(args.output, args.process):
     logging.info("%s is scored already.", args.output)
     return
-  progress = scored.find_progress(args.output, args.process)
+  progress = scored.go_on(args.output, args.process)
   numbered = _own_documents(documents, args, progress.next_document)
   with futures.ThreadPoolExecutor(2) as pool, _bar(progress) as bar:
     reading = pool.submit(_read_shard, numbered, args.shard_megabytes)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from tiny_runs import small_files, tiny_config
 
 from blt_jax import calibrate, evaluate, patchers, runs, score_entropies, tokenizer, train
 from blt_jax.data import scored, sources
-from blt_jax.data.documents import Document
+from blt_jax.data.documents import Document, Skipped, SourceOptions
 from blt_jax.data.entropy import EntropyScorer
 
 _TEXTS = [f"document {i}: " + "lorem ipsum\n" * (i % 7) for i in range(60)] + ["", "x"]
@@ -151,12 +152,57 @@ def test_another_making_is_not_mixed_in(model, whole):
   assert sorted(p.name for p in pathlib.Path(whole).iterdir()) == before
 
 
-def test_damaged_shards_are_named(model, tmp_path):
-  output = _score(model, tmp_path / "scored")
-  shard = next(output.glob("*.array_record"))
-  os.truncate(shard, shard.stat().st_size // 2)
-  with pytest.raises(ValueError, match=f"{shard.name} has .* it is damaged"):
+@pytest.mark.parametrize("damage", ["cut", "shard", "sidecar", "last"])
+def test_what_is_missing_is_named_and_made_again(model, whole, tmp_path, damage):
+  output = pathlib.Path(shutil.copytree(whole, tmp_path / "scored"))
+  shards = sorted(output.glob("*.array_record"))
+  shard = shards[-1 if damage == "last" else 2]
+  if damage == "cut":
+    os.truncate(shard, shard.stat().st_size // 2)
+  else:
+    shard.with_suffix(".json" if damage == "sidecar" else ".array_record").unlink()
+  with pytest.raises(ValueError, match=f"{shard.name} is missing or damaged. Run the same"):
     sources.open_source(str(output))
+  more = ("--dtype=float32", "--shard_megabytes=0.0008")  # shards after it are others
+  _score(model, output, *more)
+  assert len(list(output.glob("*.array_record"))) <= len(shards) - (damage != "last")
+  for got, expected in zip(_read(output), _read(whole), strict=True):
+    assert got.text == expected.text
+    np.testing.assert_array_equal(got.entropies, expected.entropies)
+  assert not list(output.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--text_field=other"], "text_field 'text', now 'other'"),
+    (["--invalid_utf8=drop"], "invalid_utf8 'keep', now 'drop'"),
+    ([], "input_files '1 files of .* bytes .*', now '1 files of"),
+  ],
+)
+def test_another_reading_is_not_mixed_in(model, tmp_path, flags, message):
+  text = tmp_path / "text.jsonl"
+  text.write_text('{"text": "abc", "other": "def"}\n')
+  _score(model, tmp_path / "scored", f"--input={text}")
+  if not flags:
+    text.write_text('{"text": "abc", "other": "defg"}\n')
+  with pytest.raises(ValueError, match=f"made otherwise: {message}"):
+    _score(model, tmp_path / "scored", f"--input={text}", *flags)
+
+
+def test_other_files_are_left_alone(model, tmp_path):
+  (tmp_path / "notes.txt").write_text("mine")
+  with pytest.raises(ValueError, match="holds other files, such as notes.txt"):
+    _score(model, tmp_path)
+  with pytest.raises(NotADirectoryError, match="notes.txt is a file"):
+    _score(model, tmp_path / "notes.txt")
+  assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_shards_without_their_folder_are_not_taken_for_text(whole):
+  for path in (f"{whole}/*.array_record", f"{whole}/00-00000.array_record", str(whole.parent)):
+    with pytest.raises(ValueError, match="stored entropies; give that folder itself"):
+      sources.open_source(path)
 
 
 def test_records_check_their_lengths():
@@ -166,6 +212,22 @@ def test_records_check_their_lengths():
   for bad in (record[:-2], record + b"xx"):
     with pytest.raises(ValueError, match="score the text again"):
       scored.decode(bad, "float16")
+
+
+def test_a_record_that_cannot_be_read_stops_or_is_counted(model, tmp_path):
+  """As where somebody changed bytes, so that sizes alone tell nothing."""
+  output = _score(model, tmp_path / "scored")
+  shard = next(output.glob("*.array_record"))
+  raw = shard.read_bytes()
+  shard.write_bytes(raw.replace(b"document 7:", b"DOCUMENT 7:"))
+  reader = sources.open_source(str(output))
+  with pytest.raises(ValueError, match=f"{output}, record 7: cannot be read"):
+    list(reader)
+  skipped = Skipped()
+  texts = [
+    d.text for d in sources.open_source(str(output), SourceOptions(on_error="skip"), skipped)
+  ]
+  assert len(texts) == len(_TEXTS) - 1 and skipped.counts == {"cannot be read": 1}
 
 
 def test_a_remote_folder_goes_on_where_it_stopped(model, whole, tmp_path, monkeypatch):
@@ -211,6 +273,9 @@ def test_a_disk_without_room_is_an_error_that_says_so(tmp_path):
   [
     (["--process=2", "--num_processes=2"], "--process must be in"),
     (["--shard_megabytes=0"], "--shard_megabytes must be above 0"),
+    (["--shard_megabytes=nan"], "--shard_megabytes must be above 0"),
+    (["--num_lanes=-1"], "--num_lanes must be 1 or more"),
+    (["--chunk_length=0"], "--chunk_length must be 1 or more"),
   ],
 )
 def test_mistakes_are_named(model, tmp_path, flags, message):

@@ -7,6 +7,7 @@ import os
 import pathlib
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import fsspec
@@ -86,6 +87,17 @@ def list_files(path: str) -> list[str]:
   if not isinstance(filesystem, LocalFileSystem):
     names = [filesystem.unstrip_protocol(n) for n in names]
   return sorted(names)
+
+
+def fingerprint(paths: Sequence[str]) -> str:
+  """A text that tells files from others, by their names and sizes."""
+  if not paths:
+    return "no files"
+  filesystem, _ = find_filesystem(paths[0])
+  sizes = filesystem.sizes(list(paths))
+  names = [path.rpartition("/")[2] for path in paths]
+  digest = hashlib.sha256(repr([*zip(names, sizes, strict=True)]).encode()).hexdigest()[:8]
+  return f"{len(paths):,} files of {sum(sizes):,} bytes ({digest})"
 
 
 def _list_stdlib() -> list[str]:

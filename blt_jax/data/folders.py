@@ -31,27 +31,36 @@ class Folder:
     return self.path
 
   def make(self) -> None:
-    """Makes a local folder and those above it; a remote one comes with its first file."""
-    if self._local:
+    """Makes a local folder and those above it; a remote one comes with its first file.
+
+    Raises:
+      NotADirectoryError: there is a file of this name.
+    """
+    if not self._local:
+      return
+    try:
       self._local.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+      raise NotADirectoryError(f"{self} is a file; give the name of a folder.") from error
 
   def path_of(self, name: str) -> str:
     """The path of a file."""
     return str(self._local / name) if self._local else f"{self.path.rstrip('/')}/{name}"
 
-  def names(self) -> list[str]:
-    """The names of the files and folders in it, sorted; none where it is missing."""
+  def sizes(self) -> dict[str, int]:
+    """Name -> bytes of all in it, in the order of their names; empty where it is missing."""
     if not self._filesystem.exists(self._root):
-      return []
-    return sorted(p.rpartition("/")[2] for p in self._filesystem.ls(self._root, detail=False))
+      return {}
+    found = self._filesystem.ls(self._root, detail=True, refresh=True)
+    return {f["name"].rpartition("/")[2]: f["size"] for f in sorted(found, key=_name)}
 
   def exists(self, name: str) -> bool:
     """Whether there is such a file."""
     return self._filesystem.exists(f"{self._root}/{name}")
 
-  def size(self, name: str) -> int:
-    """Bytes of a file."""
-    return self._filesystem.size(f"{self._root}/{name}")
+  def remove(self, name: str) -> None:
+    """Removes a file."""
+    self._filesystem.rm_file(f"{self._root}/{name}")
 
   def read_json(self, name: str) -> dict[str, Any]:
     """The fields of a JSON file.
@@ -63,12 +72,21 @@ class Folder:
     return atomic.parse_json(content, self.path_of(name))
 
   def write_json(self, name: str, fields: dict[str, Any]) -> None:
-    """Writes a JSON file."""
+    """Writes a JSON file.
+
+    Raises:
+      OSError: it cannot be written.
+    """
     text = json.dumps(fields, indent=2)
-    if self._local:
-      atomic.write_text(epath.Path(self._local / name), text)
-    else:
-      self._filesystem.pipe_file(f"{self._root}/{name}", f"{text}\n".encode())
+    try:
+      if self._local:
+        atomic.write_text(epath.Path(self._local / name), text)
+      else:
+        self._filesystem.pipe_file(f"{self._root}/{name}", f"{text}\n".encode())
+    except OSError as error:
+      raise OSError(
+        f"{self.path_of(name)} cannot be written: {error}. Check free space and permissions."
+      ) from error
 
   @contextlib.contextmanager
   def new_file(self, name: str) -> Iterator[pathlib.Path]:
@@ -77,7 +95,7 @@ class Folder:
     For a remote folder it lies among the temporary files (TMPDIR) until it is uploaded.
     """
     if self._local:
-      partial = (self._local / name).with_suffix(".partial")
+      partial = (self._local / name).with_suffix(f".{os.getpid()}.partial")
       try:
         yield partial
         partial.rename(self._local / name)
@@ -88,3 +106,7 @@ class Folder:
       with tempfile.TemporaryDirectory() as aside:
         yield pathlib.Path(aside) / name
         self._filesystem.put_file(f"{aside}/{name}", f"{self._root}/{name}")
+
+
+def _name(info: dict[str, Any]) -> str:
+  return info["name"]

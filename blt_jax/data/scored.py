@@ -8,23 +8,25 @@ a URL that fsspec knows, such as gs://.
 
 import contextlib
 import dataclasses
-import fnmatch
+import itertools
 import os
 import pathlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any
 
 import grain
 import numpy as np
+from absl import logging
 from array_record.python import array_record_module
 
 from blt_jax.data import files
-from blt_jax.data.documents import Document
+from blt_jax.data.documents import BadInputError, Document, Policy, Skipped, SourceOptions
 from blt_jax.data.folders import Folder
 
 _MANIFEST = "entropies.json"
+_ENDS = "array_record", "json"  # of a shard, and of what stands beside it
 _HEADER = struct.Struct("<Q")  # bytes of text; text and entropies follow
 FORMAT = 1
 
@@ -43,6 +45,9 @@ class Manifest:
     reset_at_newline: the context begins anew after each newline byte.
     input: path of the text.
     num_processes: that share the work.
+    input_files: what tells its files from others, see `files.fingerprint`.
+    text_field: where the text was in them.
+    invalid_utf8: whether documents that are not UTF-8 were kept.
     format: version of the layout of the folder.
   """
 
@@ -55,6 +60,9 @@ class Manifest:
   reset_at_newline: bool
   input: str
   num_processes: int
+  input_files: str = ""
+  text_field: str = "text"
+  invalid_utf8: str = "keep"
   format: int = FORMAT
 
 
@@ -84,7 +92,7 @@ def load_manifest(folder: str | os.PathLike) -> Manifest:
   """Reads what made a folder of entropies.
 
   Raises:
-    ValueError: the folder was written by another version.
+    ValueError: the folder was written by another version, or its manifest is damaged.
   """
   fields = Folder(folder).read_json(_MANIFEST)
   if fields.get("format") != FORMAT:
@@ -92,18 +100,27 @@ def load_manifest(folder: str | os.PathLike) -> Manifest:
       f"{folder} has entropies of format {fields.get('format')}, this version reads "
       f"{FORMAT}; score the text again (python -m blt_jax.score_entropies)."
     )
-  return Manifest(**fields)
+  try:
+    return Manifest(**fields)
+  except TypeError as error:
+    raise ValueError(f"{folder}/{_MANIFEST} is damaged: {error}.") from error
 
 
 def begin(folder: str | os.PathLike, manifest: Manifest) -> None:
   """Starts or goes on with a folder.
 
   Raises:
-    ValueError: the folder holds entropies that something else made.
+    ValueError: the folder holds entropies that something else made, or other files.
+    OSError: it cannot be written.
   """
   home, new = Folder(folder), dataclasses.asdict(manifest)
   home.make()
-  if not home.exists(_MANIFEST):
+  names = [n for n in home.sizes() if not n.startswith(".") and not n.endswith(".partial")]
+  if names and _MANIFEST not in names:
+    raise ValueError(
+      f"{folder} holds other files, such as {names[0]}; choose an empty folder for --output."
+    )
+  if not names:
     home.write_json(_MANIFEST, new)
     return
   old = dataclasses.asdict(load_manifest(folder))
@@ -115,24 +132,65 @@ def begin(folder: str | os.PathLike, manifest: Manifest) -> None:
     )
 
 
-def find_progress(folder: str | os.PathLike, process: int) -> Progress:
-  """How far process number `process` came; what it left unfinished does not count."""
+def go_on(folder: str | os.PathLike, process: int) -> Progress:
+  """How far process number `process` came; removes what it left unfinished.
+
+  Where a shard is missing or damaged, those after it go as well: they are made again.
+  """
   home = Folder(folder)
-  sidecars = fnmatch.filter(home.names(), f"{process:02d}-[0-9]*.json")
-  if not sidecars:
+  sizes = home.sizes()
+  if _done_name(process) in sizes:
+    flaw = _find_flaw(home, sizes, process)
+    logging.warning("%s: %s; it and those after it are made again.", folder, flaw)
+  whole = _whole_shards(home, sizes, process)
+  kept = {f"{_shard_name(process, i)}.{end}" for i in range(len(whole)) for end in _ENDS}
+  for name in sizes:
+    if name.startswith(f"{process:02d}-") and name not in kept:
+      home.remove(name)
+  if not whole:
     return Progress()
-  fields = home.read_json(sidecars[-1])
-  return Progress(**{f.name: fields[f.name] for f in dataclasses.fields(Progress)})
+  return Progress(**{f.name: whole[-1][f.name] for f in dataclasses.fields(Progress)})
 
 
 def is_done(folder: str | os.PathLike, process: int) -> bool:
-  """Whether a process has come to the end of the text."""
-  return Folder(folder).exists(f"{process:02d}-done.json")
+  """Whether a process has come to the end of the text, and all its shards are there."""
+  home = Folder(folder)
+  return not _find_flaw(home, home.sizes(), process)
 
 
 def mark_done(folder: str | os.PathLike, process: int, facts: dict[str, Any]) -> None:
   """Notes that a process has come to the end of the text."""
-  Folder(folder).write_json(f"{process:02d}-done.json", facts)
+  Folder(folder).write_json(_done_name(process), facts)
+
+
+def _find_flaw(home: Folder, sizes: Mapping[str, int], process: int) -> str:
+  """What is missing of the work of a process; empty where nothing is."""
+  if _done_name(process) not in sizes:
+    return f"process {process} has not come to the end"
+  count = len(_whole_shards(home, sizes, process))
+  if count != home.read_json(_done_name(process))["num_shards"]:
+    return f"{_shard_name(process, count)}.array_record is missing or damaged"
+  return ""
+
+
+def _whole_shards(home: Folder, sizes: Mapping[str, int], process: int) -> list[dict[str, Any]]:
+  """What stands beside the shards of a process, from the first on while they are whole."""
+  names = (_shard_name(process, i) for i in itertools.count())
+  pairs = (tuple(f"{name}.{end}" for end in _ENDS) for name in names)
+  there = list(itertools.takewhile(lambda pair: sizes.keys() >= set(pair), pairs))
+  with futures.ThreadPoolExecutor(8) as pool:  # remote files take their time
+    facts = list(pool.map(home.read_json, [sidecar for _, sidecar in there]))
+  sized = zip(facts, (sizes[shard] for shard, _ in there), strict=True)
+  whole = itertools.takewhile(lambda pair: pair[0]["file_bytes"] == pair[1], sized)
+  return [beside for beside, _ in whole]
+
+
+def _shard_name(process: int, number: int) -> str:
+  return f"{process:02d}-{number:05d}"
+
+
+def _done_name(process: int) -> str:
+  return f"{process:02d}-done.json"
 
 
 def write_shard(
@@ -147,7 +205,7 @@ def write_shard(
   Raises:
     OSError: the disk is full, or another error of writing; earlier shards stay as they are.
   """
-  name = f"{process:02d}-{progress.num_shards - 1:05d}"
+  name = _shard_name(process, progress.num_shards - 1)
   home = Folder(folder)
   with home.new_file(f"{name}.array_record") as path, _explaining(path):
     count = _write_records(path, (encode(d, entropy_dtype) for d in documents))
@@ -169,7 +227,7 @@ def _write_records(path: pathlib.Path, records: Iterable[bytes]) -> int:
   reader = array_record_module.ArrayRecordReader(str(path))
   try:
     if reader.num_records() != count:
-      raise OSError(f"{path} was not written whole; is the disk full?")
+      raise OSError("it was cut short")
   finally:
     reader.close()
   return count
@@ -177,10 +235,10 @@ def _write_records(path: pathlib.Path, records: Iterable[bytes]) -> int:
 
 @contextlib.contextmanager
 def _explaining(path: pathlib.Path) -> Iterator[None]:
-  """Turns an error of the library that writes records into an OSError."""
+  """Says what an error of writing means."""
   try:
     yield
-  except RuntimeError as error:
+  except (OSError, RuntimeError) as error:
     raise OSError(
       f"{path} cannot be written: {error}. Check free space and permissions; shards before it "
       "are whole, and the same command goes on after them."
@@ -213,8 +271,12 @@ def decode(record: bytes, entropy_dtype: str) -> Document:
 class ScoredReader(grain.MapDataset[Document]):
   """Random access to the documents of a folder, in no particular order of the input."""
 
-  def __init__(self, folder: str | os.PathLike):
+  def __init__(self, folder: str | os.PathLike, policy: Policy | None = None):
     """Opens a folder; the shards of a remote one are copied, see `files.copy_here`.
+
+    Args:
+      folder: the folder.
+      policy: what happens to records that cannot be read; None raises.
 
     Raises:
       FileNotFoundError: there is no manifest.
@@ -222,19 +284,15 @@ class ScoredReader(grain.MapDataset[Document]):
     """
     super().__init__()
     self._folder = str(folder)
+    self._policy = policy or Policy(SourceOptions(), Skipped())
     if not is_scored(folder):
       raise FileNotFoundError(
         f"{folder} holds no stored entropies (no {_MANIFEST}); make them with python -m "
         "blt_jax.score_entropies, or choose another config.patching.entropies."
       )
     self.manifest = load_manifest(folder)
-    missing = [p for p in range(self.manifest.num_processes) if not is_done(folder, p)]
-    if missing:
-      raise ValueError(
-        f"{folder} is not finished: of {self.manifest.num_processes} processes, {missing} "
-        "have not come to the end; run score_entropies again, it goes on where it stopped."
-      )
-    self._source = grain.sources.ArrayRecordDataSource(_open_shards(Folder(folder)))
+    shards = _find_shards(Folder(folder), self.manifest.num_processes)
+    self._source = grain.sources.ArrayRecordDataSource(shards)
 
   def __len__(self) -> int:
     return len(self._source)
@@ -243,29 +301,27 @@ class ScoredReader(grain.MapDataset[Document]):
     if isinstance(index, slice):
       return self.slice(index)
     index %= len(self)  # later epochs
+    where = f"{self._folder}, record {index}"
     try:
-      return decode(self._source[index], self.manifest.entropy_dtype)
-    except (ValueError, struct.error) as error:
-      raise ValueError(f"{self}, record {index}: {error}.") from error
+      document = decode(self._source[index], self.manifest.entropy_dtype)
+    except (OSError, RuntimeError, ValueError, struct.error) as error:
+      self._policy.reject(BadInputError("cannot be read", str(error)), where)
+      return None
+    return self._policy.admit(document, where)
 
   def __str__(self) -> str:
     return f"ScoredReader({self._folder!r})"
 
 
-def _open_shards(folder: Folder) -> list[str]:
-  """Local paths of all shards, looked at and copied side by side."""
-  shards = fnmatch.filter(folder.names(), "*.array_record")
-  with futures.ThreadPoolExecutor(8) as pool:
-    return list(pool.map(lambda name: _open_shard(folder, name), shards))
-
-
-def _open_shard(folder: Folder, name: str) -> str:
-  size = folder.size(name)
-  expected = folder.read_json(name.replace(".array_record", ".json"))["file_bytes"]
-  if size != expected:
+def _find_shards(folder: Folder, num_processes: int) -> list[str]:
+  """Local paths of all shards, copied side by side."""
+  sizes = folder.sizes()
+  flaws = [flaw for p in range(num_processes) if (flaw := _find_flaw(folder, sizes, p))]
+  if flaws:
     raise ValueError(
-      f"{folder.path_of(name)} has {size:,} bytes, it was written with {expected:,}: it is "
-      "damaged. Remove it and its .json, and those after it of the same process, and run "
-      "score_entropies again."
+      f"{folder} is not finished: {'; '.join(flaws)}. Run the same score_entropies again, it "
+      "makes what is missing."
     )
-  return files.copy_here(folder.path_of(name))
+  paths = [folder.path_of(name) for name in sizes if name.endswith(f".{_ENDS[0]}")]
+  with futures.ThreadPoolExecutor(8) as pool:
+    return list(pool.map(files.copy_here, paths))

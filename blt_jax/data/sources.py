@@ -92,12 +92,14 @@ def open_split(
 
 
 def _open(path: str, options: SourceOptions, skipped: Skipped) -> Reader:
-  if scored.is_scored(path):
-    return scored.ScoredReader(path)
-  paths, kind = _choose_files(path)
-  _check_support(path, kind)
   policy = Policy(options, skipped)
-  reader = _READERS[kind](paths, policy)
+  if scored.is_scored(path):
+    reader: Reader = scored.ScoredReader(path, policy)
+  else:
+    paths, kind = _choose_files(path)
+    _check_support(path, kind)
+    _check_no_scored(paths, kind)
+    reader = _READERS[kind](paths, policy)
   _check_any(reader, path, skipped)
   return reader
 
@@ -107,6 +109,11 @@ def _in_order(dataset: Dataset, reader: Reader) -> Dataset:
   if isinstance(reader, parquet.ParquetReader) and isinstance(dataset, grain.MapDataset):
     return dataset.to_iter_dataset(_READ)
   return dataset
+
+
+def fingerprint(path: str) -> str:
+  """A text that tells the files of a path from others, see `files.fingerprint`."""
+  return files.fingerprint(_choose_files(path)[0])
 
 
 def _choose_files(path: str) -> tuple[list[str], str]:
@@ -129,6 +136,13 @@ def _choose_files(path: str) -> tuple[list[str], str]:
 def _check_support(path: str, kind: str) -> None:
   if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
     raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install blt_jax[parquet]")
+
+
+def _check_no_scored(paths: Sequence[str], kind: str) -> None:
+  """Records that are text and entropies are no text, nor would anything else tell."""
+  folders = {p.rpartition("/")[0] for p in paths} if kind == "array_record" else set()
+  if found := sorted(filter(scored.is_scored, folders)):
+    raise ValueError(f"{found[0]} holds stored entropies; give that folder itself.")
 
 
 def _check_any(reader, path: str, skipped: Skipped) -> None:
