@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
   logs.show_progress()
   rule = PatchingConfig(
     monotonic=args.monotonic,
+    cumulative=args.cumulative,
     threshold_add=args.threshold_add,
     reset_at_newline=args.reset_at_newline,
   )
@@ -81,6 +82,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   rules.add_argument(
     "--threshold_add", type=float, metavar="NATS",
     help="the entropy must also rise by more than this",
+  )  # fmt: skip
+  rules.add_argument(
+    "--cumulative", action="store_true",
+    help="threshold the sum of the entropies since the last patch began",
   )  # fmt: skip
   parser.add_argument(
     "--reset_at_newline", action="store_true",

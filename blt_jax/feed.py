@@ -29,7 +29,8 @@ class Feed:
   def __init__(self, config: ConfigDict, mesh: Mesh):
     """Opens the text and the patcher; sets what the config leaves open.
 
-    That is `config.data.num_streams`, and the threshold found by calibration.
+    That is `config.data.num_streams`, and the threshold: as the run began, else as
+    calibration found it.
 
     Raises: as `corpus.open_corpus`, `patchers.load_patcher` and `host_share` do, and
       ValueError: the streams do not divide among processes and rows.
@@ -37,6 +38,7 @@ class Feed:
     self._shape = settings.make_batch_shape(config)
     self._share = host_share(self._shape.batch_size, mesh)
     self._num_streams = _count_streams(config, self._share.count)
+    _keep_threshold(config)
     patcher = patchers.load_patcher(config.patching, corpus.stored_manifests(config.data))
     self._patch = patcher.documents()
     self._corpus = corpus.open_corpus(config.data)
@@ -101,11 +103,21 @@ class Feed:
     }
 
 
+def _keep_threshold(config: ConfigDict) -> None:
+  """A run that goes on keeps its threshold, whatever calibration found since."""
+  section, began_with = config.patching, runs.find_section(config.workdir, "patching")
+  names = "scheme", "patch_size", *patchers.RULE
+  is_same = section.entropy_model in ("", began_with.get("entropy_model"))
+  is_same = is_same and all(began_with.get(name, "") == section[name] for name in names)
+  if section.threshold is None and is_same:
+    section.threshold = began_with.get("threshold")
+
+
 def _count_streams(config: ConfigDict, num_shares: int) -> int:
   """As the config says, else as the run began, else one for each share of a batch."""
   batch_size, count = config.data.batch_size, config.data.num_streams
   if count is None:
-    began_with = runs.find_setting(config.workdir, "data", "num_streams") or num_shares
+    began_with = runs.find_section(config.workdir, "data").get("num_streams") or num_shares
     fits = not began_with % num_shares and not batch_size % began_with
     return began_with if fits else num_shares
   if count < 1 or count % num_shares or batch_size % count:

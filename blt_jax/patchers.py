@@ -20,7 +20,12 @@ from blt_jax.patching import PatchingConfig
 
 ENTROPIES = ("model", "table", "stored")
 THRESHOLD_FILE = "threshold.json"
-_RULE = ("monotonic", "threshold_add", "reset_at_newline")  # what a threshold goes with
+RULE = (
+  "monotonic",
+  "cumulative",
+  "threshold_add",
+  "reset_at_newline",
+)  # what a threshold goes with
 
 Stored = Sequence[tuple[str, Manifest | None]]  # path of a source, what made its entropies
 
@@ -131,7 +136,7 @@ def params_digest(params: Any) -> str:
 
 def save_threshold(workdir: str | os.PathLike, rule: PatchingConfig) -> None:
   """Writes the rule that calibration found next to its model; see `load_patcher`."""
-  found = {name: getattr(rule, name) for name in ("threshold", *_RULE)}
+  found = {name: getattr(rule, name) for name in ("threshold", *RULE)}
   Folder(workdir).write_json(THRESHOLD_FILE, found)
 
 
@@ -152,8 +157,8 @@ def _check_reset(section: ConfigDict, what_was_done: str, given: bool) -> None:
 def _load_threshold(folder: str, section: ConfigDict) -> float:
   home = Folder(folder)
   found = home.read_json(THRESHOLD_FILE) if home.exists(THRESHOLD_FILE) else {}
-  if not all(name in found and found[name] == section[name] for name in _RULE):
-    rule = ", ".join(f"{name}={section[name]}" for name in _RULE)
+  if not found or any(found.get(name, False) != section[name] for name in RULE):
+    rule = ", ".join(f"{name}={section[name]}" for name in RULE)
     raise ValueError(
       f"No threshold for {rule}: set config.patching.threshold (nats), or let "
       f"`python -m blt_jax.calibrate --run={folder}{_flags(section)}` find one."
@@ -162,7 +167,7 @@ def _load_threshold(folder: str, section: ConfigDict) -> float:
 
 
 def _flags(section: ConfigDict) -> str:
-  given = {name: section[name] for name in _RULE if section[name] is not None}
+  given = {name: section[name] for name in RULE if section[name] is not None}
   flags = [
     f"--{n}={v}" if v is not True else f"--{n}" for n, v in given.items() if v is not False
   ]

@@ -84,11 +84,11 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
   return ConfigDict(atomic.parse_json(path.read_bytes(), path))
 
 
-def find_setting(workdir: str | os.PathLike, section: str, name: str) -> Any:
-  """A setting that a run began with; None if it has none or there is no run yet."""
+def find_section(workdir: str | os.PathLike, section: str) -> ConfigDict:
+  """A section of the settings that a run began with; empty if there is no run yet."""
   if not (epath.Path(workdir) / _CONFIG).exists():
-    return None
-  return load_config(workdir).get(section, {}).get(name)
+    return ConfigDict()
+  return load_config(workdir).get(section, ConfigDict())
 
 
 def share_config(workdir: epath.Path, settings: ConfigDict) -> None:

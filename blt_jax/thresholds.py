@@ -11,8 +11,8 @@ from blt_jax.patching import PatchingConfig
 
 Scored = tuple[np.ndarray, np.ndarray]  # ids [n] of a document, entropies [n]
 
-# Entropies of 260 ids are below 5.6 nats, so is their rise.
-_LOWEST, _HIGHEST = -10.0, 10.0
+# Entropies of 260 ids are below 5.6 nats, so is their rise; sums of them have no bound.
+_LOWEST, _HIGHEST, _HIGHEST_SUM = -10.0, 10.0, 10_000.0
 _PRECISION = 1e-6  # nats
 
 
@@ -42,7 +42,7 @@ def patch_sizes(scored: Sequence[Scored], rule: PatchingConfig, threshold: float
 
 def possible_means(scored: Sequence[Scored], rule: PatchingConfig) -> tuple[float, float]:
   """The smallest and the largest mean patch size that any threshold gives."""
-  return _mean(scored, rule, _LOWEST), _mean(scored, rule, _HIGHEST)
+  return _mean(scored, rule, _LOWEST), _mean(scored, rule, _highest(rule))
 
 
 def find_threshold(scored: Sequence[Scored], rule: PatchingConfig, target: float) -> float:
@@ -65,7 +65,7 @@ def find_threshold(scored: Sequence[Scored], rule: PatchingConfig, target: float
       f"The mean patch size must be between {smallest:.4g} and {largest:.4g} bytes under "
       f"this rule and on this text, got {target}."
     )
-  low, high = _LOWEST, _HIGHEST  # the mean grows with the threshold
+  low, high = _LOWEST, _highest(rule)  # the mean grows with the threshold
   while high - low > _PRECISION:
     middle = (low + high) / 2
     if _mean(scored, rule, middle) < target:
@@ -73,6 +73,10 @@ def find_threshold(scored: Sequence[Scored], rule: PatchingConfig, target: float
     else:
       high = middle
   return min((high, low), key=lambda t: abs(_mean(scored, rule, t) - target))
+
+
+def _highest(rule: PatchingConfig) -> float:
+  return _HIGHEST_SUM if rule.cumulative else _HIGHEST
 
 
 def _mean(scored: Sequence[Scored], rule: PatchingConfig, threshold: float) -> float:

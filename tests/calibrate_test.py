@@ -22,6 +22,7 @@ _RULES = {
   "global": PatchingConfig(),
   "monotonic": PatchingConfig(monotonic=True),
   "add": PatchingConfig(threshold_add=-0.5),
+  "cumulative": PatchingConfig(cumulative=True),
 }
 
 
@@ -91,6 +92,7 @@ def _table(tmp_path_factory):
     ([], {}),
     (["--monotonic"], {"monotonic": True}),
     (["--threshold_add=0.1"], {"threshold_add": 0.1}),
+    (["--cumulative"], {"cumulative": True}),
   ],
 )
 def test_command_prints_the_curve_and_saves_the_rule(table, flags, rule, capsys, tmp_path):
@@ -102,7 +104,7 @@ def test_command_prints_the_curve_and_saves_the_rule(table, flags, rule, capsys,
     3.5 in rows[:, 0] and (np.diff(rows[:, 1]) > 0).all() and (np.diff(rows[:, 2]) > 0).all()
   )
   found = json.loads((table / "plain" / "threshold.json").read_text())
-  default = {"monotonic": False, "threshold_add": None, "reset_at_newline": False}
+  default = {name: getattr(PatchingConfig(), name) for name in patchers.RULE}
   threshold = found.pop("threshold")
   assert found == {**default, **rule}
   assert rows[rows[:, 0] == 3.5, 1] == pytest.approx(threshold, abs=1e-6)
@@ -148,8 +150,9 @@ def test_training_refuses_the_threshold_of_another_rule(tmp_path):
   patchers.save_threshold(tmp_path, PatchingConfig(threshold=1.5, threshold_add=0.0))
 
   def load(**rule):
-    default = {"monotonic": False, "threshold_add": None, "reset_at_newline": False}
     return patchers._load_threshold(str(tmp_path), ConfigDict({**default, **rule}))
+
+  default = {name: getattr(PatchingConfig(), name) for name in patchers.RULE}
 
   assert load(threshold_add=0.0) == 1.5
   with pytest.raises(
@@ -160,3 +163,7 @@ def test_training_refuses_the_threshold_of_another_rule(tmp_path):
     load(threshold_add=0.0, reset_at_newline=True)
   with pytest.raises(ValueError, match=r"No threshold for monotonic=True.* --monotonic` find"):
     load(monotonic=True)
+  with pytest.raises(
+    ValueError, match=r"No threshold for .*cumulative=True.* --cumulative` find"
+  ):
+    load(cumulative=True)

@@ -143,6 +143,7 @@ def test_folder_skips_what_is_no_text(tmp_path):
   (tmp_path / ".git").mkdir()
   (tmp_path / ".git" / "config").write_text("hidden")
   skipped = Skipped()
+  assert read(tmp_path / "c.png") == [b"\x89PNG\0\xff"]  # whoever names it means it
   assert read(tmp_path, skipped=skipped) == [b"pass\n", "bé\n".encode()]
   assert skipped.counts == {"not UTF-8 text": 1}
   assert sources.read_documents(str(tmp_path)) == [b"pass\n", "bé\n".encode()]
@@ -169,7 +170,7 @@ def test_pieces_are_the_file_and_keep_characters_whole(tmp_path_factory, text, l
 
 @pytest.mark.parametrize(
   ("content", "message"),
-  [(b"\xff\xfe\0binary", "not UTF-8 text"), (b"", "holds no text"), (b" \n ", "holds no text")],
+  [(b"", "holds no text"), (b" \n ", "holds no text")],
 )
 def test_bad_files_have_one_clear_error(tmp_path, content, message):
   file = tmp_path / "data.txt"
@@ -349,6 +350,25 @@ def test_unreadable_files_are_named_or_skipped(tmp_path, end):
     read(tmp_path)
   skipped = Skipped()
   assert len(read(tmp_path, SKIP, skipped)) == 1
+  assert skipped.counts == {"cannot be read": 1}
+
+
+def test_unreadable_folders_are_named_or_skipped(tmp_path, monkeypatch):
+  for name in ("a", "b"):
+    (tmp_path / "deep" / name).mkdir(parents=True)
+    (tmp_path / "deep" / name / "file.txt").write_text(name)
+  scandir = os.scandir
+
+  def fail(path):
+    if str(path).endswith("deep/a"):
+      raise PermissionError(13, "Permission denied", path)
+    return scandir(path)
+
+  monkeypatch.setattr(os, "scandir", fail)
+  with pytest.raises(ValueError, match="deep/a: cannot be read .*Permission denied"):
+    read(tmp_path)
+  skipped = Skipped()
+  assert read(tmp_path, SKIP, skipped) == [b"b"]
   assert skipped.counts == {"cannot be read": 1}
 
 

@@ -117,7 +117,7 @@ class Policy:
     raise ValueError(
       f"{self.skipped.locate(where)}: {error.reason}{details}. "
       "Mend it, or leave such input out with on_error=skip."
-    ) from error
+    ) from None
 
 
 def is_utf8(text: bytes) -> bool:

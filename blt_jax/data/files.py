@@ -7,7 +7,7 @@ import os
 import pathlib
 import sysconfig
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 import fsspec
@@ -48,12 +48,13 @@ def find_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
     raise ValueError(f"{path} cannot be opened: {error}.") from error
 
 
-def list_files(path: str) -> list[str]:
+def list_files(path: str, reject: Callable[[OSError], None] | None = None) -> list[str]:
   """Finds the files that a path stands for.
 
   Args:
     path: a file, a folder, a glob ("**" for any depth), local or a URL that fsspec knows
       (gs:// needs gcsfs); or "stdlib": the Python standard library's own sources.
+    reject: what to do with a local folder that cannot be read; None raises.
 
   Returns:
     Sorted paths. Of a folder, files at any depth without hidden ones (".name"); links to
@@ -61,14 +62,16 @@ def list_files(path: str) -> list[str]:
 
   Raises:
     FileNotFoundError: nothing is there.
+    OSError: a folder cannot be read.
     ValueError: no library for such a URL.
   """
   if path == STDLIB:
     return _list_stdlib()
   filesystem, root = find_filesystem(path)
-  if filesystem.isdir(root):
-    strict = {"on_error": "raise"} if isinstance(filesystem, LocalFileSystem) else {}
-    found = filesystem.find(root, detail=True, **strict)
+  if filesystem.isdir(root) and isinstance(filesystem, LocalFileSystem):
+    found = dict.fromkeys(_walk(root, reject or _raise), {"type": "file"})
+  elif filesystem.isdir(root):
+    found = filesystem.find(root, detail=True)
   elif filesystem.exists(root):
     found = {root: {"type": "file"}}
   elif glob.has_magic(root):
@@ -87,6 +90,17 @@ def list_files(path: str) -> list[str]:
   if not isinstance(filesystem, LocalFileSystem):
     names = [filesystem.unstrip_protocol(n) for n in names]
   return sorted(names)
+
+
+def _walk(root: str, reject: Callable[[OSError], None]) -> Iterator[str]:
+  """Files at any depth; fsspec's own walk leaves out what it cannot read, without a word."""
+  for folder, _, names in os.walk(root, onerror=reject):
+    paths = (f"{folder.rstrip('/')}/{name}" for name in names)
+    yield from (path for path in paths if os.path.isfile(path) or os.path.islink(path))
+
+
+def _raise(error: OSError) -> None:
+  raise error
 
 
 def fingerprint(paths: Sequence[str]) -> str:

@@ -109,16 +109,21 @@ class TextReader(_RangeReader):
   """Plain text files, the long ones in pieces.
 
   A byte order mark is no part of the text. Files of nothing but blanks have no documents,
-  nor do, in a folder, those that are not text: not UTF-8 and with a NUL byte near the start.
+  nor do, among others, those that are not text: not UTF-8 and with a NUL byte near the start.
   """
 
   unit = "piece"
+
+  def __init__(self, paths: Sequence[str], policy: Policy):
+    self._is_alone = len(paths) == 1
+    super().__init__(paths, policy)
 
   def _scan(self, path: str) -> np.ndarray:
     limit = self._policy.options.max_document_bytes
     with files.open_file(path) as file:
       window = file.read(limit + 1)
-      if b"\0" in window and not is_utf8(window[: _cut(window, limit)]):
+      is_binary = b"\0" in window and not is_utf8(window[: _cut(window, limit)])
+      if is_binary and not self._is_alone:
         self._policy.skipped.add("not UTF-8 text", path)
         return np.zeros(1, np.int64)
       bounds, is_blank = [len(json_lines.BOM) * window.startswith(json_lines.BOM)], True

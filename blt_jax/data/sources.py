@@ -9,7 +9,14 @@ import grain
 from absl import logging
 
 from blt_jax.data import files, heldout, parquet, readers, scored, streams
-from blt_jax.data.documents import Dataset, Document, Policy, Skipped, SourceOptions
+from blt_jax.data.documents import (
+  BadInputError,
+  Dataset,
+  Document,
+  Policy,
+  Skipped,
+  SourceOptions,
+)
 
 Reader: TypeAlias = readers.Reader | scored.ScoredReader | streams.JsonLinesStream
 
@@ -96,7 +103,7 @@ def _open(path: str, options: SourceOptions, skipped: Skipped) -> Reader:
   if scored.is_scored(path):
     reader: Reader = scored.ScoredReader(path, policy)
   else:
-    paths, kind = _choose_files(path)
+    paths, kind = _choose_files(path, policy)
     _check_support(path, kind)
     _check_no_scored(paths, kind)
     reader = _READERS[kind](paths, policy)
@@ -113,12 +120,17 @@ def _in_order(dataset: Dataset, reader: Reader) -> Dataset:
 
 def fingerprint(path: str) -> str:
   """A text that tells the files of a path from others, see `files.fingerprint`."""
-  return files.fingerprint(_choose_files(path)[0])
+  skipping = Policy(SourceOptions(on_error="skip"), Skipped())
+  return files.fingerprint(_choose_files(path, skipping)[0])
 
 
-def _choose_files(path: str) -> tuple[list[str], str]:
+def _choose_files(path: str, policy: Policy) -> tuple[list[str], str]:
   """The files to read and their format; where there are shards, nothing but shards."""
-  found = files.list_files(path)
+
+  def reject(error: OSError) -> None:
+    policy.reject(BadInputError("cannot be read", str(error)), str(error.filename))
+
+  found = files.list_files(path, reject)
   shards = [f for f in found if files.format_of(f) != "text"]
   kinds = {files.format_of(f) for f in shards}
   if "jsonl" in kinds and ("compressed jsonl" in kinds or files.is_remote(shards[0])):
