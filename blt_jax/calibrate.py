@@ -211,4 +211,4 @@ def draw(curve: Sequence[PatchSizes], chosen: PatchSizes, path: str) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  logs.run(main)

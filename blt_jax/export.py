@@ -43,4 +43,4 @@ def export(workdir: str, output: str) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  logs.run(main)

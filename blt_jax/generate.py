@@ -41,15 +41,7 @@ def main(argv: list[str] | None = None) -> None:
   """Continues one prompt as a stream, or a file of prompts."""
   args = _parser().parse_args(argv)
   logs.show_progress()
-  try:
-    sys.exit(_run(args))
-  except BrokenPipeError:  # whoever reads has enough; nothing is left to be flushed
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(1)
-  except KeyboardInterrupt:
-    sys.exit(130)
-  except (ValueError, OSError) as error:
-    sys.exit(f"error: {error}")
+  logs.run(lambda: _run(args))
 
 
 def _run(args) -> str | int:

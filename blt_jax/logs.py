@@ -1,8 +1,29 @@
 """Console output of the programs."""
 
 import logging as python_logging
+import os
+import sys
+from collections.abc import Callable
 
 from absl import logging
+
+
+def run(main: Callable[[], str | int | None]) -> None:
+  """Runs a program and exits with its status.
+
+  Of a mistake it prints what the error says, and `python -X dev` also where it was found.
+  """
+  try:
+    sys.exit(main())
+  except BrokenPipeError:  # whoever reads has enough; nothing is left to be flushed
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
+  except KeyboardInterrupt:
+    sys.exit(130)
+  except (ValueError, OSError, ImportError) as error:
+    if sys.flags.dev_mode:
+      raise
+    sys.exit(f"error: {error}")
 
 
 def show_progress() -> None:

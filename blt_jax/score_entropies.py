@@ -10,21 +10,21 @@ the command once for each with --num_processes and its own --process.
 """
 
 import argparse
+import collections
 import dataclasses
 import math
 from collections.abc import Iterator
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import jax
-import numpy as np
 from absl import logging
 from etils import epath
 from tqdm import tqdm
 
 from blt_jax import checkpoint, logs, patchers, runs, tokenizer
-from blt_jax.data import scored, sources
+from blt_jax.data import scored, sources, streams
 from blt_jax.data.documents import Dataset, Document, Skipped, SourceOptions
 from blt_jax.data.entropy import BatchScorer, window_of
 from blt_jax.data.mixture import EveryNth
@@ -123,16 +123,18 @@ def score(
     logging.info("%s is scored already.", args.output)
     return
   progress = scored.go_on(args.output, args.process)
+  if isinstance(documents, grain.MapDataset):  # a stream is read from its start once more
+    skipped.counts |= collections.Counter(progress.skipped)
   numbered = _own_documents(documents, args, progress.next_document)
   with futures.ThreadPoolExecutor(2) as pool, _bar(progress) as bar:
-    reading = pool.submit(_read_shard, numbered, args.shard_megabytes)
+    reading = pool.submit(_read_shard, numbered, args.shard_megabytes, skipped)
     writing: futures.Future[Any] | None = None
-    while texts := (shard := reading.result())[0]:
-      reading = pool.submit(_read_shard, numbered, args.shard_megabytes)
+    while texts := (shard := reading.result()).texts:
+      reading = pool.submit(_read_shard, numbered, args.shard_megabytes, skipped)
+      progress = _advance(progress, shard)
+      bar.total = _estimate_total(documents, args.num_processes, progress)
       entropies = scorer([tokenizer.encode(text) for text in texts], bar.update)
       results = [Document(t, h) for t, h in zip(texts, entropies, strict=True)]
-      progress = _advance(progress, texts, shard[1])
-      bar.total = _estimate_total(documents, args.num_processes, progress)
       if writing:
         writing.result()
       writing = pool.submit(
@@ -164,35 +166,44 @@ def _own_documents(
   return ((i, document) for i, document in stream if i >= start)
 
 
+class _Shard(NamedTuple):
+  """Texts, the number of the document after them, and what was left out up to there."""
+
+  texts: list[bytes]
+  end: int
+  skipped: dict[str, int]
+
+
 def _read_shard(
-  numbered: Iterator[tuple[int, Document]], megabytes: float
-) -> tuple[list[bytes], int]:
-  """Texts of about so many megabytes, and the number of the document after them."""
+  numbered: Iterator[tuple[int, Document]], megabytes: float, skipped: Skipped
+) -> _Shard:
+  """Reads about so many megabytes."""
   texts, size, end = [], 0, 0
   while size < megabytes * 1e6 and (entry := next(numbered, None)):
     texts.append(entry[1].text)
     size, end = size + len(entry[1].text), entry[0] + 1
-  return texts, end
+  return _Shard(texts, end, dict(skipped.counts))
 
 
-def _advance(progress: scored.Progress, texts: list[bytes], end: int) -> scored.Progress:
+def _advance(progress: scored.Progress, shard: _Shard) -> scored.Progress:
   return scored.Progress(
     num_shards=progress.num_shards + 1,
-    next_document=end,
-    documents=progress.documents + len(texts),
-    text_bytes=progress.text_bytes + sum(map(len, texts)),
+    next_document=shard.end,
+    documents=progress.documents + len(shard.texts),
+    text_bytes=progress.text_bytes + sum(map(len, shard.texts)),
+    skipped=shard.skipped,
   )
 
 
 def _estimate_total(
   documents: Dataset, num_processes: int, progress: scored.Progress
 ) -> int | None:
-  """Bytes of this process's share, from the mean so far; None for a stream."""
-  if not isinstance(documents, grain.MapDataset):
-    return None
-  share = np.ceil(len(documents) / num_processes)
-  return int(progress.text_bytes / progress.next_document * share)
+  """About how many bytes this process's share has, from the text so far; None: unknown."""
+  if isinstance(documents, streams.JsonLinesStream):
+    return documents.size and documents.size // num_processes
+  rows = documents if isinstance(documents, grain.MapDataset) else documents.parents[0]
+  return int(progress.text_bytes / progress.next_document * len(rows) / num_processes)
 
 
 if __name__ == "__main__":
-  main()
+  logs.run(main)

@@ -47,4 +47,4 @@ def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:
 
 
 if __name__ == "__main__":
-  main()
+  logs.run(main)

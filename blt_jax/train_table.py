@@ -179,4 +179,4 @@ def _report(model: table.TableModel, heldout: Sequence[bytes]) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  logs.run(main)

@@ -11,8 +11,10 @@ import time
 
 import fsspec
 import numpy as np
+import pyarrow
 import pytest
 from golden_cases import SAME
+from pyarrow import parquet
 from tiny_runs import small_files, tiny_config
 
 from blt_jax import calibrate, evaluate, patchers, runs, score_entropies, tokenizer, train
@@ -203,6 +205,44 @@ def test_shards_without_their_folder_are_not_taken_for_text(whole):
   for path in (f"{whole}/*.array_record", f"{whole}/00-00000.array_record", str(whole.parent)):
     with pytest.raises(ValueError, match="stored entropies; give that folder itself"):
       sources.open_source(path)
+
+
+def test_what_was_left_out_is_counted_over_all_starts(model, tmp_path, monkeypatch):
+  text = tmp_path / "text.jsonl"
+  text.write_text("".join('{"text": "a document"}\n{"text": 5}\n' for _ in range(6)))
+  flags = [f"--input={text}", "--on_error=skip", "--shard_megabytes=0.00002"]
+  write, written = scored.write_shard, []
+
+  def fail_at_last(*arguments):
+    if len(written) == 2:
+      raise OSError("No space left on device")
+    written.append(write(*arguments))
+
+  with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+    patched.setattr(scored, "write_shard", fail_at_last)
+    _score(model, tmp_path / "scored", *flags)
+  _score(model, tmp_path / "scored", *flags)
+  facts = json.loads((tmp_path / "scored" / "00-done.json").read_text())
+  assert facts["documents"] == 6 and facts["skipped"] == {"no string in field 'text'": 6}
+
+
+@pytest.mark.parametrize("end", ["jsonl", "jsonl.gz", "jsonl.zst", "parquet"])
+def test_the_time_left_is_known_for_every_format(end, model, tmp_path):
+  source = tmp_path / f"text.{end}"
+  texts = [f"document {i}" for i in range(100, 200)]
+  if end == "parquet":
+    parquet.write_table(pyarrow.table({"text": texts}), source)
+  else:
+    with fsspec.open(str(source), "wb", compression="infer") as file:
+      file.write("".join(json.dumps({"text": text}) + "\n" for text in texts).encode())
+  documents = sources.open_source(str(source))
+  so_far = scored.Progress(1, 10, 10, 120)
+  if end == "jsonl.gz":
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(source.read_bytes()[:-9])
+    unknown = sources.open_source(str(cut), SourceOptions(on_error="skip"))
+    assert score_entropies._estimate_total(unknown, 2, so_far) is None
+  assert score_entropies._estimate_total(documents, 2, so_far) == pytest.approx(600, abs=1)
 
 
 def test_records_check_their_lengths():

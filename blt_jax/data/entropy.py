@@ -4,6 +4,7 @@ A document is scored in chunks; the layers hand their last W keys and values fro
 chunk, so its entropies are those of the whole document read from its start.
 """
 
+import collections
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -129,25 +130,43 @@ class BatchScorer:
     Returns:
       float32 [n] for each document: nats, of the predictions made at its ids.
     """
-    lane, first, total = assign_lanes([len(d) for d in documents], self._lanes)
-    rows = np.zeros((3, self._lanes, -(-total // self._length) * self._length), np.int32)
+    lane, first, lengths = assign_lanes([len(d) for d in documents], self._lanes)
+    lanes = [np.zeros((3, length), np.int32) for length in lengths]
     segments = np.ones(self._lanes, np.int32)  # 0 is between documents
     for i, tokens in enumerate(documents):
       segment, position = locate(tokens, self._reset)
       here = slice(first[i], first[i] + len(tokens))
-      rows[:, lane[i], here] = tokens, segment + segments[lane[i]], position
-      segments[lane[i]] = rows[1, lane[i], here.stop - 1] + 1
-    share = sum(map(len, documents)) / max(rows.shape[2], 1)
-    scores, past = [], self._past
-    for start in range(0, rows.shape[2], self._length):
-      chunk = jax.device_put(rows[:, :, start : start + self._length], self._rows)
-      entropies, past = self._step(self._params, chunk, past)
-      scores.append(entropies)
-      if len(scores) > 2:  # the device always has the next chunk, and never many
-        scores[-3] = np.asarray(scores[-3])
-      report(round(share * (start + self._length)) - round(share * start))
-    done = np.concatenate([np.asarray(s) for s in scores], axis=1)
-    return [done[lane[i], first[i] : first[i] + len(d)] for i, d in enumerate(documents)]
+      lanes[lane[i]][:, here] = tokens, segment + segments[lane[i]], position
+      segments[lane[i]] = lanes[lane[i]][1, here.stop - 1] + 1
+    scores = self._score(lanes, sum(map(len, documents)), report)
+    return [scores[lane[i]][first[i] : first[i] + len(d)] for i, d in enumerate(documents)]
+
+  def _score(self, lanes, num_bytes, report) -> list[np.ndarray]:
+    """Entropies float32 [n] of lanes int32 [3, n], which may differ in length."""
+    scores = [np.empty(lane.shape[1], np.float32) for lane in lanes]
+    starts = range(0, max(map(len, scores)), self._length)
+    share = num_bytes / max(len(starts), 1)
+    past, waiting = self._past, collections.deque[tuple[int, jax.Array]]()
+    for number, start in enumerate(starts):
+      chunk = np.zeros((3, len(lanes), self._length), np.int32)
+      for row, lane in enumerate(lanes):
+        part = lane[:, start : start + self._length]
+        chunk[:, row, : part.shape[1]] = part
+      entropies, past = self._step(self._params, jax.device_put(chunk, self._rows), past)
+      waiting.append((start, entropies))
+      if len(waiting) > 2:  # the device always has the next chunk, and never many
+        _store(scores, *waiting.popleft())
+      report(round(share * (number + 1)) - round(share * number))
+    for start, entropies in waiting:
+      _store(scores, start, entropies)
+    return scores
+
+
+def _store(scores: Sequence[np.ndarray], start: int, entropies: jax.Array) -> None:
+  """Copies entropies [lanes, S] of a chunk to where they belong."""
+  for lane, row in zip(scores, np.asarray(entropies), strict=True):
+    part = lane[start : start + len(row)]
+    part[:] = row[: len(part)]
 
 
 def make_scoring_step(config: ByteLMConfig) -> Callable[..., Any]:
@@ -190,11 +209,13 @@ def locate(tokens: np.ndarray, reset_at_newline: bool) -> tuple[np.ndarray, np.n
   return np.cumsum(starts, dtype=np.int32), position - first
 
 
-def assign_lanes(lengths: Sequence[int], num_lanes: int) -> tuple[np.ndarray, np.ndarray, int]:
+def assign_lanes(
+  lengths: Sequence[int], num_lanes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Deals documents out, the longest first, each to the lane that is shortest so far.
 
   Returns:
-    The lane of each document, its first position there, the length of the longest lane.
+    The lane of each document, its first position there, the length of each lane.
   """
   lane, first = np.zeros(len(lengths), int), np.zeros(len(lengths), int)
   filled = np.zeros(num_lanes, int)
@@ -202,7 +223,7 @@ def assign_lanes(lengths: Sequence[int], num_lanes: int) -> tuple[np.ndarray, np
     lane[i] = filled.argmin()
     first[i] = filled[lane[i]]
     filled[lane[i]] += -(-lengths[i] // _ALIGNMENT) * _ALIGNMENT
-  return lane, first, int(filled.max())
+  return lane, first, filled
 
 
 def window_of(config: ByteLMConfig) -> int:

@@ -133,8 +133,18 @@ def _is_hidden(name: str, root: str) -> bool:
 
 def open_file(path: str) -> BinaryIO:
   """Opens a file to read its bytes; those of compressed JSONL uncompressed."""
+  return _prepare(path).open()
+
+
+def read_start(path: str, size: int) -> tuple[bytes, int]:
+  """Up to `size` bytes of a file as `open_file` gives them, and how many it stores for them."""
+  with (opened := _prepare(path)) as file:
+    return file.read(size), max(opened.fobjects[0].tell(), 1)
+
+
+def _prepare(path: str) -> fsspec.core.OpenFile:
   compression = "infer" if format_of(path) == "compressed jsonl" else None
-  return fsspec.open(path, "rb", compression=compression).open()
+  return fsspec.open(path, "rb", compression=compression)
 
 
 def copy_here(path: str) -> str:

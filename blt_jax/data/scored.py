@@ -75,12 +75,14 @@ class Progress:
     next_document: the first document, in the order of its own ones, of the next shard.
     documents: number of documents written.
     text_bytes: bytes of text in them.
+    skipped: reason -> how many documents before the next one were left out.
   """
 
   num_shards: int = 0
   next_document: int = 0
   documents: int = 0
   text_bytes: int = 0
+  skipped: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def is_scored(path: str | os.PathLike) -> bool:
@@ -147,9 +149,9 @@ def go_on(folder: str | os.PathLike, process: int) -> Progress:
   for name in sizes:
     if name.startswith(f"{process:02d}-") and name not in kept:
       home.remove(name)
-  if not whole:
-    return Progress()
-  return Progress(**{f.name: whole[-1][f.name] for f in dataclasses.fields(Progress)})
+  last = whole[-1] if whole else {}
+  names = last.keys() & {f.name for f in dataclasses.fields(Progress)}
+  return Progress(**{name: last[name] for name in names})
 
 
 def is_done(folder: str | os.PathLike, process: int) -> bool:

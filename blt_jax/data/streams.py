@@ -1,5 +1,6 @@
 """Documents that can be read in one direction only."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
@@ -7,6 +8,8 @@ import grain
 
 from blt_jax.data import files, json_lines
 from blt_jax.data.documents import BadInputError, Document, Policy
+
+_SAMPLE = 1 << 22  # bytes
 
 
 class JsonLinesStream(grain.IterDataset):
@@ -21,6 +24,23 @@ class JsonLinesStream(grain.IterDataset):
     super().__init__()
     self._paths = tuple(paths)
     self._policy = policy
+
+  @functools.cached_property
+  def size(self) -> int | None:
+    """About how many bytes of text there are, judging by the start of the first file."""
+    filesystem, _ = files.find_filesystem(self._paths[0])
+    try:
+      lines, share = files.read_start(self._paths[0], _SAMPLE)
+    except Exception:  # each library has exceptions of its own; whoever reads on reports it
+      return None
+    texts = map(self._sample, lines.splitlines())
+    return int(sum(filesystem.sizes(list(self._paths))) * sum(map(len, texts)) / share)
+
+  def _sample(self, line: bytes) -> bytes:
+    try:
+      return json_lines.parse_line(line, self._policy.options.text_field) or b""
+    except BadInputError:
+      return b""
 
   def __iter__(self) -> grain.DatasetIterator[Document]:
     """Starts from the first line of the first file."""
