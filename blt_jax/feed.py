@@ -16,7 +16,8 @@ from blt_jax.data import pipeline
 from blt_jax.data.row_streams import RowStreams
 from blt_jax.host_share import host_share
 
-State = dict[str, Any]  # of all streams: {"seed": int, "streams": {number: state}}
+# Of all streams: {"seed": int, "reading": str, "streams": {number: state}}.
+State = dict[str, Any]
 
 
 class Feed:
@@ -43,6 +44,10 @@ class Feed:
     self._patch = patcher.documents()
     self._corpus = corpus.open_corpus(config.data)
     self._num_workers, self._seed = config.data.num_workers, config.seed
+    is_stream = isinstance(self._corpus.stream(self._seed), grain.IterDataset)
+    self._reading = (
+      f"{self._num_workers} workers, " * is_stream + f"{self._num_streams} streams"
+    )
     self._put = functools.partial(sharding.put_batch, mesh=mesh)
     self._batches: grain.DatasetIterator | None = None
     config.data.num_streams = self._num_streams
@@ -55,24 +60,28 @@ class Feed:
     Args:
       step: updates done.
       state: of a checkpoint, to go on with the very next batch. With another number of
-        streams nobody knows where they are: documents are shuffled anew.
+        streams, or of workers that read text which has no random access, nobody knows where
+        they are: documents are shuffled anew.
     """
-    streams = {} if state is None else state["streams"]
+    is_known = state is not None and self._reads_as(state)
     if state is not None:
-      self._seed = state["seed"]
-    if streams and len(streams) != self._num_streams:
-      self._seed = (self._seed + step) % 2**32
-      logging.warning(
-        "The checkpoint has %d streams of documents and this run %d: documents are shuffled "
-        "anew. Set config.data.num_streams to the former to go on in their order.",
-        len(streams),
-        self._num_streams,
-      )
-      streams = {}
+      self._seed = (state["seed"] + (0 if is_known else step)) % 2**32
     self._batches = pipeline.prefetch(RowStreams(self._streams()), self._put)
-    if streams:
-      self._batches.set_state(streams)
+    if state is not None and is_known:
+      self._batches.set_state(state["streams"])
     return self._batches
+
+  def _reads_as(self, state: State) -> bool:
+    """Whether places in the text mean the same as in a checkpoint."""
+    began_with = state.get("reading", f"{len(state['streams'])} streams")
+    if began_with != self._reading:
+      logging.warning(
+        "The checkpoint has %s of documents and this run %s: documents are shuffled anew. Set "
+        "config.data.num_streams and num_workers to the former to go on in their order.",
+        began_with,
+        self._reading,
+      )
+    return began_with == self._reading
 
   def heldout_batches(self) -> Iterator[pipeline.Batch]:
     """One pass over the held-out documents, on the host."""
@@ -85,7 +94,7 @@ class Feed:
     assert self._batches is not None
     parts = distributed.gather(self._batches.get_state())
     streams = {number: state for part in parts for number, state in part.items()}
-    return {"seed": self._seed, "streams": streams}
+    return {"seed": self._seed, "reading": self._reading, "streams": streams}
 
   def close(self) -> None:
     """Ends worker processes and threads."""

@@ -1,11 +1,13 @@
 """Whole runs: same seed, stop and resume, several devices, bad settings."""
 
+import gzip
 import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from tiny_runs import losses, tiny_config
 
 from blt_jax import config as settings
@@ -244,6 +246,21 @@ def test_another_number_of_streams_goes_on_with_other_documents(
   train.train(config)
   assert "1 streams of documents and this run 2" in caplog.text
   assert sorted(losses(tmp_path / "run")) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_another_number_of_workers_goes_on_with_other_documents(tmp_path, caplog):
+  """Where text has no random access, and each worker is somewhere in it."""
+  flags.FLAGS.mark_as_parsed()  # Grain's worker processes read flags
+  lines = "".join(json.dumps({"text": f"document {i} " * 9}) + "\n" for i in range(99))
+  (tmp_path / "text.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+  for num_workers, num_steps in ((0, 3), (1, 5)):
+    config = _config(
+      "byte_lm", tmp_path / "text.jsonl.gz", tmp_path / "run", num_steps=num_steps
+    )
+    config.data.num_workers = num_workers
+    train.train(config)
+  assert "0 workers, 1 streams of documents and this run 1 workers, 1 streams" in caplog.text
+  assert sorted(losses(tmp_path / "run")) == [1, 2, 3, 4, 5]
 
 
 def test_misspelt_settings_are_errors():
