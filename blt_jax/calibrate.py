@@ -9,15 +9,16 @@ model, where training finds it if config.patching asks for the same rule.
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from blt_jax import corpus, logs, patchers, plots, runs, thresholds, tokenizer
+from blt_jax import corpus, logs, patchers, plots, runs, source_flags, thresholds, tokenizer
 from blt_jax.data import mixture, scored, sources
-from blt_jax.data.documents import Dataset
+from blt_jax.data.documents import Dataset, SourceOptions
 from blt_jax.data.entropy import EntropyScorer
 from blt_jax.data.table import TableModel, is_table
 from blt_jax.data.transforms import Scorer
@@ -37,7 +38,12 @@ def main(argv: list[str] | None = None) -> None:
     threshold_add=args.threshold_add,
     reset_at_newline=args.reset_at_newline,
   )
-  documents = read_scored(args.run, rule.reset_at_newline, args.data, args.max_bytes)
+  if args.max_bytes < 1:
+    raise ValueError(f"--max_bytes must be 1 or more, got {args.max_bytes}.")
+  if source_flags.parse(args) != SourceOptions() and not args.data:
+    raise ValueError("--text_field, --on_error and --invalid_utf8 say how to read --data.")
+  reread = functools.partial(source_flags.parse, args)
+  documents = read_scored(args.run, rule.reset_at_newline, args.data, args.max_bytes, reread)
   sizes = measure(documents, rule, args.target_bytes_per_patch)
   print(" target   threshold   mean  median  95 %  one-byte")
   for target, row in sorted(sizes.items()):
@@ -74,6 +80,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--max_bytes", type=int, default=500_000, help="how much of it to score (500,000)"
   )
+  source_flags.add(parser, default="of --data; as the model's text was read")
   rules = parser.add_mutually_exclusive_group()
   rules.add_argument(
     "--monotonic", action="store_true",
@@ -99,7 +106,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def read_scored(
-  folder: str, reset_at_newline: bool, data: str | None, max_bytes: int
+  folder: str,
+  reset_at_newline: bool,
+  data: str | None,
+  max_bytes: int,
+  reread: Callable[[SourceOptions], SourceOptions] = lambda options: options,
 ) -> list[Scored]:
   """Documents with entropies, as training would see them.
 
@@ -108,6 +119,7 @@ def read_scored(
     reset_at_newline: what the entropies must be.
     data: text to score; None for what the model learned, or what is stored.
     max_bytes: how much of it.
+    reread: how `data` is read, from how the model's text was.
 
   Raises:
     FileNotFoundError: the folder holds no model, or there is no text.
@@ -119,11 +131,13 @@ def read_scored(
   elif is_table(folder):
     table = TableModel(folder)
     _check_reset(folder, reset_at_newline, table.reset_at_newline)
-    parts, scorer = _text(sources.open_source(data or table.info["input"])), table
+    options = SourceOptions(**table.info.get("options", {}))
+    source = sources.open_source(data or table.info["input"], reread(options))
+    parts, scorer = _text(source), table
   else:
     settings = runs.load_config(folder).data
     scorer = EntropyScorer(*runs.load_entropy_model(folder), reset_at_newline)
-    options = corpus.source_options(settings)
+    options = reread(corpus.source_options(settings))
     text = data and _text(sources.open_source(data, options))
     parts = text or corpus.open_parts(settings)[0]
   return sample(parts, scorer, max_bytes)

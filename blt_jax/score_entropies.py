@@ -23,7 +23,7 @@ from absl import logging
 from etils import epath
 from tqdm import tqdm
 
-from blt_jax import checkpoint, logs, patchers, runs, tokenizer
+from blt_jax import checkpoint, logs, patchers, runs, source_flags, tokenizer
 from blt_jax.data import scored, sources, streams
 from blt_jax.data.documents import Dataset, Document, Skipped, SourceOptions
 from blt_jax.data.entropy import BatchScorer, window_of
@@ -38,16 +38,14 @@ def main(argv: list[str] | None = None) -> None:
   logs.show_progress()
   _check(args)
   skipped = Skipped()
-  options = SourceOptions(
-    text_field=args.text_field, on_error=args.on_error, invalid_utf8=args.invalid_utf8
-  )
+  options = source_flags.parse(args)
   documents = sources.open_source(args.input, options, skipped)
   model = runs.load_entropy_model(args.model)
   model = model._replace(
     config=dataclasses.replace(model.config, dtype=args.compute_dtype or model.config.dtype)
   )
   scorer = _make_scorer(args, model)
-  scored.begin(args.output, _make_manifest(args, model))
+  scored.begin(args.output, _make_manifest(args, options, model))
   score(args, documents, scorer, skipped)
 
 
@@ -59,9 +57,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add("--model", required=True, help="folder of the entropy model's run")
   add("--input", required=True, help="text, as in config.data.path")
   add("--output", required=True, help="folder for the shards, local or gs://")
-  add("--text_field", default="text", help="of JSONL lines; the column of Parquet files")
-  add("--on_error", default="raise", choices=("raise", "skip"), help="what bad input does")
-  add("--invalid_utf8", default="keep", choices=("keep", "drop"), help="such documents")
+  source_flags.add(parser)
   add("--reset_at_newline", action="store_true", help="begin contexts anew after newlines")
   add("--dtype", default="float16", choices=("float16", "float32"), help="of the entropies")
   add(
@@ -95,7 +91,9 @@ def _make_scorer(args: argparse.Namespace, model: runs.EntropyModel) -> BatchSco
   return BatchScorer(*model, args.reset_at_newline, lanes, length)
 
 
-def _make_manifest(args: argparse.Namespace, model: runs.EntropyModel) -> scored.Manifest:
+def _make_manifest(
+  args: argparse.Namespace, options: SourceOptions, model: runs.EntropyModel
+) -> scored.Manifest:
   return scored.Manifest(
     model=args.model,
     step=checkpoint.find_step(epath.Path(args.model)),
@@ -107,8 +105,8 @@ def _make_manifest(args: argparse.Namespace, model: runs.EntropyModel) -> scored
     input=args.input,
     num_processes=args.num_processes,
     input_files=sources.fingerprint(args.input),
-    text_field=args.text_field,
-    invalid_utf8=args.invalid_utf8,
+    text_field=options.text_field,
+    invalid_utf8=options.invalid_utf8,
   )
 
 

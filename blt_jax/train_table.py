@@ -8,8 +8,8 @@ bytes before the next one; contexts that it saw less than twice give way to shor
 """
 
 import argparse
+import dataclasses
 import hashlib
-import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from blt_jax import logs, tokenizer
+from blt_jax import logs, source_flags, tokenizer
 from blt_jax.data import kneser_ney, ngram_counts, sources, table
 from blt_jax.data.contexts import MAX_ORDER
 
@@ -27,7 +27,27 @@ _MIN_COUNT = 2  # contexts seen less often are not trusted
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Reads the flags, trains, writes the table and says how good it is."""
+  """Trains, writes the table and says how good it is."""
+  args = _parse(argv)
+  logs.show_progress()
+  if pathlib.Path(args.output).exists():
+    raise ValueError(f"{args.output} exists; remove it, or choose another --output.")
+  orders = _parse_orders(args.orders)
+  if args.buckets not in (1 << n for n in range(8, 32)):
+    raise ValueError(f"--buckets must be a power of two, 2**8 to 2**31, got {args.buckets}.")
+  if args.max_bytes is not None and args.max_bytes < 1:
+    raise ValueError(f"--max_bytes must be 1 or more, got {args.max_bytes}.")
+  options = source_flags.parse(args)
+  documents = sources.read_documents(args.input, options, args.max_bytes)
+  training, heldout = split_heldout(documents)
+  tables, info = train(training, heldout, orders, args.buckets, args.reset_at_newline)
+  made_from = {"input": args.input, "options": dataclasses.asdict(options)}
+  table.save_table(args.output, tables, made_from | info)
+  logging.info("Wrote %s, %.1f MB.", args.output, sum(t.nbytes for t in tables) / 1e6)
+  _report(table.TableModel(args.output), heldout)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -41,21 +61,11 @@ def main(argv: list[str] | None = None) -> None:
     help="most entries of an order, 4 bytes each; a power of two",
   )  # fmt: skip
   parser.add_argument("--max_bytes", type=int, help="learn from the first so many only")
+  source_flags.add(parser)
   parser.add_argument(
     "--reset_at_newline", action="store_true", help="begin contexts anew after each newline"
   )
-  args = parser.parse_args(argv)
-  logs.show_progress()
-  if pathlib.Path(args.output).exists():
-    raise ValueError(f"{args.output} exists; remove it, or choose another --output.")
-  orders = _parse_orders(args.orders)
-  if args.buckets not in (1 << n for n in range(8, 32)):
-    raise ValueError(f"--buckets must be a power of two, 2**8 to 2**31, got {args.buckets}.")
-  training, heldout = split_heldout(_read(args.input, args.max_bytes))
-  tables, info = train(training, heldout, orders, args.buckets, args.reset_at_newline)
-  table.save_table(args.output, tables, {"input": args.input, **info})
-  logging.info("Wrote %s, %.1f MB.", args.output, sum(t.nbytes for t in tables) / 1e6)
-  _report(table.TableModel(args.output), heldout)
+  return parser.parse_args(argv)
 
 
 def split_heldout(documents: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
@@ -143,14 +153,6 @@ def _chunks(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
         chunk, size = [], 0
   if chunk:
     yield chunk
-
-
-def _read(path: str, max_bytes: int | None) -> list[bytes]:
-  documents = sources.read_documents(path)
-  if max_bytes is None:
-    return documents
-  ends = itertools.accumulate(map(len, documents))
-  return [d for d, end in zip(documents, ends, strict=True) if end <= max_bytes]
 
 
 def _parse_orders(text: str) -> list[int]:

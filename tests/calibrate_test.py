@@ -122,6 +122,11 @@ def test_kinds_of_entropies_must_agree(table):
   assert json.loads((table / "reset" / "threshold.json").read_text())["reset_at_newline"]
 
 
+def test_samples_have_a_size(table):
+  with pytest.raises(ValueError, match="--max_bytes must be 1 or more, got 0"):
+    calibrate.main([f"--run={table}/plain", "--max_bytes=0"])
+
+
 def test_samples_end_at_the_size_asked_for(table):
   model = TableModel(table / "plain")
   documents = grain.MapDataset.source([Document(b"entropy model of a patch " * 4)] * 10)

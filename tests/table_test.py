@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from blt_jax import tokenizer, train_table
+from blt_jax import calibrate, tokenizer, train_table
 from blt_jax.data import contexts, kneser_ney, ngram_counts, table
 
 TEXT = [b"the cat sat on the mat\n" * 3, b"a cat is a cat\nthe end", b"", b"x", b"the\0the\xff"]
@@ -255,7 +255,7 @@ def test_a_table_cut_short_never_looks_whole(tmp_path, monkeypatch):
   with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
     patched.setattr(table.np, "save", fill_the_disk)
     make_table(tmp_path / "t")
-  assert not (tmp_path / "t").exists()
+  assert not list(tmp_path.iterdir())
   make_table(tmp_path / "t")  # what is left of the first attempt does not hurt
   assert [f.name for f in tmp_path.iterdir()] == ["t"]
 
@@ -284,7 +284,8 @@ def test_command_writes_a_table_and_says_how_good_it_is(tmp_path, caplog):
     ("--orders=1,8", "ascending numbers from 1 to 7"),
     ("--orders=1,b", "ascending numbers from 1 to 7"),
     ("--buckets=1000", "power of two.*1000"),
-    ("--max_bytes=3", "0 bytes are no text"),
+    ("--max_bytes=1", "1 bytes are no text"),
+    ("--max_bytes=0", "--max_bytes must be 1 or more, got 0"),
   ],
 )
 def test_bad_flags_are_named(tmp_path, flag, message):
@@ -292,6 +293,26 @@ def test_bad_flags_are_named(tmp_path, flag, message):
   with pytest.raises(ValueError, match=message):
     train_table.main([f"--input={tmp_path}/text.txt", f"--output={tmp_path}/t", flag])
   assert not (tmp_path / "t").exists()
+
+
+def test_text_of_any_field(tmp_path):
+  """In training, and when calibration reads it again."""
+  lines = "".join(f'{{"body": "text {i} and more of it"}}\n5\n' for i in range(40))
+  (tmp_path / "text.jsonl").write_text(lines)
+  flags = [f"--input={tmp_path}/text.jsonl", f"--output={tmp_path}/t"]
+  with pytest.raises(ValueError, match="no field 'text'"):
+    train_table.main(flags)
+  train_table.main([*flags, "--text_field=body", "--on_error=skip", "--max_bytes=500"])
+  assert 400 < table.TableModel(tmp_path / "t").info["bytes"] <= 500
+  run = f"--run={tmp_path}/t"
+  calibrate.main([run, "--target_bytes_per_patch=3"])
+  other = tmp_path / "other.jsonl"
+  other.write_text(lines.replace("body", "content"))
+  with pytest.raises(ValueError, match="no field 'body'"):
+    calibrate.main([run, f"--data={other}"])
+  calibrate.main([run, f"--data={other}", "--text_field=content"])
+  with pytest.raises(ValueError, match="say how to read --data"):
+    calibrate.main([run, "--text_field=content"])
 
 
 def test_long_documents_are_counted_in_pieces():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -176,6 +177,21 @@ def _documents(source) -> Iterator[Document]:
   return (document for document in elements if document is not None)
 
 
-def read_documents(path: str) -> list[bytes]:
-  """Reads all documents of a path into memory; see `open_source`. None of them is empty."""
-  return [document.text for document in _documents(open_source(path)) if document.text]
+def read_documents(
+  path: str, options: SourceOptions | None = None, max_bytes: int | None = None
+) -> list[bytes]:
+  """Reads documents into memory, none of them empty; see `open_source`.
+
+  Args:
+    path: where they are.
+    options: how files are read.
+    max_bytes: read no more; the last document is cut. None reads all.
+  """
+  texts, room = [], sys.maxsize if max_bytes is None else max_bytes
+  for document in _documents(open_source(path, options)):
+    if room < 1:
+      break
+    if document.text:
+      texts.append(document.text[:room])
+      room -= len(texts[-1])
+  return texts

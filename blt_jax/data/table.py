@@ -142,15 +142,24 @@ def save_table(
     tables: entries of each order, as from `make_entries`.
     info: `orders` (bytes of context, ascending), `entropy` (nats, without context),
       `reset_at_newline`, and whatever says what the table was made from.
+
+  Raises:
+    OSError: it cannot be written.
   """
   folder = pathlib.Path(folder)
   partial = folder.with_name(folder.name + ".partial")
   shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir(parents=True)
-  np.save(partial / _ENTRIES, np.concatenate(tables))
   info = {"version": VERSION, "buckets": [len(t) for t in tables], **info}
-  (partial / INFO).write_text(json.dumps(info, indent=2) + "\n")
-  partial.rename(folder)
+  try:
+    partial.mkdir(parents=True)
+    np.save(partial / _ENTRIES, np.concatenate(tables))
+    (partial / INFO).write_text(json.dumps(info, indent=2) + "\n")
+    partial.rename(folder)
+  except OSError as error:
+    shutil.rmtree(partial, ignore_errors=True)
+    raise OSError(
+      f"{folder} cannot be written: {error}. Check free space and permissions."
+    ) from error
 
 
 def is_table(folder: str | os.PathLike) -> bool:
