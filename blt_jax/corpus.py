@@ -78,4 +78,9 @@ def source_options(data: ConfigDict) -> SourceOptions:
 
 def _parts(data: ConfigDict) -> dict[str, Sequence]:
   """Name -> path and weight."""
-  return data.mixture.to_dict() or {"text": (data.path, 1.0)}
+  parts = data.mixture.to_dict() or {"text": (data.path, 1.0)}
+  for name, part in parts.items():
+    is_pair = isinstance(part, tuple | list) and len(part) == 2
+    if not (is_pair and isinstance(part[1], int | float)):
+      raise ValueError(f"config.data.mixture.{name} is {part!r}; it must be (path, weight).")
+  return parts

@@ -63,7 +63,8 @@ class _RowGroups:
       if self._column not in schema.names:
         details = f"its columns: {', '.join(map(repr, schema.names))}; text_field says which"
         raise BadInputError(f"no column {self._column!r}", details)
-      known = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary(), pa.null())
+      texts = pa.string(), pa.large_string(), pa.string_view()
+      known = (*texts, pa.binary(), pa.large_binary(), pa.binary_view(), pa.null())
       kind = schema.field(self._column).type
       kind = kind.value_type if pa.types.is_dictionary(kind) else kind
       if kind not in known:
