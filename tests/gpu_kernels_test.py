@@ -13,6 +13,7 @@ from blt_jax.ops import (
   attention,
   gpu_attention,
   gpu_matvec,
+  gpu_norm,
   gpu_patch_attention,
   gpu_ring_attention,
   norm,
@@ -39,6 +40,16 @@ def test_matvec(is_gated, has_norm):
   )  # fmt: skip
   assert gpu_matvec.fits_matvec(x, size)
   chex.assert_trees_all_close(got, want + 2 * residual, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [768, 1024, 5632])
+def test_norm(width):
+  keys = jax.random.split(jax.random.key(0), 2)
+  x, scale = jax.random.normal(keys[0], (9, width)), jax.random.normal(keys[1], (width,))
+  got = gpu_norm.rms_norm(x.astype("bfloat16"), scale, 1e-5, interpret=True)
+  assert gpu_norm.fits_norm(x) and got.dtype == "bfloat16"
+  want = norm.rms_norm(x.astype("bfloat16"), scale, 1e-5)
+  chex.assert_trees_all_close(got, want, rtol=1e-2)
 
 
 @pytest.mark.parametrize("window, size", [(70, 128), (300, 448), (None, 192)])

@@ -98,9 +98,7 @@ def test_blt_reads_as_the_full_forward(name):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_byte_of_one_row_beside_its_entropy(name, monkeypatch):
-  """As on a GPU: decoded as if no patch closed, and again where one did."""
-  monkeypatch.setattr(gpu_call, "recorded", lambda: contextlib.nullcontext([jnp.zeros(())]))
-  monkeypatch.setattr(gpu_call, "after", lambda x, others: x)
+  _read_ahead(monkeypatch)
   config, rule = VARIANTS[name]
   uncached = random_blt(config, **rule)
   text = random_text(np.random.default_rng(4), 1, 50)
@@ -119,7 +117,16 @@ def test_a_byte_of_one_row_beside_its_entropy(name, monkeypatch):
   np.testing.assert_array_equal(cache.starts[0, : len(starts)], starts)
 
 
-def test_rows_that_close_a_patch_wait_for_others():
+def _read_ahead(monkeypatch):
+  """As on a GPU: decoded as if no patch closed, and again where one did."""
+  monkeypatch.setattr(gpu_call, "recorded", lambda: contextlib.nullcontext([jnp.zeros(())]))
+  monkeypatch.setattr(gpu_call, "after", lambda x, others: x)
+
+
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_rows_that_close_a_patch_wait_for_others(is_ahead, monkeypatch):
+  if is_ahead:
+    _read_ahead(monkeypatch)
   uncached = random_blt(TINY)
   text = random_text(np.random.default_rng(5), ROWS, 50)
   reader, weights = uncached.cached().reader, uncached.cached().weights

@@ -148,8 +148,8 @@ class BLTReader:
       with gpu_call.recorded() as temporaries:
         entropies, _, source = self.source.read(weights["source"], cache.source, tokens, count)
       cache = dataclasses.replace(cache, source=source)
-      if temporaries and tokens.shape == (1, 1) and num_latents is None:
-        return *self._read_alone(weights, cache, tokens, count, entropies, temporaries), count
+      if temporaries and tokens.shape[1] == 1 and num_latents is None:
+        return self._read_ahead(weights, cache, tokens, count, entropies, temporaries, may_wait)
     if entropies is None:
       entropies = jnp.zeros(tokens.shape)
     begins, trail = advance_cursor(
@@ -171,11 +171,11 @@ class BLTReader:
     logits, cache = self._decode(weights["model"], cache, x, ids, span)
     return logits, dataclasses.replace(cache, cursor=trail), count
 
-  def _read_alone(self, weights, cache, tokens, count, entropies, temporaries):
-    """`read` of one byte of one row, which keeps no GPU busy.
+  def _read_ahead(self, weights, cache, tokens, count, entropies, temporaries, may_wait):
+    """`_read` of one byte, none of whose models keeps a GPU busy.
 
-    The decoder goes on as if no patch closed, beside the entropy model that finds out; if
-    one did, it is run again.
+    The decoder goes on as if no patch closed, beside the entropy model that finds out;
+    where one did, and need not wait, it is run again.
     """
     model, cursor = weights["model"], cache.cursor
     span = self._span(cursor, count, cursor.document[:, None])
@@ -185,16 +185,23 @@ class BLTReader:
     begins, trail = advance_cursor(self.patching, cursor, tokens, entropies)
     cache = _note(self.config, cache, tokens, count, entropies, begins, trail)
 
+    closes = begins[:, 0] & (count > 0)
+    if may_wait is not None:
+      count = _without_waiting(count, closes, may_wait)
+      closes &= count > 0
+
     def again(cache):
+      new = closes.astype(jnp.int32)
       rings, patches = self._add_patches(
-        model, cache, cursor.patch, jnp.ones_like(count), 1, cache.latent, cache.patches
+        model, cache, cursor.patch, new, 1, cache.latent, cache.patches
       )
       cache = dataclasses.replace(cache, latent=rings, patches=patches)
-      return self._decode(model, cache, x, cursor.patch[:, None], span)
+      return self._decode(
+        model, cache, x, trail.patch[:, 1:] - 1, dataclasses.replace(span, count=count)
+      )
 
-    has_closed = jnp.any(begins & (count[:, None] > 0))
-    logits, cache = jax.lax.cond(has_closed, again, lambda cache: (logits, cache), cache)
-    return logits, dataclasses.replace(cache, cursor=trail)
+    logits, cache = jax.lax.cond(jnp.any(closes), again, lambda cache: (logits, cache), cache)
+    return logits, dataclasses.replace(cache, cursor=trail), count
 
   def patches_left(self, cache: BLTCache) -> jax.Array:
     """How many patches each row has room for, int [B]; < 0 where some found none."""

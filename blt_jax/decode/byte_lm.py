@@ -10,7 +10,7 @@ import numpy as np
 from blt_jax import tokenizer
 from blt_jax.decode import layers
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import losses
+from blt_jax.ops import gpu_call, losses
 
 
 class EntropySource(Protocol):
@@ -119,7 +119,7 @@ class ByteLMReader:
     begun = jnp.where(ends, position[:, 1:], 0)
     begun = jnp.concatenate([cache.cursor.start[:, None], begun], axis=1)
     start = jax.lax.cummax(begun, axis=1)
-    x = weights["embedding"][tokens].astype(self.dtype)
+    x = gpu_call.keep(weights["embedding"][tokens].astype(self.dtype))
     span = layers.Span(cache.cursor.position, count, start[:, :-1])
     # Only differences of rotary positions matter; small ones are the more exact.
     rotary = span.positions - span.first if self.reset_at_newline else span.positions
@@ -127,7 +127,8 @@ class ByteLMReader:
     logits = layers.norm_linear(
       x, weights["norm"], c.transformer.norm_epsilon, weights["output"]
     )
-    return logits.astype(jnp.float32), ByteLMCache(Context(position, start), rings)
+    logits = gpu_call.keep(logits.astype(jnp.float32))
+    return logits, ByteLMCache(Context(position, start), rings)
 
   def read_byte(
     self,

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax.models.config import CrossAttentionConfig, TransformerConfig
-from blt_jax.ops import gpu_call, gpu_matvec, gpu_patch_attention, gpu_ring_attention, norm
+from blt_jax.ops import (
+  gpu_call,
+  gpu_matvec,
+  gpu_norm,
+  gpu_patch_attention,
+  gpu_ring_attention,
+  norm,
+)
 from blt_jax.ops.masked_attention import masked_attention
 from blt_jax.ops.ring_attention import ring_attention
 
@@ -77,6 +84,7 @@ def run_stack(
 ) -> tuple[jax.Array, list[Ring]]:
   """Runs all blocks over new positions [B, C, D]."""
   angles = rope_angles(config, span.positions if rope_positions is None else rope_positions)
+  angles = jax.tree.map(gpu_call.keep, angles)
   new_rings = []
   for layer, ring in zip(weights, rings, strict=True):
     x, ring = run_block(layer, config, x, ring, span, angles)
@@ -154,11 +162,15 @@ def norm_linear(
   if _on_gpu(gpu_matvec.fits_matvec(flat, size)):
     y = gpu_matvec.matvec(flat, matrix, scale=scale, epsilon=epsilon, is_gated=is_gated)
     return y.reshape(*x.shape[:-1], -1)
-  y = linear(norm.rms_norm(x, scale, epsilon), matrix)
+  if _on_gpu(gpu_norm.fits_norm(flat)):
+    normed = gpu_norm.rms_norm(flat, scale, epsilon).reshape(x.shape)
+  else:
+    normed = norm.rms_norm(x, scale, epsilon)
+  y = gpu_call.keep(linear(normed, matrix))
   if not is_gated:
     return y
   gate, up = jnp.split(y, 2, axis=-1)
-  return jax.nn.silu(gate) * up
+  return gpu_call.keep(jax.nn.silu(gate) * up)
 
 
 def linear_add(
@@ -170,7 +182,7 @@ def linear_add(
     added = residual.reshape(len(flat), -1)
     y = gpu_matvec.matvec(flat, matrix, residual=added, factor=factor)
     return y.reshape(residual.shape)
-  return factor * residual + linear(x, matrix)
+  return gpu_call.keep(factor * residual + linear(x, matrix))
 
 
 def read_patches(

@@ -61,18 +61,26 @@ def recorded() -> Iterator[list[jax.Array]]:
     _recorded = None
 
 
+def keep(x: jax.Array) -> jax.Array:
+  """Has `recorded` collect an array that none of these kernels made; returns it."""
+  if _recorded is not None and is_available():
+    _recorded.append(x)
+  return x
+
+
 def after(x: jax.Array, others: Sequence[jax.Array]) -> jax.Array:
-  """A scalar, but not before other arrays are there, nor their memory free before.
+  """A small array, but not before others are there, nor their memory free before.
 
   Two chains of kernels run at once only where neither writes to memory that the other is
   done with; XLA knows nothing better than to use it again.
   """
-  out = call(_copy, [jax.ShapeDtypeStruct((1,), x.dtype)], x.reshape(1), *others, num_warps=1)
-  return out[0].reshape(x.shape)
+  flat = x.reshape(-1)
+  shape = jax.ShapeDtypeStruct(flat.shape, x.dtype)
+  return call(_copy, [shape], flat, *others, grid=flat.shape, num_warps=1)[0].reshape(x.shape)
 
 
 def _copy(x_ref, *refs):
-  refs[-1][0] = x_ref[0]
+  refs[-1][pl.program_id(0)] = x_ref[pl.program_id(0)]
 
 
 def is_available() -> bool:

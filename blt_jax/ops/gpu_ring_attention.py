@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from blt_jax.ops import gpu_matvec
-from blt_jax.ops.gpu_call import call
+from blt_jax.ops.gpu_call import call, keep
 
 BLOCK = 64  # slots of a ring that are read at once
 _MAX_QUERIES = 8  # of one key head, kept in registers
@@ -84,7 +84,7 @@ def attend_add(
   if gpu_matvec.fits_matvec(x, len(matrix)):
     out = gpu_matvec.matvec(x, matrix, residual=flat, interpret=interpret)
   else:
-    out = flat + jnp.dot(x, matrix.T)
+    out = keep(flat + jnp.dot(x, matrix.T))
   return out.reshape(residual.shape), keys, values
 
 
