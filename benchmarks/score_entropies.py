@@ -31,7 +31,9 @@ def main() -> None:
   parser.add_argument("--data", default="stdlib", help="text, as in config.data.path")
   parser.add_argument("--megabytes", type=float, default=20, help="of it to score (20)")
   parser.add_argument("--lanes", default="16", help="rows side by side, several numbers (16)")
-  parser.add_argument("--chunks", default="4096", help="bytes of a row at once, likewise (4096)")
+  parser.add_argument(
+    "--chunks", default="4096", help="bytes of a row at once, likewise (4096)"
+  )
   args = parser.parse_args()
   texts = sources.read_documents(args.data, max_bytes=int(args.megabytes * 1e6))
   documents = [tokenizer.encode(text) for text in texts]

@@ -13,15 +13,23 @@ from etils import epath
 def writing(path: str | os.PathLike) -> Iterator[TextIO]:
   """A text file that takes its name when all is written, so that none cut short looks whole.
 
+  What is no file, such as /dev/stdout, is written to as it is; of a link, what it leads to.
+
   Raises:
     OSError: it cannot be written; before anything is, where that can be known.
   """
   whole = epath.Path(path)
   if whole.is_dir():
     raise IsADirectoryError(f"{whole} is a folder; give the name of a file.")
+  if os.path.exists(path) and not os.path.isfile(path):
+    with whole.open("w", encoding="utf-8") as file:
+      yield file
+    return
+  if os.path.islink(path):
+    whole = epath.Path(os.path.realpath(path))
   partial = whole.with_suffix(f".{os.getpid()}.partial")  # processes may share the folder
   try:
-    with partial.open("w") as file:
+    with partial.open("w", encoding="utf-8") as file:
       yield file
     partial.replace(whole)
   except BaseException:

@@ -230,8 +230,8 @@ def load_params(workdir: epath.Path, abstract: Any) -> Any:
       raise  # not the fault of the checkpoint
     except Exception as error:  # each library below has exceptions of its own
       raise ValueError(
-        f"Checkpoint {step} of {workdir} cannot be read: {error}. Remove {folder.parent}, so "
-        "that the one before it counts, or train anew."
+        f"Checkpoint {step} of {workdir} cannot be read: {error}. If it is damaged, remove "
+        f"{folder.parent}, and the one before it counts."
       ) from error
 
 

@@ -4,10 +4,10 @@
   python -m blt_jax.generate --run=runs/quickstart/blt --file=story.txt --temperature=0.8
   python -m blt_jax.generate --run=runs/quickstart/blt --input=in.jsonl --output=out.jsonl
 
-A line of the input is an object with `prompt`, and any of the sampling options for this
-line alone. Its line of the output has `prompt`, `text`, `finish` ("end", "stop",
-"length", "patches" or "error"), `bytes`, `log_prob` in nats and, with --show_patches,
-`patch_starts` and `entropies`; or `error`.
+A line of the input, blank ones aside, is an object with `prompt`, and any of the sampling
+options for this line alone. Its line of the output has `prompt`, `text`, `finish` ("end",
+"stop", "length", "patches" or "error"), `bytes`, `log_prob` in nats and, with
+--show_patches, `patch_starts` and `entropies`; or `error`.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import numpy as np
 from blt_jax import atomic, loading, logs, patch_view, tokenizer
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation
-from blt_jax.decode.generator import Generator
+from blt_jax.decode.generator import Generator, is_text
 from blt_jax.decode.sampling import Sampling
 
 _OPTIONS = dict(
@@ -104,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _drafting(args) -> Drafting | None:
   if args.draft == "none":
+    if (args.draft_length, args.draft_entropy) != (Drafting.length, Drafting.max_entropy):
+      raise ValueError("--draft_length and --draft_entropy say how to --draft.")
     return None
   return Drafting(args.draft, args.draft_length, args.draft_entropy)
 
@@ -150,29 +152,34 @@ def _run_lines(
 ) -> str | int:
   """Continues the prompts of a file; lines that are wrong fail alone."""
   requests, results = [], {}
-  for number, line in enumerate(lines):
+  numbered = [(i, line) for i, line in enumerate(lines) if line.strip()]
+  for number, line in numbered:
     try:
       requests.append((number, *_request(line, options)))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
       results[number] = {"error": f"line {number + 1}: {error}"}
   texts, samplings = [r[1] for r in requests], [r[2] for r in requests]
   for (number, text, _), result in zip(
     requests, generator.generate(texts, samplings), strict=True
   ):
     results[number] = _record(text, result, args.show_patches)
-  for number in range(len(lines)):
+  for number, _ in numbered:
     file.write(json.dumps(results[number], ensure_ascii=False) + "\n")
   failed = sum("error" in r for r in results.values())
-  return f"error: {failed} of {len(lines)} lines failed; see {args.output}." if failed else 0
+  return f"error: {failed} of {len(results)} lines failed; see {args.output}." if failed else 0
 
 
 def _request(line: bytes, options: Sampling) -> tuple[str, Sampling]:
   """Prompt and options of a line."""
-  fields = json.loads(line)
+  try:
+    fields = json.loads(line)
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"it is no JSON ({error}).") from None
   if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
     raise ValueError('it must be an object with a string "prompt".')
   prompt = fields.pop("prompt")
-  prompt.encode()  # half a surrogate pair is no text
+  if not is_text(prompt):
+    raise ValueError("the prompt has a lone surrogate.")
   known = {f.name for f in dataclasses.fields(Sampling)}
   if unknown := sorted(fields.keys() - known):
     raise ValueError(f"unknown {unknown}; options are {sorted(known)}.")

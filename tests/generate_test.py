@@ -68,7 +68,7 @@ def test_lines_of_a_file(tmp_path):
     {"prompt": "x", "max_bytes": None},
     {"prompt": "x\ud800"},
   ]
-  text = "\n".join([json.dumps(line) for line in lines] + ["{", "[" * 99999])
+  text = "\n".join([json.dumps(line) for line in lines] + ["{", " ", "[" * 99999])
   (tmp_path / "in").write_text(text)
   out = tmp_path / "out"
   status = run(f"--input={tmp_path}/in", f"--output={out}", "--show_patches")
@@ -82,7 +82,8 @@ def test_lines_of_a_file(tmp_path):
   assert "line 3: temperature is -1" in results[2]["error"]
   assert "unknown ['colour']" in results[3]["error"]
   assert '"prompt"' in results[4]["error"] and "max_bytes is None" in results[5]["error"]
-  assert "surrogates" in results[6]["error"] and "line 8" in results[7]["error"]
+  assert "lone surrogate" in results[6]["error"] and "line 8" in results[7]["error"]
+  assert "line 10: it is no JSON" in results[8]["error"]
   assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
 
 
@@ -91,6 +92,10 @@ def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
   (tmp_path / "in").write_text('{"prompt": "a"}\n')
   assert run(f"--input={tmp_path}/in", f"--output={tmp_path}").endswith("name of a file.")
   assert run(f"--input={tmp_path}/in", f"--output={tmp_path}/no/out").startswith("error: ")
+  (tmp_path / "link").symlink_to(tmp_path / "out")
+  assert run(f"--input={tmp_path}/in", f"--output={tmp_path}/link") == 0
+  assert (tmp_path / "link").is_symlink() and "a" in (tmp_path / "out").read_text()
+  (tmp_path / "link").unlink()
   (tmp_path / "out").write_text("of before")
   monkeypatch.setattr(generator.Generator, "generate", _interrupted)
   assert run(f"--input={tmp_path}/in", f"--output={tmp_path}/out") == 130
@@ -106,6 +111,7 @@ def test_mistakes_are_named(tmp_path):
   assert run("--prompt=a", "--top_p=0.5").startswith("error: temperature 0")
   assert run("--prompt=a", "--stop=").startswith("error: The stop string b''")
   assert "max_length" in run("--prompt=" + "a" * 60, "--max_length=50")
+  assert "say how to --draft" in run("--prompt=a", "--draft_length=3")
   assert run(f"--file={tmp_path}/none").startswith("error: ")
   assert run(f"--input={tmp_path}/none").startswith("error: --input needs --output")
   assert run(f"--input={tmp_path}/none", "--output=x").startswith("error: ")

@@ -164,15 +164,17 @@ def test_mistakes_are_named():
   ):
     with pytest.raises(ValueError, match=error):
       Generator(model()).generate(prompts, options)
+  with pytest.raises(ValueError, match="stride is 0; it must be >= 1"):
+    Generator(model()).stream(["a"], GREEDY, stride=0)
   for size in ("batch_size", "max_length", "prefill_chunk"):
     with pytest.raises(ValueError, match=f"{size} is 0; it must be >= "):
       Generator(model(), **{size: 0})
   with pytest.raises(ValueError, match="Unknown drafter 'me'"):
     Drafting("me")
-  bad, empty = Generator(model(), batch_size=2).generate(
-    [np.array([1, 300]), np.zeros(0, np.int32)], Sampling(max_bytes=1)
+  bad, empty, half = Generator(model(), batch_size=2).generate(
+    [np.array([1, 300]), np.zeros(0, np.int32), "a\ud800"], Sampling(max_bytes=1)
   )
-  assert "260" in bad.error and "BOS first" in empty.error
+  assert "260" in bad.error and "BOS first" in empty.error and "lone surrogate" in half.error
 
 
 def test_text_stays_well_formed_to_its_last_byte():

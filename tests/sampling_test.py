@@ -135,6 +135,8 @@ def test_mistakes_are_named():
     ({"temperature": "hot"}, "temperature is 'hot'; it must be a number"),
     ({"temperature": None}, "temperature is None"),
     ({"repetition_penalty": math.inf}, "repetition_penalty is inf"),
+    ({"repetition_penalty": 1e-7}, "repetition_penalty is 1e-07; it must be in"),
+    ({"temperature": 1e39}, "temperature is 1e"),
     ({"top_k": 2**40, "temperature": 1.0}, "top_k is 1099511627776"),
     ({"max_bytes": 2.5}, "max_bytes is 2.5; it must be an integer"),
     ({"max_bytes": True}, "max_bytes is True"),

@@ -154,13 +154,15 @@ def test_another_making_is_not_mixed_in(model, whole):
   assert sorted(p.name for p in pathlib.Path(whole).iterdir()) == before
 
 
-@pytest.mark.parametrize("damage", ["cut", "shard", "sidecar", "last"])
+@pytest.mark.parametrize("damage", ["cut", "shard", "sidecar", "half", "last"])
 def test_what_is_missing_is_named_and_made_again(model, whole, tmp_path, damage):
   output = pathlib.Path(shutil.copytree(whole, tmp_path / "scored"))
   shards = sorted(output.glob("*.array_record"))
   shard = shards[-1 if damage == "last" else 2]
   if damage == "cut":
     os.truncate(shard, shard.stat().st_size // 2)
+  elif damage == "half":
+    shard.with_suffix(".json").write_text("{")
   else:
     shard.with_suffix(".json" if damage == "sidecar" else ".array_record").unlink()
   with pytest.raises(ValueError, match=f"{shard.name} is missing or damaged. Run the same"):
@@ -268,6 +270,24 @@ def test_a_record_that_cannot_be_read_stops_or_is_counted(model, tmp_path):
     d.text for d in sources.open_source(str(output), SourceOptions(on_error="skip"), skipped)
   ]
   assert len(texts) == len(_TEXTS) - 1 and skipped.counts == {"cannot be read": 1}
+
+
+def test_shards_of_the_right_size_are_looked_into(whole, model, tmp_path):
+  output = pathlib.Path(shutil.copytree(whole, tmp_path / "scored"))
+  shard = output / "00-00001.array_record"
+  shutil.copy(shard, output / "07-00000.array_record")  # of nobody
+  assert len(_read(output)) == len(_TEXTS)
+  shard.write_bytes(bytes(shard.stat().st_size))
+  with pytest.raises(ValueError, match="00-00001.array_record is damaged.*Remove it"):
+    sources.open_source(str(output))
+  shard.unlink()
+  _score(model, output, "--dtype=float32", "--shard_megabytes=0.0005")
+  assert [d.text for d in _read(output)] == [d.text for d in _read(whole)]
+  (output / "00-done.json").write_text("{}")
+  with pytest.raises(ValueError, match="is not finished"):
+    sources.open_source(str(output))
+  _score(model, output, "--dtype=float32", "--shard_megabytes=0.0005")
+  assert len(_read(output)) == len(_TEXTS)
 
 
 def test_a_remote_folder_goes_on_where_it_stopped(model, whole, tmp_path, monkeypatch):

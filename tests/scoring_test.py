@@ -53,6 +53,13 @@ def test_rolling_is_the_whole_text():
 def test_mistakes_are_named():
   with pytest.raises(ValueError, match="Pair 1 has an empty continuation"):
     _scorer(random_blt(TINY)).loglikelihood([("a", "b"), ("a", "")])
+  for bad, flaw in (
+    (("a",), "must be .context, continuation"),
+    (("a", None), "must be .context, continuation"),
+    (("a", "\ud800"), "a lone surrogate"),
+  ):
+    with pytest.raises(ValueError, match=f"Pair 0 .*{flaw}"):
+      _scorer(random_blt(TINY)).loglikelihood([bad])
   with pytest.raises(ValueError, match="texts must be a list, got str"):
     _scorer(random_blt(TINY)).loglikelihood_rolling("text")
   with pytest.raises(ValueError, match="batch_size is 0"):

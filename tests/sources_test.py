@@ -22,7 +22,8 @@ from blt_jax.data.readers import TextReader
 SKIP = SourceOptions(on_error="skip")
 DOCUMENTS = ["one\n", "", "zwei ü", "\0nul", "a\r\nb", "🙂" * 40]
 RECORDS = [
-  ".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".parquet", ".array_record", ".arrayrecord",
+  ".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".json.gz", ".parquet", ".array_record",
+  ".arrayrecord",
 ]  # fmt: skip
 COMPRESSED = [".jsonl.gz", ".jsonl.zst", ".jsonl.xz"]
 
@@ -49,7 +50,7 @@ def write(path, texts):
 
 
 def write_bytes(path, content):
-  compression = "infer" if ".jsonl." in str(path) else None
+  compression = "infer" if ".json" in str(path) else None
   with fsspec.open(str(path), "wb", compression=compression) as file:
     file.write(content)
   return str(path)
@@ -168,14 +169,19 @@ def test_pieces_are_the_file_and_keep_characters_whole(tmp_path_factory, text, l
   assert max(map(len, pieces)) <= limit
 
 
-@pytest.mark.parametrize(
-  ("content", "message"),
-  [(b"", "holds no text"), (b" \n ", "holds no text")],
-)
-def test_bad_files_have_one_clear_error(tmp_path, content, message):
+@pytest.mark.parametrize("end", ["gz", "zst", "xz", "bz2"])
+def test_compressed_text_is_no_text(tmp_path, end):
+  with fsspec.open(f"{tmp_path}/a.{end}", "wb", compression="infer") as file:
+    file.write(b"text\n" * 9)
+  with pytest.raises(ValueError, match="a.*: compressed text .unpack it"):
+    read(f"{tmp_path}/a.{end}")
+
+
+@pytest.mark.parametrize("content", [b"", b" \n "])
+def test_bad_files_have_one_clear_error(tmp_path, content):
   file = tmp_path / "data.txt"
   file.write_bytes(content)
-  with pytest.raises(ValueError, match=f"data.txt.*{message}"):
+  with pytest.raises(ValueError, match="data.txt.*holds no text"):
     sources.open_source(str(file))
 
 

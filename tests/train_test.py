@@ -189,7 +189,10 @@ _MISTAKES = {
   "batch and devices": (dict(data=dict(batch_size=6)), "batch_size 6 must be a multiple of 8"),
   "mesh": (dict(mesh=dict(data=3)), "config.mesh asks for 1 x 3 x 1 x 1"),
   "no data": (dict(data=dict(path="nowhere")), "No file or folder nowhere"),
-  "mixture": (dict(data=dict(mixture=dict(web="stdlib"))), "config.data.mixture.web is 'stdlib'"),
+  "mixture": (
+    dict(data=dict(mixture=dict(web="stdlib"))),
+    "config.data.mixture.web is 'stdlib'",
+  ),
   "heads": (dict(model=dict(latent=dict(num_heads=5))), "dim 32 must be a multiple"),
   "scheme": (dict(patching=dict(scheme="words")), "Unknown scheme 'words'"),
   "no entropy model": (dict(patching=dict(scheme="entropy")), "config.patching.entropy_model"),

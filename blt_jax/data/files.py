@@ -20,6 +20,9 @@ _FORMATS = {
   ".jsonl.gz": "compressed jsonl",
   ".jsonl.zst": "compressed jsonl",
   ".jsonl.xz": "compressed jsonl",
+  ".json.gz": "compressed jsonl",  # so C4 and others are named
+  ".json.zst": "compressed jsonl",
+  ".json.xz": "compressed jsonl",
   ".parquet": "parquet",
   ".array_record": "array_record",
   ".arrayrecord": "array_record",

@@ -98,6 +98,8 @@ class Folder:
       partial = (self._local / name).with_suffix(f".{os.getpid()}.partial")
       try:
         yield partial
+        with partial.open("rb") as file:
+          os.fsync(file.fileno())  # or a power cut leaves a whole name and nothing in it
         partial.rename(self._local / name)
       except BaseException:
         partial.unlink(missing_ok=True)

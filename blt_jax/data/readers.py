@@ -105,6 +105,10 @@ class _RangeReader(Reader):
   def _parse(self, raw: bytes) -> Document | None: ...
 
 
+# What files of gzip, zstd, xz, bzip2 and zip begin with.
+_COMPRESSED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh", b"PK\3\4"
+
+
 class TextReader(_RangeReader):
   """Plain text files, the long ones in pieces.
 
@@ -122,6 +126,10 @@ class TextReader(_RangeReader):
     limit = self._policy.options.max_document_bytes
     with files.open_file(path) as file:
       window = file.read(limit + 1)
+      if self._is_alone and window.startswith(_COMPRESSED):
+        raise BadInputError(
+          "compressed text", "unpack it, or name JSONL .jsonl.gz, .zst or .xz"
+        )
       is_binary = b"\0" in window and not is_utf8(window[: _cut(window, limit)])
       if is_binary and not self._is_alone:
         self._policy.skipped.add("not UTF-8 text", path)

@@ -170,7 +170,7 @@ def _find_flaw(home: Folder, sizes: Mapping[str, int], process: int) -> str:
   if _done_name(process) not in sizes:
     return f"process {process} has not come to the end"
   count = len(_whole_shards(home, sizes, process))
-  if count != home.read_json(_done_name(process))["num_shards"]:
+  if count != _read_facts(home, _done_name(process)).get("num_shards"):
     return f"{_shard_name(process, count)}.array_record is missing or damaged"
   return ""
 
@@ -181,10 +181,18 @@ def _whole_shards(home: Folder, sizes: Mapping[str, int], process: int) -> list[
   pairs = (tuple(f"{name}.{end}" for end in _ENDS) for name in names)
   there = list(itertools.takewhile(lambda pair: sizes.keys() >= set(pair), pairs))
   with futures.ThreadPoolExecutor(8) as pool:  # remote files take their time
-    facts = list(pool.map(home.read_json, [sidecar for _, sidecar in there]))
+    facts = list(pool.map(lambda pair: _read_facts(home, pair[1]), there))
   sized = zip(facts, (sizes[shard] for shard, _ in there), strict=True)
-  whole = itertools.takewhile(lambda pair: pair[0]["file_bytes"] == pair[1], sized)
+  whole = itertools.takewhile(lambda pair: pair[0].get("file_bytes") == pair[1], sized)
   return [beside for beside, _ in whole]
+
+
+def _read_facts(home: Folder, name: str) -> dict[str, Any]:
+  """What a file says; nothing where it is damaged, so that it is made again."""
+  try:
+    return home.read_json(name)
+  except ValueError:
+    return {}
 
 
 def _shard_name(process: int, number: int) -> str:
@@ -324,6 +332,21 @@ def _find_shards(folder: Folder, num_processes: int) -> list[str]:
       f"{folder} is not finished: {'; '.join(flaws)}. Run the same score_entropies again, it "
       "makes what is missing."
     )
-  paths = [folder.path_of(name) for name in sizes if name.endswith(f".{_ENDS[0]}")]
+  counts = [_read_facts(folder, _done_name(p))["num_shards"] for p in range(num_processes)]
+  names = [_shard_name(p, i) for p, count in enumerate(counts) for i in range(count)]
+  paths = [folder.path_of(f"{name}.{_ENDS[0]}") for name in names]
   with futures.ThreadPoolExecutor(8) as pool:
-    return list(pool.map(files.copy_here, paths))
+    return list(pool.map(_open_shard, paths))
+
+
+def _open_shard(path: str) -> str:
+  """A local path of a shard that is a file of records."""
+  here = files.copy_here(path)
+  try:
+    grain.sources.ArrayRecordDataSource([here])
+  except (OSError, RuntimeError) as error:
+    raise ValueError(
+      f"{path} is damaged: {error}. Remove it, and run the same score_entropies again, it "
+      "makes what is missing."
+    ) from None
+  return here

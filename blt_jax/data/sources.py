@@ -38,10 +38,10 @@ def open_source(
 ) -> Dataset:
   """Opens the documents of a path.
 
-  Formats by name: .jsonl, .jsonl.gz, .jsonl.zst, .jsonl.xz, .parquet, .array_record (or
-  .arrayrecord); anything else is plain text, a document a file. Documents that are empty
-  stay, since somebody wrote them down as documents; blank text files and blank lines of
-  JSONL are none.
+  Formats by name: .jsonl, .jsonl.gz, .jsonl.zst, .jsonl.xz (or .json.gz, ...), .parquet,
+  .array_record (or .arrayrecord); anything else is plain text, a document a file. Documents
+  that are empty stay, since somebody wrote them down as documents; blank text files and blank
+  lines of JSONL are none.
 
   Args:
     path: a file; a folder, of which files at any depth are taken, hidden ones aside, and

@@ -9,6 +9,7 @@ from typing import Any
 
 import grain
 import jax
+from absl import flags
 
 from blt_jax.data.documents import Dataset
 
@@ -39,6 +40,8 @@ def transform(
 
 
 def _in_processes(dataset: grain.IterDataset, num_workers: int) -> grain.IterDataset:
+  if not flags.FLAGS.is_parsed():  # Grain asks for some, and not every program has them
+    flags.FLAGS.mark_as_parsed()
   options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=_BUFFER)
   return dataset.mp_prefetch(options, worker_init_fn=_start_worker)
 

@@ -89,7 +89,11 @@ class Generator:
       prompts: texts to continue.
       options: of all, or one for each.
       stride: passes of the model between two looks at the results, in eights.
+
+    Raises:
+      ValueError: as `generate`, or the stride is less than 1.
     """
+    check_sizes(stride=(stride, 1))
     return self._run(prompts, options, stride)
 
   def _run(self, prompts, options, stride) -> Iterator[Piece]:
@@ -126,8 +130,10 @@ def encode_prompt(prompt: Prompt) -> np.ndarray:
   """Ids int32 [n] of a prompt, BOS first.
 
   Raises:
-    ValueError: ids are none of the vocabulary, or there are none.
+    ValueError: ids are none of the vocabulary, or there are none, or a text is no text.
   """
+  if isinstance(prompt, str) and not is_text(prompt):
+    raise ValueError(f"{prompt!r} has a lone surrogate, which UTF-8 has no bytes for.")
   if isinstance(prompt, str | bytes):
     return tokenizer.encode(prompt, add_eos=False)
   ids = np.asarray(prompt)
@@ -136,6 +142,11 @@ def encode_prompt(prompt: Prompt) -> np.ndarray:
   if ids.min() < 0 or ids.max() >= tokenizer.VOCAB_SIZE:
     raise ValueError(f"Prompt ids must be in [0, {tokenizer.VOCAB_SIZE}).")
   return ids.astype(np.int32)
+
+
+def is_text(text: str) -> bool:
+  """Whether all of a string can be encoded."""
+  return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def check_texts(name: str, texts: Any) -> None:

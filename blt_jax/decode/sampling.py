@@ -1,7 +1,6 @@
 """How bytes are drawn: settings of a prompt, and the draw itself."""
 
 import dataclasses
-import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,11 +15,11 @@ from blt_jax.decode import utf8
 ALL_PARTS = frozenset(("seen", "utf8", "temperature", "filters"))
 _RULES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
   "max_bytes": (numbers.Integral, lambda x: x >= 1, "an integer >= 1"),
-  "temperature": (numbers.Real, lambda x: 0 <= x < math.inf, "a number >= 0"),
+  "temperature": (numbers.Real, lambda x: 0 <= x <= 1e6, "a number in [0, 1e6]"),
   "top_k": (numbers.Integral, lambda x: 0 <= x < 2**31, "an integer >= 0 (0 for all)"),
   "top_p": (numbers.Real, lambda x: 0 < x <= 1, "a number in (0, 1]"),
   "min_p": (numbers.Real, lambda x: 0 <= x < 1, "a number in [0, 1)"),
-  "repetition_penalty": (numbers.Real, lambda x: 0 < x < math.inf, "a number > 0 (1: none)"),
+  "repetition_penalty": (numbers.Real, lambda x: 1e-6 <= x <= 1e6, "in [1e-6, 1e6] (1: none)"),
   "seed": (numbers.Integral, lambda x: 0 <= x < 2**32, "an integer in [0, 2**32)"),
   "valid_utf8": (bool, lambda _: True, "true or false"),
 }

@@ -9,7 +9,13 @@ import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.decode import loop
-from blt_jax.decode.generator import Prompt, check_sizes, check_texts, encode_prompt
+from blt_jax.decode.generator import (
+  Prompt,
+  check_sizes,
+  check_texts,
+  encode_prompt,
+  is_text,
+)
 from blt_jax.decode.language_model import LanguageModel
 
 _ROUND = 256  # texts are padded to a multiple of this many bytes
@@ -50,11 +56,10 @@ class Scorer:
     """
     check_texts("pairs", pairs)
     texts, starts = [], []
-    for number, (context, continuation) in enumerate(pairs):
+    for number, pair in enumerate(pairs):
+      context, continuation = _check_pair(number, pair)
       ids = encode_prompt(context)
       new = tokenizer.encode(continuation, add_bos=False, add_eos=False)
-      if not len(new):
-        raise ValueError(f"Pair {number} has an empty continuation; there is nothing to score.")
       texts.append(np.concatenate([ids, new]))
       starts.append(len(ids))
     return [
@@ -96,6 +101,15 @@ class Scorer:
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
     for start in range(0, len(order), self._batch_size):
       yield order[start : start + self._batch_size]
+
+
+def _check_pair(number, pair):
+  if not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[1], str | bytes):
+    raise ValueError(f"Pair {number} is {pair!r}; it must be (context, continuation), texts.")
+  if not pair[1] or (isinstance(pair[1], str) and not is_text(pair[1])):
+    flaw = "an empty continuation" if not pair[1] else "a lone surrogate"
+    raise ValueError(f"Pair {number} has {flaw}; there is nothing to score.")
+  return pair
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
