@@ -360,6 +360,23 @@ def test_unreadable_files_are_named_or_skipped(tmp_path, end):
   assert skipped.counts == {"cannot be read": 1}
 
 
+def test_fingerprints_tell_files_apart(tmp_path):
+  (tmp_path / "a.txt").write_text("one")
+  (tmp_path / "b.txt").symlink_to(tmp_path / "nowhere")
+  before = sources.fingerprint(str(tmp_path))
+  assert (
+    before.startswith("2 files of 3 bytes") and sources.fingerprint(str(tmp_path)) == before
+  )
+  for change in ("longer", "one"):
+    (tmp_path / "a.txt").write_text(change)
+    assert (sources.fingerprint(str(tmp_path)) == before) == (change == "one")
+  (tmp_path / "b.txt").rename(tmp_path / "c.txt")
+  assert sources.fingerprint(str(tmp_path)) != before
+  with fsspec.open("memory://text/a.txt", "wb") as file:
+    file.write(b"12")
+  assert sources.fingerprint("memory://text").startswith("1 files of 2 bytes")
+
+
 def test_unreadable_folders_are_named_or_skipped(tmp_path, monkeypatch):
   for name in ("a", "b"):
     (tmp_path / "deep" / name).mkdir(parents=True)

@@ -108,10 +108,10 @@ def _raise(error: OSError) -> None:
 
 def fingerprint(paths: Sequence[str]) -> str:
   """A text that tells files from others, by their names and sizes."""
-  if not paths:
-    return "no files"
-  filesystem, _ = find_filesystem(paths[0])
-  sizes = filesystem.sizes(list(paths))
+  if paths and is_remote(paths[0]):
+    sizes = find_filesystem(paths[0])[0].sizes(list(paths))
+  else:  # a link may lead nowhere
+    sizes = [os.path.getsize(path) if os.path.exists(path) else 0 for path in paths]
   names = [path.rpartition("/")[2] for path in paths]
   digest = hashlib.sha256(repr([*zip(names, sizes, strict=True)]).encode()).hexdigest()[:8]
   return f"{len(paths):,} files of {sum(sizes):,} bytes ({digest})"
