@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from blt_jax import patching, thresholds, tokenizer, train_state, train_table
-from blt_jax.data import mixture, packing, pipeline, scored, sources, table
+from blt_jax.data import mixture, packing, pipeline, scored, shards, sources, table
 from blt_jax.data.documents import Document
 from blt_jax.data.entropy import EntropyScorer
 from blt_jax.data.transforms import PatchDocument
@@ -121,8 +121,9 @@ def _store(folder, texts, entropies):
   manifest = scored.Manifest("", 0, "", 8, "float32", "float16", False, "", 1)
   scored.begin(folder, manifest)
   documents = [Document(t, h) for t, h in zip(texts, entropies, strict=True)]
-  scored.write_shard(folder, 0, documents, "float16", scored.Progress(1, len(texts)))
-  scored.mark_done(folder, 0, {})
+  progress = shards.Progress(num_shards=1, next_document=len(texts))
+  shards.write_shard(folder, 0, documents, "float16", progress)
+  shards.mark_done(folder, 0, dataclasses.asdict(progress))
   return scored.ScoredReader(folder)
 
 

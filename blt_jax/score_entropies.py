@@ -24,7 +24,7 @@ from etils import epath
 from tqdm import tqdm
 
 from blt_jax import checkpoint, logs, patchers, runs, source_flags, tokenizer
-from blt_jax.data import scored, sources, streams
+from blt_jax.data import scored, shards, sources, streams
 from blt_jax.data.documents import Dataset, Document, Skipped, SourceOptions
 from blt_jax.data.entropy import BatchScorer, window_of
 from blt_jax.data.mixture import EveryNth
@@ -117,10 +117,10 @@ def score(
 
   Reading the next shard and writing the last one go on beside scoring.
   """
-  if scored.is_done(args.output, args.process):
+  if shards.is_done(args.output, args.process):
     logging.info("%s is scored already.", args.output)
     return
-  progress = scored.go_on(args.output, args.process)
+  progress = shards.go_on(args.output, args.process)
   if isinstance(documents, grain.MapDataset):  # a stream is read from its start once more
     skipped.counts |= collections.Counter(progress.skipped)
   numbered = _own_documents(documents, args, progress.next_document)
@@ -136,17 +136,17 @@ def score(
       if writing:
         writing.result()
       writing = pool.submit(
-        scored.write_shard, args.output, args.process, results, args.dtype, progress
+        shards.write_shard, args.output, args.process, results, args.dtype, progress
       )
     if writing:
       writing.result()
   facts = dataclasses.asdict(progress) | {"skipped": dict(skipped.counts)}
-  scored.mark_done(args.output, args.process, facts)
+  shards.mark_done(args.output, args.process, facts)
   logging.info("Scored %s documents, %s bytes; left out: %s.", f"{progress.documents:,}",
     f"{progress.text_bytes:,}", dict(skipped.counts) or "none")  # fmt: skip
 
 
-def _bar(progress: scored.Progress) -> tqdm:
+def _bar(progress: shards.Progress) -> tqdm:
   return tqdm(
     desc="Scoring", unit="B", unit_scale=True, initial=progress.text_bytes, mininterval=1.0
   )
@@ -183,8 +183,8 @@ def _read_shard(
   return _Shard(texts, end, dict(skipped.counts))
 
 
-def _advance(progress: scored.Progress, shard: _Shard) -> scored.Progress:
-  return scored.Progress(
+def _advance(progress: shards.Progress, shard: _Shard) -> shards.Progress:
+  return shards.Progress(
     num_shards=progress.num_shards + 1,
     next_document=shard.end,
     documents=progress.documents + len(shard.texts),
@@ -194,7 +194,7 @@ def _advance(progress: scored.Progress, shard: _Shard) -> scored.Progress:
 
 
 def _estimate_total(
-  documents: Dataset, num_processes: int, progress: scored.Progress
+  documents: Dataset, num_processes: int, progress: shards.Progress
 ) -> int | None:
   """About how many bytes this process's share has, from the text so far; None: unknown."""
   if isinstance(documents, streams.JsonLinesStream):

@@ -18,7 +18,7 @@ from pyarrow import parquet
 from tiny_runs import small_files, tiny_config
 
 from blt_jax import calibrate, evaluate, patchers, runs, score_entropies, tokenizer, train
-from blt_jax.data import scored, sources
+from blt_jax.data import scored, shards, sources
 from blt_jax.data.documents import Document, Skipped, SourceOptions
 from blt_jax.data.entropy import EntropyScorer
 
@@ -91,11 +91,11 @@ def test_killed_ten_times_and_resumed_is_the_same(model, whole, tmp_path):
   command = [sys.executable, "-m", "blt_jax.score_entropies", *_flags(model, output)]
   command += ["--dtype=float32", "--shard_megabytes=0.0005"]
   kills = 0
-  while kills < 10 and not scored.is_done(output, 0):
-    shards = len(list(output.glob("*.array_record")))
+  while kills < 10 and not shards.is_done(output, 0):
+    written = len(list(output.glob("*.array_record")))
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while process.poll() is None:
-      if len(list(output.glob("*.*"))) - 1 > 2 * shards:  # it writes
+      if len(list(output.glob("*.*"))) - 1 > 2 * written:  # it writes
         time.sleep(rng.uniform(0, 0.01))
         break
       time.sleep(0.001)
@@ -157,8 +157,8 @@ def test_another_making_is_not_mixed_in(model, whole):
 @pytest.mark.parametrize("damage", ["cut", "shard", "sidecar", "half", "last"])
 def test_what_is_missing_is_named_and_made_again(model, whole, tmp_path, damage):
   output = pathlib.Path(shutil.copytree(whole, tmp_path / "scored"))
-  shards = sorted(output.glob("*.array_record"))
-  shard = shards[-1 if damage == "last" else 2]
+  paths = sorted(output.glob("*.array_record"))
+  shard = paths[-1 if damage == "last" else 2]
   if damage == "cut":
     os.truncate(shard, shard.stat().st_size // 2)
   elif damage == "half":
@@ -169,7 +169,7 @@ def test_what_is_missing_is_named_and_made_again(model, whole, tmp_path, damage)
     sources.open_source(str(output))
   more = ("--dtype=float32", "--shard_megabytes=0.0008")  # shards after it are others
   _score(model, output, *more)
-  assert len(list(output.glob("*.array_record"))) <= len(shards) - (damage != "last")
+  assert len(list(output.glob("*.array_record"))) <= len(paths) - (damage != "last")
   for got, expected in zip(_read(output), _read(whole), strict=True):
     assert got.text == expected.text
     np.testing.assert_array_equal(got.entropies, expected.entropies)
@@ -213,7 +213,7 @@ def test_what_was_left_out_is_counted_over_all_starts(model, tmp_path, monkeypat
   text = tmp_path / "text.jsonl"
   text.write_text("".join('{"text": "a document"}\n{"text": 5}\n' for _ in range(6)))
   flags = [f"--input={text}", "--on_error=skip", "--shard_megabytes=0.00002"]
-  write, written = scored.write_shard, []
+  write, written = shards.write_shard, []
 
   def fail_at_last(*arguments):
     if len(written) == 2:
@@ -221,7 +221,7 @@ def test_what_was_left_out_is_counted_over_all_starts(model, tmp_path, monkeypat
     written.append(write(*arguments))
 
   with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
-    patched.setattr(scored, "write_shard", fail_at_last)
+    patched.setattr(shards, "write_shard", fail_at_last)
     _score(model, tmp_path / "scored", *flags)
   _score(model, tmp_path / "scored", *flags)
   facts = json.loads((tmp_path / "scored" / "00-done.json").read_text())
@@ -238,7 +238,7 @@ def test_the_time_left_is_known_for_every_format(end, model, tmp_path):
     with fsspec.open(str(source), "wb", compression="infer") as file:
       file.write("".join(json.dumps({"text": text}) + "\n" for text in texts).encode())
   documents = sources.open_source(str(source))
-  so_far = scored.Progress(1, 10, 10, 120)
+  so_far = shards.Progress(1, 10, 10, 120)
   if end == "jsonl.gz":
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(source.read_bytes()[:-9])
@@ -248,12 +248,12 @@ def test_the_time_left_is_known_for_every_format(end, model, tmp_path):
 
 
 def test_records_check_their_lengths():
-  record = scored.encode(Document(b"abc", np.arange(5, dtype=np.float32)), "float16")
-  document = scored.decode(record, "float16")
+  record = shards.encode(Document(b"abc", np.arange(5, dtype=np.float32)), "float16")
+  document = shards.decode(record, "float16")
   assert document.text == b"abc" and document.entropies.tolist() == [0, 1, 2, 3, 4]
   for bad in (record[:-2], record + b"xx"):
     with pytest.raises(ValueError, match="score the text again"):
-      scored.decode(bad, "float16")
+      shards.decode(bad, "float16")
 
 
 def test_a_record_that_cannot_be_read_stops_or_is_counted(model, tmp_path):
@@ -313,10 +313,10 @@ def test_a_failed_write_leaves_no_shard(tmp_path):
     raise OSError("No space left on device")
 
   with pytest.raises(OSError, match="No space left"):
-    scored.write_shard(tmp_path, 0, documents(), "float16", scored.Progress(1, 1, 1, 1))
+    shards.write_shard(tmp_path, 0, documents(), "float16", shards.Progress(1, 1, 1, 1))
   assert not list(tmp_path.iterdir())
   with pytest.raises(OSError, match="No space left"):
-    scored.write_shard("memory://full", 0, documents(), "float16", scored.Progress(1, 1, 1, 1))
+    shards.write_shard("memory://full", 0, documents(), "float16", shards.Progress(1, 1, 1, 1))
   assert not fsspec.filesystem("memory").exists("/full")
 
 
@@ -324,7 +324,7 @@ def test_a_disk_without_room_is_an_error_that_says_so(tmp_path):
   documents = [Document(os.urandom(50_000), np.zeros(50_002))] * 2
   message = r"cannot be written: .* Check free space"
   with pytest.raises(OSError, match=message), small_files(100_000):
-    scored.write_shard(tmp_path, 0, documents, "float16", scored.Progress(1, 2, 2, 100_000))
+    shards.write_shard(tmp_path, 0, documents, "float16", shards.Progress(1, 2, 2, 100_000))
   assert not list(tmp_path.iterdir())
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import grain
 import jax
-from absl import flags
 
 from blt_jax.data.documents import Dataset
 
@@ -23,7 +22,8 @@ def transform(
   """Applies a function to each document.
 
   The order does not depend on the number of workers. Worker processes use JAX on the CPU
-  only, whatever this process uses.
+  only, whatever this process uses. Grain's worker processes read absl's flags, so a script
+  that parses none calls `absl.flags.FLAGS.mark_as_parsed()` first.
 
   Args:
     documents: as `mixture.mix` gives them; elements that are None are left out.
@@ -40,8 +40,6 @@ def transform(
 
 
 def _in_processes(dataset: grain.IterDataset, num_workers: int) -> grain.IterDataset:
-  if not flags.FLAGS.is_parsed():  # Grain asks for some, and not every program has them
-    flags.FLAGS.mark_as_parsed()
   options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=_BUFFER)
   return dataset.mp_prefetch(options, worker_init_fn=_start_worker)
 
