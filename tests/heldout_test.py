@@ -2,7 +2,7 @@
 
 import grain
 import pytest
-from sources_test import write
+from source_files import write
 
 from blt_jax import config, corpus
 from blt_jax.data import heldout, sources

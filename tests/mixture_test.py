@@ -8,7 +8,7 @@ import grain
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sources_test import write
+from source_files import write
 
 from blt_jax.data import sources
 from blt_jax.data.documents import Document

@@ -11,54 +11,19 @@ import grain
 import numpy as np
 import pytest
 from array_record.python import array_record_module
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from source_files import SKIP, lines_of, read, write, write_bytes
 
-from blt_jax.data import files, sources
+from blt_jax.data import sources
 from blt_jax.data.documents import BadInputError, Policy, Skipped, SourceOptions
 from blt_jax.data.json_lines import parse_line
 from blt_jax.data.readers import TextReader
 
-SKIP = SourceOptions(on_error="skip")
 DOCUMENTS = ["one\n", "", "zwei ü", "\0nul", "a\r\nb", "🙂" * 40]
 RECORDS = [
   ".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".json.gz", ".parquet", ".array_record",
   ".arrayrecord",
 ]  # fmt: skip
 COMPRESSED = [".jsonl.gz", ".jsonl.zst", ".jsonl.xz"]
-
-
-def lines_of(texts):
-  return "".join(json.dumps({"text": text, "id": 1}) + "\n" for text in texts).encode()
-
-
-def write(path, texts):
-  """A file of documents in the format of its name."""
-  path = str(path)
-  if path.endswith(".parquet"):
-    pa = pytest.importorskip("pyarrow")
-    pq = pytest.importorskip("pyarrow.parquet")
-    pq.write_table(pa.table({"text": texts, "id": [1] * len(texts)}), path, row_group_size=2)
-  elif "record" in path:
-    writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
-    for text in texts:
-      writer.write(text.encode())
-    writer.close()
-  else:
-    write_bytes(path, lines_of(texts))
-  return path
-
-
-def write_bytes(path, content):
-  compression = "infer" if ".json" in str(path) else None
-  with fsspec.open(str(path), "wb", compression=compression) as file:
-    file.write(content)
-  return str(path)
-
-
-def read(path, options=None, skipped=None):
-  dataset = sources.open_source(str(path), options, skipped)
-  return [document.text for document in dataset]
 
 
 @pytest.mark.parametrize("end", RECORDS)
@@ -130,72 +95,6 @@ def test_mixed_formats_ask_for_a_glob(tmp_path):
   write(tmp_path / "b.array_record", ["2"])
   with pytest.raises(ValueError, match=r"several formats: array_record, jsonl.*a glob"):
     sources.open_source(str(tmp_path))
-
-
-# --- Plain text
-
-
-def test_folder_skips_what_is_no_text(tmp_path):
-  (tmp_path / "b.txt").write_text("bé\n")
-  (tmp_path / "a").mkdir()
-  (tmp_path / "a" / "a.py").write_text("pass\n")
-  (tmp_path / "c.png").write_bytes(b"\x89PNG\0\xff")
-  (tmp_path / "empty.txt").write_text(" \n")
-  (tmp_path / ".git").mkdir()
-  (tmp_path / ".git" / "config").write_text("hidden")
-  skipped = Skipped()
-  assert read(tmp_path / "c.png") == [b"\x89PNG\0\xff"]  # whoever names it means it
-  assert read(tmp_path, skipped=skipped) == [b"pass\n", "bé\n".encode()]
-  assert skipped.counts == {"not UTF-8 text": 1}
-  assert sources.read_documents(str(tmp_path)) == [b"pass\n", "bé\n".encode()]
-
-
-def test_long_files_are_cut_after_a_line(tmp_path):
-  file = tmp_path / "long.txt"
-  file.write_text("one\ntwo\nthree" + "e" * 20)
-  pieces = read(file, SourceOptions(max_document_bytes=10))
-  assert pieces == [b"one\ntwo\n", b"threeeeeee", b"eeeeeeeeee", b"eeeee"]
-  file.write_text("x" * 10)
-  assert read(file, SourceOptions(max_document_bytes=10)) == [b"x" * 10]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.text(alphabet="aé€🙂\n\r ", min_size=1, max_size=60), st.integers(4, 12))
-def test_pieces_are_the_file_and_keep_characters_whole(tmp_path_factory, text, limit):
-  file = tmp_path_factory.mktemp("text") / "a.txt"
-  file.write_bytes(text.encode() + b".")
-  pieces = read(file, SourceOptions(max_document_bytes=limit, invalid_utf8="drop"))
-  assert b"".join(pieces) == text.encode() + b"."
-  assert max(map(len, pieces)) <= limit
-
-
-@pytest.mark.parametrize("end", ["gz", "zst", "xz", "bz2"])
-def test_compressed_text_is_no_text(tmp_path, end):
-  with fsspec.open(f"{tmp_path}/a.{end}", "wb", compression="infer") as file:
-    file.write(b"text\n" * 9)
-  with pytest.raises(ValueError, match="a.*: compressed text .unpack it"):
-    read(f"{tmp_path}/a.{end}")
-
-
-@pytest.mark.parametrize("content", [b"", b" \n "])
-def test_bad_files_have_one_clear_error(tmp_path, content):
-  file = tmp_path / "data.txt"
-  file.write_bytes(content)
-  with pytest.raises(ValueError, match="data.txt.*holds no text"):
-    sources.open_source(str(file))
-
-
-def test_missing_paths_are_named(tmp_path):
-  for path in ("nowhere.txt", str(tmp_path / "*.txt"), "memory://nowhere"):
-    with pytest.raises(FileNotFoundError, match=r"nowhere|\*\.txt.*config.data.path"):
-      sources.open_source(path)
-  with pytest.raises(ValueError, match="holds no text"):
-    sources.open_source(str(tmp_path))
-
-
-def test_standard_library_is_real_text():
-  documents = sources.read_documents(files.STDLIB)
-  assert sum(map(len, documents)) > 5_000_000
 
 
 # --- Encodings
