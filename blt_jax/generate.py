@@ -19,6 +19,7 @@ import sys
 from typing import Any, TextIO
 
 import numpy as np
+from tqdm import tqdm
 
 from blt_jax import atomic, loading, logs, patch_view, tokenizer
 from blt_jax.decode.drafting import Drafting
@@ -159,10 +160,12 @@ def _run_lines(
     except ValueError as error:
       results[number] = {"error": f"line {number + 1}: {error}"}
   texts, samplings = [r[1] for r in requests], [r[2] for r in requests]
-  for (number, text, _), result in zip(
-    requests, generator.generate(texts, samplings), strict=True
-  ):
-    results[number] = _record(text, result, args.show_patches)
+  with tqdm(desc="Generating", total=len(requests), unit="line") as bar:
+    for piece in generator.stream(texts, samplings, stride=2**30):
+      if piece.result is not None:
+        number, text, _ = requests[piece.index]
+        results[number] = _record(text, piece.result, args.show_patches)
+        bar.update()
   for number, _ in numbered:
     file.write(json.dumps(results[number], ensure_ascii=False) + "\n")
   failed = sum("error" in r for r in results.values())

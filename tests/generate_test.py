@@ -97,13 +97,13 @@ def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
   assert (tmp_path / "link").is_symlink() and "a" in (tmp_path / "out").read_text()
   (tmp_path / "link").unlink()
   (tmp_path / "out").write_text("of before")
-  monkeypatch.setattr(generator.Generator, "generate", _interrupted)
+  monkeypatch.setattr(generator.Generator, "stream", _interrupted)
   assert run(f"--input={tmp_path}/in", f"--output={tmp_path}/out") == 130
   assert (tmp_path / "out").read_text() == "of before"
   assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
 
 
-def _interrupted(*_):
+def _interrupted(*_, **__):
   raise KeyboardInterrupt
 
 
