@@ -167,7 +167,7 @@ def _fail(message, code=1):
 def _end(home, signal_number, grace):
   """Ends a worker's processes, which form a group."""
   try:
-    group = int((home / "blt_jax" / "worker.pid").read_text())
+    group = _find_group(home / "blt_jax")
     os.killpg(group, signal_number)
     deadline = time.monotonic() + grace
     while time.monotonic() < deadline and _runs(group):
@@ -175,6 +175,18 @@ def _end(home, signal_number, grace):
     os.killpg(group, signal.SIGKILL)
   except (FileNotFoundError, ProcessLookupError):
     pass  # nothing was started, or it has ended
+
+
+def _find_group(folder):
+  """The number that is written just after a worker starts."""
+  deadline = time.monotonic() + 5
+  while True:
+    try:
+      return int((folder / "worker.pid").read_text())
+    except (FileNotFoundError, ValueError):
+      if time.monotonic() > deadline or not (folder / "worker.log").exists():
+        raise FileNotFoundError(f"{folder} has no worker.pid") from None
+      time.sleep(0.01)
 
 
 def _runs(group):
