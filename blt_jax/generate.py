@@ -24,7 +24,7 @@ from tqdm import tqdm
 from blt_jax import atomic, loading, logs, patch_view, tokenizer
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation
-from blt_jax.decode.generator import Generator, is_text
+from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
 
 _OPTIONS = dict(
@@ -63,12 +63,13 @@ def _run(args) -> str | int:
 
 
 def _generator(args) -> Generator:
+  drafting = _drafting(args)
   return Generator(
     loading.load_language_model(args.run, args.entropy_model, args.threshold),
     batch_size=args.batch_size,
     max_length=args.max_length,
     truncate=args.truncate,
-    drafting=_drafting(args),
+    drafting=drafting,
   )
 
 
@@ -181,7 +182,7 @@ def _request(line: bytes, options: Sampling) -> tuple[str, Sampling]:
   if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
     raise ValueError('it must be an object with a string "prompt".')
   prompt = fields.pop("prompt")
-  if not is_text(prompt):
+  if not tokenizer.is_text(prompt):
     raise ValueError("the prompt has a lone surrogate.")
   known = {f.name for f in dataclasses.fields(Sampling)}
   if unknown := sorted(fields.keys() - known):

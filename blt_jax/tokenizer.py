@@ -41,6 +41,11 @@ def encode(
   return ids
 
 
+def is_text(text: str) -> bool:
+  """Whether all of a string can be encoded: it has no lone surrogate."""
+  return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def decode_bytes(ids: Iterable[int] | np.ndarray) -> bytes:
   """Turns ids [n] into bytes; special ids are dropped.
 

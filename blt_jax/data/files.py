@@ -106,12 +106,16 @@ def _raise(error: OSError) -> None:
   raise error
 
 
+def sizes_of(paths: Sequence[str]) -> list[int]:
+  """Bytes of files, all local or all at one place; 0 of a link that leads nowhere."""
+  if paths and is_remote(paths[0]):
+    return find_filesystem(paths[0])[0].sizes(list(paths))
+  return [os.path.getsize(path) if os.path.exists(path) else 0 for path in paths]
+
+
 def fingerprint(paths: Sequence[str]) -> str:
   """A text that tells files from others, by their names and sizes."""
-  if paths and is_remote(paths[0]):
-    sizes = find_filesystem(paths[0])[0].sizes(list(paths))
-  else:  # a link may lead nowhere
-    sizes = [os.path.getsize(path) if os.path.exists(path) else 0 for path in paths]
+  sizes = sizes_of(paths)
   names = [path.rpartition("/")[2] for path in paths]
   digest = hashlib.sha256(repr([*zip(names, sizes, strict=True)]).encode()).hexdigest()[:8]
   return f"{len(paths):,} files of {sum(sizes):,} bytes ({digest})"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import operator
 import os
 import pathlib
 import tempfile
@@ -52,7 +53,10 @@ class Folder:
     if not self._filesystem.exists(self._root):
       return {}
     found = self._filesystem.ls(self._root, detail=True, refresh=True)
-    return {f["name"].rpartition("/")[2]: f["size"] for f in sorted(found, key=_name)}
+    return {
+      f["name"].rpartition("/")[2]: f["size"]
+      for f in sorted(found, key=operator.itemgetter("name"))
+    }
 
   def exists(self, name: str) -> bool:
     """Whether there is such a file."""
@@ -108,7 +112,3 @@ class Folder:
       with tempfile.TemporaryDirectory() as aside:
         yield pathlib.Path(aside) / name
         self._filesystem.put_file(f"{aside}/{name}", f"{self._root}/{name}")
-
-
-def _name(info: dict[str, Any]) -> str:
-  return info["name"]

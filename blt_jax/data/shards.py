@@ -54,10 +54,10 @@ def go_on(folder: str | os.PathLike, process: int) -> Progress:
   """
   home = Folder(folder)
   sizes = home.sizes()
-  if _done_name(process) in sizes:
-    flaw = _find_flaw(home, sizes, process)
-    logging.warning("%s: %s; it and those after it are made again.", folder, flaw)
   whole = _whole_shards(home, sizes, process)
+  if _done_name(process) in sizes:
+    logging.warning("%s: %s; it and those after it are made again.", folder,
+      _describe_missing(process, len(whole)))  # fmt: skip
   kept = {f"{_shard_name(process, i)}.{end}" for i in range(len(whole)) for end in _ENDS}
   for name in sizes:
     if name.startswith(f"{process:02d}-") and name not in kept:
@@ -84,8 +84,12 @@ def _find_flaw(home: Folder, sizes: Mapping[str, int], process: int) -> str:
     return f"process {process} has not come to the end"
   count = len(_whole_shards(home, sizes, process))
   if count != _read_facts(home, _done_name(process)).get("num_shards"):
-    return f"{_shard_name(process, count)}.array_record is missing or damaged"
+    return _describe_missing(process, count)
   return ""
+
+
+def _describe_missing(process: int, number: int) -> str:
+  return f"{_shard_name(process, number)}.{_ENDS[0]} is missing or damaged"
 
 
 def _whole_shards(home: Folder, sizes: Mapping[str, int], process: int) -> list[dict[str, Any]]:

@@ -28,13 +28,12 @@ class JsonLinesStream(grain.IterDataset):
   @functools.cached_property
   def size(self) -> int | None:
     """About how many bytes of text there are, judging by the start of the first file."""
-    filesystem, _ = files.find_filesystem(self._paths[0])
     try:
       lines, share = files.read_start(self._paths[0], _SAMPLE)
     except Exception:  # each library has exceptions of its own; whoever reads on reports it
       return None
     texts = map(self._sample, lines.splitlines())
-    return int(sum(filesystem.sizes(list(self._paths))) * sum(map(len, texts)) / share)
+    return int(sum(files.sizes_of(self._paths)) * sum(map(len, texts)) / share)
 
   def _sample(self, line: bytes) -> bytes:
     try:

@@ -42,8 +42,9 @@ class Generator:
     Raises:
       ValueError: a size is too small, or the drafter is none that this model has.
     """
-    sizes = dict(batch_size=(batch_size, 1), max_length=(max_length, 2))
-    check_sizes(**sizes, prefill_chunk=(prefill_chunk, 1))
+    check_sizes(
+      batch_size=(batch_size, 1), max_length=(max_length, 2), prefill_chunk=(prefill_chunk, 1)
+    )
     if drafting is not None:
       check_drafting(drafting, model.reader)
     self._model = model
@@ -132,7 +133,7 @@ def encode_prompt(prompt: Prompt) -> np.ndarray:
   Raises:
     ValueError: ids are none of the vocabulary, or there are none, or a text is no text.
   """
-  if isinstance(prompt, str) and not is_text(prompt):
+  if isinstance(prompt, str) and not tokenizer.is_text(prompt):
     raise ValueError(f"{prompt!r} has a lone surrogate, which UTF-8 has no bytes for.")
   if isinstance(prompt, str | bytes):
     return tokenizer.encode(prompt, add_eos=False)
@@ -142,11 +143,6 @@ def encode_prompt(prompt: Prompt) -> np.ndarray:
   if ids.min() < 0 or ids.max() >= tokenizer.VOCAB_SIZE:
     raise ValueError(f"Prompt ids must be in [0, {tokenizer.VOCAB_SIZE}).")
   return ids.astype(np.int32)
-
-
-def is_text(text: str) -> bool:
-  """Whether all of a string can be encoded."""
-  return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def check_texts(name: str, texts: Any) -> None:

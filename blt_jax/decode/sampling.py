@@ -87,7 +87,7 @@ def _stop_texts(stop):
   if not isinstance(texts, Sequence) or not all(isinstance(t, str | bytes) for t in texts):
     raise ValueError(f"stop is {stop!r}; it must be a text or a list of texts.")
   for text in texts:
-    if not text or (isinstance(text, str) and tokenizer.decode(stop_ids(text)) != text):
+    if not text or (isinstance(text, str) and not tokenizer.is_text(text)):
       flaw = "has a lone surrogate" if text else "is empty"
       raise ValueError(f"The stop string {text!r} {flaw}, so it would never be met.")
   return tuple(texts)

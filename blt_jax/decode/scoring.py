@@ -9,13 +9,7 @@ import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.decode import loop
-from blt_jax.decode.generator import (
-  Prompt,
-  check_sizes,
-  check_texts,
-  encode_prompt,
-  is_text,
-)
+from blt_jax.decode.generator import Prompt, check_sizes, check_texts, encode_prompt
 from blt_jax.decode.language_model import LanguageModel
 
 _ROUND = 256  # texts are padded to a multiple of this many bytes
@@ -106,7 +100,7 @@ class Scorer:
 def _check_pair(number, pair):
   if not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[1], str | bytes):
     raise ValueError(f"Pair {number} is {pair!r}; it must be (context, continuation), texts.")
-  if not pair[1] or (isinstance(pair[1], str) and not is_text(pair[1])):
+  if not pair[1] or (isinstance(pair[1], str) and not tokenizer.is_text(pair[1])):
     flaw = "an empty continuation" if not pair[1] else "a lone surrogate"
     raise ValueError(f"Pair {number} has {flaw}; there is nothing to score.")
   return pair
