@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from golden_cases import SAME
 
-from blt_jax.decode import layers
+from blt_jax.decode import layers, patch_encoder
 from blt_jax.decode.layers import rotate
 from blt_jax.ops import (
   attention,
@@ -15,6 +15,7 @@ from blt_jax.ops import (
   gpu_matvec,
   gpu_norm,
   gpu_patch_attention,
+  gpu_patch_encoder,
   gpu_ring_attention,
   norm,
 )
@@ -23,17 +24,22 @@ from blt_jax.ops.ring_attention import ring_attention
 
 @pytest.mark.parametrize("is_gated", [False, True])
 @pytest.mark.parametrize("has_norm", [False, True])
-def test_matvec(is_gated, has_norm):
+@pytest.mark.parametrize(
+  "number, width, big", [(3, 768, 1), (1, 768, 10**9), (1, 2048, 1), (1, 5632, 1)]
+)
+def test_matvec(is_gated, has_norm, number, width, big, monkeypatch):
+  monkeypatch.setattr(gpu_matvec, "_BIG", big)
   keys = jax.random.split(jax.random.key(0), 4)
-  x, matrix = jax.random.normal(keys[0], (3, 768)), jax.random.normal(keys[1], (32, 768))
-  scale = jax.random.normal(keys[2], (768,)) if has_norm else None
+  x = jax.random.normal(keys[0], (number, width))
+  matrix = jax.random.normal(keys[1], (32, width))
+  scale = jax.random.normal(keys[2], (width,)) if has_norm else None
   size = 16 if is_gated else 32
-  residual = jax.random.normal(keys[3], (3, size))
-  want = norm.rms_norm(x, scale, 1e-5) if has_norm else x / 30
+  residual = jax.random.normal(keys[3], (number, size))
+  x = x if has_norm else x / 30
+  want = norm.rms_norm(x, scale, 1e-5) if has_norm else x
   want = want @ matrix.T
   if is_gated:
     want = jax.nn.silu(want[:, :size]) * want[:, size:]
-  x = x if has_norm else x / 30
   got = gpu_matvec.matvec(
     x, matrix, scale=scale, epsilon=1e-5, is_gated=is_gated, residual=residual, factor=2.0,
     interpret=True,
@@ -52,13 +58,13 @@ def test_norm(width):
   chex.assert_trees_all_close(got, want, rtol=1e-2)
 
 
-@pytest.mark.parametrize("window, size", [(70, 128), (300, 448), (None, 192)])
+@pytest.mark.parametrize("window, size", [(70, 128), (300, 512), (None, 256)])
 @pytest.mark.parametrize("length, key_heads, head_dim", [(1, 4, 32), (2, 2, 32), (1, 4, 128)])
 @pytest.mark.parametrize("out", [8, 256])
 def test_attend_add(window, size, length, key_heads, head_dim, out, monkeypatch):
   """Rows that have read nothing, little, and more than the ring holds; one that rests."""
   monkeypatch.setattr(gpu_ring_attention, "_PART", 64)
-  monkeypatch.setattr(gpu_ring_attention, "_PROGRAMS", 64 if out == 8 else 1)  # parts, or not
+  monkeypatch.setattr(gpu_ring_attention, "_PROGRAMS", 32 if out == 8 else 1)  # parts, or not
   position = np.array([0, 3, 65, 185 if window is None else 1000], np.int32)
   count = np.array([length, length, 0, 1], np.int32)
   first = np.repeat((position - position // 2)[:, None], length, axis=1)
@@ -102,6 +108,30 @@ def test_read_patches(window, heads, head_dim):
   )
   mixed = layers._attend_patches(query, patches, ids, window).reshape(2, 3, -1)
   chex.assert_trees_all_close(got, 2 * residual + mixed @ matrix.T, rtol=1e-4, atol=1e-4)
+
+
+_STARTS = jnp.array([[0, 3, 20], [5, 5, 30]])
+_ENDS = jnp.array([[3, 20, 40], [5, 6, 37]])  # some patches of no byte, of one, of many
+
+
+@pytest.mark.parametrize("modes", ["max", "min_avg", "mean_max"])
+def test_pool(modes):
+  states = jax.random.normal(jax.random.key(4), (2, 40, 512))
+  assert gpu_patch_encoder.fits_pool(states)
+  got = gpu_patch_encoder.pool(states, _STARTS, _ENDS, modes, interpret=True)
+  want = patch_encoder.pool(states, _STARTS, _ENDS, modes)
+  chex.assert_trees_all_close(got, want, **SAME)
+
+
+@pytest.mark.parametrize("slots, heads, repeats", [(2, 3, 1), (1, 2, 4)])
+def test_patches_attend(slots, heads, repeats):
+  keys = jax.random.split(jax.random.key(5), 2)
+  query = jax.random.normal(keys[0], (2, 3, slots, heads, repeats, 32))
+  read = jax.random.normal(keys[1], (2, 40, 2, heads, 32))
+  assert gpu_patch_encoder.fits_attend(query, read)
+  got = gpu_patch_encoder.attend(query, read, _STARTS, _ENDS, interpret=True)
+  want = patch_encoder.attend(query, read, _STARTS, _ENDS)
+  chex.assert_trees_all_close(got, want, **SAME)
 
 
 @pytest.mark.parametrize("window", [64, 128])

@@ -24,7 +24,7 @@ class BLTCache:
   """What a BLT remembers of each row: T bytes, M patches at most.
 
   Everything but the cursor lies where its byte or patch belongs, so a row goes back by
-  moving the cursor alone.
+  moving the cursor alone; a row that waits does so until its next read.
   """
 
   cursor: Cursor
@@ -32,13 +32,15 @@ class BLTCache:
   entropies: jax.Array  # float32 [B, T], of the predictions made at them
   starts: jax.Array  # int32 [B, M + 2], where each patch begins, the open one included
   latent_first: jax.Array  # int32 [B, M + 2], the oldest patch that each may see
-  states: list[jax.Array]  # [B, T, D], of bytes, for patches to be encoded
+  states: list[jax.Array]  # [B, T, D], of bytes, that patches begin with
+  byte_keys: list[jax.Array]  # [B, T, 2, G, H], what patches read of bytes: keys and values
   patches: list[jax.Array]  # what the decoder reads of closed patches, [B, M, ...]: keys
   # and values [slots, 2, G, H] under each cross-attention, or the vectors [D] themselves
   encoder: list[layers.Ring]
   latent: list[layers.Ring]
   decoder: list[layers.Ring]
   source: Any  # cache of the entropy source, or None
+  waits: jax.Array  # bool [B], rows whose next byte the entropy source has read already
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +67,9 @@ class BLTReader:
     """Caches of rows that have read nothing; see `ByteLMReader.init`."""
     c = self.config
     patches = self.max_patches or capacity + chunk  # never full
-    per_layer = c.encoder_cross is not None and c.encoder_cross.all_layers
-    num_states = c.encoder.num_layers if per_layer else 1
+    crosses, cross = self._num_encoder_crosses, c.encoder_cross
+    num_states = crosses if cross and c.repool else 1
+    heads = (2, cross.num_kv_heads, c.encoder.dim // cross.num_heads) if cross else ()
 
     def zeros(*shape, dtype=jnp.int32):
       return jnp.zeros((batch_size, *shape), dtype)
@@ -81,11 +84,13 @@ class BLTReader:
       starts=zeros(patches + 2),
       latent_first=zeros(patches + 2),
       states=[zeros(capacity, c.encoder.dim, dtype=self.dtype) for _ in range(num_states)],
+      byte_keys=[zeros(capacity, *heads, dtype=self.dtype) for _ in range(crosses)],
       patches=[zeros(patches, *shape, dtype=self.dtype) for shape in self._patch_shapes()],
       encoder=rings(c.encoder, capacity),
       latent=rings(c.latent, patches),
       decoder=rings(c.decoder, capacity),
       source=self.source.init(batch_size, capacity, chunk) if self.source else None,
+      waits=zeros(dtype=bool),
     )
 
   def read(
@@ -124,8 +129,8 @@ class BLTReader:
   ) -> tuple[jax.Array, BLTCache, jax.Array]:
     """Reads the next byte of each row, or of some: those that close a patch may wait.
 
-    The latent transformer takes about as long for one row as for all, so it is left aside
-    until half of the rows need it.
+    The latent transformer takes little longer for all rows than for one, so it is left
+    aside until two thirds of the rows need it.
 
     Args:
       weights: see the class.
@@ -136,7 +141,8 @@ class BLTReader:
         others with long patches would wait for ever.
 
     Returns:
-      As `read`; and int [B], the bytes read: where 0, the row has to ask again.
+      As `read`; and int [B], the bytes read: where 0, the row has to ask again, for the
+      same byte.
     """
     return self._read(weights, cache, tokens, count, may_wait=may_wait)
 
@@ -145,9 +151,14 @@ class BLTReader:
   ):
     cursor = cache.cursor
     if self.source and entropies is None:
+      # Several bytes are no question asked again.
+      waits = cache.waits & (tokens.shape[1] == 1)
+      fresh = jnp.where(waits, 0, count)
       with gpu_call.recorded() as temporaries:
-        entropies, _, source = self.source.read(weights["source"], cache.source, tokens, count)
-      cache = dataclasses.replace(cache, source=source)
+        entropies, _, source = self.source.read(weights["source"], cache.source, tokens, fresh)
+      known = layers.take(cache.entropies, cursor.position[:, None])
+      entropies = jnp.where(waits[:, None], known, entropies)
+      cache = dataclasses.replace(cache, source=source, waits=waits)
       if temporaries and tokens.shape[1] == 1 and num_latents is None:
         return self._read_ahead(weights, cache, tokens, count, entropies, temporaries, may_wait)
     if entropies is None:
@@ -158,6 +169,7 @@ class BLTReader:
     cache = _note(self.config, cache, tokens, count, entropies, begins, trail)
     span = self._span(cursor, count, trail.document[:, :-1])
     x, cache = self._encode(weights["model"], cache, tokens, span)
+    asked = count
     if num_latents is None:
       closed = jnp.take_along_axis(trail.patch, count[:, None], axis=1)[:, 0]
       if may_wait is not None:
@@ -169,39 +181,41 @@ class BLTReader:
       ids = jnp.minimum(trail.patch[:, 1:], num_latents[:, None]) - 1
     span = dataclasses.replace(span, count=count)
     logits, cache = self._decode(weights["model"], cache, x, ids, span)
-    return logits, dataclasses.replace(cache, cursor=trail), count
+    return logits, dataclasses.replace(cache, cursor=trail, waits=count < asked), count
 
   def _read_ahead(self, weights, cache, tokens, count, entropies, temporaries, may_wait):
     """`_read` of one byte, none of whose models keeps a GPU busy.
 
     The decoder goes on as if no patch closed, beside the entropy model that finds out;
-    where one did, and need not wait, it is run again.
+    where one did, it is run again, at once or when the row has waited: of a row that
+    waits, no more than the encoder is.
     """
     model, cursor = weights["model"], cache.cursor
     span = self._span(cursor, count, cursor.document[:, None])
     x, cache = self._encode(model, cache, tokens, span)
-    logits, cache = self._decode(model, cache, x, cursor.patch[:, None] - 1, span)
+    fresh = dataclasses.replace(span, count=jnp.where(cache.waits, 0, count))
+    logits, cache = self._decode(model, cache, x, cursor.patch[:, None] - 1, fresh)
     entropies = gpu_call.after(entropies, [*temporaries, logits])
     begins, trail = advance_cursor(self.patching, cursor, tokens, entropies)
     cache = _note(self.config, cache, tokens, count, entropies, begins, trail)
 
-    closes = begins[:, 0] & (count > 0)
+    closes, asked = begins[:, 0] & (count > 0), count
     if may_wait is not None:
       count = _without_waiting(count, closes, may_wait)
       closes &= count > 0
+    new = closes.astype(jnp.int32)
 
     def again(cache):
-      new = closes.astype(jnp.int32)
       rings, patches = self._add_patches(
         model, cache, cursor.patch, new, 1, cache.latent, cache.patches
       )
       cache = dataclasses.replace(cache, latent=rings, patches=patches)
-      return self._decode(
-        model, cache, x, trail.patch[:, 1:] - 1, dataclasses.replace(span, count=count)
-      )
+      closing = dataclasses.replace(span, count=new)
+      after, cache = self._decode(model, cache, x, trail.patch[:, 1:] - 1, closing)
+      return jnp.where(closes[:, None, None], after, logits), cache
 
     logits, cache = jax.lax.cond(jnp.any(closes), again, lambda cache: (logits, cache), cache)
-    return logits, dataclasses.replace(cache, cursor=trail), count
+    return logits, dataclasses.replace(cache, cursor=trail, waits=count < asked), count
 
   def patches_left(self, cache: BLTCache) -> jax.Array:
     """How many patches each row has room for, int [B]; < 0 where some found none."""
@@ -213,7 +227,7 @@ class BLTReader:
     return layers.Span(cursor.position, count, first)
 
   def _encode(self, weights, cache, tokens, span):
-    """Byte states [B, C, D] of the encoder; notes those that patches will read."""
+    """Byte states [B, C, D] of the encoder; notes what patches will read of them."""
     c = self.config
     x = embed(weights, c, cache.text, tokens, span.position).astype(self.dtype)
     angles = layers.rope_angles(c.encoder, span.positions)
@@ -222,11 +236,25 @@ class BLTReader:
       x, ring = layers.run_block(weight, c.encoder, x, ring, span, angles)
       rings.append(ring)
       states.append(x)
-    buffers = [
-      write_ring(buffer, x, span.position, span.count)
-      for buffer, x in zip(cache.states, states[-len(cache.states) :], strict=True)
+    crosses = weights["encoder"].get("cross", [])
+    read = [
+      layers.cross_keys(w, c.encoder_cross, c.encoder.norm_epsilon, x)
+      for w, x in zip(crosses, states[len(states) - len(crosses) :], strict=True)
     ]
-    return x, dataclasses.replace(cache, encoder=rings, states=buffers)
+    pooled = states[-max(len(crosses), 1) :][: len(cache.states)]
+
+    def put(buffers, new):
+      return [
+        write_ring(buffer, values, span.position, span.count)
+        for buffer, values in zip(buffers, new, strict=True)
+      ]
+
+    return x, dataclasses.replace(
+      cache,
+      encoder=rings,
+      states=put(cache.states, pooled),
+      byte_keys=put(cache.byte_keys, read),
+    )
 
   def _think(self, weights, cache, closed, block):
     """Takes in the patches up to number `closed` [B], `block` of each row at a time."""
@@ -262,6 +290,13 @@ class BLTReader:
     ]
     return rings, patches
 
+  @property
+  def _num_encoder_crosses(self):
+    cross = self.config.encoder_cross
+    if cross is None:
+      return 0
+    return self.config.encoder.num_layers if cross.all_layers else 1
+
   def _patch_shapes(self):
     """Of what the decoder reads of a patch."""
     c, cross = self.config, self.config.decoder_cross
@@ -289,7 +324,8 @@ class BLTReader:
       context = layers.take(cache.starts, jnp.maximum(ids - window + 1, 0))
     ends = jnp.where(real, ends, 0)
     starts, context = jnp.minimum(starts, ends), jnp.minimum(context, ends)
-    return encode_patches(weights["encoder"], self.config, cache.states, starts, ends, context)
+    read = cache.states, cache.byte_keys
+    return encode_patches(weights["encoder"], self.config, *read, starts, ends, context)
 
   def _decode(self, weights, cache, x, ids, span):
     """Logits [B, C, V] of byte states [B, C, D] that read the patches `ids` [B, C]."""
@@ -310,8 +346,8 @@ class BLTReader:
 
 
 def _without_waiting(count, closes, may_wait):
-  """Bytes [B] that rows read now: none where a patch closes too few of them."""
-  has_to = may_wait & (2 * jnp.sum(closes) < jnp.sum(count > 0))
+  """Bytes [B] that rows read now: 0 where a patch closes, if too few others close one."""
+  has_to = may_wait & (3 * jnp.sum(closes) < 2 * jnp.sum(count > 0))
   return jnp.where(has_to & closes, 0, count)
 
 
@@ -343,6 +379,7 @@ def embed(
     config.hash_functions,
   )[:, :, reach:]
   rows = ids + np.arange(len(ids))[:, None, None] * config.hash_vocab_size
+  rows = jax.lax.optimization_barrier(rows)  # or each of the D elements hashes again
   return x + weights["hashes"][rows].astype(jnp.float32).sum(axis=0)
 
 

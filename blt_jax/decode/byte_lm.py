@@ -9,6 +9,7 @@ import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.decode import layers
+from blt_jax.decode.columns import pick, running_max
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.ops import gpu_call, losses
 
@@ -34,7 +35,8 @@ class EntropySource(Protocol):
     Returns:
       float32 entropies [B, C] in nats of the predictions made at each; the logits
       [B, C, V] of these predictions, or None; and the cache, whose cursor now has the
-      shape [B, C + 1, ...]: before the read and after each byte.
+      shape [B, C + 1, ...]: before the read and after each of the C bytes, real or not,
+      since a byte that has been read already is asked for with a count of 0.
     """
 
 
@@ -56,22 +58,12 @@ class ByteLMCache:
   rings: list[layers.Ring]
 
 
-def pick(values: jax.Array, at: jax.Array) -> jax.Array:
-  """Values [B, C, ...] at places [B]: [B, ...]."""
-  if values.shape[1] > 16:
-    return jax.vmap(lambda row, place: row[place])(values, at)
-  picked = values[:, 0]  # a few selects are fused with what is around, a lookup is not
-  for i in range(1, values.shape[1]):
-    picked = jnp.where((at >= i).reshape(-1, *[1] * (values.ndim - 2)), values[:, i], picked)
-  return picked
-
-
 def rewind(cache: Any, count: jax.Array) -> Any:
   """Goes back to where only `count` [B] of the bytes last read had been read.
 
   Args:
     cache: of a reader or an entropy source, as its `read` gave it.
-    count: int [B], at most what was real in the read.
+    count: int [B], at most what was real in the read, or 1 of a byte that waited.
   """
   changes = {"cursor": jax.tree.map(lambda x: pick(x, count), cache.cursor)}
   if getattr(cache, "source", None) is not None:
@@ -118,7 +110,7 @@ class ByteLMReader:
       ends |= tokens == tokenizer.NEWLINE_ID
     begun = jnp.where(ends, position[:, 1:], 0)
     begun = jnp.concatenate([cache.cursor.start[:, None], begun], axis=1)
-    start = jax.lax.cummax(begun, axis=1)
+    start = running_max(begun)
     x = gpu_call.keep(weights["embedding"][tokens].astype(self.dtype))
     span = layers.Span(cache.cursor.position, count, start[:, :-1])
     # Only differences of rotary positions matter; small ones are the more exact.

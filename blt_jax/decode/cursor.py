@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import patching, tokenizer
+from blt_jax.decode.columns import running_max, running_sum
 from blt_jax.patching import PatchingConfig
 
 
@@ -69,7 +70,7 @@ def advance_cursor(
   begins = fires
   if config.max_patch_length is not None:
     begins = (after - start[:, 1:]) % config.max_patch_length == 0
-  patch = _prepend(cursor.patch, cursor.patch[:, None] + jnp.cumsum(begins, 1, jnp.int32))
+  patch = _prepend(cursor.patch, cursor.patch[:, None] + running_sum(begins.astype(jnp.int32)))
   is_eos = tokens == tokenizer.EOS_ID
   return begins, Cursor(
     position=position,
@@ -107,7 +108,7 @@ def _prepend(first, rest):
 
 def _last(carried, values, chosen):
   """The newest chosen value before each place, [B, C + 1]; values increase along a row."""
-  return jax.lax.cummax(_prepend(carried, jnp.where(chosen, values, -1)), axis=1)
+  return running_max(_prepend(carried, jnp.where(chosen, values, -1)))
 
 
 def check_causal(config: PatchingConfig) -> None:

@@ -147,7 +147,11 @@ def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 def linear(x: jax.Array, matrix: jax.Array) -> jax.Array:
   """Multiplies x [..., in] by a matrix [out, in]; the result has the dtype of x."""
-  flat = jnp.dot(x.reshape(-1, x.shape[-1]), matrix.astype(x.dtype).T)
+  flat = x.reshape(-1, x.shape[-1])
+  if _on_gpu(gpu_matvec.fits_matvec(flat, len(matrix))):
+    flat = gpu_matvec.matvec(flat, matrix)
+  else:
+    flat = jnp.dot(flat, matrix.astype(x.dtype).T)
   return flat.reshape(*x.shape[:-1], -1)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from blt_jax import tokenizer
 from blt_jax.decode import layers, sampling, utf8
 from blt_jax.decode.blt import BLTReader
-from blt_jax.decode.byte_lm import ByteLMReader, pick, rewind
+from blt_jax.decode.byte_lm import ByteLMReader, rewind
+from blt_jax.decode.columns import pick, running_max
 from blt_jax.decode.drafting import Drafting, draft
 from blt_jax.ops import gpu_call
 from blt_jax.ops.precision import exact_products
@@ -20,9 +21,8 @@ from blt_jax.ops.ring_attention import write_ring
 Reader = ByteLMReader | BLTReader
 RUNNING, END, STOP, LENGTH, PATCHES = range(5)  # why a row has finished
 # Passes between two looks at who has finished: a GPU then waits for the host, while a pass
-# too many does nothing.
-_LOOK = 8
-_WAIT = 4  # passes at most until a row's byte is read; divides _LOOK
+# too many does nothing. In the last of them, no row waits.
+_PASSES = 8
 
 
 @jax.tree_util.register_dataclass
@@ -187,10 +187,9 @@ def generate(
 
   def steps(carry):
     def step(i, state):
-      may_wait = i % _WAIT != _WAIT - 1
-      return _step(reader, weights, state, may_wait, drafting, parts)
+      return _step(reader, weights, state, i < _PASSES - 1, drafting, parts)
 
-    return carry[0] + _LOOK, jax.lax.fori_loop(0, _LOOK, step, carry[1])
+    return carry[0] + _PASSES, jax.lax.fori_loop(0, _PASSES, step, carry[1])
 
   with exact_products(reader.dtype):
     return jax.lax.while_loop(more, steps, (jnp.zeros((), jnp.int32), state))[1]
@@ -231,7 +230,7 @@ def _step(reader, weights, state, may_wait, drafting, parts) -> State:
   chosen = jnp.take_along_axis(jax.nn.log_softmax(asked), tokens[..., None], axis=2)[..., 0]
   text = write_ring(state.text, tokens, length, count)
   ends = _ends(state, text, tokens)
-  count = jnp.minimum(count, jnp.argmax(_pad_true(ends != RUNNING), axis=1) + 1)
+  count = jnp.minimum(count, jnp.sum(running_max(ends) == RUNNING, axis=1) + 1)
 
   def after(values):  # [B, C + 1, ...] -> after the last byte that counts
     return pick(values, count)
@@ -282,10 +281,6 @@ def _ends(state, text, tokens):
   ends = jnp.where(at + 1 >= state.limit[:, None], LENGTH, RUNNING)
   ends = jnp.where(is_stop, STOP, ends)
   return jnp.where(tokens == tokenizer.EOS_ID, END, ends)
-
-
-def _pad_true(values):
-  return jnp.pad(values, ((0, 0), (0, 1)), constant_values=True)
 
 
 @functools.partial(jax.jit, donate_argnames="state")

@@ -1,4 +1,4 @@
-"""Patches from the states of their bytes, read out of a row's buffer.
+"""Patches from what is kept of their bytes, read out of a row's buffers.
 
 As in `ops.patch_attention`, but each patch fetches its own bytes, a few at a time: the
 cost follows the longest patch at hand, and patches of any length are exact.
@@ -12,6 +12,7 @@ import numpy as np
 
 from blt_jax.decode import layers
 from blt_jax.models.config import BLTConfig
+from blt_jax.ops import gpu_call, gpu_patch_encoder
 
 _BLOCK = 16  # bytes of a patch read at once
 
@@ -19,7 +20,8 @@ _BLOCK = 16  # bytes of a patch read at once
 def encode_patches(
   weights: Any,
   config: BLTConfig,
-  buffers: list[jax.Array],
+  states: list[jax.Array],
+  byte_keys: list[jax.Array],
   starts: jax.Array,
   ends: jax.Array,
   context_starts: jax.Array,
@@ -29,26 +31,30 @@ def encode_patches(
   Args:
     weights: of the encoder.
     config: the model.
-    buffers: [B, T, D] byte states under each cross-attention, or the last states.
+    states: [B, T, D] of bytes, that patches begin with: under each cross-attention with
+      `repool`, else under the first one, or the last where there is none.
+    byte_keys: [B, T, 2, G, H] keys and values of bytes, for each cross-attention.
     starts: int [B, P], the first byte of each patch.
     ends: int [B, P], the byte after its last.
     context_starts: int [B, P], the first byte that its cross-attention reads.
   """
   c = config
   if c.encoder_cross is None:
-    return pool(buffers[-1], starts, ends, c.pooling)
+    return pool(states[0], starts, ends, c.pooling)
   shape = (*starts.shape, c.vectors_per_patch, c.encoder.dim)
-  patches = jnp.zeros(shape, buffers[0].dtype)
-  for i, (cross, buffer) in enumerate(zip(weights["cross"], buffers, strict=True)):
-    if i == 0 or c.repool:
-      pooled = pool(buffer, starts, ends, c.pooling)
+  patches = jnp.zeros(shape, states[0].dtype)
+  for i, (cross, read) in enumerate(zip(weights["cross"], byte_keys, strict=True)):
+    if i < len(states):
+      pooled = pool(states[i], starts, ends, c.pooling)
       patches = layers.linear(pooled, weights["patch_projection"]).reshape(shape)
-    patches = _attend(cross, c, patches, buffer, context_starts, ends)
+    patches = _attend_add(cross, c, patches, read, context_starts, ends)
   return patches.reshape(*starts.shape, -1)
 
 
 def pool(buffer: jax.Array, starts: jax.Array, ends: jax.Array, modes: str) -> jax.Array:
   """Pools the bytes of each patch; see `ops.patch_attention.pool`."""
+  if gpu_patch_encoder.fits_pool(buffer) and gpu_call.is_available():
+    return gpu_patch_encoder.pool(buffer, starts, ends, modes)
   shape = (*starts.shape, buffer.shape[-1])
 
   def add(block, carry):
@@ -70,18 +76,37 @@ def pool(buffer: jax.Array, starts: jax.Array, ends: jax.Array, modes: str) -> j
   return jnp.where(count > 0, pooled, 0).astype(buffer.dtype)
 
 
-def _attend(weights, config, patches, buffer, starts, ends):
-  """The vectors of each patch [B, P, K, D] read bytes of the buffer."""
-  c, epsilon = config.encoder_cross, config.encoder.norm_epsilon
-  query = layers.cross_queries(weights, c, epsilon, patches).astype(jnp.float32)
-  query = query * query.shape[-1] ** -0.5
+def _attend_add(weights, config, patches, read, starts, ends):
+  """The vectors of patches [B, P, K, D], twice, and what they read of their bytes."""
+  query = layers.cross_queries(
+    weights, config.encoder_cross, config.encoder.norm_epsilon, patches
+  )
+  return layers.cross_output(weights, patches, attend(query, read, starts, ends))
+
+
+def attend(
+  query: jax.Array, keys_and_values: jax.Array, starts: jax.Array, ends: jax.Array
+) -> jax.Array:
+  """The vectors of each patch read its bytes; zeros where there are none.
+
+  Args:
+    query: [B, P, K, G, R, H].
+    keys_and_values: [B, T, 2, G, H] of bytes.
+    starts: int [B, P], the first byte that each patch reads.
+    ends: int [B, P], the byte after the last.
+
+  Returns:
+    Mixed values in the shape and dtype of `query`; softmax in float32.
+  """
+  if gpu_patch_encoder.fits_attend(query, keys_and_values) and gpu_call.is_available():
+    return gpu_patch_encoder.attend(query, keys_and_values, starts, ends)
+  scaled = query.astype(jnp.float32) * query.shape[-1] ** -0.5
 
   def add(block, carry):
     largest, total, mixed = carry  # [B, P, G, R, K], the last one with [.., H]
-    states, inside = _read(buffer, starts, ends, block)
-    read = layers.cross_keys(weights, c, epsilon, states)
+    read, inside = _read(keys_and_values, starts, ends, block)
     key, value = read[..., 0, :, :], read[..., 1, :, :]
-    scores = jnp.einsum("bpqgrh,bpkgh->bpgrqk", query, key.astype(jnp.float32))
+    scores = jnp.einsum("bpqgrh,bpkgh->bpgrqk", scaled, key.astype(jnp.float32))
     scores = jnp.where(inside[:, :, None, None, None], scores, -jnp.inf)
     highest = jnp.maximum(largest, scores.max(axis=-1))
     floor = jnp.where(jnp.isfinite(highest), highest, 0)
@@ -98,8 +123,7 @@ def _attend(weights, config, patches, buffer, starts, ends):
   )
   _, total, mixed = _over_blocks(add, carry, starts, ends)
   mixed = mixed / jnp.where(total > 0, total, 1)[..., None]
-  mixed = jnp.moveaxis(mixed, 4, 2).astype(patches.dtype)  # [B, P, K, G, R, H]
-  return layers.cross_output(weights, patches, mixed)
+  return jnp.moveaxis(mixed, 4, 2).astype(query.dtype)
 
 
 def _over_blocks(add, carry, starts, ends):
@@ -109,6 +133,6 @@ def _over_blocks(add, carry, starts, ends):
 
 
 def _read(buffer, starts, ends, block):
-  """The next bytes of each patch: states [B, P, L, D], whether they are its own."""
+  """The next bytes of each patch: [B, P, L, ...] of [B, T, ...], whether they are its own."""
   positions = starts[..., None] + block * _BLOCK + np.arange(_BLOCK)
   return layers.take(buffer, positions), positions < ends[..., None]

@@ -6,12 +6,13 @@ nothing else.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
+
+from blt_jax.ops.online_softmax import LOG2_E
 
 BLOCK = 64  # queries of a program, and keys of one step of its loops
 _MASKED, _LOWEST = -1e30, -1e29
@@ -46,7 +47,7 @@ def interval_attention(
   block = pl.BlockSpec((None, BLOCK, None, head_dim), lambda i, h, b: (b, i, h, 0))
   keys_and_values = (*row, *past)
   return pl.pallas_call(
-    functools.partial(_kernel, scale=head_dim**-0.5 * math.log2(math.e)),
+    functools.partial(_kernel, scale=head_dim**-0.5 * LOG2_E),
     grid=(seq_len // BLOCK, heads, batch),
     in_specs=[
       pl.BlockSpec((None, BLOCK), lambda i, h, b: (b, i)),

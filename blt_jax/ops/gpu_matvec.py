@@ -9,8 +9,9 @@ from jax.experimental import pallas as pl
 from blt_jax.ops.gpu_call import call
 
 MAX_VECTORS = 8  # more are better served by a matrix product
-TILE = 4  # results of a program
+TILE = 4  # results of a program; fewer of some big matrices
 _COLUMNS = 1024  # of the matrix, read at once
+_BIG = 2**23  # elements of a matrix that, for one vector, many small programs read faster
 
 
 def fits_matvec(x: jax.Array, size: int) -> bool:
@@ -46,24 +47,36 @@ def matvec(
   """
   number, width = x.shape
   size = len(matrix) // (2 if is_gated else 1)
-  chunk = next(c for c in (_COLUMNS, 512, 256) if width % c == 0)
+  tile, warps, columns = _plan(number, width, size, is_gated)
+  chunk = next(c for c in (2048, 1024, 512, 256) if c <= columns and width % c == 0)
   inputs = [x, matrix] + [a for a in (scale, residual) if a is not None]
   kernel = functools.partial(
-    _matvec_kernel, width=width, chunk=chunk, size=size, epsilon=epsilon,
+    _matvec_kernel, width=width, chunk=chunk, size=size, tile=tile, epsilon=epsilon,
     has_norm=scale is not None, is_gated=is_gated, factor=factor, number=number,
     has_residual=residual is not None,
   )  # fmt: skip
   out_shape = jax.ShapeDtypeStruct((number, size), x.dtype)
-  return _over_rows(kernel, out_shape, inputs, size, interpret)
+  return call(
+    kernel, [out_shape], *inputs, grid=(size // tile,), num_warps=warps, interpret=interpret
+  )[0]
+
+
+def _plan(number, width, size, is_gated):
+  """Results of a program, its warps, columns at once: what was fastest on an H200."""
+  if number > 1 or width * size * (2 if is_gated else 1) < _BIG:
+    return TILE, 4, _COLUMNS
+  if is_gated:
+    return 2, 4, 2048
+  return (1, 1, 512) if width > 4096 else (2, 1, 1024)
 
 
 def _matvec_kernel(
-  x_ref, matrix_ref, *refs, width, chunk, size, epsilon, has_norm, is_gated,
+  x_ref, matrix_ref, *refs, width, chunk, size, tile, epsilon, has_norm, is_gated,
   has_residual, factor, number,
 ):  # fmt: skip
-  out_ref, first = refs[-1], pl.program_id(0) * TILE
+  out_ref, first = refs[-1], pl.program_id(0) * tile
   columns = [pl.ds(c, chunk) for c in range(0, width, chunk)]
-  rows = [pl.ds(first, TILE)] + ([pl.ds(size + first, TILE)] if is_gated else [])
+  rows = [pl.ds(first, tile)] + ([pl.ds(size + first, tile)] if is_gated else [])
   # All loads of the matrix come first, so that they are under way together.
   matrix = [[matrix_ref[r, c].astype(jnp.float32) for c in columns] for r in rows]
   for i in range(number):
@@ -78,9 +91,9 @@ def _matvec_kernel(
     if is_gated:
       result = result * jax.nn.sigmoid(result) * (sums[1] * inverse)
     if has_residual:
-      residual = refs[-2][i, pl.ds(first, TILE)].astype(jnp.float32)
+      residual = refs[-2][i, pl.ds(first, tile)].astype(jnp.float32)
       result = result + factor * residual
-    out_ref[i, pl.ds(first, TILE)] = result.astype(out_ref.dtype)
+    out_ref[i, pl.ds(first, tile)] = result.astype(out_ref.dtype)
 
 
 def fits_heads(number: int, num_heads: int, head_dim: int, size: int) -> bool:
@@ -113,11 +126,7 @@ def heads_matvec(
   kernel = functools.partial(_heads_kernel, mix=mix, count=count, factor=factor)
   arrays = (*inputs, matrix.reshape(-1, num_heads, head_dim), residual)
   out_shape = jax.ShapeDtypeStruct(residual.shape, residual.dtype)
-  return _over_rows(kernel, out_shape, arrays, len(matrix), interpret)
-
-
-def _over_rows(kernel, out_shape, arrays, size, interpret):
-  return call(kernel, [out_shape], *arrays, grid=(size // TILE,), interpret=interpret)[0]
+  return call(kernel, [out_shape], *arrays, grid=(len(matrix) // TILE,), interpret=interpret)[0]
 
 
 def _heads_kernel(*refs, mix, count, factor):

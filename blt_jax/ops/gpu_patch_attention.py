@@ -1,12 +1,12 @@
 """Attention of a few bytes to the vectors of their patches, on an NVIDIA GPU."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 
 from blt_jax.ops import gpu_matvec
+from blt_jax.ops.online_softmax import LOG2_E
 
 
 def fits_read(query: jax.Array, size: int) -> bool:
@@ -53,7 +53,7 @@ def read_patches(
 def _mix(i, heads, query_ref, patch_ref, id_ref, *, length, window):
   _, num_patches, slots, _, _, head_dim = patch_ref.shape
   newest = jnp.minimum(id_ref[i], num_patches - 1)
-  query = query_ref[i, heads, :].astype(jnp.float32) * head_dim**-0.5 * math.log2(math.e)
+  query = query_ref[i, heads, :].astype(jnp.float32) * head_dim**-0.5 * LOG2_E
   scores, values = [], []
   for back in range(window):
     patch = jnp.maximum(newest - back, 0)

@@ -6,22 +6,19 @@ output matrix's kernel puts together.
 """
 
 import functools
-import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from blt_jax.ops import gpu_matvec
+from blt_jax.ops import gpu_matvec, online_softmax
 from blt_jax.ops.gpu_call import call, keep
+from blt_jax.ops.online_softmax import LOG2_E, MASKED
 
 BLOCK = 64  # slots of a ring that are read at once
 _MAX_QUERIES = 8  # of one key head, kept in registers
 _PART = 128  # slots at least of a part of a ring
 _PROGRAMS = 128  # about as many as there are multiprocessors
-_MASKED = -1e30
-_LOG2_E = math.log2(math.e)  # softmax is in powers of two
 
 
 def fits_attend(
@@ -134,7 +131,7 @@ def _attend_kernel(
     return seen if window is None else jnp.maximum(seen, position + step - window + 1)
 
   queries = [
-    (step, repeat, rotated(step, group * repeats + repeat) * (head_dim**-0.5 * _LOG2_E))
+    (step, repeat, rotated(step, group * repeats + repeat) * (head_dim**-0.5 * LOG2_E))
     for step in steps
     for repeat in range(repeats)
   ]
@@ -149,21 +146,25 @@ def _attend_kernel(
     seen = _positions_in_block(position, index, block, size)
     updated = []
     for (step, _, query), state in zip(queries, states, strict=True):
-      scores = jnp.where(seen >= oldest(step), (key * query[None]).sum(axis=1), _MASKED)
-      updated.append(_add(state, scores, value))
+      scores = jnp.where(seen >= oldest(step), (key * query[None]).sum(axis=1), MASKED)
+      updated.append(online_softmax.add(state, scores, value))
     return tuple(updated)
 
+  states = (online_softmax.nothing(head_dim),) * len(queries)
   share = size // block // parts
-  begin = 0 if window is not None else first_ref[row, 0] // block
-  end = jnp.where(count > 0, (jnp.minimum(position, size) + block - 1) // block, 0)
-  begin, end = jnp.maximum(begin, part * share), jnp.minimum(end, (part + 1) * share)
-  states = jax.lax.fori_loop(begin, end, read, (_nothing(head_dim),) * len(queries))
+  if share == 1:  # then it is read before it is known what of it counts
+    states = read(part, states)
+  else:
+    begin = 0 if window is not None else first_ref[row, 0] // block
+    end = jnp.where(count > 0, (jnp.minimum(position, size) + block - 1) // block, 0)
+    begin, end = jnp.maximum(begin, part * share), jnp.minimum(end, (part + 1) * share)
+    states = jax.lax.fori_loop(begin, end, read, states)
   is_first = part == 0  # which looks at the new positions
   for (step, repeat, query), state in zip(queries, states, strict=True):
     for other in range(step + 1):
       is_seen = is_first & (position + other >= oldest(step))
-      score = jnp.where(is_seen, jnp.sum(keys[other] * query), _MASKED)
-      state = _add_one(state, score, values[other])
+      score = jnp.where(is_seen, jnp.sum(keys[other] * query), MASKED)
+      state = online_softmax.add_one(state, score, values[other])
     _store(out_refs, state, (row, step, group * repeats + repeat), part)
   for step in steps:
     slot = jax.lax.rem(position + step, size)
@@ -210,30 +211,3 @@ def _positions_in_block(end, index, block, size):
   newest = jax.lax.rem(end - 1 + size, size)  # slot
   age = newest - index * block - jnp.arange(block)
   return end - 1 - jnp.where(age < 0, age + size, age)
-
-
-def _add(state: Any, scores: jax.Array, value: jax.Array) -> Any:
-  """Takes scores [block] and values [block, H] into a running softmax."""
-  largest, total, mixed = state
-  highest = jnp.maximum(largest, jnp.max(scores))
-  scale = jnp.exp2(largest - highest)
-  weights = jnp.where(scores > _MASKED, jnp.exp2(scores - highest), 0)
-  return (
-    highest,
-    total * scale + jnp.sum(weights),
-    mixed * scale + jnp.sum(weights[:, None] * value, axis=0),
-  )
-
-
-def _nothing(head_dim: int) -> Any:
-  """A softmax that has seen nothing."""
-  return jnp.float32(_MASKED), jnp.float32(0), jnp.zeros(head_dim, jnp.float32)
-
-
-def _add_one(state: Any, score: jax.Array, value: jax.Array) -> Any:
-  """Likewise for a single position."""
-  largest, total, mixed = state
-  highest = jnp.maximum(largest, score)
-  scale, weight = jnp.exp2(largest - highest), jnp.exp2(score - highest)
-  weight = jnp.where(score > _MASKED, weight, 0)
-  return highest, total * scale + weight, mixed * scale + weight * value
