@@ -8,39 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import hashing
-from blt_jax.decode import layers
+from blt_jax.decode import blt_cache, layers
+from blt_jax.decode.blt_cache import BLTCache
 from blt_jax.decode.byte_lm import EntropySource
-from blt_jax.decode.cursor import Cursor, advance_cursor, init_cursor
+from blt_jax.decode.cursor import advance_cursor
 from blt_jax.decode.patch_encoder import encode_patches
 from blt_jax.models.config import BLTConfig
 from blt_jax.ops import gpu_call
 from blt_jax.ops.ring_attention import write_ring
 from blt_jax.patching import PatchingConfig
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class BLTCache:
-  """What a BLT remembers of each row: T bytes, M patches at most.
-
-  Everything but the cursor lies where its byte or patch belongs, so a row goes back by
-  moving the cursor alone; a row that waits does so until its next read.
-  """
-
-  cursor: Cursor
-  text: jax.Array  # int32 [B, T], the bytes read
-  entropies: jax.Array  # float32 [B, T], of the predictions made at them
-  starts: jax.Array  # int32 [B, M + 2], where each patch begins, the open one included
-  latent_first: jax.Array  # int32 [B, M + 2], the oldest patch that each may see
-  states: list[jax.Array]  # [B, T, D], of bytes, that patches begin with
-  byte_keys: list[jax.Array]  # [B, T, 2, G, H], what patches read of bytes: keys and values
-  patches: list[jax.Array]  # what the decoder reads of closed patches, [B, M, ...]: keys
-  # and values [slots, 2, G, H] under each cross-attention, or the vectors [D] themselves
-  encoder: list[layers.Ring]
-  latent: list[layers.Ring]
-  decoder: list[layers.Ring]
-  source: Any  # cache of the entropy source, or None
-  waits: jax.Array  # bool [B], rows whose next byte the entropy source has read already
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,32 +41,10 @@ class BLTReader:
 
   def init(self, batch_size: int, capacity: int, chunk: int) -> BLTCache:
     """Caches of rows that have read nothing; see `ByteLMReader.init`."""
-    c = self.config
     patches = self.max_patches or capacity + chunk  # never full
-    crosses, cross = self._num_encoder_crosses, c.encoder_cross
-    num_states = crosses if cross and c.repool else 1
-    heads = (2, cross.num_kv_heads, c.encoder.dim // cross.num_heads) if cross else ()
-
-    def zeros(*shape, dtype=jnp.int32):
-      return jnp.zeros((batch_size, *shape), dtype)
-
-    def rings(stack, length):
-      return layers.init_rings(stack, batch_size, length, chunk, self.dtype)
-
-    return BLTCache(
-      cursor=init_cursor(batch_size),
-      text=zeros(capacity),
-      entropies=zeros(capacity, dtype=jnp.float32),
-      starts=zeros(patches + 2),
-      latent_first=zeros(patches + 2),
-      states=[zeros(capacity, c.encoder.dim, dtype=self.dtype) for _ in range(num_states)],
-      byte_keys=[zeros(capacity, *heads, dtype=self.dtype) for _ in range(crosses)],
-      patches=[zeros(patches, *shape, dtype=self.dtype) for shape in self._patch_shapes()],
-      encoder=rings(c.encoder, capacity),
-      latent=rings(c.latent, patches),
-      decoder=rings(c.decoder, capacity),
-      source=self.source.init(batch_size, capacity, chunk) if self.source else None,
-      waits=zeros(dtype=bool),
+    source = self.source and self.source.init(batch_size, capacity, chunk)
+    return blt_cache.init_cache(
+      self.config, self.dtype, batch_size, capacity, patches, chunk, source
     )
 
   def read(
@@ -166,7 +120,7 @@ class BLTReader:
     begins, trail = advance_cursor(
       self.patching, cursor, tokens, entropies, weights.get("lookup_table"), cache.text.shape[1]
     )
-    cache = _note(self.config, cache, tokens, count, entropies, begins, trail)
+    cache = blt_cache.note(self.config, cache, tokens, count, entropies, begins, trail)
     span = self._span(cursor, count, trail.document[:, :-1])
     x, cache = self._encode(weights["model"], cache, tokens, span)
     asked = count
@@ -197,7 +151,7 @@ class BLTReader:
     logits, cache = self._decode(model, cache, x, cursor.patch[:, None] - 1, fresh)
     entropies = gpu_call.after(entropies, [*temporaries, logits])
     begins, trail = advance_cursor(self.patching, cursor, tokens, entropies)
-    cache = _note(self.config, cache, tokens, count, entropies, begins, trail)
+    cache = blt_cache.note(self.config, cache, tokens, count, entropies, begins, trail)
 
     closes, asked = begins[:, 0] & (count > 0), count
     if may_wait is not None:
@@ -290,21 +244,6 @@ class BLTReader:
     ]
     return rings, patches
 
-  @property
-  def _num_encoder_crosses(self):
-    cross = self.config.encoder_cross
-    if cross is None:
-      return 0
-    return self.config.encoder.num_layers if cross.all_layers else 1
-
-  def _patch_shapes(self):
-    """Of what the decoder reads of a patch."""
-    c, cross = self.config, self.config.decoder_cross
-    if cross is None:
-      return [(c.decoder.dim,)]
-    shape = (c.decoder_slots, 2, cross.num_kv_heads, c.decoder.dim // cross.num_heads)
-    return [shape] * (c.decoder.num_layers if cross.all_layers else 1)
-
   def _decoder_patches(self, weights, latents):
     """What the decoder reads of patches with latents [B, P, latent width]."""
     c = self.config
@@ -381,25 +320,3 @@ def embed(
   rows = ids + np.arange(len(ids))[:, None, None] * config.hash_vocab_size
   rows = jax.lax.optimization_barrier(rows)  # or each of the D elements hashes again
   return x + weights["hashes"][rows].astype(jnp.float32).sum(axis=0)
-
-
-def _note(config, cache, tokens, count, entropies, begins, trail):
-  """Writes down the bytes, and where their patches begin."""
-  position = cache.cursor.position
-  real = np.arange(tokens.shape[1]) < count[:, None]
-  size = cache.starts.shape[1]
-  slots = jnp.where(begins & real, trail.patch[:, 1:], size)
-
-  def put(values, slots, new):
-    return values.at[slots].set(new, mode="drop")
-
-  latent_first = cache.latent_first
-  if config.latent_document_masks:
-    latent_first = jax.vmap(put)(latent_first, slots, trail.eos_patch[:, 1:] + 1)
-  return dataclasses.replace(
-    cache,
-    text=write_ring(cache.text, tokens, position, count),
-    entropies=write_ring(cache.entropies, entropies, position, count),
-    starts=jax.vmap(put)(cache.starts, slots, trail.position[:, 1:]),
-    latent_first=latent_first,
-  )

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from blt_jax.decode.blt import BLTCache, BLTReader
+from blt_jax.decode.blt import BLTReader
+from blt_jax.decode.blt_cache import BLTCache
 from blt_jax.decode.byte_lm import EntropyModel, rewind
 
 Choose = Callable[[jax.Array, jax.Array], jax.Array]  # logits [B, V], index [B] -> ids [B]
