@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from golden_cases import SAME
 
+from blt_jax.ops import ring_attention as ring_attention_module
 from blt_jax.ops.attention import attention
 from blt_jax.ops.ring_attention import ring_attention, write_ring
 
@@ -28,7 +29,7 @@ def _documents():
   return starts, np.cumsum(np.diff(starts, axis=1, prepend=0) > 0, axis=1)
 
 
-def _read(inputs, starts, window, size, chunk, garbage=False):
+def _read(inputs, starts, window, size, chunk, garbage=False, attend=_attend):
   """Reads rows in pieces; with `garbage`, each time wrong bytes first, to be taken back."""
   rings = [jnp.zeros((2, size, 2, 8))] * 2
   outputs = []
@@ -37,8 +38,8 @@ def _read(inputs, starts, window, size, chunk, garbage=False):
     piece = [x[:, start : start + chunk] for x in (*inputs, starts)]
     if garbage:
       wrong = [x + 7 for x in piece[:3]]
-      _, *rings = _attend(*wrong, *rings, at, count, piece[3], window)
-    output, *rings = _attend(*piece[:3], *rings, at, count, piece[3], window)
+      _, *rings = attend(*wrong, *rings, at, count, piece[3], window)
+    output, *rings = attend(*piece[:3], *rings, at, count, piece[3], window)
     outputs.append(output)
   return np.concatenate(outputs, axis=1)
 
@@ -49,6 +50,17 @@ def test_pieces_equal_the_whole(window, size, chunk):
   inputs, (starts, documents) = _inputs(), _documents()
   want = attention(*inputs, window=window, document_ids=documents)
   chex.assert_trees_all_close(_read(inputs, starts, window, size, chunk), want, **SAME)
+
+
+@pytest.mark.parametrize("block", [4, 7])
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_of_a_long_ring_only_what_is_filled_is_read(block, chunk, monkeypatch):
+  monkeypatch.setattr(ring_attention_module, "_BLOCK", block)
+  inputs, (starts, documents) = _inputs(), _documents()
+  want = attention(*inputs, document_ids=documents)
+  attend = jax.jit(lambda *x: ring_attention(*x), static_argnums=8)  # traced anew
+  got = _read(inputs, starts, None, LENGTH, chunk, attend=attend)
+  chex.assert_trees_all_close(got, want, **SAME)
 
 
 @pytest.mark.parametrize("window, size", [(5, 8), (None, LENGTH)])

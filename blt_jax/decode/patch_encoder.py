@@ -13,6 +13,7 @@ import numpy as np
 from blt_jax.decode import layers
 from blt_jax.models.config import BLTConfig
 from blt_jax.ops import gpu_call, gpu_patch_encoder
+from blt_jax.ops.masked_attention import blockwise_attention
 
 _BLOCK = 16  # bytes of a patch read at once
 
@@ -68,7 +69,8 @@ def pool(buffer: jax.Array, starts: jax.Array, ends: jax.Array, modes: str) -> j
     )
 
   carry = tuple(jnp.full(shape, value, jnp.float32) for value in (0, jnp.inf, -jnp.inf))
-  total, least, largest = _over_blocks(add, carry, starts, ends)
+  # As in `blockwise_attention`, the first block is always read.
+  total, least, largest = jax.lax.fori_loop(1, _num_blocks(starts, ends), add, add(0, carry))
   count = (ends - starts)[..., None]
   mean = total / jnp.maximum(count, 1)
   options = (("avg", mean), ("mean", mean), ("min", least), ("max", largest))
@@ -100,36 +102,16 @@ def attend(
   """
   if gpu_patch_encoder.fits_attend(query, keys_and_values) and gpu_call.is_available():
     return gpu_patch_encoder.attend(query, keys_and_values, starts, ends)
-  scaled = query.astype(jnp.float32) * query.shape[-1] ** -0.5
 
-  def add(block, carry):
-    largest, total, mixed = carry  # [B, P, G, R, K], the last one with [.., H]
-    read, inside = _read(keys_and_values, starts, ends, block)
-    key, value = read[..., 0, :, :], read[..., 1, :, :]
-    scores = jnp.einsum("bpqgrh,bpkgh->bpgrqk", scaled, key.astype(jnp.float32))
-    scores = jnp.where(inside[:, :, None, None, None], scores, -jnp.inf)
-    highest = jnp.maximum(largest, scores.max(axis=-1))
-    floor = jnp.where(jnp.isfinite(highest), highest, 0)
-    scores, scale = jnp.exp(scores - floor[..., None]), jnp.exp(largest - floor)
-    added = jnp.einsum("bpgrqk,bpkgh->bpgrqh", scores, value.astype(jnp.float32))
-    return highest, total * scale + scores.sum(-1), mixed * scale[..., None] + added
+  def read(block):
+    states, inside = _read(keys_and_values, starts, ends, block)
+    return states[..., 0, :, :], states[..., 1, :, :], inside[:, :, None]
 
-  axes = (0, 1, 3, 4, 2)
-  shape = tuple(query.shape[i] for i in axes)
-  carry = (
-    jnp.full(shape, -jnp.inf),
-    jnp.zeros(shape),
-    jnp.zeros((*shape, query.shape[-1])),
-  )
-  _, total, mixed = _over_blocks(add, carry, starts, ends)
-  mixed = mixed / jnp.where(total > 0, total, 1)[..., None]
-  return jnp.moveaxis(mixed, 4, 2).astype(query.dtype)
+  return blockwise_attention(query, read, _num_blocks(starts, ends))
 
 
-def _over_blocks(add, carry, starts, ends):
-  number = -(-jnp.max(ends - starts) // _BLOCK)
-  # The first is not asked for: on a GPU the host waits for each answer.
-  return jax.lax.fori_loop(1, number, add, add(0, carry))
+def _num_blocks(starts, ends):
+  return -(-jnp.max(ends - starts) // _BLOCK)
 
 
 def _read(buffer, starts, ends, block):

@@ -1,5 +1,7 @@
 """Softmax attention of queries to the keys that a mask shows them."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,3 +28,46 @@ def masked_attention(
   scores = jnp.where(visible[..., None, None, :, :], scores, _MASKED)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   return jnp.einsum("...grqk,...kgh->...qgrh", weights, value).astype(query.dtype)
+
+
+def blockwise_attention(
+  query: jax.Array,
+  read: Callable[[jax.Array], tuple[jax.Array, jax.Array, jax.Array]],
+  num_blocks: jax.Array,
+) -> jax.Array:
+  """Softmax attention to keys that are read a block at a time.
+
+  Args:
+    query: [..., Q, G, R, H].
+    read: gives a block by its number: key and value [..., K, G, H], and bool [..., Q, K],
+      what is visible.
+    num_blocks: int [], the first of which is always read.
+
+  Returns:
+    [..., Q, G, R, H] in the dtype of `query`, zeros for a query that sees nothing;
+    softmax in float32.
+  """
+
+  def add(block, carry):
+    largest, total, mixed = carry  # [..., G, R, Q], the last one with [..., H]
+    key, value, visible = read(block)
+    scores = jnp.einsum(
+      "...qgrh,...kgh->...grqk", query, key, preferred_element_type=jnp.float32
+    )
+    scores = scores * query.shape[-1] ** -0.5
+    scores = jnp.where(visible[..., None, None, :, :], scores, -jnp.inf)
+    highest = jnp.maximum(largest, scores.max(axis=-1))
+    floor = jnp.where(jnp.isfinite(highest), highest, 0)
+    weights, scale = jnp.exp(scores - floor[..., None]), jnp.exp(largest - floor)
+    added = jnp.einsum(
+      "...grqk,...kgh->...grqh", weights.astype(value.dtype), value,
+      preferred_element_type=jnp.float32,
+    )  # fmt: skip
+    return highest, total * scale + weights.sum(-1), mixed * scale[..., None] + added
+
+  nothing = jnp.zeros_like(jnp.moveaxis(query, -4, -2), jnp.float32)
+  carry = jnp.full_like(nothing[..., 0], -jnp.inf), nothing[..., 0], nothing
+  # The first is not asked for: on a GPU the host waits for each answer.
+  _, total, mixed = jax.lax.fori_loop(1, num_blocks, add, add(0, carry))
+  mixed = mixed / jnp.where(total > 0, total, 1)[..., None]
+  return jnp.moveaxis(mixed, -2, -4).astype(query.dtype)

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blt_jax.ops.masked_attention import masked_attention
+from blt_jax.ops.masked_attention import blockwise_attention, masked_attention
+
+_BLOCK = 256  # slots of a long ring that are read at once
 
 
 def write_ring(
@@ -80,8 +82,28 @@ def ring_attention(
   seen_at = seen_at[:, None]  # [B, 1, R]
   visible = (seen_at >= first[..., None]) & (seen_at <= at[..., None])
   grouped = query.reshape(batch, length, key.shape[2], -1, head_dim)
-  mixed = masked_attention(grouped, seen_keys, seen_values, visible)
+  if window is None and size > _BLOCK:
+    mixed = _attend_filled(grouped, keys, values, visible, position + count)
+  else:
+    mixed = masked_attention(grouped, seen_keys, seen_values, visible)
   return mixed.reshape(query.shape), keys, values
+
+
+def _attend_filled(query, keys, values, visible, end):
+  """Attention to the slots below the highest `end`; the rest is not read."""
+  size = keys.shape[1]
+
+  def read(block):
+    first = block * _BLOCK
+    begin = jnp.minimum(first, size - _BLOCK)
+
+    def cut(x, axis):
+      return jax.lax.dynamic_slice_in_dim(x, begin, _BLOCK, axis)
+
+    is_new = begin + np.arange(_BLOCK) >= first
+    return cut(keys, 1), cut(values, 1), cut(visible, 2) & is_new
+
+  return blockwise_attention(query, read, -(-jnp.max(end) // _BLOCK))
 
 
 def _positions_in_ring(end, size):
