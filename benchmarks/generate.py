@@ -1,12 +1,12 @@
 """How fast a BLT generates, on random weights of a given size or on a trained run.
 
-  python benchmarks/generate.py --size=1b [--batch=1,64] [--even] [--hugging_face] [--json FILE]
+  python benchmarks/generate.py --size=1b [--batch=1,64] [--uneven] [--hugging_face]
   python benchmarks/generate.py --run=runs/quickstart/blt --text=FILE [--temperature=1]
   python benchmarks/generate.py --size=8b --topology=v4:2x2x1
 
-With random weights the entropy model runs, but patches have 1 to 8 bytes at random, 4.5 on
-average, or 4 and 5 in turn (--even), each row at other bytes, and prompts are random letters
-unless there is a text. A trained run is also measured with drafts, whose worth depends on the
+With random weights the entropy model runs, but patches have 4 and 5 bytes in turn, or 1 to 8
+at random (--uneven), each row at other bytes, and prompts are random letters unless there is
+a text. A trained run is also measured with drafts, whose worth depends on the
 text. The limit is the time that reading the matrices takes: the entropy model's, the
 encoder's and the decoder's for every byte, the latent transformer's for every patch.
 """
@@ -51,7 +51,7 @@ class Paced:
   """Entropies of a model, raised so that patches are `_PATCH_SIZE` bytes on average."""
 
   source: EntropyModel
-  is_even: bool = False
+  is_uneven: bool = False
 
   def init(self, batch_size, capacity, chunk):
     return self.source.init(batch_size, capacity, chunk)
@@ -59,11 +59,11 @@ class Paced:
   def read(self, weights, cache, tokens, count):
     entropies, logits, cache = self.source.read(weights, cache, tokens, count)
     rows = np.arange(len(tokens))[:, None]
-    if self.is_even:  # rows are out of step
+    if self.is_uneven:
+      due = jnp.asarray(_STARTS)[(cache.cursor.position[:, 1:] + 997 * rows) % len(_STARTS)]
+    else:  # rows begin out of step
       patch = jnp.floor(cache.cursor.position / _PATCH_SIZE + rows / len(tokens))
       due = patch[:, 1:] != patch[:, :-1]
-    else:
-      due = jnp.asarray(_STARTS)[(cache.cursor.position[:, 1:] + 997 * rows) % len(_STARTS)]
     return jnp.where(due, 10, 0) + 1e-6 * entropies, logits, cache
 
 
@@ -74,9 +74,7 @@ def main() -> None:
   )
   parser.add_argument("--size", default="1b", help="of configs/blt_SIZE.py")
   parser.add_argument("--run", help="a trained run instead of random weights")
-  parser.add_argument(
-    "--even", action="store_true", help="random weights: patches of 4 and 5 bytes"
-  )
+  parser.add_argument("--uneven", action="store_true", help="patches of 1 to 8 bytes")
   parser.add_argument("--batch", default="1,64", help="numbers of rows")
   parser.add_argument("--text", type=pathlib.Path, help="file whose bytes are the prompts")
   parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest byte")
@@ -93,7 +91,7 @@ def main() -> None:
   if args.run:
     model = loading.load_language_model(args.run)
   else:
-    model = random_model(args.size, args.even)
+    model = random_model(args.size, args.uneven)
   numbers: dict[str, Any] = {"device": jax.devices()[0].device_kind}
   numbers["bandwidth_GBps"] = bandwidth()
   traffic = traffic_per_byte(model)
@@ -120,11 +118,11 @@ def main() -> None:
     pathlib.Path(args.json).write_text(json.dumps(numbers, indent=2))
 
 
-def abstract_model(size: str, is_even: bool = False) -> tuple[BLTReader, Any]:
+def abstract_model(size: str, is_uneven: bool = False) -> tuple[BLTReader, Any]:
   """A reader and the shapes of its weights, in bfloat16."""
   blt = _model_config(f"blt_{size}.py")
   entropy = _model_config("entropy_100m.py")
-  source = Paced(EntropyModel(ByteLMReader(entropy, "bfloat16")), is_even)
+  source = Paced(EntropyModel(ByteLMReader(entropy, "bfloat16")), is_uneven)
   reader = BLTReader(blt, PatchingConfig(threshold=5.0), "bfloat16", source)
   shapes = {
     "model": jax.eval_shape(
@@ -142,9 +140,9 @@ def _model_config(name: str) -> Any:
   return settings.make_model_config(config.model)
 
 
-def random_model(size: str, is_even: bool = False) -> LanguageModel:
+def random_model(size: str, is_uneven: bool = False) -> LanguageModel:
   """Random weights, drawn where they lie."""
-  reader, shapes = abstract_model(size, is_even)
+  reader, shapes = abstract_model(size, is_uneven)
   leaves, tree = jax.tree.flatten(shapes)
   weights = [_random(x, i) for i, x in enumerate(leaves)]
   weights = jax.tree.unflatten(tree, weights)
