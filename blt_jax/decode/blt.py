@@ -105,8 +105,7 @@ class BLTReader:
   ):
     cursor = cache.cursor
     if self.source and entropies is None:
-      # Several bytes are no question asked again.
-      waits = cache.waits & (tokens.shape[1] == 1)
+      waits = cache.waits & (may_wait is not None)  # `read` asks for nothing again
       fresh = jnp.where(waits, 0, count)
       with gpu_call.recorded() as temporaries:
         entropies, _, source = self.source.read(weights["source"], cache.source, tokens, fresh)
