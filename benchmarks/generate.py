@@ -6,9 +6,9 @@
 
 With random weights the entropy model runs, but patches have 4 and 5 bytes in turn, or 1 to 8
 at random (--uneven), each row at other bytes, and prompts are random letters unless there is
-a text. A trained run is also measured with drafts, whose worth depends on the
-text. The limit is the time that reading the matrices takes: the entropy model's, the
-encoder's and the decoder's for every byte, the latent transformer's for every patch.
+a text. A trained run is also measured with drafts, whose worth depends on the text. The
+limit is the time that reading the matrices takes: the entropy model's, the encoder's and the
+decoder's for every byte, the latent transformer's for every patch.
 """
 
 import argparse

@@ -83,6 +83,11 @@ def _copy(x_ref, *refs):
   refs[-1][pl.program_id(0)] = x_ref[pl.program_id(0)]
 
 
+def fits_head(head_dim: int) -> bool:
+  """Whether a kernel can hold heads of this width: blocks are powers of two."""
+  return head_dim & (head_dim - 1) == 0 and head_dim >= 32
+
+
 def is_available() -> bool:
   """Whether the kernels can be used: on a single GPU, since they are not divided."""
   return jax.default_backend() == "gpu" and jax.device_count() == 1

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from blt_jax.ops.gpu_call import call
+from blt_jax.ops.gpu_call import call, fits_head
 
 MAX_VECTORS = 8  # more are better served by a matrix product
 TILE = 4  # results of a program; fewer of some big matrices
@@ -98,8 +98,8 @@ def _matvec_kernel(
 
 def fits_heads(number: int, num_heads: int, head_dim: int, size: int) -> bool:
   """Whether `heads_matvec` takes `number` vectors of heads and gives `size` results."""
-  is_power = head_dim & (head_dim - 1) == 0 and 32 <= head_dim <= _COLUMNS
-  return number <= MAX_VECTORS and is_power and size % TILE == 0
+  fits = fits_head(head_dim) and head_dim <= _COLUMNS
+  return number <= MAX_VECTORS and fits and size % TILE == 0
 
 
 def heads_matvec(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from blt_jax.ops import online_softmax
-from blt_jax.ops.gpu_call import call
+from blt_jax.ops.gpu_call import call, fits_head
 
 _BLOCK = 16  # bytes read at once
 _COLUMNS = 256  # of the states, of a program
@@ -74,9 +74,8 @@ def _pool_kernel(state_ref, start_ref, end_ref, out_ref, *, per_row, parts):
 def fits_attend(query: jax.Array, keys_and_values: jax.Array) -> bool:
   """Whether `attend` takes queries [B, P, K, G, R, H] and [B, T, 2, G, H]."""
   _, _, slots, _, repeats, head_dim = query.shape
-  is_power = head_dim & (head_dim - 1) == 0 and head_dim >= 32
   has_room = keys_and_values.shape[1] >= _BLOCK
-  return slots * repeats <= _MAX_QUERIES and is_power and has_room
+  return slots * repeats <= _MAX_QUERIES and fits_head(head_dim) and has_room
 
 
 def attend(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from blt_jax.ops import gpu_matvec, online_softmax
-from blt_jax.ops.gpu_call import call, keep
+from blt_jax.ops.gpu_call import call, fits_head, keep
 from blt_jax.ops.online_softmax import LOG2_E, MASKED
 
 BLOCK = 64  # slots of a ring that are read at once
@@ -27,9 +27,8 @@ def fits_attend(
   """Whether `attend_add` takes these arguments."""
   length, size, key_heads, head_dim = heads.shape[1], *key_ring.shape[1:]
   queries = length * (num_heads // key_heads)
-  is_power = head_dim & (head_dim - 1) == 0 and head_dim >= 32
   has_room = window is None or size >= window + length - 1
-  return queries <= _MAX_QUERIES and is_power and has_room and size % BLOCK == 0
+  return queries <= _MAX_QUERIES and fits_head(head_dim) and has_room and size % BLOCK == 0
 
 
 def attend_add(

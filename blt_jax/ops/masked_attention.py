@@ -23,9 +23,7 @@ def masked_attention(
   Returns:
     [..., Q, G, R, H] in the dtype of `query`; softmax in float32.
   """
-  scores = jnp.einsum("...qgrh,...kgh->...grqk", query, key, preferred_element_type=jnp.float32)
-  scores = scores * query.shape[-1] ** -0.5
-  scores = jnp.where(visible[..., None, None, :, :], scores, _MASKED)
+  scores = _scores(query, key, visible, _MASKED)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   return jnp.einsum("...grqk,...kgh->...qgrh", weights, value).astype(query.dtype)
 
@@ -51,11 +49,7 @@ def blockwise_attention(
   def add(block, carry):
     largest, total, mixed = carry  # [..., G, R, Q], the last one with [..., H]
     key, value, visible = read(block)
-    scores = jnp.einsum(
-      "...qgrh,...kgh->...grqk", query, key, preferred_element_type=jnp.float32
-    )
-    scores = scores * query.shape[-1] ** -0.5
-    scores = jnp.where(visible[..., None, None, :, :], scores, -jnp.inf)
+    scores = _scores(query, key, visible, -jnp.inf)
     highest = jnp.maximum(largest, scores.max(axis=-1))
     floor = jnp.where(jnp.isfinite(highest), highest, 0)
     weights, scale = jnp.exp(scores - floor[..., None]), jnp.exp(largest - floor)
@@ -71,3 +65,9 @@ def blockwise_attention(
   _, total, mixed = jax.lax.fori_loop(1, num_blocks, add, add(0, carry))
   mixed = mixed / jnp.where(total > 0, total, 1)[..., None]
   return jnp.moveaxis(mixed, -2, -4).astype(query.dtype)
+
+
+def _scores(query, key, visible, masked):
+  """Scaled products float32 [..., G, R, Q, K], `masked` where not visible."""
+  scores = jnp.einsum("...qgrh,...kgh->...grqk", query, key, preferred_element_type=jnp.float32)
+  return jnp.where(visible[..., None, None, :, :], scores * query.shape[-1] ** -0.5, masked)
