@@ -60,21 +60,24 @@ def resume(
   x = table[tokens.reshape(-1)].astype(config.dtype)
   weights = _weights(params["transformer"]["layers"], config)
   cos, sin = rope.rope_table(positions.reshape(-1), c.head_dim, c.rope_theta)
-  angles = cos[:, 0, ::2], sin[:, 0, ::2]
+  angles = hopper_product.angle_parts(cos[:, 0, ::2], sin[:, 0, ::2])
   seen = jnp.concatenate([past.document_ids[0], document_ids], axis=1)
   first = attention.first_visible(seen, c.window)[:, c.window :] - c.window
+
+  def scale(squares):
+    return jax.lax.rsqrt(squares.sum(axis=0) / c.dim + c.norm_epsilon)
 
   def run_layer(carry, layer):
     x, squares = carry
     layer = layer[None]
     heads = hopper_product.rotated(
-      x, squares, *weights["heads"], layer, angles, c.num_heads + c.num_kv_heads, c.norm_epsilon
+      x, scale(squares), *weights["heads"], layer, angles, c.num_heads + c.num_kv_heads
     ).reshape(*tokens.shape, -1, c.head_dim)
     mixed = hopper_attention.interval_attention(
       heads, (past.key, past.value), layer, first, c.num_heads
     ).reshape(len(x), -1)
     x, squares = hopper_product.added(x, mixed, *weights["output"], layer)
-    hidden = hopper_product.gated(x, squares, *weights["mlp"], layer, c.norm_epsilon)
+    hidden = hopper_product.gated(x, scale(squares), *weights["mlp"], layer)
     last = heads[:, -c.window :, c.num_heads :]
     return hopper_product.added(x, hidden, *weights["down"], layer), jnp.split(last, 2, axis=2)
 

@@ -6,7 +6,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 LAYOUT = plgpu.Layout.WGMMA  # how a warpgroup holds products
 PER_ROW = LAYOUT.reduce(1)  # and one number for each of their rows
 COMPILER_PARAMS = plgpu.CompilerParams(
-  approx_math=True, lowering_semantics=plgpu.LoweringSemantics.Lane
+  approx_math=True,
+  reduction_scratch_bytes=512,  # none are across warps
+  lowering_semantics=plgpu.LoweringSemantics.Lane
 )
 _NUM_CORES = 132
 

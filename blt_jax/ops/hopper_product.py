@@ -28,111 +28,123 @@ COLUMNS = 128  # of each of the two matrices
 DEPTH = 64  # of a step
 _PART = DEPTH  # rows of a warpgroup
 _STAGES = 4  # steps that are loaded ahead
-_LAG = 1  # steps that the second warpgroup is behind
 _GROUP = 16  # tiles of rows that go through all columns together, for the cache's sake
 
 
 class _Tile(NamedTuple):
-  """What a warpgroup works at, and the memory it shares with copies.
+  """Where the products of a warpgroup go.
 
   Attributes:
     rows: the slice of them.
-    column: the first of them.
-    inputs: references.
+    column: the first one, in either matrix.
+    scale: gives the factor of each row, beside so many columns.
+    companion: gives a part of what comes beside the products, [64, COLUMNS].
     outputs: references.
-    staging: shared memory on the way to outputs.
-    residual: gives the part of the residual stream at the columns of either matrix.
+    staging: shared memory on the way there, for two parts of them.
   """
 
   rows: Any
   column: Any
-  inputs: Sequence[Any]
+  scale: Callable[[int], Any]
+  companion: Callable[[int], Any]
   outputs: Sequence[Any]
   staging: Any
-  residual: Callable[[int], Any]
+
+
+class _Companion(NamedTuple):
+  """An array [M, *] that comes beside the products.
+
+  Attributes:
+    array: the array.
+    parts: how many of them, COLUMNS wide.
+    column: gives the first column of a part, from that of the tile.
+  """
+
+  array: Any
+  parts: int
+  column: Callable[[Any, Any], Any]
 
 
 def gated(
-  x: jax.Array,
-  squares: jax.Array,
-  gate: jax.Array,
-  up: jax.Array,
-  layer: jax.Array,
-  epsilon: float,
+  x: jax.Array, scale: jax.Array, gate: jax.Array, up: jax.Array, layer: jax.Array
 ) -> jax.Array:
-  """silu(norm(x) @ gate) * (norm(x) @ up).
+  """silu(x @ gate) * (x @ up) of scaled rows.
 
   Args:
     x: bfloat16 [M, K]; M is a multiple of `ROWS`, K of `DEPTH`.
-    squares: float32 [P, M], whose sum over P is that of the squares of x's rows.
-    gate: bfloat16 [L, K, F], with the norm's gain; F is a multiple of `COLUMNS`.
+    scale: float32 [M], of the rows.
+    gate: bfloat16 [L, K, F]; F is a multiple of `COLUMNS`.
     up: likewise.
     layer: int32 [1], which of the L.
-    epsilon: of the norm.
 
   Returns:
     bfloat16 [M, F].
   """
+  width = COLUMNS // 2
 
-  def finish(tile, a, b, squares):
-    scale = _inverse_rms(squares, x.shape[1], epsilon)
-    half = a * (scale * 0.5)
-    hidden = (half + half * jnp.tanh(half)) * (b * scale)
-    columns = pl.ds(tile.column, COLUMNS)
-    _write(tile.staging, [hidden.astype(x.dtype)], [tile.outputs[0].at[tile.rows, columns]])
+  def finish(tile, a, b):
+    scale = tile.scale(width)
+    for i in range(2):
+      part = slice(i * width, (i + 1) * width)
+      half = a[:, part] * (scale * 0.5)
+      hidden = (half + half * jnp.tanh(half)) * (b[:, part] * scale)
+      there = tile.outputs[0].at[tile.rows, pl.ds(tile.column + i * width, width)]
+      _write(tile.staging.at[i], [hidden], [there])
 
   out = jax.ShapeDtypeStruct((x.shape[0], gate.shape[2]), x.dtype)
-  return _product(x, (gate, up), layer, [squares], [out], (1, COLUMNS), _load_squares, finish)[0]
+  return _product(x, scale, (gate, up), layer, None, [out], (1, width), finish)[0]
 
 
 def rotated(
   x: jax.Array,
-  squares: jax.Array,
+  scale: jax.Array,
   even: jax.Array,
   odd: jax.Array,
   layer: jax.Array,
-  angles: tuple[jax.Array, jax.Array],
+  angles: jax.Array,
   num_rotated: int,
-  epsilon: float,
 ) -> jax.Array:
-  """Heads of norm(x), the first `num_rotated` of them rotated.
+  """Heads of scaled rows, the first `num_rotated` of them rotated.
 
   Args:
-    x: see `gated`, as are `squares`, `layer` and `epsilon`.
+    x: see `gated`, as are `scale` and `layer`.
     even: bfloat16 [L, K, heads * H / 2], which gives the first of each pair of a head.
     odd: likewise, the second ones.
-    angles: cosines and sines, float32 [M, H / 2]; H / 2 divides `COLUMNS`.
+    angles: see `angle_parts`.
     num_rotated: heads, a multiple of `COLUMNS` / (H / 2).
 
   Returns:
     bfloat16 [M, heads, H], in each head all first ones before all second ones.
   """
-  half = angles[0].shape[1]
+  half = angles.shape[1] // 4
   heads = even.shape[2] // half
 
-  def begin(tile):
-    return _load_squares(tile), *(
-      hopper.load(ref.at[tile.rows], hopper.LAYOUT, optimized=False) for ref in tile.inputs[1:]
-    )
-
-  def finish(tile, a, b, values):
-    squares, cos, sin = values
-    scale = _inverse_rms(squares, x.shape[1], epsilon)
+  def finish(tile, a, b):
+    scale = tile.scale(half)
+    parts = tile.companion(0).astype(jnp.float32)
+    parts = [parts[:, i * half : (i + 1) * half] for i in range(4)]
     is_rotated = tile.column < num_rotated * half
-    cos, sin = jnp.where(is_rotated, cos, 1.0), jnp.where(is_rotated, sin, 0.0)
-    a, b = a * scale, b * scale
-    for i in range(0, COLUMNS // half, 2):
-      pieces, places = [], []
-      for j in (i, i + 1):
-        first, second = (m[:, j * half : (j + 1) * half] for m in (a, b))
-        pieces += [first * cos - second * sin, first * sin + second * cos]
-        there = tile.outputs[0].at[tile.rows, lax.div(tile.column, half) + j]
-        places += [there.at[:, pl.ds(k * half, half)] for k in range(2)]
-      _write(tile.staging, [piece.astype(x.dtype) for piece in pieces], places)
+    cos = jnp.where(is_rotated, parts[0] + parts[1], 1.0) * scale
+    sin = jnp.where(is_rotated, parts[2] + parts[3], 0.0) * scale
+    for i in range(COLUMNS // half):
+      first, second = (m[:, i * half : (i + 1) * half] for m in (a, b))
+      there = tile.outputs[0].at[tile.rows, lax.div(tile.column, half) + i]
+      places = [there.at[:, pl.ds(k * half, half)] for k in range(2)]
+      pieces = first * cos - second * sin, first * sin + second * cos
+      _write(tile.staging.at[i % 2], pieces, places)
 
   out = jax.ShapeDtypeStruct((x.shape[0], heads, 2 * half), x.dtype)
-  inputs = [squares, *angles]
-  return _product(x, (even, odd), layer, inputs, [out], (4, half), begin, finish)[0]
+  companion = _Companion(angles, 1, lambda column, part: 0)
+  return _product(x, scale, (even, odd), layer, companion, [out], (2, half), finish)[0]
+
+
+def angle_parts(cos: jax.Array, sin: jax.Array) -> jax.Array:
+  """Cosines and sines float32 [M, H / 2] as sums of two bfloat16 each: [M, 2 H]."""
+  parts = []
+  for x in (cos, sin):
+    high = x.astype(jnp.bfloat16)
+    parts += [high, (x - high.astype(jnp.float32)).astype(jnp.bfloat16)]
+  return jnp.concatenate(parts, axis=1)
 
 
 def added(
@@ -150,62 +162,52 @@ def added(
   Returns:
     bfloat16 [M, D], and float32 [P, M], parts of the sums of squares of its rows.
   """
-  width = residual.shape[1]
+  width = COLUMNS // 2
 
-  def finish(tile, a, b, _):
+  def finish(tile, a, b):
     squares = 0.0
     for i, product in enumerate((a, b)):
-      total = tile.residual(i).astype(jnp.float32) + product
+      total = tile.companion(i).astype(jnp.float32) + product
       squares += (total * total).sum(axis=1)
-      columns = pl.ds(tile.column + i * width // 2, COLUMNS)
-      _write(tile.staging, [total.astype(x.dtype)], [tile.outputs[0].at[tile.rows, columns]])
+      for j in range(2):
+        column = tile.column + i * left.shape[2] + j * width
+        there = tile.outputs[0].at[tile.rows, pl.ds(column, width)]
+        _write(tile.staging.at[j], [total[:, j * width : (j + 1) * width]], [there])
     tile.outputs[1].at[lax.div(tile.column, COLUMNS), tile.rows][...] = squares
 
-  parts = width // 2 // COLUMNS
+  parts = left.shape[2] // COLUMNS
   outputs = [residual, jax.ShapeDtypeStruct((parts, len(x)), jnp.float32)]
-  staging, begin = (1, COLUMNS), lambda tile: None
+  companion = _Companion(residual, 2, lambda column, part: column + part * left.shape[2])
   return tuple(
-    _product(x, (left, right), layer, [residual], outputs, staging, begin, finish, True)
+    _product(x, None, (left, right), layer, companion, outputs, (1, width), finish)
   )
 
 
-def _load_squares(tile):
-  squares = tile.inputs[0]
-  return [
-    hopper.load(squares.at[i, tile.rows], hopper.PER_ROW, optimized=False)
-    for i in range(squares.shape[0])
-  ]
-
-
-def _inverse_rms(squares, width, epsilon):
-  """1 / rms of the rows, beside each column."""
-  scale = lax.rsqrt(functools.reduce(jnp.add, squares) / width + epsilon)
-  return lax.broadcast_in_dim(scale, (_PART, COLUMNS), [0])
-
-
 def _write(staging, pieces, places):
-  """Starts to copy pieces from registers to where they belong."""
-  plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+  """Starts to copy pieces from registers to where they belong; the copy before may go on."""
+  plgpu.wait_smem_to_gmem(1, wait_read_only=True)
   for i, piece in enumerate(pieces):
-    staging[i] = piece
+    staging[i] = piece.astype(staging.dtype)
   plgpu.commit_smem()
   for i, place in enumerate(places):
-    plgpu.copy_smem_to_gmem(staging.at[i], place)
+    plgpu.copy_smem_to_gmem(staging.at[i], place, commit_group=i == len(places) - 1)
 
 
-def _product(x, pair, layer, inputs, outputs, staging, begin, finish, has_residual=False):
-  """Runs `finish` on the products of each tile, and on what `begin` gave before them."""
+def _product(x, scale, pair, layer, companion, outputs, staging, finish):
+  """Runs `finish` on the products of each tile of rows and columns."""
   num_pairs = hopper.num_cores() // 2
   row_tiles, column_tiles = len(x) // ROWS, pair[0].shape[2] // COLUMNS
   tiles = row_tiles * column_tiles
   group = math.gcd(row_tiles, _GROUP)
   products = x.shape[1] // DEPTH
-  steps = products + 2 * has_residual
+  steps = products + (companion.parts if companion else 0)
+  rows_here = ROWS // 2
+  inputs = [x for x in (scale, companion and companion.array) if x is not None]
 
   def kernel(x_ref, first_ref, second_ref, layer_ref, *refs):
     input_refs, refs = refs[: len(inputs)], refs[len(inputs) :]
     output_refs, scratch = refs[: len(outputs)], refs[len(outputs) :]
-    x_smem, pair_smem, staging_smem, full, empty, lag = scratch
+    x_smem, pair_smem, scale_smem, staging_smem, full, empty, scale_full = scratch
     warpgroup, me = lax.axis_index("warpgroup"), lax.axis_index("pair")
     count = lax.div(tiles + num_pairs - 1 - me, num_pairs)
 
@@ -214,7 +216,7 @@ def _product(x, pair, layer, inputs, outputs, staging, begin, finish, has_residu
       number = me + i * num_pairs
       inside = lax.rem(number, group * column_tiles)
       row_tile = lax.div(number, group * column_tiles) * group + lax.rem(inside, group)
-      row = (2 * row_tile + lax.axis_index("half")) * (ROWS // 2)
+      row = (2 * row_tile + lax.axis_index("half")) * rows_here
       return row, lax.div(inside, group) * COLUMNS
 
     def slot(step):
@@ -222,7 +224,7 @@ def _product(x, pair, layer, inputs, outputs, staging, begin, finish, has_residu
 
     def load_products(row, column, k, here, layer):
       depth = pl.ds(k * DEPTH, DEPTH)
-      rows = x_ref.at[pl.ds(row, ROWS // 2), depth]
+      rows = x_ref.at[pl.ds(row, rows_here), depth]
       plgpu.copy_gmem_to_smem(rows, x_smem.at[here], full.at[here])
       for i, ref in enumerate((first_ref, second_ref)):
         there = ref.at[layer, depth, pl.ds(column, COLUMNS)]
@@ -230,10 +232,10 @@ def _product(x, pair, layer, inputs, outputs, staging, begin, finish, has_residu
           there, pair_smem.at[here, i], full.at[here], collective_axes="half"
         )
 
-    def load_residual(row, column, part, here):
-      columns = pl.ds(column + part * pair[0].shape[2], COLUMNS)
+    def load_companion(row, column, part, here):
+      columns = pl.ds(companion.column(column, part), COLUMNS)
       for i in range(2):
-        there = input_refs[0].at[pl.ds(row + i * _PART, _PART), columns]
+        there = input_refs[-1].at[pl.ds(row + i * _PART, _PART), columns]
         plgpu.copy_gmem_to_smem(there, pair_smem.at[here, i], full.at[here])
       plgpu.barrier_arrive(full.at[here])
 
@@ -244,8 +246,8 @@ def _product(x, pair, layer, inputs, outputs, staging, begin, finish, has_residu
 
       @pl.loop(0, count * steps)
       def _(step):
-        row, column = place(lax.div(step, steps))
-        k, here = lax.rem(step, steps), slot(step)
+        i, k, here = lax.div(step, steps), lax.rem(step, steps), slot(step)
+        row, column = place(i)
 
         @pl.when(step >= _STAGES)
         def _():
@@ -255,20 +257,28 @@ def _product(x, pair, layer, inputs, outputs, staging, begin, finish, has_residu
         def _():
           load_products(row, column, k, here, layer)
 
-        if has_residual:
+        if companion:
 
           @pl.when(k >= products)
           def _():
-            load_residual(row, column, k - products, here)
+            load_companion(row, column, k - products, here)
+
+        if scale is not None:
+
+          @pl.when(k == 0)
+          def _():
+            there = input_refs[0].at[pl.ds(row, rows_here)]
+            two = lax.rem(i, 2)
+            plgpu.copy_gmem_to_smem(there, scale_smem.at[two], scale_full.at[two])
 
       # The other program still tells this one what it has read.
       @pl.loop(jnp.maximum(count * steps - _STAGES, 0), count * steps)
       def _(step):
         plgpu.barrier_wait(empty.at[slot(step)])
 
-    def multiply(start):
-      own = pl.ds(warpgroup * _PART, _PART)
+    own = pl.ds(warpgroup * _PART, _PART)
 
+    def multiply(start):
       def run(a, b):
         @pl.loop(0, products)
         def _(k):
@@ -282,10 +292,6 @@ def _product(x, pair, layer, inputs, outputs, staging, begin, finish, has_residu
           def _():
             plgpu.barrier_arrive(empty.at[slot(start + k - 1)])
 
-          @pl.when((warpgroup == 0) & (start + k == _LAG))
-          def _():
-            plgpu.barrier_arrive(lag)
-
         plgpu.wgmma_wait(0)
         plgpu.barrier_arrive(empty.at[slot(start + products - 1)])
         return a[...], b[...]
@@ -297,15 +303,17 @@ def _product(x, pair, layer, inputs, outputs, staging, begin, finish, has_residu
     def _compute():
       plgpu.set_max_registers(232, action="increase")
 
-      @pl.when((warpgroup == 1) & (count > 0))
-      def _():
-        plgpu.barrier_wait(lag)
-
       @pl.loop(0, count)
       def _(i):
         row, column = place(i)
 
-        def residual(part):
+        def scale_beside(columns):
+          two = lax.rem(i, 2)
+          plgpu.barrier_wait(scale_full.at[two])
+          value = hopper.load(scale_smem.at[two, own], hopper.PER_ROW)
+          return lax.broadcast_in_dim(value, (_PART, columns), [0])
+
+        def companion_part(part):
           here = slot(i * steps + products + part)
           plgpu.barrier_wait(full.at[here])
           value = hopper.load(pair_smem.at[here, warpgroup], hopper.LAYOUT)
@@ -313,10 +321,9 @@ def _product(x, pair, layer, inputs, outputs, staging, begin, finish, has_residu
           return value
 
         rows = pl.ds(row + warpgroup * _PART, _PART)
-        own_staging = staging_smem.at[warpgroup]
-        tile = _Tile(rows, column, input_refs, output_refs, own_staging, residual)
-        before = begin(tile)
-        finish(tile, *multiply(i * steps), before)
+        mine = output_refs, staging_smem.at[warpgroup]
+        tile = _Tile(rows, column, scale_beside, companion_part, *mine)
+        finish(tile, *multiply(i * steps))
 
       plgpu.wait_smem_to_gmem(0)
 
@@ -324,12 +331,13 @@ def _product(x, pair, layer, inputs, outputs, staging, begin, finish, has_residu
     kernel,
     out_type=outputs,
     scratch_types=[
-      hopper.tiled((_STAGES, ROWS // 2, DEPTH), x.dtype),
+      hopper.tiled((_STAGES, rows_here, DEPTH), x.dtype),
       hopper.tiled((_STAGES, 2, DEPTH, COLUMNS), x.dtype),
-      hopper.tiled((2, staging[0], _PART, staging[1]), x.dtype),
+      plgpu.SMEM((2, rows_here), jnp.float32),
+      hopper.tiled((2, 2, staging[0], _PART, staging[1]), x.dtype),
       plgpu.Barrier(num_arrivals=3, num_barriers=_STAGES),
       plgpu.ClusterBarrier(collective_axes=("half",), num_arrivals=2, num_barriers=_STAGES),
-      plgpu.Barrier(),
+      plgpu.Barrier(num_barriers=2),
     ],
     grid=(num_pairs,),
     grid_names=("pair",),
