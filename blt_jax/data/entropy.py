@@ -14,10 +14,10 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from blt_jax import tokenizer
-from blt_jax.models import transformer
+from blt_jax.models import hopper_byte_lm, transformer
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import attention, losses
+from blt_jax.ops import attention, hopper, losses
 from blt_jax.ops.precision import exact_products
 
 # Documents of a lane begin at multiples of this, so that the order of the sums in a
@@ -110,11 +110,16 @@ class BatchScorer:
     self._rows = NamedSharding(mesh, PartitionSpec(None, "data"))
     self._lanes = -(-num_lanes // mesh.size) * mesh.size
     self._reset = reset_at_newline
+    share = self._lanes // mesh.size
+    if hopper.is_hopper(mesh.devices[0]) and hopper_byte_lm.fits(config, share, self._length):
+      params = jax.jit(hopper_byte_lm.make_weights, static_argnums=1)(params, config)
+      self._step = make_hopper_step(config, mesh)
+    else:
+      self._step = make_scoring_step(config)
     self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     self._past = jax.device_put(
       transformer.empty_past(config.transformer, self._lanes, config.dtype), self._rows
     )
-    self._step = make_scoring_step(config)
 
   def __call__(
     self,
@@ -188,6 +193,27 @@ def make_scoring_step(config: ByteLMConfig) -> Callable[..., Any]:
     return losses.entropy_nats(logits), past
 
   return step
+
+
+def make_hopper_step(config: ByteLMConfig, mesh: jax.sharding.Mesh) -> Callable[..., Any]:
+  """The same with kernels for GPUs, which share the rows along "data" of a mesh.
+
+  Returns:
+    A function as of `make_scoring_step`, but for its params: `hopper_byte_lm.Weights`.
+  """
+
+  def step(weights: Any, rows: jax.Array, past: attention.Past) -> tuple[Any, Any]:
+    tokens, documents, positions = rows
+    logits, past = hopper_byte_lm.resume(weights, config, tokens, documents, positions, past)
+    return losses.entropy_nats(logits), past
+
+  # The partitioner cannot split kernels.
+  everywhere, rows = PartitionSpec(), PartitionSpec(None, "data")
+  outputs = PartitionSpec("data"), rows
+  inputs = everywhere, rows, rows
+  return jax.jit(
+    jax.shard_map(step, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+  )
 
 
 def locate(tokens: np.ndarray, reset_at_newline: bool) -> tuple[np.ndarray, np.ndarray]:

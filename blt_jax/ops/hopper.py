@@ -1,16 +1,64 @@
-"""What kernels for NVIDIA Hopper GPUs share."""
+"""What kernels for NVIDIA Hopper GPUs share: layouts, shared memory, rings of slots."""
+
+from typing import Any, NamedTuple
 
 import jax
+from jax import lax
+from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 LAYOUT = plgpu.Layout.WGMMA  # how a warpgroup holds products
 PER_ROW = LAYOUT.reduce(1)  # and one number for each of their rows
 COMPILER_PARAMS = plgpu.CompilerParams(
   approx_math=True,
+  # Safe, since no thread writes what it reads, and twice as fast as a barrier at each access.
+  unsafe_no_auto_barriers=True,
   reduction_scratch_bytes=512,  # none are across warps
-  lowering_semantics=plgpu.LoweringSemantics.Lane
+  lowering_semantics=plgpu.LoweringSemantics.Lane,
 )
-_NUM_CORES = 132
+_NUM_CORES = 132  # of an H100 or H200, where there is no device to ask
+
+
+class Ring(NamedTuple):
+  """Slots of shared memory that one warpgroup fills and others read, over and over.
+
+  Attributes:
+    full: barriers, of copies to the slots.
+    empty: barriers, of those who have read them.
+    num_slots: how many.
+  """
+
+  full: Any
+  empty: Any
+  num_slots: int
+
+  def slot(self, step):
+    """The one of a step."""
+    return lax.rem(step, self.num_slots)
+
+  def wait_until_free(self, step):
+    """Waits until all have read what the slot held before."""
+
+    @pl.when(step >= self.num_slots)
+    def _():
+      self.wait_until_read(step - self.num_slots)
+
+  def wait_until_read(self, step):
+    """Waits until all have read what the slot holds."""
+    plgpu.barrier_wait(self.empty.at[self.slot(step)])
+
+  def wait_until_full(self, step):
+    """Waits for the copies to the slot."""
+    plgpu.barrier_wait(self.full.at[self.slot(step)])
+
+  def release(self, step):
+    """Says that this warpgroup has read the slot."""
+    plgpu.barrier_arrive(self.empty.at[self.slot(step)])
+
+  def copy(self, there, slots, step, **kwargs):
+    """Starts to copy to the slot of a step, of so many `slots`."""
+    here = self.slot(step)
+    plgpu.copy_gmem_to_smem(there, slots.at[here], self.full.at[here], **kwargs)
 
 
 def is_hopper(device: jax.Device) -> bool:
@@ -31,7 +79,7 @@ def tiled(shape, dtype):
   return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 
-def load(ref, layout, optimized=True):
+def load(ref, layout):
   """Reads an array into registers."""
   index = ((),) if jax.__version_info__ < (0, 11) else ()
-  return plgpu.load(ref, *index, layout=layout, optimized=optimized)
+  return plgpu.load(ref, *index, layout=layout)

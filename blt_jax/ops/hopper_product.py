@@ -2,15 +2,13 @@
 
 A program multiplies 128 rows with 128 columns of two matrices at a time, `a = x @ first`
 and `b = x @ second`, and what follows sees both: a gate and its value, the two halves of a
-rotation, or two parts of the same row. Programs go by pairs, which share the matrices'
-tiles; in a program, one warpgroup loads and two multiply 64 rows each, the second a few
-steps behind the first, so that one multiplies while the other finishes its tile.
+rotation, or two parts of the same row. Programs go by pairs, which share the tiles of the
+matrices; in a program, one warpgroup loads and two multiply 64 rows each.
 
-Norms are taken apart: their gains belong to the weights, and `1 / rms` of a row comes last.
-For it, `added` gives the sums of squares of what it writes.
+Norms are taken apart: their gains belong to the weights, and `1 / rms` is a factor of each
+row of products. For it, `added` gives the sums of squares of what it writes.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -26,8 +24,8 @@ from blt_jax.ops import hopper
 ROWS = 256  # of a pair of programs
 COLUMNS = 128  # of each of the two matrices
 DEPTH = 64  # of a step
-_PART = DEPTH  # rows of a warpgroup
-_STAGES = 4  # steps that are loaded ahead
+_PART = 64  # rows of a warpgroup
+_SLOTS = 4  # for steps
 _GROUP = 16  # tiles of rows that go through all columns together, for the cache's sake
 
 
@@ -66,7 +64,11 @@ class _Companion(NamedTuple):
 
 
 def gated(
-  x: jax.Array, scale: jax.Array, gate: jax.Array, up: jax.Array, layer: jax.Array
+  x: jax.Array,
+  scale: jax.Array,
+  gate: jax.Array,
+  up: jax.Array,
+  layer: jax.Array,
 ) -> jax.Array:
   """silu(x @ gate) * (x @ up) of scaled rows.
 
@@ -92,7 +94,7 @@ def gated(
       _write(tile.staging.at[i], [hidden], [there])
 
   out = jax.ShapeDtypeStruct((x.shape[0], gate.shape[2]), x.dtype)
-  return _product(x, scale, (gate, up), layer, None, [out], (1, width), finish)[0]
+  return _product("gated", x, scale, (gate, up), layer, None, [out], (1, width), finish)[0]
 
 
 def rotated(
@@ -107,9 +109,11 @@ def rotated(
   """Heads of scaled rows, the first `num_rotated` of them rotated.
 
   Args:
-    x: see `gated`, as are `scale` and `layer`.
+    x: bfloat16 [M, K].
+    scale: float32 [M], of the rows.
     even: bfloat16 [L, K, heads * H / 2], which gives the first of each pair of a head.
     odd: likewise, the second ones.
+    layer: int32 [1], which of the L.
     angles: see `angle_parts`.
     num_rotated: heads, a multiple of `COLUMNS` / (H / 2).
 
@@ -135,7 +139,8 @@ def rotated(
 
   out = jax.ShapeDtypeStruct((x.shape[0], heads, 2 * half), x.dtype)
   companion = _Companion(angles, 1, lambda column, part: 0)
-  return _product(x, scale, (even, odd), layer, companion, [out], (2, half), finish)[0]
+  pair, staging = (even, odd), (2, half)
+  return _product("rotated", x, scale, pair, layer, companion, [out], staging, finish)[0]
 
 
 def angle_parts(cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -148,16 +153,20 @@ def angle_parts(cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 def added(
-  residual: jax.Array, x: jax.Array, left: jax.Array, right: jax.Array, layer: jax.Array
+  residual: jax.Array,
+  x: jax.Array,
+  left: jax.Array,
+  right: jax.Array,
+  layer: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-  """residual + x @ [left, right].
+  """The sum residual + x @ [left, right].
 
   Args:
     residual: bfloat16 [M, D].
     x: bfloat16 [M, K].
     left: bfloat16 [L, K, D / 2]; D / 2 is a multiple of `COLUMNS`.
     right: likewise.
-    layer: int32 [1], which of the L.
+    layer: see `gated`.
 
   Returns:
     bfloat16 [M, D], and float32 [P, M], parts of the sums of squares of its rows.
@@ -178,9 +187,8 @@ def added(
   parts = left.shape[2] // COLUMNS
   outputs = [residual, jax.ShapeDtypeStruct((parts, len(x)), jnp.float32)]
   companion = _Companion(residual, 2, lambda column, part: column + part * left.shape[2])
-  return tuple(
-    _product(x, None, (left, right), layer, companion, outputs, (1, width), finish)
-  )
+  pair, staging = (left, right), (1, width)
+  return tuple(_product("added", x, None, pair, layer, companion, outputs, staging, finish))
 
 
 def _write(staging, pieces, places):
@@ -193,157 +201,198 @@ def _write(staging, pieces, places):
     plgpu.copy_smem_to_gmem(staging.at[i], place, commit_group=i == len(places) - 1)
 
 
-def _product(x, scale, pair, layer, companion, outputs, staging, finish):
-  """Runs `finish` on the products of each tile of rows and columns."""
-  num_pairs = hopper.num_cores() // 2
-  row_tiles, column_tiles = len(x) // ROWS, pair[0].shape[2] // COLUMNS
-  tiles = row_tiles * column_tiles
-  group = math.gcd(row_tiles, _GROUP)
-  products = x.shape[1] // DEPTH
-  steps = products + (companion.parts if companion else 0)
-  rows_here = ROWS // 2
+class _Sizes(NamedTuple):
+  """How many tiles there are, and steps of each: of its products and of a companion."""
+
+  row_tiles: int
+  column_tiles: int
+  products: int
+  companions: int
+
+  @property
+  def steps(self):
+    return self.products + self.companions
+
+  def tiles(self):
+    """How many this program has, and a function that gives their first row and column."""
+    me, pairs = lax.axis_index("pair"), hopper.num_cores() // 2
+    total = self.row_tiles * self.column_tiles
+    return lax.div(total + pairs - 1 - me, pairs), lambda i: self._place(me + i * pairs)
+
+  def _place(self, number):
+    group = math.gcd(self.row_tiles, _GROUP)
+    inside = lax.rem(number, group * self.column_tiles)
+    row_tile = lax.div(number, group * self.column_tiles) * group + lax.rem(inside, group)
+    row = (2 * row_tile + lax.axis_index("half")) * (ROWS // 2)
+    return row, lax.div(inside, group) * COLUMNS
+
+
+class _Memory(NamedTuple):
+  """References, `_smem` in shared memory."""
+
+  x: Any
+  pair: tuple[Any, Any]
+  layer: Any
+  scale: Any
+  companion: Any
+  outputs: Sequence[Any]
+  x_smem: Any
+  pair_smem: Any
+  scale_smem: Any
+  staging_smem: Any
+
+
+def _product(name, x, scale, pair, layer, companion, outputs, staging, finish):
+  """Runs `finish` on the products of each tile."""
+  sizes = _Sizes(
+    row_tiles=len(x) // ROWS,
+    column_tiles=pair[0].shape[2] // COLUMNS,
+    products=x.shape[1] // DEPTH,
+    companions=companion.parts if companion else 0,
+  )
+
   inputs = [x for x in (scale, companion and companion.array) if x is not None]
 
-  def kernel(x_ref, first_ref, second_ref, layer_ref, *refs):
-    input_refs, refs = refs[: len(inputs)], refs[len(inputs) :]
-    output_refs, scratch = refs[: len(outputs)], refs[len(outputs) :]
-    x_smem, pair_smem, scale_smem, staging_smem, full, empty, scale_full = scratch
-    warpgroup, me = lax.axis_index("warpgroup"), lax.axis_index("pair")
-    count = lax.div(tiles + num_pairs - 1 - me, num_pairs)
-
-    def place(i):
-      """First row and column of the i-th tile of this program."""
-      number = me + i * num_pairs
-      inside = lax.rem(number, group * column_tiles)
-      row_tile = lax.div(number, group * column_tiles) * group + lax.rem(inside, group)
-      row = (2 * row_tile + lax.axis_index("half")) * rows_here
-      return row, lax.div(inside, group) * COLUMNS
-
-    def slot(step):
-      return lax.rem(step, _STAGES)
-
-    def load_products(row, column, k, here, layer):
-      depth = pl.ds(k * DEPTH, DEPTH)
-      rows = x_ref.at[pl.ds(row, rows_here), depth]
-      plgpu.copy_gmem_to_smem(rows, x_smem.at[here], full.at[here])
-      for i, ref in enumerate((first_ref, second_ref)):
-        there = ref.at[layer, depth, pl.ds(column, COLUMNS)]
-        plgpu.copy_gmem_to_smem(
-          there, pair_smem.at[here, i], full.at[here], collective_axes="half"
-        )
-
-    def load_companion(row, column, part, here):
-      columns = pl.ds(companion.column(column, part), COLUMNS)
-      for i in range(2):
-        there = input_refs[-1].at[pl.ds(row + i * _PART, _PART), columns]
-        plgpu.copy_gmem_to_smem(there, pair_smem.at[here, i], full.at[here])
-      plgpu.barrier_arrive(full.at[here])
+  def kernel(x_ref, first, second, layer_ref, *refs):
+    beside, refs = list(refs[: len(inputs)]), refs[len(inputs) :]
+    scale_ref = beside.pop(0) if scale is not None else None
+    companion_ref = companion and companion._replace(array=beside.pop())
+    *smem, full, empty, scale_full = refs[len(outputs) :]
+    memory = _Memory(
+      x_ref, (first, second), layer_ref, scale_ref, companion_ref, refs[: len(outputs)], *smem
+    )
+    ring = hopper.Ring(full, empty, _SLOTS)
+    scales = hopper.Ring(scale_full, None, 2)
+    warpgroup = lax.axis_index("warpgroup")
 
     @pl.when(warpgroup == 2)
-    def _load():
+    def _():
       plgpu.set_max_registers(40, action="decrease")
-      layer = layer_ref[0]
-
-      @pl.loop(0, count * steps)
-      def _(step):
-        i, k, here = lax.div(step, steps), lax.rem(step, steps), slot(step)
-        row, column = place(i)
-
-        @pl.when(step >= _STAGES)
-        def _():
-          plgpu.barrier_wait(empty.at[here])
-
-        @pl.when(k < products)
-        def _():
-          load_products(row, column, k, here, layer)
-
-        if companion:
-
-          @pl.when(k >= products)
-          def _():
-            load_companion(row, column, k - products, here)
-
-        if scale is not None:
-
-          @pl.when(k == 0)
-          def _():
-            there = input_refs[0].at[pl.ds(row, rows_here)]
-            two = lax.rem(i, 2)
-            plgpu.copy_gmem_to_smem(there, scale_smem.at[two], scale_full.at[two])
-
-      # The other program still tells this one what it has read.
-      @pl.loop(jnp.maximum(count * steps - _STAGES, 0), count * steps)
-      def _(step):
-        plgpu.barrier_wait(empty.at[slot(step)])
-
-    own = pl.ds(warpgroup * _PART, _PART)
-
-    def multiply(start):
-      def run(a, b):
-        @pl.loop(0, products)
-        def _(k):
-          here = slot(start + k)
-          plgpu.barrier_wait(full.at[here])
-          for i, accumulator in enumerate((a, b)):
-            plgpu.wgmma(accumulator, x_smem.at[here, own], pair_smem.at[here, i])
-          plgpu.wgmma_wait(2)  # so those of the step before are done
-
-          @pl.when(k > 0)
-          def _():
-            plgpu.barrier_arrive(empty.at[slot(start + k - 1)])
-
-        plgpu.wgmma_wait(0)
-        plgpu.barrier_arrive(empty.at[slot(start + products - 1)])
-        return a[...], b[...]
-
-      accumulator = plgpu.ACC((_PART, COLUMNS), jnp.float32)
-      return pl.run_scoped(run, accumulator, accumulator)
+      _load(sizes, memory, ring, scales)
 
     @pl.when(warpgroup < 2)
-    def _compute():
+    def _():
       plgpu.set_max_registers(232, action="increase")
+      _compute(sizes, memory, ring, scales, finish, warpgroup)
 
-      @pl.loop(0, count)
-      def _(i):
-        row, column = place(i)
-
-        def scale_beside(columns):
-          two = lax.rem(i, 2)
-          plgpu.barrier_wait(scale_full.at[two])
-          value = hopper.load(scale_smem.at[two, own], hopper.PER_ROW)
-          return lax.broadcast_in_dim(value, (_PART, columns), [0])
-
-        def companion_part(part):
-          here = slot(i * steps + products + part)
-          plgpu.barrier_wait(full.at[here])
-          value = hopper.load(pair_smem.at[here, warpgroup], hopper.LAYOUT)
-          plgpu.barrier_arrive(empty.at[here])
-          return value
-
-        rows = pl.ds(row + warpgroup * _PART, _PART)
-        mine = output_refs, staging_smem.at[warpgroup]
-        tile = _Tile(rows, column, scale_beside, companion_part, *mine)
-        finish(tile, *multiply(i * steps))
-
-      plgpu.wait_smem_to_gmem(0)
-
+  read = plgpu.ClusterBarrier(collective_axes=("half",), num_arrivals=2, num_barriers=_SLOTS)
   return plgpu.kernel(
     kernel,
     out_type=outputs,
     scratch_types=[
-      hopper.tiled((_STAGES, rows_here, DEPTH), x.dtype),
-      hopper.tiled((_STAGES, 2, DEPTH, COLUMNS), x.dtype),
-      plgpu.SMEM((2, rows_here), jnp.float32),
+      hopper.tiled((_SLOTS, ROWS // 2, DEPTH), x.dtype),
+      hopper.tiled((_SLOTS, 2, DEPTH, COLUMNS), x.dtype),
+      plgpu.SMEM((2, ROWS // 2), jnp.float32),
       hopper.tiled((2, 2, staging[0], _PART, staging[1]), x.dtype),
-      plgpu.Barrier(num_arrivals=3, num_barriers=_STAGES),
-      plgpu.ClusterBarrier(collective_axes=("half",), num_arrivals=2, num_barriers=_STAGES),
+      plgpu.Barrier(num_arrivals=3, num_barriers=_SLOTS),
+      read,
       plgpu.Barrier(num_barriers=2),
     ],
-    grid=(num_pairs,),
+    grid=(hopper.num_cores() // 2,),
     grid_names=("pair",),
     cluster=(2,),
     cluster_names=("half",),
     num_threads=3,
     thread_name="warpgroup",
+    kernel_name=name,
     compiler_params=hopper.COMPILER_PARAMS,
   )(x, *pair, layer, *inputs)
+
+
+def _load(sizes, memory, ring, scales):
+  """Fills the ring with what each step of each tile needs."""
+  count, place = sizes.tiles()
+  layer = memory.layer[0]
+
+  @pl.loop(0, count * sizes.steps)
+  def _(step):
+    i, k = lax.div(step, sizes.steps), lax.rem(step, sizes.steps)
+    row, column = place(i)
+    ring.wait_until_free(step)
+
+    @pl.when(k < sizes.products)
+    def _():
+      _load_products(memory, ring, step, row, column, k, layer)
+
+    if memory.companion:
+      part = k - sizes.products
+      pl.when(part >= 0)(lambda: _load_companion(memory, ring, step, row, column, part))
+    if memory.scale is not None:  # this step had room, so the tile before the last is done
+      scale = memory.scale.at[pl.ds(row, ROWS // 2)]
+      pl.when(k == 0)(lambda: scales.copy(scale, memory.scale_smem, i))
+
+  # The other program still tells this one what it has read.
+  @pl.loop(jnp.maximum(count * sizes.steps - _SLOTS, 0), count * sizes.steps)
+  def _(step):
+    ring.wait_until_read(step)
+
+
+def _load_products(memory, ring, step, row, column, k, layer):
+  depth = pl.ds(k * DEPTH, DEPTH)
+  ring.copy(memory.x.at[pl.ds(row, ROWS // 2), depth], memory.x_smem, step)
+  for i, matrix in enumerate(memory.pair):
+    there = matrix.at[layer, depth, pl.ds(column, COLUMNS)]
+    ring.copy(there, memory.pair_smem.at[:, i], step, collective_axes="half")
+
+
+def _load_companion(memory, ring, step, row, column, part):
+  columns = pl.ds(memory.companion.column(column, part), COLUMNS)
+  for i in range(2):
+    there = memory.companion.array.at[pl.ds(row + i * _PART, _PART), columns]
+    ring.copy(there, memory.pair_smem.at[:, i], step)
+  plgpu.barrier_arrive(ring.full.at[ring.slot(step)])  # two copies, where products have three
+
+
+def _compute(sizes, memory, ring, scales, finish, warpgroup):
+  """Multiplies one half of the rows of each tile, and finishes it."""
+  count, place = sizes.tiles()
+  own = pl.ds(warpgroup * _PART, _PART)
+
+  @pl.loop(0, count)
+  def _(i):
+    row, column = place(i)
+
+    def scale(columns):
+      scales.wait_until_full(i)
+      value = hopper.load(memory.scale_smem.at[scales.slot(i), own], hopper.PER_ROW)
+      return lax.broadcast_in_dim(value, (_PART, columns), [0])
+
+    def companion(part):
+      step = i * sizes.steps + sizes.products + part
+      ring.wait_until_full(step)
+      value = hopper.load(memory.pair_smem.at[ring.slot(step), warpgroup], hopper.LAYOUT)
+      plgpu.commit_smem()  # all four warps have read it
+      ring.release(step)
+      return value
+
+    rows = pl.ds(row + warpgroup * _PART, _PART)
+    own_staging = memory.staging_smem.at[warpgroup]
+    tile = _Tile(rows, column, scale, companion, memory.outputs, own_staging)
+    finish(tile, *_multiply(sizes, memory, ring, i * sizes.steps, own))
+
+  plgpu.wait_smem_to_gmem(0)
+
+
+def _multiply(sizes, memory, ring, start, own):
+  """Products of `own` rows of a tile, whose steps begin at `start`, with both matrices."""
+
+  def run(*accumulators):
+    @pl.loop(0, sizes.products)
+    def _(k):
+      step = start + k
+      ring.wait_until_full(step)
+      here = ring.slot(step)
+      for i, accumulator in enumerate(accumulators):
+        plgpu.wgmma(accumulator, memory.x_smem.at[here, own], memory.pair_smem.at[here, i])
+      plgpu.wgmma_wait(2)  # so those of the step before are done
+
+      @pl.when(k > 0)
+      def _():
+        ring.release(step - 1)
+
+    plgpu.wgmma_wait(0)
+    ring.release(start + sizes.products - 1)
+    return tuple(accumulator[...] for accumulator in accumulators)
+
+  accumulator = plgpu.ACC((_PART, COLUMNS), jnp.float32)
+  return pl.run_scoped(run, accumulator, accumulator)
