@@ -6,7 +6,7 @@ chunk, so its entropies are those of the whole document read from its start.
 
 import collections
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -136,27 +136,40 @@ class BatchScorer:
       float32 [n] for each document: nats, of the predictions made at its ids.
     """
     lane, first, lengths = assign_lanes([len(d) for d in documents], self._lanes)
-    lanes = [np.zeros((3, length), np.int32) for length in lengths]
-    segments = np.ones(self._lanes, np.int32)  # 0 is between documents
+    placed: list[list[tuple[int, np.ndarray]]] = [[] for _ in lengths]
     for i, tokens in enumerate(documents):
-      segment, position = locate(tokens, self._reset)
-      here = slice(first[i], first[i] + len(tokens))
-      lanes[lane[i]][:, here] = tokens, segment + segments[lane[i]], position
-      segments[lane[i]] = lanes[lane[i]][1, here.stop - 1] + 1
-    scores = self._score(lanes, sum(map(len, documents)), report)
+      placed[lane[i]].append((first[i], tokens))
+    readers = [self._read_lane(lane_documents) for lane_documents in placed]
+    scores = self._score(readers, lengths, sum(map(len, documents)), report)
     return [scores[lane[i]][first[i] : first[i] + len(d)] for i, d in enumerate(documents)]
 
-  def _score(self, lanes, num_bytes, report) -> list[np.ndarray]:
-    """Entropies float32 [n] of lanes int32 [3, n], which may differ in length."""
-    scores = [np.empty(lane.shape[1], np.float32) for lane in lanes]
-    starts = range(0, max(map(len, scores)), self._length)
+  def _read_lane(self, documents: Iterable[tuple[int, np.ndarray]]) -> Iterator[np.ndarray]:
+    """Chunks int32 [3, S] of a lane, given its documents and where they begin."""
+    size, start, segments = self._length, 0, 1  # 0 is between documents
+    chunk = np.zeros((3, size), np.int32)
+    for first, tokens in sorted(documents, key=lambda document: document[0]):
+      segment, position = locate(tokens, self._reset)
+      rows = np.stack([tokens, segment + segments, position])
+      segments, done = rows[1, -1] + 1, 0
+      while done < len(tokens):
+        while first + done >= start + size:
+          yield chunk
+          chunk, start = np.zeros_like(chunk), start + size
+        here = first + done - start
+        part = rows[:, done : done + size - here]
+        chunk[:, here : here + part.shape[1]] = part
+        done += part.shape[1]
+    yield chunk
+
+  def _score(self, readers, lengths, num_bytes, report) -> list[np.ndarray]:
+    """Entropies float32 [n] of lanes, of so many `lengths`."""
+    scores = [np.empty(length, np.float32) for length in lengths]
+    starts = range(0, max(lengths), self._length)
     share = num_bytes / max(len(starts), 1)
     past, waiting = self._past, collections.deque[tuple[int, jax.Array]]()
+    nothing = np.zeros((3, self._length), np.int32)
     for number, start in enumerate(starts):
-      chunk = np.zeros((3, len(lanes), self._length), np.int32)
-      for row, lane in enumerate(lanes):
-        part = lane[:, start : start + self._length]
-        chunk[:, row, : part.shape[1]] = part
+      chunk = np.stack([next(reader, nothing) for reader in readers], axis=1)
       entropies, past = self._step(self._params, jax.device_put(chunk, self._rows), past)
       waiting.append((start, entropies))
       if len(waiting) > 2:  # the device always has the next chunk, and never many
