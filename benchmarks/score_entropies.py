@@ -1,13 +1,15 @@
 """How fast the 100M entropy model scores text, on all devices of this machine.
 
   python benchmarks/score_entropies.py
-  python benchmarks/score_entropies.py --lanes=16,32 --megabytes=40
+  python benchmarks/score_entropies.py --lanes=11,22 --megabytes=40 --json=rates.json
 
 Parameters are random, in bfloat16. The limit is the model's arithmetic at the rate of a large
 matrix product on the same devices.
 """
 
 import argparse
+import json
+import pathlib
 import time
 
 import flax.linen as nn
@@ -30,10 +32,11 @@ def main() -> None:
   )
   parser.add_argument("--data", default="stdlib", help="text, as in config.data.path")
   parser.add_argument("--megabytes", type=float, default=20, help="of it to score (20)")
-  parser.add_argument("--lanes", default="16", help="rows side by side, several numbers (16)")
+  parser.add_argument("--lanes", default="11", help="rows side by side, several numbers (11)")
   parser.add_argument(
-    "--chunks", default="4096", help="bytes of a row at once, likewise (4096)"
+    "--chunks", default="6144", help="bytes of a row at once, likewise (6144)"
   )
+  parser.add_argument("--json", help="also write the numbers to this file")
   args = parser.parse_args()
   texts = sources.read_documents(args.data, max_bytes=int(args.megabytes * 1e6))
   documents = [tokenizer.encode(text) for text in texts]
@@ -42,11 +45,15 @@ def main() -> None:
   per_byte = flops.model_flops(model, 4096, 1) / 3 / 4096  # forward alone
   limit = product_rate() * jax.local_device_count() / per_byte / 1e6
   print(f"limit {limit:.2f} MB/s ({per_byte / 1e6:.0f} MFLOP per byte)")
+  rows = []
   print(f"{'lanes':>6} {'chunk':>6} {'MB/s':>8}")
   for lanes in map(int, args.lanes.split(",")):
     for chunk in map(int, args.chunks.split(",")):
       rate = measure(BatchScorer(model, params, False, lanes, chunk), documents)
+      rows.append({"lanes": lanes, "chunk": chunk, "megabytes_per_second": rate})
       print(f"{lanes:6} {chunk:6} {rate:8.3f}")
+  if args.json:
+    pathlib.Path(args.json).write_text(json.dumps({"limit": limit, "rows": rows}, indent=2))
 
 
 def measure(scorer: BatchScorer, documents: list[np.ndarray]) -> float:

@@ -29,7 +29,9 @@ from blt_jax.data.documents import Dataset, Document, Skipped, SourceOptions
 from blt_jax.data.entropy import BatchScorer, window_of
 from blt_jax.data.mixture import EveryNth
 
-_LANES = {"cpu": (4, 512), "gpu": (16, 4096), "tpu": (16, 4096)}  # and bytes of a chunk
+# Rows side by side, and bytes of a chunk. On the 132 cores of an H100 or H200, 11 rows of
+# 6,144 give almost every core the same work in each kernel.
+_LANES = {"cpu": (4, 512), "gpu": (11, 6144), "tpu": (16, 4096)}
 
 
 def main(argv: list[str] | None = None) -> None:
