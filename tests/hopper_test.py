@@ -14,7 +14,7 @@ from blt_jax.data import entropy
 from blt_jax.models import hopper_byte_lm, transformer
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import attention, hopper, hopper_attention, hopper_product
+from blt_jax.ops import attention, hopper, hopper_attention, hopper_layer
 
 needs_hopper = pytest.mark.skipif(
   not hopper.is_hopper(jax.devices()[0]), reason="Pallas interprets no wgmma on CPUs"
@@ -82,14 +82,14 @@ def _rows(batch, length, seed):
 
 def test_forward_is_that_of_the_model(monkeypatch):
   for module, function in (
-    (hopper_product, gated),
-    (hopper_product, rotated),
-    (hopper_product, added),
+    (hopper_layer, gated),
+    (hopper_layer, rotated),
+    (hopper_layer, added),
     (hopper_attention, interval_attention),
   ):
     monkeypatch.setattr(module, function.__name__, function)
   monkeypatch.setattr(
-    hopper_product, "angle_parts", lambda c, s: jnp.concatenate([c, 0 * c, s, 0 * s], axis=1)
+    hopper_layer, "angle_parts", lambda c, s: jnp.concatenate([c, 0 * c, s, 0 * s], axis=1)
   )
   config = _config("float32")
   params = random_params(config)
@@ -107,7 +107,7 @@ def test_forward_is_that_of_the_model(monkeypatch):
 
 def test_angles_are_exact_sums():
   angles = jax.random.uniform(jax.random.key(0), (64, 32)) * 6
-  parts = hopper_product.angle_parts(jnp.cos(angles), jnp.sin(angles)).astype(jnp.float32)
+  parts = hopper_layer.angle_parts(jnp.cos(angles), jnp.sin(angles)).astype(jnp.float32)
   cos, sin = parts[:, :32] + parts[:, 32:64], parts[:, 64:96] + parts[:, 96:]
   chex.assert_trees_all_close((cos, sin), (jnp.cos(angles), jnp.sin(angles)), atol=2e-5)
 
@@ -159,17 +159,17 @@ def test_products(rows):
   even, odd = (_normal(seed, 2, 512, 512, scale=0.05) for seed in (5, 6))
   left, right = (_normal(seed, 2, 384, 256, scale=0.05) for seed in (7, 8))
   angles = jax.random.uniform(jax.random.key(9), (rows, 32)) * 6
-  angles = hopper_product.angle_parts(jnp.cos(angles), jnp.sin(angles))
+  angles = hopper_layer.angle_parts(jnp.cos(angles), jnp.sin(angles))
   _close(
-    jax.jit(hopper_product.gated)(x, scale, gate, up, layer),
+    jax.jit(hopper_layer.gated)(x, scale, gate, up, layer),
     gated(x, scale, gate, up, layer),
   )
-  run = jax.jit(hopper_product.rotated, static_argnums=6)
+  run = jax.jit(hopper_layer.rotated, static_argnums=6)
   _close(
     run(x, scale, even, odd, layer, angles, 12),
     rotated(x, scale, even, odd, layer, angles, 12),
   )
-  got, parts = jax.jit(hopper_product.added)(residual, hidden, left, right, layer)
+  got, parts = jax.jit(hopper_layer.added)(residual, hidden, left, right, layer)
   want, squares = added(residual, hidden, left, right, layer)
   _close(got, want)
   chex.assert_trees_all_close(parts.sum(axis=0), squares.sum(axis=0), rtol=1e-4)

@@ -1,6 +1,6 @@
 """The forward pass of a byte language model on an NVIDIA Hopper GPU, five kernels a layer.
 
-The mathematics is that of `byte_lm.ByteLM`. What `ops.hopper_product` wants differently is
+The mathematics is that of `byte_lm.ByteLM`. What `ops.hopper_layer` wants differently is
 done to the weights: gains of norms and the scale of attention are in them, and in each head
 the first features of all pairs come before the second ones.
 """
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import attention, hopper_attention, hopper_product, norm, rope
+from blt_jax.ops import attention, hopper_attention, hopper_layer, hopper_product, norm, rope
 from blt_jax.ops.online_softmax import LOG2_E
 
 Pair = tuple[jax.Array, jax.Array]
@@ -109,7 +109,7 @@ def resume(
   c = config.transformer
   window = past.key.shape[2]
   cos, sin = rope.rope_table(positions.reshape(-1), c.head_dim, c.rope_theta)
-  angles = hopper_product.angle_parts(cos[:, 0, ::2], sin[:, 0, ::2])
+  angles = hopper_layer.angle_parts(cos[:, 0, ::2], sin[:, 0, ::2])
   seen = jnp.concatenate([past.document_ids[0], document_ids], axis=1)
   first = attention.first_visible(seen, window)[:, window:] - window
 
@@ -119,16 +119,16 @@ def resume(
   def run_layer(carry, layer):
     x, squares = carry
     layer, num_rotated = layer[None], c.num_heads + c.num_kv_heads
-    heads = hopper_product.rotated(
+    heads = hopper_layer.rotated(
       x, scale(squares), *weights.heads, layer, angles, num_rotated
     ).reshape(*tokens.shape, -1, c.head_dim)
     mixed = hopper_attention.interval_attention(
       heads, (past.key, past.value), layer, first, c.num_heads
     ).reshape(len(x), -1)
-    x, squares = hopper_product.added(x, mixed, *weights.output, layer)
-    hidden = hopper_product.gated(x, scale(squares), *weights.mlp, layer)
+    x, squares = hopper_layer.added(x, mixed, *weights.output, layer)
+    hidden = hopper_layer.gated(x, scale(squares), *weights.mlp, layer)
     last = heads[:, -window:, c.num_heads :]
-    return hopper_product.added(x, hidden, *weights.down, layer), jnp.split(last, 2, axis=2)
+    return hopper_layer.added(x, hidden, *weights.down, layer), jnp.split(last, 2, axis=2)
 
   x = weights.embedding[tokens.reshape(-1)]
   (x, _), (key, value) = jax.lax.scan(run_layer, (x, _squares(x)), jnp.arange(c.num_layers))

@@ -1,12 +1,8 @@
-"""Products of rows and weights with what follows them, as one kernel for NVIDIA Hopper.
+"""A product of rows and weights with an ending of its own, as one kernel for NVIDIA Hopper.
 
 A program multiplies 128 rows with 128 columns of two matrices at a time, `a = x @ first`
-and `b = x @ second`, and what follows sees both: a gate and its value, the two halves of a
-rotation, or two parts of the same row. Programs go by pairs, which share the tiles of the
-matrices; in a program, one warpgroup loads and two multiply 64 rows each.
-
-Norms are taken apart: their gains belong to the weights, and `1 / rms` is a factor of each
-row of products. For it, `added` gives the sums of squares of what it writes.
+and `b = x @ second`, and what follows sees both. Programs go by pairs, which share the
+tiles of the matrices; in a program, one warpgroup loads and two multiply 64 rows each.
 """
 
 import math
@@ -29,7 +25,7 @@ _SLOTS = 4  # for steps
 _GROUP = 16  # tiles of rows that go through all columns together, for the cache's sake
 
 
-class _Tile(NamedTuple):
+class Tile(NamedTuple):
   """Where the products of a warpgroup go.
 
   Attributes:
@@ -49,7 +45,7 @@ class _Tile(NamedTuple):
   staging: Any
 
 
-class _Companion(NamedTuple):
+class Companion(NamedTuple):
   """An array [M, *] that comes beside the products.
 
   Attributes:
@@ -63,135 +59,88 @@ class _Companion(NamedTuple):
   column: Callable[[Any, Any], Any]
 
 
-def gated(
+def product(
+  name: str,
   x: jax.Array,
-  scale: jax.Array,
-  gate: jax.Array,
-  up: jax.Array,
+  scale: jax.Array | None,
+  pair: tuple[jax.Array, jax.Array],
   layer: jax.Array,
-) -> jax.Array:
-  """silu(x @ gate) * (x @ up) of scaled rows.
+  companion: Companion | None,
+  outputs: Sequence[Any],
+  staging: tuple[int, int],
+  finish: Callable[..., None],
+) -> Sequence[jax.Array]:
+  """Runs `finish` on the products of each tile.
 
   Args:
+    name: of the kernel.
     x: bfloat16 [M, K]; M is a multiple of `ROWS`, K of `DEPTH`.
-    scale: float32 [M], of the rows.
-    gate: bfloat16 [L, K, F]; F is a multiple of `COLUMNS`.
-    up: likewise.
+    scale: float32 [M], for `finish`; K is at least `_SLOTS` * `DEPTH` then.
+    pair: two matrices bfloat16 [L, K, N]; N is a multiple of `COLUMNS`.
     layer: int32 [1], which of the L.
+    companion: for `finish`.
+    outputs: their shapes.
+    staging: how many pieces `write` is given at a time, and how wide.
+    finish: takes a `Tile` and its products with both matrices, float32 [64, `COLUMNS`].
 
   Returns:
-    bfloat16 [M, F].
+    The outputs.
   """
-  width = COLUMNS // 2
+  sizes = _Sizes(
+    row_tiles=len(x) // ROWS,
+    column_tiles=pair[0].shape[2] // COLUMNS,
+    products=x.shape[1] // DEPTH,
+    companions=companion.parts if companion else 0,
+  )
+  inputs = [x for x in (scale, companion and companion.array) if x is not None]
 
-  def finish(tile, a, b):
-    scale = tile.scale(width)
-    for i in range(2):
-      part = slice(i * width, (i + 1) * width)
-      half = a[:, part] * (scale * 0.5)
-      hidden = (half + half * jnp.tanh(half)) * (b[:, part] * scale)
-      there = tile.outputs[0].at[tile.rows, pl.ds(tile.column + i * width, width)]
-      _write(tile.staging.at[i], [hidden], [there])
+  def kernel(x_ref, first, second, layer_ref, *refs):
+    beside, refs = list(refs[: len(inputs)]), refs[len(inputs) :]
+    scale_ref = beside.pop(0) if scale is not None else None
+    companion_ref = companion and companion._replace(array=beside.pop())
+    *smem, full, empty, scale_full = refs[len(outputs) :]
+    memory = _Memory(
+      x_ref, (first, second), layer_ref, scale_ref, companion_ref, refs[: len(outputs)], *smem
+    )
+    ring = hopper.Ring(full, empty, _SLOTS)
+    scales = hopper.Ring(scale_full, None, 2)
+    warpgroup = lax.axis_index("warpgroup")
 
-  out = jax.ShapeDtypeStruct((x.shape[0], gate.shape[2]), x.dtype)
-  return _product("gated", x, scale, (gate, up), layer, None, [out], (1, width), finish)[0]
+    @pl.when(warpgroup == 2)
+    def _():
+      plgpu.set_max_registers(40, action="decrease")
+      _load(sizes, memory, ring, scales)
 
+    @pl.when(warpgroup < 2)
+    def _():
+      plgpu.set_max_registers(232, action="increase")
+      _compute(sizes, memory, ring, scales, finish, warpgroup)
 
-def rotated(
-  x: jax.Array,
-  scale: jax.Array,
-  even: jax.Array,
-  odd: jax.Array,
-  layer: jax.Array,
-  angles: jax.Array,
-  num_rotated: int,
-) -> jax.Array:
-  """Heads of scaled rows, the first `num_rotated` of them rotated.
-
-  Args:
-    x: bfloat16 [M, K].
-    scale: float32 [M], of the rows.
-    even: bfloat16 [L, K, heads * H / 2], which gives the first of each pair of a head.
-    odd: likewise, the second ones.
-    layer: int32 [1], which of the L.
-    angles: see `angle_parts`.
-    num_rotated: heads, a multiple of `COLUMNS` / (H / 2).
-
-  Returns:
-    bfloat16 [M, heads, H], in each head all first ones before all second ones.
-  """
-  half = angles.shape[1] // 4
-  heads = even.shape[2] // half
-
-  def finish(tile, a, b):
-    scale = tile.scale(half)
-    parts = tile.companion(0).astype(jnp.float32)
-    parts = [parts[:, i * half : (i + 1) * half] for i in range(4)]
-    is_rotated = tile.column < num_rotated * half
-    cos = jnp.where(is_rotated, parts[0] + parts[1], 1.0) * scale
-    sin = jnp.where(is_rotated, parts[2] + parts[3], 0.0) * scale
-    for i in range(COLUMNS // half):
-      first, second = (m[:, i * half : (i + 1) * half] for m in (a, b))
-      there = tile.outputs[0].at[tile.rows, lax.div(tile.column, half) + i]
-      places = [there.at[:, pl.ds(k * half, half)] for k in range(2)]
-      pieces = first * cos - second * sin, first * sin + second * cos
-      _write(tile.staging.at[i % 2], pieces, places)
-
-  out = jax.ShapeDtypeStruct((x.shape[0], heads, 2 * half), x.dtype)
-  companion = _Companion(angles, 1, lambda column, part: 0)
-  pair, staging = (even, odd), (2, half)
-  return _product("rotated", x, scale, pair, layer, companion, [out], staging, finish)[0]
+  read = plgpu.ClusterBarrier(collective_axes=("half",), num_arrivals=2, num_barriers=_SLOTS)
+  return plgpu.kernel(
+    kernel,
+    out_type=outputs,
+    scratch_types=[
+      hopper.tiled((_SLOTS, ROWS // 2, DEPTH), x.dtype),
+      hopper.tiled((_SLOTS, 2, DEPTH, COLUMNS), x.dtype),
+      plgpu.SMEM((2, ROWS // 2), jnp.float32),
+      hopper.tiled((2, 2, staging[0], _PART, staging[1]), x.dtype),
+      plgpu.Barrier(num_arrivals=3, num_barriers=_SLOTS),
+      read,
+      plgpu.Barrier(num_barriers=2),
+    ],
+    grid=(hopper.num_cores() // 2,),
+    grid_names=("pair",),
+    cluster=(2,),
+    cluster_names=("half",),
+    num_threads=3,
+    thread_name="warpgroup",
+    kernel_name=name,
+    compiler_params=hopper.COMPILER_PARAMS,
+  )(x, *pair, layer, *inputs)
 
 
-def angle_parts(cos: jax.Array, sin: jax.Array) -> jax.Array:
-  """Cosines and sines float32 [M, H / 2] as sums of two bfloat16 each: [M, 2 H]."""
-  parts = []
-  for x in (cos, sin):
-    high = x.astype(jnp.bfloat16)
-    parts += [high, (x - high.astype(jnp.float32)).astype(jnp.bfloat16)]
-  return jnp.concatenate(parts, axis=1)
-
-
-def added(
-  residual: jax.Array,
-  x: jax.Array,
-  left: jax.Array,
-  right: jax.Array,
-  layer: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-  """The sum residual + x @ [left, right].
-
-  Args:
-    residual: bfloat16 [M, D].
-    x: bfloat16 [M, K].
-    left: bfloat16 [L, K, D / 2]; D / 2 is a multiple of `COLUMNS`.
-    right: likewise.
-    layer: see `gated`.
-
-  Returns:
-    bfloat16 [M, D], and float32 [P, M], parts of the sums of squares of its rows.
-  """
-  width = COLUMNS // 2
-
-  def finish(tile, a, b):
-    squares = 0.0
-    for i, product in enumerate((a, b)):
-      total = tile.companion(i).astype(jnp.float32) + product
-      squares += (total * total).sum(axis=1)
-      for j in range(2):
-        column = tile.column + i * left.shape[2] + j * width
-        there = tile.outputs[0].at[tile.rows, pl.ds(column, width)]
-        _write(tile.staging.at[j], [total[:, j * width : (j + 1) * width]], [there])
-    tile.outputs[1].at[lax.div(tile.column, COLUMNS), tile.rows][...] = squares
-
-  parts = left.shape[2] // COLUMNS
-  outputs = [residual, jax.ShapeDtypeStruct((parts, len(x)), jnp.float32)]
-  companion = _Companion(residual, 2, lambda column, part: column + part * left.shape[2])
-  pair, staging = (left, right), (1, width)
-  return tuple(_product("added", x, None, pair, layer, companion, outputs, staging, finish))
-
-
-def _write(staging, pieces, places):
+def write(staging: Any, pieces: Sequence[Any], places: Sequence[Any]) -> None:
   """Starts to copy pieces from registers to where they belong; the copy before may go on."""
   plgpu.wait_smem_to_gmem(1, wait_read_only=True)
   for i, piece in enumerate(pieces):
@@ -240,63 +189,6 @@ class _Memory(NamedTuple):
   pair_smem: Any
   scale_smem: Any
   staging_smem: Any
-
-
-def _product(name, x, scale, pair, layer, companion, outputs, staging, finish):
-  """Runs `finish` on the products of each tile."""
-  sizes = _Sizes(
-    row_tiles=len(x) // ROWS,
-    column_tiles=pair[0].shape[2] // COLUMNS,
-    products=x.shape[1] // DEPTH,
-    companions=companion.parts if companion else 0,
-  )
-
-  inputs = [x for x in (scale, companion and companion.array) if x is not None]
-
-  def kernel(x_ref, first, second, layer_ref, *refs):
-    beside, refs = list(refs[: len(inputs)]), refs[len(inputs) :]
-    scale_ref = beside.pop(0) if scale is not None else None
-    companion_ref = companion and companion._replace(array=beside.pop())
-    *smem, full, empty, scale_full = refs[len(outputs) :]
-    memory = _Memory(
-      x_ref, (first, second), layer_ref, scale_ref, companion_ref, refs[: len(outputs)], *smem
-    )
-    ring = hopper.Ring(full, empty, _SLOTS)
-    scales = hopper.Ring(scale_full, None, 2)
-    warpgroup = lax.axis_index("warpgroup")
-
-    @pl.when(warpgroup == 2)
-    def _():
-      plgpu.set_max_registers(40, action="decrease")
-      _load(sizes, memory, ring, scales)
-
-    @pl.when(warpgroup < 2)
-    def _():
-      plgpu.set_max_registers(232, action="increase")
-      _compute(sizes, memory, ring, scales, finish, warpgroup)
-
-  read = plgpu.ClusterBarrier(collective_axes=("half",), num_arrivals=2, num_barriers=_SLOTS)
-  return plgpu.kernel(
-    kernel,
-    out_type=outputs,
-    scratch_types=[
-      hopper.tiled((_SLOTS, ROWS // 2, DEPTH), x.dtype),
-      hopper.tiled((_SLOTS, 2, DEPTH, COLUMNS), x.dtype),
-      plgpu.SMEM((2, ROWS // 2), jnp.float32),
-      hopper.tiled((2, 2, staging[0], _PART, staging[1]), x.dtype),
-      plgpu.Barrier(num_arrivals=3, num_barriers=_SLOTS),
-      read,
-      plgpu.Barrier(num_barriers=2),
-    ],
-    grid=(hopper.num_cores() // 2,),
-    grid_names=("pair",),
-    cluster=(2,),
-    cluster_names=("half",),
-    num_threads=3,
-    thread_name="warpgroup",
-    kernel_name=name,
-    compiler_params=hopper.COMPILER_PARAMS,
-  )(x, *pair, layer, *inputs)
 
 
 def _load(sizes, memory, ring, scales):
@@ -367,7 +259,7 @@ def _compute(sizes, memory, ring, scales, finish, warpgroup):
 
     rows = pl.ds(row + warpgroup * _PART, _PART)
     own_staging = memory.staging_smem.at[warpgroup]
-    tile = _Tile(rows, column, scale, companion, memory.outputs, own_staging)
+    tile = Tile(rows, column, scale, companion, memory.outputs, own_staging)
     finish(tile, *_multiply(sizes, memory, ring, i * sizes.steps, own))
 
   plgpu.wait_smem_to_gmem(0)
