@@ -66,6 +66,14 @@ def test_batch_mates_change_nothing(model, num_lanes):
   assert sum(reported) == sum(_LENGTHS)
 
 
+def test_a_document_of_no_bytes_has_no_entropies(model):
+  scorer = entropy.BatchScorer(*model, num_lanes=1, chunk_length=32)
+  (document,) = _documents([40])
+  nothing, scores = scorer([document[:0], document])
+  assert not len(nothing) and not len(scorer([document[:0]])[0])
+  np.testing.assert_allclose(scores, _whole(model, document), **SAME)
+
+
 def test_bfloat16_is_the_same_alone_and_in_a_batch():
   model = _model(window=64, dtype="bfloat16")
   documents = _documents()

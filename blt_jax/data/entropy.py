@@ -150,7 +150,7 @@ class BatchScorer:
     for first, tokens in sorted(documents, key=lambda document: document[0]):
       segment, position = locate(tokens, self._reset)
       rows = np.stack([tokens, segment + segments, position])
-      segments, done = rows[1, -1] + 1, 0
+      segments, done = rows[1].max(initial=segments) + 1, 0
       while done < len(tokens):
         while first + done >= start + size:
           yield chunk
