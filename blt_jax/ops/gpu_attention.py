@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from blt_jax.ops.online_softmax import LOG2_E
+from blt_jax.ops.online_softmax import LOG2_E, LOWEST, MASKED
 
 BLOCK = 64  # queries of a program, and keys of one step of its loops
-_MASKED, _LOWEST = -1e30, -1e29
 
 
 def interval_attention(
@@ -70,7 +69,7 @@ def _kernel(first_ref, query_ref, *refs, scale):
   own = diagonal * BLOCK + jnp.arange(BLOCK)
   carry = (
     jnp.zeros(query.shape, jnp.float32),  # sum of weighted values
-    jnp.full(BLOCK, _LOWEST, jnp.float32),  # largest score
+    jnp.full(BLOCK, LOWEST, jnp.float32),  # largest score
     jnp.zeros(BLOCK, jnp.float32),  # sum of weights
   )
 
@@ -79,7 +78,7 @@ def _kernel(first_ref, query_ref, *refs, scale):
     scores = jnp.dot(query, key.T, preferred_element_type=jnp.float32)
     position = j * BLOCK + jnp.arange(BLOCK) - offset
     visible = (position >= first[:, None]) & (position <= own[:, None])
-    return _add_scores(carry, jnp.where(visible, scores, _MASKED), value)
+    return _add_scores(carry, jnp.where(visible, scores, MASKED), value)
 
   window = past_key.shape[0]
   begin = (jnp.minimum(lowest, 0) + window) // BLOCK

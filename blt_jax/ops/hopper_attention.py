@@ -16,13 +16,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from blt_jax.ops import hopper
+from blt_jax.ops.online_softmax import LOWEST, MASKED
 
 BLOCK = 64  # queries of a tile, and keys of a step
 HEAD_DIM = 64
 _TILES = 4  # of a program at a time
 _SLOTS = 6  # for blocks of keys, and as many for values
 _REGISTERS = 112  # of a thread that attends
-_MASKED, _LOWEST = -1e30, -1e29
 
 
 def interval_attention(
@@ -74,7 +74,7 @@ def interval_attention(
     thread_name="warpgroup",
     kernel_name="interval_attention",
     compiler_params=hopper.COMPILER_PARAMS,
-  )(first, _begins(first, sizes), layer, heads, *past)
+  )(first, _begins(first, sizes), layer, heads, past)
 
 
 class _Sizes(NamedTuple):
@@ -101,13 +101,12 @@ class _Sizes(NamedTuple):
 
   def items(self):
     """How many this program has, and a function that gives them."""
-    me, programs = lax.axis_index("program"), hopper.num_cores()
     total = self.batch * self.num_heads * self.groups
-    return lax.div(total + programs - 1 - me, programs), lambda i: me + i * programs
+    return hopper.share(total, "program", hopper.num_cores())
 
 
 class _Memory(NamedTuple):
-  """References, `_smem` in shared memory; pairs are of keys and values."""
+  """References, in the kernel's order, `_smem` in shared memory; pairs: keys and values."""
 
   first: Any
   begins: Any
@@ -128,9 +127,9 @@ def _begins(first, sizes):
   return jnp.pad(begins, ((0, 0), (0, sizes.groups * _TILES - sizes.tiles), (0, 0)))
 
 
-def _kernel(sizes, first, begins, layer, heads, key, value, output, *scratch):
-  *smem, (full, empty), pair = scratch
-  memory = _Memory(first, begins, layer, heads, (key, value), output, *smem)
+def _kernel(sizes, *refs):
+  *arrays, (full, empty), pair = refs
+  memory = _Memory(*arrays)
   queries = hopper.Ring(full, empty, 2)
   pair = [hopper.Ring(full, empty, _SLOTS) for full, empty in pair]
   warpgroup = lax.axis_index("warpgroup")
@@ -160,25 +159,31 @@ def _load(sizes, memory, queries, pair):
     key_head = lax.div(head, sizes.num_heads // sizes.num_key_heads)
 
     def load_block(j, step):
-      for part, (ring, smem) in enumerate(zip(pair, memory.pair_smem, strict=True)):
-        own = sizes.num_heads + part * sizes.num_key_heads + key_head
-        ring.wait_until_free(step)
-
-        @pl.when(j < sizes.past_blocks)
-        def _(part=part, ring=ring, smem=smem):
-          rows = pl.ds(j * BLOCK, BLOCK)
-          ring.copy(memory.past[part].at[layer, row, rows, key_head], smem, step)
-
-        @pl.when(j >= sizes.past_blocks)
-        def _(own=own, ring=ring, smem=smem):
-          rows = pl.ds((j - sizes.past_blocks) * BLOCK, BLOCK)
-          ring.copy(memory.heads.at[row, rows, own], smem, step)
-
+      for part, ring in enumerate(pair):
+        _load_block(sizes, memory, ring, part, step, j, (layer, row, key_head))
       return step + 1
 
     return lax.fori_loop(memory.begins[row, tile, 0], sizes.end(tile), load_block, step)
 
   lax.fori_loop(0, count, load_item, jnp.int32(0))
+
+
+def _load_block(sizes, memory, ring, part, step, j, place):
+  """Copies block j of keys or values, which is one of the past or of the row."""
+  layer, row, key_head = place
+  own = sizes.num_heads + part * sizes.num_key_heads + key_head
+  smem = memory.pair_smem[part]
+  ring.wait_until_free(step)
+
+  @pl.when(j < sizes.past_blocks)
+  def _():
+    rows = pl.ds(j * BLOCK, BLOCK)
+    ring.copy(memory.past[part].at[layer, row, rows, key_head], smem, step)
+
+  @pl.when(j >= sizes.past_blocks)
+  def _():
+    rows = pl.ds((j - sizes.past_blocks) * BLOCK, BLOCK)
+    ring.copy(memory.heads.at[row, rows, own], smem, step)
 
 
 def _attend(sizes, memory, queries, pair, warpgroup):
@@ -235,7 +240,7 @@ def _nothing():
 
   return (
     of((BLOCK, HEAD_DIM), 0, hopper.LAYOUT),
-    of(BLOCK, _LOWEST, hopper.PER_ROW),
+    of(BLOCK, LOWEST, hopper.PER_ROW),
     of(BLOCK, 0, hopper.PER_ROW),
   )
 
@@ -275,7 +280,7 @@ def _hide(first, is_diagonal, scores, j):
   visible = column >= lax.broadcast_in_dim(first - j * BLOCK, scores.shape, [0])
   if is_diagonal:
     visible &= column <= own
-  return jnp.where(visible, scores, _MASKED)
+  return jnp.where(visible, scores, MASKED)
 
 
 def _write(output, staging, there, exists):

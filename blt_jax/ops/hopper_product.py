@@ -5,6 +5,7 @@ and `b = x @ second`, and what follows sees both. Programs go by pairs, which sh
 tiles of the matrices; in a program, one warpgroup loads and two multiply 64 rows each.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -92,43 +93,10 @@ def product(
     products=x.shape[1] // DEPTH,
     companions=companion.parts if companion else 0,
   )
-  inputs = [x for x in (scale, companion and companion.array) if x is not None]
-
-  def kernel(x_ref, first, second, layer_ref, *refs):
-    beside, refs = list(refs[: len(inputs)]), refs[len(inputs) :]
-    scale_ref = beside.pop(0) if scale is not None else None
-    companion_ref = companion and companion._replace(array=beside.pop())
-    *smem, full, empty, scale_full = refs[len(outputs) :]
-    memory = _Memory(
-      x_ref, (first, second), layer_ref, scale_ref, companion_ref, refs[: len(outputs)], *smem
-    )
-    ring = hopper.Ring(full, empty, _SLOTS)
-    scales = hopper.Ring(scale_full, None, 2)
-    warpgroup = lax.axis_index("warpgroup")
-
-    @pl.when(warpgroup == 2)
-    def _():
-      plgpu.set_max_registers(40, action="decrease")
-      _load(sizes, memory, ring, scales)
-
-    @pl.when(warpgroup < 2)
-    def _():
-      plgpu.set_max_registers(232, action="increase")
-      _compute(sizes, memory, ring, scales, finish, warpgroup)
-
-  read = plgpu.ClusterBarrier(collective_axes=("half",), num_arrivals=2, num_barriers=_SLOTS)
   return plgpu.kernel(
-    kernel,
+    functools.partial(_kernel, sizes, companion, finish),
     out_type=outputs,
-    scratch_types=[
-      hopper.tiled((_SLOTS, ROWS // 2, DEPTH), x.dtype),
-      hopper.tiled((_SLOTS, 2, DEPTH, COLUMNS), x.dtype),
-      plgpu.SMEM((2, ROWS // 2), jnp.float32),
-      hopper.tiled((2, 2, staging[0], _PART, staging[1]), x.dtype),
-      plgpu.Barrier(num_arrivals=3, num_barriers=_SLOTS),
-      read,
-      plgpu.Barrier(num_barriers=2),
-    ],
+    scratch_types=_scratch(x.dtype, staging),
     grid=(hopper.num_cores() // 2,),
     grid_names=("pair",),
     cluster=(2,),
@@ -137,7 +105,7 @@ def product(
     thread_name="warpgroup",
     kernel_name=name,
     compiler_params=hopper.COMPILER_PARAMS,
-  )(x, *pair, layer, *inputs)
+  )(x, pair, layer, scale, companion and companion.array)
 
 
 def write(staging: Any, pieces: Sequence[Any], places: Sequence[Any]) -> None:
@@ -164,9 +132,9 @@ class _Sizes(NamedTuple):
 
   def tiles(self):
     """How many this program has, and a function that gives their first row and column."""
-    me, pairs = lax.axis_index("pair"), hopper.num_cores() // 2
     total = self.row_tiles * self.column_tiles
-    return lax.div(total + pairs - 1 - me, pairs), lambda i: self._place(me + i * pairs)
+    count, number = hopper.share(total, "pair", hopper.num_cores() // 2)
+    return count, lambda i: self._place(number(i))
 
   def _place(self, number):
     group = math.gcd(self.row_tiles, _GROUP)
@@ -183,12 +151,45 @@ class _Memory(NamedTuple):
   pair: tuple[Any, Any]
   layer: Any
   scale: Any
-  companion: Any
+  companion: Companion | None
   outputs: Sequence[Any]
   x_smem: Any
   pair_smem: Any
   scale_smem: Any
   staging_smem: Any
+
+
+def _scratch(dtype, staging):
+  """Shared memory and barriers, in the order that `_kernel` takes them."""
+  read = plgpu.ClusterBarrier(collective_axes=("half",), num_arrivals=2, num_barriers=_SLOTS)
+  return [
+    hopper.tiled((_SLOTS, ROWS // 2, DEPTH), dtype),
+    hopper.tiled((_SLOTS, 2, DEPTH, COLUMNS), dtype),
+    plgpu.SMEM((2, ROWS // 2), jnp.float32),
+    hopper.tiled((2, 2, staging[0], _PART, staging[1]), dtype),
+    plgpu.Barrier(num_arrivals=3, num_barriers=_SLOTS),
+    read,
+    plgpu.Barrier(num_barriers=2),
+  ]
+
+
+def _kernel(sizes, companion, finish, x, pair, layer, scale, beside, *refs):
+  *outputs, x_smem, pair_smem, scale_smem, staging_smem, full, empty, scale_full = refs
+  companion = companion and companion._replace(array=beside)
+  smem = x_smem, pair_smem, scale_smem, staging_smem
+  memory = _Memory(x, pair, layer, scale, companion, outputs, *smem)
+  ring, scales = hopper.Ring(full, empty, _SLOTS), hopper.Ring(scale_full, None, 2)
+  warpgroup = lax.axis_index("warpgroup")
+
+  @pl.when(warpgroup == 2)
+  def _():
+    plgpu.set_max_registers(40, action="decrease")
+    _load(sizes, memory, ring, scales)
+
+  @pl.when(warpgroup < 2)
+  def _():
+    plgpu.set_max_registers(232, action="increase")
+    _compute(sizes, memory, ring, scales, finish, warpgroup)
 
 
 def _load(sizes, memory, ring, scales):

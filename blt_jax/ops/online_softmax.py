@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 LOG2_E = math.log2(math.e)  # a factor that scores must have, for `exp2`
 MASKED = -1e30  # the score of what is not seen
+LOWEST = -1e29  # a largest score of nothing, beside which what is not seen has no weight
 
 
 def nothing(head_dim: int) -> Any:
