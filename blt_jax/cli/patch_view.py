@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from blt_jax import plots, tokenizer
+from blt_jax import tokenizer
+from blt_jax.cli import plots
 
 # Background colours that take turns, readable under black text.
 _COLOURS = (223, 153, 117, 218)

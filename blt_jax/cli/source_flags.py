@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 
-from blt_jax.data.documents import SourceOptions
+from blt_jax.data.reading.documents import SourceOptions
 
 # Name -> what it says, and its choices.
 _FLAGS: dict[str, tuple[str, tuple[str, ...] | None]] = {

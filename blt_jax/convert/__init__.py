@@ -16,9 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.flax
 
-from blt_jax import atomic, convert_hf_config, convert_meta_config, convert_names, train_state
+from blt_jax.convert import hf, meta, names
+from blt_jax.models.blt import BLT
+from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import BLTConfig, ByteLMConfig
+from blt_jax.models.init import abstract_params
 from blt_jax.patching import PatchingConfig
+from blt_jax.storage import atomic
 
 _Path = str | os.PathLike
 
@@ -55,19 +59,19 @@ def from_hf_state(
     ValueError: the configuration is not supported, or arrays are missing, left over or
       misshapen.
   """
-  config = convert_hf_config.blt_from_hf(config_dict)
+  config = hf.blt_from_hf(config_dict)
   arrays = dict(arrays)
   if config.tie_embeddings:
     arrays.pop("lm_head.weight", None)
   patcher = {n: arrays.pop(n) for n in list(arrays) if n.startswith("model.patcher.")}
-  entropy_config = convert_hf_config.byte_lm_from_hf(config_dict)
+  entropy_config = hf.byte_lm_from_hf(config_dict)
   entropy_params = None
   if entropy_config is not None:
-    entries = convert_names.byte_lm_entries(entropy_config, convert_names.HF, "model.patcher.")
+    entries = names.byte_lm_entries(entropy_config, names.HF, "model.patcher.")
     entropy_params = _assemble(entropy_config, entries, patcher)
-  entries = convert_names.blt_entries(config, convert_names.HF)
+  entries = names.blt_entries(config, names.HF)
   params = _assemble(config, entries, arrays)
-  patching = convert_hf_config.patching_from_hf(config_dict)
+  patching = hf.patching_from_hf(config_dict)
   return Converted(config, params, entropy_config, entropy_params, patching)
 
 
@@ -88,13 +92,13 @@ def from_meta_state(
   Raises:
     ValueError: as in `from_hf_state`.
   """
-  config = convert_meta_config.blt_from_meta(args)
-  entries = convert_names.blt_entries(config, convert_names.META)
+  config = meta.blt_from_meta(args)
+  entries = names.blt_entries(config, names.META)
   params = _assemble(config, entries, arrays)
   if entropy_args is None or entropy_arrays is None:
     return Converted(config, params)
-  entropy_config = convert_meta_config.byte_lm_from_meta(entropy_args)
-  entries = convert_names.byte_lm_entries(entropy_config, convert_names.META)
+  entropy_config = meta.byte_lm_from_meta(entropy_args)
+  entries = names.byte_lm_entries(entropy_config, names.META)
   entropy_params = _assemble(entropy_config, entries, entropy_arrays)
   return Converted(config, params, entropy_config, entropy_params)
 
@@ -133,7 +137,7 @@ def from_meta(directory: _Path) -> Converted:
   if (directory / "train_args.json").exists():
     train_args = _read_json(directory / "train_args.json")
     patcher_args = train_args.get("data", {}).get("patcher_args") or {}
-    patching = convert_meta_config.patching_from_meta(patcher_args)
+    patching = meta.patching_from_meta(patcher_args)
   converted = from_meta_state(args, read_arrays(directory), entropy_args, entropy_arrays)
   return dataclasses.replace(converted, patching=patching)
 
@@ -146,12 +150,10 @@ def to_hf(directory: _Path, converted: Converted) -> None:
     FileExistsError: the directory holds a model already.
   """
   c = converted
-  config = convert_hf_config.to_hf(c.config, c.entropy_config, c.patching)
-  arrays = _split(convert_names.blt_entries(c.config, convert_names.HF), c.params)
+  config = hf.to_hf(c.config, c.entropy_config, c.patching)
+  arrays = _split(names.blt_entries(c.config, names.HF), c.params)
   if c.entropy_config is not None:
-    entries = convert_names.byte_lm_entries(
-      c.entropy_config, convert_names.HF, "model.patcher."
-    )
+    entries = names.byte_lm_entries(c.entropy_config, names.HF, "model.patcher.")
     arrays |= _split(entries, c.entropy_params)
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
@@ -200,14 +202,15 @@ def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _assemble(config, entries, arrays):
   """The parameters of a model from foreign arrays."""
-  flat = convert_names.assemble(entries, arrays, _shapes(config))
+  flat = names.assemble(entries, arrays, _shapes(config))
   return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 @functools.lru_cache
 def _shapes(config: BLTConfig | ByteLMConfig) -> Mapping[str, tuple[int, ...]]:
   """Shapes of a model's parameters by path."""
-  tree = train_state.abstract_params(train_state.build_model(config))
+  model = BLT(config) if isinstance(config, BLTConfig) else ByteLM(config)
+  tree = abstract_params(model)
   return {k: v.shape for k, v in flax.traverse_util.flatten_dict(tree, sep="/").items()}
 
 

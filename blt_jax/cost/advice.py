@@ -6,7 +6,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blt_jax import sharding
+from blt_jax.parallel import sharding
 
 
 class OutOfMemoryError(Exception):

@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from blt_jax import chips
-from blt_jax.aot import executions, hlo
+from blt_jax.cost import chips, executions, hlo
 
 _KINDS = (
   "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all",

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 
-from blt_jax.aot import hlo
+from blt_jax.cost import hlo
 
 _BODY = re.compile(r"\bbody=%([\w.\-]+)")
 _CONDITION = re.compile(r"\bcondition=%([\w.\-]+)")

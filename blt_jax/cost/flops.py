@@ -3,7 +3,7 @@
 Both count a product and a sum as two operations.
 """
 
-from blt_jax import chips
+from blt_jax.cost import chips
 from blt_jax.models.config import (
   BLTConfig,
   ByteLMConfig,
@@ -14,32 +14,53 @@ from blt_jax.models.config import (
 _MLP_RATIO = 4  # d_ff / h in the paper's count; it charges no SwiGLU
 
 
-def flops_per_byte(config: BLTConfig | ByteLMConfig, patch_size: float, seq_len: int) -> float:
-  """The paper's forward FLOPs per byte (section 4.5 and appendix); training costs 3 times that.
+def blt_flops_per_byte(config: BLTConfig, bytes_per_patch: float, seq_len: int) -> float:
+  """The paper's forward FLOPs per byte of a BLT (section 4.5 and appendix).
 
-  Looking embeddings up is free, every MLP is charged as two matrices of ratio 4, and
-  causal attention reads half of what it may, with a window too.
+  Training costs 3 times that. Looking embeddings up is free, every MLP is charged as two
+  matrices of ratio 4, and causal attention reads half of what it may, with a window too.
 
   Args:
-    config: of the model. For a BPE model, a "byte" is a token.
-    patch_size: mean bytes per patch; of no effect on a `ByteLMConfig`.
+    config: of the model.
+    bytes_per_patch: mean.
     seq_len: bytes in a context.
 
   Raises:
     ValueError: patches of less than one byte, or contexts without bytes.
   """
-  if patch_size < 1 or seq_len < 1:
-    raise ValueError(f"patch_size {patch_size} and seq_len {seq_len} must be at least 1.")
-  if isinstance(config, ByteLMConfig):
-    return _transformer(config.transformer, seq_len, config.vocab_size)
+  _check_sizes(bytes_per_patch, seq_len)
   c, k = config, config.vectors_per_patch
   return (
-    _transformer(c.latent, seq_len / patch_size) / patch_size
+    _transformer(c.latent, seq_len / bytes_per_patch) / bytes_per_patch
     + _transformer(c.encoder, seq_len)
     + _transformer(c.decoder, seq_len, c.vocab_size)
-    + _cross(c.encoder, c.encoder_cross, patch_size, patch_size / k) * k / patch_size
-    + _cross(c.decoder, c.decoder_cross, k, k / patch_size)
+    + _cross(c.encoder, c.encoder_cross, bytes_per_patch, bytes_per_patch / k)
+    * k
+    / bytes_per_patch
+    + _cross(c.decoder, c.decoder_cross, k, k / bytes_per_patch)
   )
+
+
+def byte_lm_flops_per_byte(config: ByteLMConfig, bytes_per_patch: float, seq_len: int) -> float:
+  """The same of a plain byte model, whose cost does not depend on patches.
+
+  Args:
+    config: of the model. For a BPE model, a "byte" is a token.
+    bytes_per_patch: of no effect.
+    seq_len: bytes in a context.
+
+  Raises:
+    ValueError: as `blt_flops_per_byte`.
+  """
+  _check_sizes(bytes_per_patch, seq_len)
+  return _transformer(config.transformer, seq_len, config.vocab_size)
+
+
+def _check_sizes(bytes_per_patch: float, seq_len: int) -> None:
+  if bytes_per_patch < 1 or seq_len < 1:
+    raise ValueError(
+      f"bytes_per_patch {bytes_per_patch} and seq_len {seq_len} must be at least 1."
+    )
 
 
 def _transformer(stack: TransformerConfig, context: float, vocab_size: int = 0) -> float:
@@ -70,7 +91,7 @@ def _attention(layers: int, width: int, visible: float) -> float:
   return 4 * layers * width * (visible + 1) / 2
 
 
-def model_flops(config: BLTConfig | ByteLMConfig, seq_len: int, num_patches: int) -> float:
+def blt_model_flops(config: BLTConfig, seq_len: int, num_patches: int) -> float:
   """What one row of a training step costs our code at least, forward and backward.
 
   Counts the products with every matrix at its real size and the pairs of positions that
@@ -80,11 +101,8 @@ def model_flops(config: BLTConfig | ByteLMConfig, seq_len: int, num_patches: int
   Args:
     config: of the model.
     seq_len: S.
-    num_patches: P; of no effect on a `ByteLMConfig`.
+    num_patches: P.
   """
-  if isinstance(config, ByteLMConfig):
-    stack = config.transformer
-    return 3 * (_stack(stack, seq_len) + 2 * seq_len * stack.dim * config.vocab_size)
   c = config
   vectors = num_patches * c.vectors_per_patch
   pairs = seq_len * c.vectors_per_patch
@@ -98,6 +116,13 @@ def model_flops(config: BLTConfig | ByteLMConfig, seq_len: int, num_patches: int
     + 2 * seq_len * c.decoder.dim * c.vocab_size
   )
   return 3 * forward
+
+
+def byte_lm_model_flops(config: ByteLMConfig, seq_len: int, num_patches: int) -> float:
+  """The same of a plain byte model; `num_patches` is of no effect."""
+  del num_patches
+  stack = config.transformer
+  return 3 * (_stack(stack, seq_len) + 2 * seq_len * stack.dim * config.vocab_size)
 
 
 def _stack(stack: TransformerConfig, length: int) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from blt_jax.aot import hlo
+from blt_jax.cost import hlo
 
 Key = tuple[str, tuple[tuple[int, ...], ...]]  # name of a kernel, sizes of its results
 

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from blt_jax.aot import executions, hlo
+from blt_jax.cost import executions, hlo
 
 _DIM_LABELS = re.compile(r"(\w+)_(\w+)->(\w+)")
 

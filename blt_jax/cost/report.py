@@ -5,8 +5,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from blt_jax import chips
-from blt_jax.aot.work import Work
+from blt_jax.cost import chips
+from blt_jax.cost.work import Work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Flops:
     products: compiled matrix products.
     kernels: compiled kernels.
     recomputed: the part of both done again in the backward pass.
-    model: what the model asks for at least; see `flops.model_flops`.
-    paper: what the paper charges; see `flops.flops_per_byte`.
+    model: what the model asks for at least; see `kinds.model_flops`.
+    paper: what the paper charges; see `kinds.flops_per_byte`.
   """
 
   products: float

@@ -5,7 +5,7 @@ one that writes a slice into an array writes that slice, a gather reads the rows
 What the compiler keeps in memories on the chip costs nothing.
 """
 
-from blt_jax.aot import executions, hlo
+from blt_jax.cost import executions, hlo
 
 # Names for a value, or buffers and waits; loops and calls are counted inside.
 _FREE = {

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import jax
 
-from blt_jax import chips
-from blt_jax.aot import collectives, executions, hlo, kernels, products, traffic
+from blt_jax.cost import chips, collectives, executions, hlo, kernels, products, traffic
 
 _RECOMPUTED = "rematted_computation"  # jax names so what a backward pass does again
 _NO_ARRAY = {"parameter", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}

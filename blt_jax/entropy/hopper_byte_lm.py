@@ -11,7 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import attention, hopper_attention, hopper_layer, hopper_product, norm, rope
+from blt_jax.ops import attention, norm, rope
+from blt_jax.ops.hopper import attention as hopper_attention
+from blt_jax.ops.hopper import layer as hopper_layer
+from blt_jax.ops.hopper import product as hopper_product
 from blt_jax.ops.online_softmax import LOG2_E
 
 Pair = tuple[jax.Array, jax.Array]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from blt_jax.data.ngram_counts import PairCounter, Pairs, pair_keys
+from blt_jax.entropy.ngram_counts import PairCounter, Pairs, pair_keys
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,12 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from blt_jax import tokenizer
-from blt_jax.models import hopper_byte_lm, transformer
+from blt_jax.entropy import hopper_byte_lm
+from blt_jax.models import transformer
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import attention, hopper, losses
+from blt_jax.ops import attention, losses
+from blt_jax.ops.hopper import mosaic
 from blt_jax.ops.precision import exact_products
 
 # Documents of a lane begin at multiples of this, so that the order of the sums in a
@@ -111,7 +113,7 @@ class BatchScorer:
     self._lanes = -(-num_lanes // mesh.size) * mesh.size
     self._reset = reset_at_newline
     share = self._lanes // mesh.size
-    if hopper.is_hopper(mesh.devices[0]) and hopper_byte_lm.fits(config, share, self._length):
+    if mosaic.is_hopper(mesh.devices[0]) and hopper_byte_lm.fits(config, share, self._length):
       params = jax.jit(hopper_byte_lm.make_weights, static_argnums=1)(params, config)
       self._step = make_hopper_step(config, mesh)
     else:

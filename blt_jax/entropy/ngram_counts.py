@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from blt_jax import tokenizer
-from blt_jax.data.contexts import MAX_ORDER, context_lengths, context_windows
+from blt_jax.entropy.contexts import MAX_ORDER, context_lengths, context_windows
 
 
 class Pairs(NamedTuple):

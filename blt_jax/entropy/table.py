@@ -20,8 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blt_jax import atomic, tokenizer
-from blt_jax.data.contexts import ContextHash, context_lengths, context_windows, split_windows
+from blt_jax import tokenizer
+from blt_jax.entropy.contexts import (
+  ContextHash,
+  context_lengths,
+  context_windows,
+  split_windows,
+)
+from blt_jax.storage import atomic
 
 Array = Any  # np.ndarray or jax.Array
 

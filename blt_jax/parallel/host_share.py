@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from blt_jax import sharding
+from blt_jax.parallel import sharding
 
 
 @dataclasses.dataclass(frozen=True)

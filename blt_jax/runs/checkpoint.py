@@ -14,9 +14,9 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from blt_jax import distributed
-from blt_jax.data import files
-from blt_jax.train_state import TrainState
+from blt_jax.parallel import distributed
+from blt_jax.storage import files
+from blt_jax.training.state import TrainState
 
 Json = dict[str, Any]
 

@@ -5,8 +5,9 @@ from typing import NamedTuple, TypeAlias
 
 from ml_collections import ConfigDict
 
-from blt_jax.data import mixture, scored, sources
-from blt_jax.data.documents import Dataset, Skipped, SourceOptions
+from blt_jax.data import mixture
+from blt_jax.data.reading import scored, sources
+from blt_jax.data.reading.documents import Dataset, Skipped, SourceOptions
 
 Parts: TypeAlias = dict[str, tuple[Dataset, float]]
 

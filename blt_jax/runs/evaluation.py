@@ -4,12 +4,15 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from blt_jax import distributed, metrics, sharding, steps, train_state
 from blt_jax.data.pipeline import Batch
+from blt_jax.parallel import distributed, sharding
+from blt_jax.runs import metrics
+from blt_jax.training import steps
 
 
 class Evaluator:
@@ -17,7 +20,7 @@ class Evaluator:
 
   def __init__(
     self,
-    model: train_state.Model,
+    model: nn.Module,
     batches: Iterable[Batch],
     mesh: Mesh,
     max_batches: int | None = None,

@@ -11,10 +11,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from blt_jax import config as settings
-from blt_jax import corpus, distributed, patchers, runs, sharding
 from blt_jax.data import pipeline
 from blt_jax.data.row_streams import RowStreams
-from blt_jax.host_share import host_share
+from blt_jax.parallel import distributed, sharding
+from blt_jax.parallel.host_share import host_share
+from blt_jax.runs import corpus, folder
+from blt_jax.runs import patcher as patchers
 
 # Of all streams: {"seed": int, "reading": str, "streams": {number: state}}.
 State = dict[str, Any]
@@ -114,7 +116,7 @@ class Feed:
 
 def _keep_threshold(config: ConfigDict) -> None:
   """A run that goes on keeps its threshold, whatever calibration found since."""
-  section, began_with = config.patching, runs.find_section(config.workdir, "patching")
+  section, began_with = config.patching, folder.find_section(config.workdir, "patching")
   names = "scheme", "patch_size", *patchers.RULE
   is_same = section.entropy_model in ("", began_with.get("entropy_model"))
   is_same = is_same and all(began_with.get(name, "") == section[name] for name in names)
@@ -126,7 +128,7 @@ def _count_streams(config: ConfigDict, num_shares: int) -> int:
   """As the config says, else as the run began, else one for each share of a batch."""
   batch_size, count = config.data.batch_size, config.data.num_streams
   if count is None:
-    began_with = runs.find_section(config.workdir, "data").get("num_streams") or num_shares
+    began_with = folder.find_section(config.workdir, "data").get("num_streams") or num_shares
     fits = not began_with % num_shares and not batch_size % began_with
     return began_with if fits else num_shares
   if count < 1 or count % num_shares or batch_size % count:

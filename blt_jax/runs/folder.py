@@ -6,12 +6,16 @@ import os
 import time
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 from etils import epath
 from ml_collections import ConfigDict
 
-from blt_jax import atomic, checkpoint, config, distributed, train_state
-from blt_jax.models.byte_lm import ByteLM
+from blt_jax import config, kinds
 from blt_jax.models.config import ByteLMConfig
+from blt_jax.models.init import abstract_params
+from blt_jax.parallel import distributed
+from blt_jax.runs import checkpoint
+from blt_jax.storage import atomic
 
 _CONFIG = "config.json"
 _SEEN_AFTER = 60  # seconds until network disks show what another host wrote
@@ -28,7 +32,7 @@ class Run:
   """
 
   config: ConfigDict
-  model: train_state.Model
+  model: nn.Module
   params: Any
 
 
@@ -47,9 +51,9 @@ def load_run(workdir: str | os.PathLike) -> Run:
     ValueError: what it holds is damaged.
   """
   settings = load_config(workdir)
-  model = train_state.build_model(config.make_model_config(settings.model))
-  abstract = train_state.abstract_params(model)
-  return Run(settings, model, checkpoint.load_params(epath.Path(workdir), abstract))
+  model = kinds.build_model(config.make_model_config(settings.model))
+  params = checkpoint.load_params(epath.Path(workdir), abstract_params(model))
+  return Run(settings, model, params)
 
 
 def load_entropy_model(workdir: str | os.PathLike) -> EntropyModel:
@@ -60,7 +64,7 @@ def load_entropy_model(workdir: str | os.PathLike) -> EntropyModel:
     ValueError: the run is one of another kind of model.
   """
   run = load_run(workdir)
-  if not isinstance(run.model, ByteLM):
+  if run.config.model.kind != "byte_lm":
     raise ValueError(f"{workdir} is no entropy model: config.model.kind must be byte_lm.")
   return EntropyModel(run.model.config, run.params)
 

@@ -2,11 +2,12 @@
 
 import os
 
-from blt_jax import patchers, runs
-from blt_jax.data.table import TableModel, is_table
+from blt_jax import kinds
 from blt_jax.decode import language_model
 from blt_jax.decode.table import TableSource
-from blt_jax.models.byte_lm import ByteLM
+from blt_jax.entropy.table import TableModel, is_table
+from blt_jax.runs import folder
+from blt_jax.runs import patcher as patchers
 
 
 def load_language_model(
@@ -25,11 +26,12 @@ def load_language_model(
     FileNotFoundError: there is no run, or its entropy model is missing.
     ValueError: as `runs.load_run` and `patchers.load_patcher`, or what is given has no use.
   """
-  run = runs.load_run(workdir)
+  run = folder.load_run(workdir)
   section = run.config.patching
-  if isinstance(run.model, ByteLM):
-    _check_unused(f"{workdir} is a byte LM", entropy_model, threshold)
-    return language_model.from_byte_lm(run.model, run.params)
+  kind = kinds.kind_of(run.model.config)
+  if not kind.patched:
+    _check_unused(f"{workdir} reads no patches", entropy_model, threshold)
+    return kind.reader(run.model, run.params)
   if section.scheme != "entropy":
     _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)
   if entropy_model:
@@ -40,8 +42,8 @@ def load_language_model(
   model = patcher.entropy_model
   if isinstance(model, TableModel):
     source = TableSource(model), model.jax_tables()
-    return language_model.from_blt(run.model, run.params, patcher.config, source=source)
-  return language_model.from_blt(run.model, run.params, patcher.config, model)
+    return kind.reader(run.model, run.params, patcher.config, source=source)
+  return kind.reader(run.model, run.params, patcher.config, model)
 
 
 def _load_patcher(section, workdir):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
@@ -10,10 +11,10 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from blt_jax import distributed, metrics
-from blt_jax.loss_guard import LossGuard
-from blt_jax.stopwatch import Stopwatch
-from blt_jax.train_state import Model
+from blt_jax.parallel import distributed
+from blt_jax.runs import metrics
+from blt_jax.runs.loss_guard import LossGuard
+from blt_jax.runs.stopwatch import Stopwatch
 
 Batch = Mapping[str, jax.Array]
 
@@ -116,7 +117,7 @@ class RunLog:
 
 def make_run_log(
   config: ConfigDict,
-  model: Model,
+  model: nn.Module,
   mesh: Mesh,
   learning_rate: Callable[[int], Any],
   stopwatch: Stopwatch,

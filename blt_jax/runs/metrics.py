@@ -4,14 +4,15 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import tensorboardX
 from etils import epath
 
-from blt_jax import flops
-from blt_jax.data import files
-from blt_jax.models.config import BLTConfig, ByteLMConfig
+from blt_jax import kinds
+from blt_jax.cost import flops
+from blt_jax.storage import files
 
 Numbers = dict[str, float]
 _UPLOAD_SECONDS = 60
@@ -41,9 +42,7 @@ def _patch_size(sums: Mapping[str, float]) -> float:
 class Speed:
   """Rates of training, of all chips and of each."""
 
-  def __init__(
-    self, config: BLTConfig | ByteLMConfig, seq_len: int, devices: Sequence[jax.Device]
-  ):
+  def __init__(self, config: Any, seq_len: int, devices: Sequence[jax.Device]):
     """Takes the model, bytes in a row, and the chips that train it."""
     self._config, self._seq_len, self._num_chips = config, seq_len, len(devices)
     self._peak = flops.peak_flops(devices[0].device_kind)
@@ -64,7 +63,7 @@ class Speed:
     }
     if self._peak is not None:
       patch_size = max(_patch_size(sums), 1.0)
-      forward = flops.flops_per_byte(self._config, patch_size, self._seq_len)
+      forward = kinds.flops_per_byte(self._config, patch_size, self._seq_len)
       numbers["mfu"] = 3 * forward * rate / self._peak
     return numbers
 

@@ -10,14 +10,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from blt_jax import config, runs
-from blt_jax.data.bpe import PieceEncoder
-from blt_jax.data.entropy import EntropyScorer
-from blt_jax.data.folders import Folder
-from blt_jax.data.scored import Manifest
-from blt_jax.data.table import TableModel
+from blt_jax import config
+from blt_jax.data.pieces import PieceEncoder
+from blt_jax.data.reading.scored import Manifest
 from blt_jax.data.transforms import PatchDocument
+from blt_jax.entropy.neural import EntropyScorer
+from blt_jax.entropy.table import TableModel
 from blt_jax.patching import PatchingConfig
+from blt_jax.runs import folder as runs
+from blt_jax.storage.folders import Folder
 
 ENTROPIES = ("model", "table", "stored")
 THRESHOLD_FILE = "threshold.json"

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from blt_jax import distributed
+from blt_jax.parallel import distributed
 
 
 class Profiled:

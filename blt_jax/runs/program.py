@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,7 +12,10 @@ from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from blt_jax import config as settings
-from blt_jax import sharding, steps, train_state
+from blt_jax import kinds
+from blt_jax.parallel import sharding
+from blt_jax.training import state as train_state
+from blt_jax.training import steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Program:
   """
 
   mesh: Mesh
-  model: train_state.Model
+  model: nn.Module
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   seed: int
@@ -69,7 +73,7 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
   accumulate, param_dtype = config.optimizer.accumulate, config.optimizer.param_dtype
   sharding.check_batch_size(config.data.batch_size, accumulate, mesh)
-  model = train_state.build_model(settings.make_model_config(config.model))
+  model = kinds.build_model(settings.make_model_config(config.model))
   optimizer, learning_rate = settings.make_optimizer(config)
   state = train_state.abstract_state(model, optimizer, mesh, param_dtype)
   # Left to the compiler, the state might come out placed otherwise than it went in.

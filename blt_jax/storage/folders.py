@@ -11,8 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from blt_jax import atomic
-from blt_jax.data import files
+from blt_jax.storage import atomic, files
 
 
 class Folder:

@@ -9,12 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from blt_jax import sharding
-from blt_jax.models.blt import BLT
-from blt_jax.models.byte_lm import ByteLM
-from blt_jax.models.config import BLTConfig, ByteLMConfig
-
-Model = BLT | ByteLM
+from blt_jax.models.init import init_params
+from blt_jax.parallel import sharding
 
 
 @jax.tree_util.register_dataclass
@@ -27,35 +23,8 @@ class TrainState:
   opt_state: Any
 
 
-def build_model(config: BLTConfig | ByteLMConfig) -> Model:
-  """The module of a model's config."""
-  return BLT(config) if isinstance(config, BLTConfig) else ByteLM(config)
-
-
-def init_params(model: Model, rng: jax.Array) -> Any:
-  """Fresh parameters; leaves carry their logical names."""
-  tokens, lengths = jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 5), jnp.int32)
-  if isinstance(model, ByteLM):
-    return model.init(rng, tokens)["params"]
-  tables = len(model.config.ngram_vocab_sizes)
-  ngram_ids = jnp.zeros((tables, 1, 4), jnp.int32) if tables else None
-  return model.init(rng, tokens, lengths, ngram_ids)["params"]
-
-
-def fresh_params(model: Model, seed: int) -> Any:
-  """Fresh parameters, a plain tree of arrays."""
-  return nn.meta.unbox(init_params(model, jax.random.key(seed)))
-
-
-def abstract_params(model: Model) -> Any:
-  """Shapes and dtypes of a model's parameters, placed on the first local device."""
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  shapes = jax.eval_shape(lambda: fresh_params(model, seed=0))
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
-
-
 def create_state(
-  model: Model,
+  model: nn.Module,
   optimizer: optax.GradientTransformation,
   seed: int,
   mesh: Mesh,
@@ -67,7 +36,7 @@ def create_state(
 
 
 def abstract_state(
-  model: Model,
+  model: nn.Module,
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
   param_dtype: str = "float32",

@@ -6,27 +6,27 @@ Sums and counts leave a step, never means, so that they add up over parts and ba
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
 from blt_jax import tokenizer
-from blt_jax.models.byte_lm import ByteLM
 from blt_jax.ops import losses
-from blt_jax.train_state import Model, TrainState
+from blt_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
+_COMMON = ("tokens", "targets", "loss_mask", "patch_lengths")  # of all kinds of models
 Metrics = dict[str, jax.Array]
 
 
-def predict(model: Model, params: Any, batch: Batch) -> jax.Array:
-  """Logits [B, S, V] of a batch."""
-  if isinstance(model, ByteLM):
-    return model.apply({"params": params}, batch["tokens"])
-  return model.apply({"params": params}, batch["tokens"], batch["patch_lengths"])
+def predict(model: nn.Module, params: Any, batch: Batch) -> jax.Array:
+  """Logits [B, S, V] of a batch; what only its kind of model reads goes there by name."""
+  extras = {key: array for key, array in batch.items() if key not in _COMMON}
+  return model.apply({"params": params}, batch["tokens"], batch["patch_lengths"], **extras)
 
 
-def sums(model: Model, params: Any, batch: Batch) -> Metrics:
+def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
   """Adds up a batch.
 
   Returns:
@@ -53,7 +53,7 @@ def sums(model: Model, params: Any, batch: Batch) -> Metrics:
 
 
 def make_train_step(
-  model: Model, optimizer: optax.GradientTransformation, accumulate: int = 1
+  model: nn.Module, optimizer: optax.GradientTransformation, accumulate: int = 1
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Builds one optimizer update.
 

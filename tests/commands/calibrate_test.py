@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from blt_jax import calibrate, patchers, patching, thresholds, train_table
-from blt_jax.data.documents import Document
-from blt_jax.data.table import TableModel
-from blt_jax.patching import PatchingConfig
+from blt_jax import calibrate, patching, train_table
+from blt_jax.data.reading.documents import Document
+from blt_jax.entropy.table import TableModel
+from blt_jax.patching import PatchingConfig, thresholds
+from blt_jax.runs import patcher
 
 _RNG = np.random.default_rng(0)
 _SCORED = [
@@ -104,7 +105,7 @@ def test_command_prints_the_curve_and_saves_the_rule(table, flags, rule, capsys,
     3.5 in rows[:, 0] and (np.diff(rows[:, 1]) > 0).all() and (np.diff(rows[:, 2]) > 0).all()
   )
   found = json.loads((table / "plain" / "threshold.json").read_text())
-  default = {name: getattr(PatchingConfig(), name) for name in patchers.RULE}
+  default = {name: getattr(PatchingConfig(), name) for name in patcher.RULE}
   threshold = found.pop("threshold")
   assert found == {**default, **rule}
   assert rows[rows[:, 0] == 3.5, 1] == pytest.approx(threshold, abs=1e-6)
@@ -152,12 +153,12 @@ def test_figure_is_written(table, tmp_path):
 
 
 def test_training_refuses_the_threshold_of_another_rule(tmp_path):
-  patchers.save_threshold(tmp_path, PatchingConfig(threshold=1.5, threshold_add=0.0))
+  patcher.save_threshold(tmp_path, PatchingConfig(threshold=1.5, threshold_add=0.0))
 
   def load(**rule):
-    return patchers._load_threshold(str(tmp_path), ConfigDict({**default, **rule}))
+    return patcher._load_threshold(str(tmp_path), ConfigDict({**default, **rule}))
 
-  default = {name: getattr(PatchingConfig(), name) for name in patchers.RULE}
+  default = {name: getattr(PatchingConfig(), name) for name in patcher.RULE}
 
   assert load(threshold_add=0.0) == 1.5
   with pytest.raises(

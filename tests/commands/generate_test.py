@@ -5,11 +5,11 @@ import json
 import sys
 
 import pytest
-from generator_test import GREEDY, generate, model
+from generated import GREEDY, generate, model
 
 from blt_jax import generate as command
-from blt_jax import loading
 from blt_jax.decode import generator
+from blt_jax.runs import loading
 
 RUN = ["--run=some/run", "--max_bytes=24"]
 

@@ -17,10 +17,12 @@ from golden_cases import SAME
 from pyarrow import parquet
 from tiny_runs import small_files, tiny_config
 
-from blt_jax import calibrate, evaluate, patchers, runs, score_entropies, tokenizer, train
-from blt_jax.data import scored, shards, sources
-from blt_jax.data.documents import Document, Skipped, SourceOptions
-from blt_jax.data.entropy import EntropyScorer
+from blt_jax import calibrate, evaluate, score_entropies, tokenizer, train
+from blt_jax.data.reading import scored, shards, sources
+from blt_jax.data.reading.documents import Document, Skipped, SourceOptions
+from blt_jax.entropy.neural import EntropyScorer
+from blt_jax.runs import folder as runs
+from blt_jax.runs import patcher
 
 _TEXTS = [f"document {i}: " + "lorem ipsum\n" * (i % 7) for i in range(60)] + ["", "x"]
 
@@ -345,5 +347,5 @@ def test_mistakes_are_named(model, tmp_path, flags, message):
 
 def test_digest_tells_parameters_apart():
   params = {"a": np.zeros(3, np.float32), "b": np.ones(2, np.float32)}
-  assert patchers.params_digest(params) == patchers.params_digest(dict(params))
-  assert patchers.params_digest(params) != patchers.params_digest(params | {"a": np.ones(3)})
+  assert patcher.params_digest(params) == patcher.params_digest(dict(params))
+  assert patcher.params_digest(params) != patcher.params_digest(params | {"a": np.ones(3)})

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from blt_jax import patch_view, patchers, patching, show_patches, tokenizer
+from blt_jax import patching, show_patches, tokenizer
+from blt_jax.cli import patch_view
+from blt_jax.runs import patcher
 
-_SPACE = patchers.Patcher(patching.PatchingConfig(scheme="space"))
+_SPACE = patcher.Patcher(patching.PatchingConfig(scheme="space"))
 
 
 def test_bars_stand_before_patches():

@@ -9,9 +9,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from blt_jax import config as settings
-from blt_jax import flops, sharding, train_compile
-from blt_jax.aot import hlo, kernels, topologies, work
-from blt_jax.ops import tpu_attention
+from blt_jax import train_compile
+from blt_jax.cost import flops, hlo, kernels, topologies, work
+from blt_jax.ops.tpu import attention as tpu_attention
+from blt_jax.parallel import sharding
 
 pytestmark = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install '.[tpu]'"

@@ -11,10 +11,13 @@ from absl import flags
 from tiny_runs import losses, tiny_config
 
 from blt_jax import config as settings
-from blt_jax import evaluate, export, loading, patchers, runs, sharding, train
+from blt_jax import evaluate, export, train
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
+from blt_jax.parallel import sharding
 from blt_jax.patching import PatchingConfig
+from blt_jax.runs import folder as runs
+from blt_jax.runs import loading, patcher
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,12 +155,12 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path):
   train.train(_config("byte_lm", text, tmp_path / "entropy"))
   with pytest.raises(ValueError, match="No threshold.*blt_jax.calibrate"):
     train.train(_config("blt", text, tmp_path / "blt", patching=patching))
-  patchers.save_threshold(tmp_path / "entropy", PatchingConfig(threshold=5.0))
+  patcher.save_threshold(tmp_path / "entropy", PatchingConfig(threshold=5.0))
   config = _config("blt", text, tmp_path / "blt", patching=patching)
   numbers = train.train(config)
   assert 0 < numbers["bpb"] < 9 and numbers["patch_size"] > 1
   assert runs.load_config(tmp_path / "blt").patching.threshold == 5.0
-  patchers.save_threshold(tmp_path / "entropy", PatchingConfig(threshold=4.0))
+  patcher.save_threshold(tmp_path / "entropy", PatchingConfig(threshold=4.0))
   goes_on = _config("blt", text, tmp_path / "blt", patching=patching)
   assert train.train(goes_on) == numbers and goes_on.patching.threshold == 5.0
   generator = Generator(loading.load_language_model(tmp_path / "blt"), prefill_chunk=8)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from blt_jax import convert, convert_meta_config
+from blt_jax import convert
+from blt_jax.convert import meta
 from blt_jax.models.blt import BLT
 from blt_jax.models.config import CrossAttentionConfig
 from blt_jax.patching import PatchingConfig
@@ -215,11 +216,11 @@ def test_from_meta_names_missing_arrays(tmp_path):
 )
 def test_unknown_meta_settings(changes, message):
   with pytest.raises(ValueError, match=message):
-    convert_meta_config.blt_from_meta(meta_args()["model"] | changes)
+    meta.blt_from_meta(meta_args()["model"] | changes)
 
 
 def test_meta_attention_other_than_xformers_ignores_windows_and_documents():
-  config = convert_meta_config.blt_from_meta(meta_args()["model"] | dict(attn_impl="sdpa"))
+  config = meta.blt_from_meta(meta_args()["model"] | dict(attn_impl="sdpa"))
   assert config.encoder.window is None and config.decoder.window is None
   assert not config.document_masks and not config.latent_document_masks
 
@@ -228,7 +229,7 @@ def test_meta_sizes_may_be_strings():
   args = meta_args()["model"] | dict(
       encoder_hash_byte_group_size="3,4", encoder_enable_byte_ngrams=True,
       encoder_ngram_to_size_str="2:38396,3:50000")  # fmt: skip
-  config = convert_meta_config.blt_from_meta(args)
+  config = meta.blt_from_meta(args)
   assert config.hash_sizes == (3, 4)
   assert config.ngram_vocab_sizes == (38400, 50004)
 

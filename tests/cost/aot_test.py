@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from blt_jax import chips
-from blt_jax.aot import collectives, executions, hlo, products, topologies, traffic, work
+from blt_jax.cost import (
+  chips,
+  collectives,
+  executions,
+  hlo,
+  products,
+  topologies,
+  traffic,
+  work,
+)
 
 CHIP = chips.Chip("made up", 1e12, 1e9, 1e9, link_bandwidth=1.0, links=4, network_bandwidth=0.5)
 

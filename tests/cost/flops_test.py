@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import tiny_config
 
-from blt_jax import chips, flops, train_state
 from blt_jax import config as settings
+from blt_jax import kinds
+from blt_jax.cost import chips, flops
+from blt_jax.models import init
 from blt_jax.models.config import (
   BLTConfig,
   ByteLMConfig,
@@ -91,10 +93,10 @@ def test_model_flops_are_what_xla_counts_in_the_forward_pass():
   config = tiny_config("byte_lm").model
   config.transformer.update(dim=64, mlp_dim=128, window=None)
   model_config = settings.make_model_config(config)
-  model = train_state.build_model(model_config)
+  model = kinds.build_model(model_config)
   tokens = jax.ShapeDtypeStruct((1, 64), jnp.int32)
   forward = jax.jit(lambda p, t: model.apply({"params": p}, t))
-  counted = forward.lower(train_state.abstract_params(model), tokens).cost_analysis()["flops"]
+  counted = forward.lower(init.abstract_params(model), tokens).cost_analysis()["flops"]
   masked_pairs = 64 * 64 - flops.visible_pairs(64, None)
   expected = flops.model_flops(model_config, 64, 0) / 3 + masked_pairs * 4 * 64
   assert expected < counted < 1.1 * expected  # norms, softmax, activations

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from tiny_runs import tiny_config
 
-from blt_jax import chips
-from blt_jax.aot import advice, report
-from blt_jax.aot.work import Buffer, Exchange, Work
+from blt_jax.cost import advice, chips, report
+from blt_jax.cost.work import Buffer, Exchange, Work
 
 CHIP = chips.Chip("TPU v4", 100.0, 1000.0, 10.0, 1.0, 6, 0.5, clock=20.0)
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blt_jax import config, patchers, tokenizer
-from blt_jax.data.bpe import PieceEncoder
-from blt_jax.data.documents import Document
+from blt_jax import config, tokenizer
+from blt_jax.data.pieces import PieceEncoder
+from blt_jax.data.reading.documents import Document
+from blt_jax.runs import patcher
 
 sentencepiece = pytest.importorskip("sentencepiece", reason="the bpe scheme is an extra")
 
@@ -62,7 +63,7 @@ def test_every_byte_stays(path, text):
 def test_delimiters_close_patches(path):
   section = config.get_config("blt").patching
   section.update(scheme="bpe", tokenizer=str(path))
-  patched = patchers.load_patcher(section).documents()(Document(b"the text"))
+  patched = patcher.load_patcher(section).documents()(Document(b"the text"))
   ends = np.cumsum(patched["patch_lengths"]) - 1
   delimiters = np.flatnonzero(patched["tokens"] == tokenizer.BPE_ID)
   np.testing.assert_array_equal(ends, [0, *delimiters, len(patched["tokens"]) - 1])
@@ -72,7 +73,7 @@ def test_mistakes_are_named(train, tmp_path):
   def load(**changes):
     section = config.get_config("blt").patching
     section.update(**{"scheme": "bpe", **changes})
-    return patchers.load_patcher(section)
+    return patcher.load_patcher(section)
 
   with pytest.raises(ValueError, match="bpe scheme needs config.patching.tokenizer"):
     load()

@@ -4,9 +4,10 @@ import grain
 import pytest
 from source_files import write
 
-from blt_jax import config, corpus
-from blt_jax.data import heldout, sources
-from blt_jax.data.documents import Document, SourceOptions
+from blt_jax import config
+from blt_jax.data.reading import heldout, sources
+from blt_jax.data.reading.documents import Document, SourceOptions
+from blt_jax.runs import corpus
 
 
 def texts(dataset):

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from source_files import write
 
-from blt_jax.data import sources
-from blt_jax.data.documents import Document
 from blt_jax.data.mixture import EveryNth, mix
+from blt_jax.data.reading import sources
+from blt_jax.data.reading.documents import Document
 
 READ = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 

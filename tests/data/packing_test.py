@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blt_jax import patching, tokenizer
-from blt_jax.data import packing
-from blt_jax.data.packing import PackRows
+from blt_jax.data.packing import rows as packing
+from blt_jax.data.packing.rows import PackRows
 
 
 def _pack(documents, seq_len, num_patches, config, pool_size=256):

@@ -7,7 +7,7 @@ from absl import flags
 
 from blt_jax import patching
 from blt_jax.data import mixture, pipeline, workers
-from blt_jax.data.documents import Document
+from blt_jax.data.reading.documents import Document
 from blt_jax.data.transforms import PatchDocument
 
 _SHAPE = pipeline.BatchShape(batch_size=2, seq_len=32, num_patches=12, pool_size=8)

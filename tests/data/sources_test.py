@@ -13,10 +13,10 @@ import pytest
 from array_record.python import array_record_module
 from source_files import SKIP, lines_of, read, write, write_bytes
 
-from blt_jax.data import sources
-from blt_jax.data.documents import BadInputError, Policy, Skipped, SourceOptions
-from blt_jax.data.json_lines import parse_line
-from blt_jax.data.readers import TextReader
+from blt_jax.data.reading import sources
+from blt_jax.data.reading.documents import BadInputError, Policy, Skipped, SourceOptions
+from blt_jax.data.reading.json_lines import parse_line
+from blt_jax.data.reading.readers import TextReader
 
 DOCUMENTS = ["one\n", "", "zwei ü", "\0nul", "a\r\nb", "🙂" * 40]
 RECORDS = [

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from source_files import read
 
-from blt_jax.data import files, sources
-from blt_jax.data.documents import Skipped, SourceOptions
+from blt_jax.data.reading import sources
+from blt_jax.data.reading.documents import Skipped, SourceOptions
+from blt_jax.storage import files
 
 
 def test_folder_skips_what_is_no_text(tmp_path):

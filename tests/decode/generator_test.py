@@ -9,33 +9,22 @@ import jax
 import numpy as np
 import pytest
 from forward import TINY
+from generated import GREEDY, PROMPTS, generate, model
 from golden_cases import FLOAT32
-from reference_test import hf, meta
+from references import hf, meta
 from uncached import LENGTH, Uncached, random_blt
 
-from blt_jax import sharding, tokenizer
+from blt_jax import tokenizer
 from blt_jax.decode import loop, placement, sampling
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
+from blt_jax.parallel import sharding
 from blt_jax.patching import PatchingConfig
 
-PROMPTS = ["", "a", "hello world", b"\xff\xfe" * 8, "ab\n"]
-GREEDY = Sampling(max_bytes=24)
 DRAWN = Sampling(max_bytes=24, temperature=1.0, top_k=200, top_p=0.95, min_p=0.001,
                  repetition_penalty=1.1, seed=5, valid_utf8=True)  # fmt: skip
 DRAFTS = [None, Drafting("entropy", 3, 9.0), Drafting("decoder", 3, 3.0)]
-
-
-@functools.cache
-def model():
-  return random_blt(TINY).cached()
-
-
-@functools.cache
-def generate(options=GREEDY, drafting=None, batch_size=2, prompts=tuple(PROMPTS)):
-  generator = Generator(model(), batch_size=batch_size, drafting=drafting, prefill_chunk=4)
-  return generator.generate(prompts, options)
 
 
 def check(result, uncached: Uncached, is_greedy: bool):

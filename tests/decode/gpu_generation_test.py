@@ -14,7 +14,7 @@ from uncached import Uncached, random_params
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import gpu_call
+from blt_jax.ops.triton import call as gpu_call
 from blt_jax.patching import PatchingConfig
 
 _LOCAL = stack(256, 2, window=64, mlp_multiple_of=256)  # sizes that the kernels take

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from blt_jax import calibrate, tokenizer, train_table
-from blt_jax.data import contexts, kneser_ney, ngram_counts, table
+from blt_jax.entropy import contexts, kneser_ney, ngram_counts, table
 
 TEXT = [b"the cat sat on the mat\n" * 3, b"a cat is a cat\nthe end", b"", b"x", b"the\0the\xff"]
 ORDERS = (1, 2, 3, 5, 7)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 FLOAT32 = dict(rtol=1e-4, atol=1e-4)  # the reference in float32
 GRADIENT = dict(rtol=1e-3, atol=1e-5)  # its gradients

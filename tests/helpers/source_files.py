@@ -6,8 +6,8 @@ import fsspec
 import pytest
 from array_record.python import array_record_module
 
-from blt_jax.data import sources
-from blt_jax.data.documents import SourceOptions
+from blt_jax.data.reading import sources
+from blt_jax.data.reading.documents import SourceOptions
 
 SKIP = SourceOptions(on_error="skip")
 

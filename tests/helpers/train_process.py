@@ -7,7 +7,9 @@ import jax
 from absl import flags
 from tiny_runs import tiny_config
 
-from blt_jax import distributed, logs, train
+from blt_jax import train
+from blt_jax.cli import logs
+from blt_jax.parallel import distributed
 
 
 def main(kind, cache, overrides):

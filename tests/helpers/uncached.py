@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from forward import entropies_of, logits_of, pad_lengths, stack
 
-from blt_jax import patching, tokenizer, train_state
+from blt_jax import kinds, patching, tokenizer
 from blt_jax.decode.language_model import LanguageModel, from_blt
+from blt_jax.models import init
 from blt_jax.models.blt import BLT
 from blt_jax.models.config import BLTConfig, ByteLMConfig
 from blt_jax.patching import PatchingConfig
@@ -70,7 +71,7 @@ def random_params(config: BLTConfig | ByteLMConfig) -> Any:
     spread = 0.1 if is_norm else shape.shape[-2] ** -0.5
     return jnp.asarray(is_norm + spread * rng.standard_normal(shape.shape), shape.dtype)
 
-  shapes = train_state.abstract_params(train_state.build_model(config))
+  shapes = init.abstract_params(kinds.build_model(config))
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 

@@ -1,6 +1,6 @@
 """Generates from many random prompts and compares each with the full forward pass.
 
-  python tests/exactness.py [--prompts=1000]
+  PYTHONPATH=tests/helpers:tests/decode python tests/manual/exactness.py [--prompts=1000]
 
 The tests do the same on a few prompts. Prints, for each model and rule, how many texts
 were compared and the largest difference of a log-probability; fails on the first
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from forward import TINY, stack
 from reader_test import VARIANTS
-from reference_test import hf, meta
+from references import hf, meta
 from uncached import LENGTH, Uncached, random_blt
 
 from blt_jax import tokenizer

@@ -1,6 +1,6 @@
 """Rehearses a pod: a run that is preempted again and again ends as an undisturbed one does.
 
-  python tests/rehearsal.py
+  PYTHONPATH=tests/helpers python tests/manual/rehearsal.py
 
 With a stand-in for gcloud, launch/tpu_vm.sh creates a TPU whose workers are processes of this
 machine. They train a tiny BLT on stored entropies, over a mesh of the devices of all, and share
@@ -24,9 +24,9 @@ import jax
 import numpy as np
 from tiny_runs import logged_losses
 
-from blt_jax import runs
+from blt_jax.runs import folder as runs
 
-_ROOT = pathlib.Path(__file__).parent.parent
+_ROOT = pathlib.Path(__file__).parents[2]
 _NAME = "pod"
 
 

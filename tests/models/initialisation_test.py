@@ -11,7 +11,7 @@ import pytest
 from forward import foreign_names, init, stack
 from golden_cases import SAME
 
-from blt_jax import convert_meta_config, convert_names
+from blt_jax.convert import meta, names
 from blt_jax.models import transformer
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
@@ -44,15 +44,15 @@ def check_statistics(got, stats):
 @pytest.mark.parametrize("depth_init", ["disabled", "current_depth"])
 def test_golden_initialisation(depth_init):
   stats = golden_cases.load_json("init_stats.json")[depth_init]
-  config = convert_meta_config.blt_from_meta(stats["args"])
-  entries = convert_names.blt_entries(config, convert_names.META)
+  config = meta.blt_from_meta(stats["args"])
+  entries = names.blt_entries(config, names.META)
   got = foreign_names(entries, init_blt(config))
   prefix = "entropy_model."
   is_entropy = {name: name.startswith(prefix) for name in stats["params"]}
   check_statistics(got, {k: v for k, v in stats["params"].items() if not is_entropy[k]})
 
   config = ByteLMConfig(stack(96, 2, depth_init=depth_init))
-  entries = convert_names.byte_lm_entries(config, convert_names.META, prefix)
+  entries = names.byte_lm_entries(config, names.META, prefix)
   got = foreign_names(entries, init(ByteLM(config), jnp.zeros((1, 4), jnp.int32)))
   check_statistics(got, {k: v for k, v in stats["params"].items() if is_entropy[k]})
 

@@ -1,11 +1,8 @@
 """Models against stored results of both reference implementations."""
 
-import dataclasses
-import functools
 import json
 
 import chex
-import golden_cases
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,33 +15,13 @@ from forward import (
   pad_lengths,
 )
 from golden_cases import FLOAT32, GRADIENT
-from safetensors.numpy import load_file
+from references import hf, meta
 
-from blt_jax import convert, convert_names, patching, tokenizer
+from blt_jax import patching, tokenizer
+from blt_jax.convert import names
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.ops import losses
-from blt_jax.patching import PatchingConfig
-
-
-@functools.cache
-def hf():
-  return convert.from_hf(golden_cases.GOLDEN / "hf_tiny"), golden_cases.load_run("hf_tiny")
-
-
-@functools.cache
-def meta():
-  args = golden_cases.load_json("meta_tiny/args.json")
-  arrays, entropy_arrays = (
-    load_file(golden_cases.GOLDEN / "meta_tiny" / f"{name}.safetensors")
-    for name in ("model", "entropy_model")
-  )
-  converted = convert.from_meta_state(
-    args["model"], arrays, args["entropy_model"], entropy_arrays
-  )
-  rule = PatchingConfig(threshold=args["patcher"]["threshold"])
-  run = golden_cases.load_run("meta_tiny")
-  return dataclasses.replace(converted, patching=rule), run
 
 
 def check_gradients(got, run):
@@ -122,7 +99,7 @@ def test_hf_loss_and_gradients():
   chex.assert_trees_all_close(logits, run["logits_given"], **FLOAT32)
   (loss, _), gradient = loss_and_gradient(c.config, c.params, tokens, lengths, *hf_targets(run))
   chex.assert_trees_all_close(loss, run["grad_loss"], **FLOAT32)
-  entries = convert_names.blt_entries(c.config, convert_names.HF)
+  entries = names.blt_entries(c.config, names.HF)
   check_gradients(foreign_names(entries, gradient), run)
 
 
@@ -152,7 +129,7 @@ def test_meta_loss_and_gradients():
   chex.assert_trees_all_close(token_losses.reshape(-1), run["tok_loss"], **FLOAT32)
   chex.assert_trees_all_close(loss, run["loss"], **FLOAT32)
   chex.assert_trees_all_close(loss / np.log(2), run["bpb"], **FLOAT32)
-  entries = convert_names.blt_entries(c.config, convert_names.META)
+  entries = names.blt_entries(c.config, names.META)
   check_gradients(foreign_names(entries, gradient), run)
 
 

@@ -11,9 +11,9 @@ import pytest
 from forward import init, stack
 from golden_cases import SAME
 
-from blt_jax import sharding
 from blt_jax.models import transformer
 from blt_jax.models.config import Remat
+from blt_jax.parallel import sharding
 
 SEQ_LEN, D, F = 12, 16, 48
 PROJECTIONS, MLP = 4 * D * D, 3 * D * F  # multiplications of a position in one layer

@@ -9,17 +9,14 @@ from golden_cases import SAME
 
 from blt_jax.decode import layers, patch_encoder
 from blt_jax.decode.layers import rotate
-from blt_jax.ops import (
-  attention,
-  gpu_attention,
-  gpu_matvec,
-  gpu_norm,
-  gpu_patch_attention,
-  gpu_patch_encoder,
-  gpu_ring_attention,
-  norm,
-)
+from blt_jax.ops import attention, norm
 from blt_jax.ops.ring_attention import ring_attention
+from blt_jax.ops.triton import attention as gpu_attention
+from blt_jax.ops.triton import matvec as gpu_matvec
+from blt_jax.ops.triton import norm as gpu_norm
+from blt_jax.ops.triton import patch_attention as gpu_patch_attention
+from blt_jax.ops.triton import patch_encoder as gpu_patch_encoder
+from blt_jax.ops.triton import ring_attention as gpu_ring_attention
 
 
 @pytest.mark.parametrize("is_gated", [False, True])

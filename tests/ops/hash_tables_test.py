@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 
-from blt_jax import sharding
-from blt_jax.aot import topologies
+from blt_jax.cost import topologies
 from blt_jax.models import local, partitioning
 from blt_jax.models.config import BLTConfig
 from blt_jax.ops import hash_tables
+from blt_jax.parallel import sharding
 
 ROWS, DIM = 512, 4
 LOOKUPS = (3, 8, 16)  # [T, B, S]

@@ -10,14 +10,17 @@ import pytest
 from forward import stack
 from uncached import random_params
 
-from blt_jax.data import entropy
-from blt_jax.models import hopper_byte_lm, transformer
+from blt_jax.entropy import hopper_byte_lm, neural
+from blt_jax.models import transformer
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import attention, hopper, hopper_attention, hopper_layer
+from blt_jax.ops import attention
+from blt_jax.ops.hopper import attention as hopper_attention
+from blt_jax.ops.hopper import layer as hopper_layer
+from blt_jax.ops.hopper import mosaic
 
 needs_hopper = pytest.mark.skipif(
-  not hopper.is_hopper(jax.devices()[0]), reason="Pallas interprets no wgmma on CPUs"
+  not mosaic.is_hopper(jax.devices()[0]), reason="Pallas interprets no wgmma on CPUs"
 )
 _WINDOW = 128
 
@@ -196,8 +199,8 @@ def test_scores_do_not_depend_on_batch_mates():
   params = random_params(config)
   rng = np.random.default_rng(0)
   documents = [rng.integers(4, 260, n).astype(np.int32) for n in (1, 63, 64, 65, 700, 3000)]
-  scorer = entropy.BatchScorer(config, params, num_lanes=4, chunk_length=192)
-  exact = entropy.EntropyScorer(_config("float32"), params, chunk_length=192)
+  scorer = neural.BatchScorer(config, params, num_lanes=4, chunk_length=192)
+  exact = neural.EntropyScorer(_config("float32"), params, chunk_length=192)
   for tokens, scores in zip(documents, scorer(documents), strict=True):
     np.testing.assert_array_equal(scorer([tokens])[0], scores)
     np.testing.assert_allclose(scores, exact(tokens), atol=0.05)

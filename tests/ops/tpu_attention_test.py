@@ -1,4 +1,4 @@
-"""Tests of ops/tpu_attention.py: interpreted on the CPU, and compiled for a TPU."""
+"""Tests of ops/tpu/attention.py: interpreted on the CPU, and compiled for a TPU."""
 
 import collections
 import functools
@@ -17,10 +17,11 @@ from forward import stack
 from golden_cases import BFLOAT16, SAME
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from blt_jax import sharding
-from blt_jax.aot import topologies
+from blt_jax.cost import topologies
 from blt_jax.models import transformer
-from blt_jax.ops import attention, tpu_attention
+from blt_jax.ops import attention
+from blt_jax.ops.tpu import attention as tpu_attention
+from blt_jax.parallel import sharding
 
 # Documents end before, at and after edges of blocks of 128; two have one position.
 ROWS = ((127, 1, 1, 70, 185), (128, 200, 56))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from tiny_runs import tiny_config
 
-from blt_jax import distributed, sharding
 from blt_jax.data.row_streams import RowStreams
-from blt_jax.host_share import HostShare, host_share
+from blt_jax.parallel import distributed, sharding
+from blt_jax.parallel.host_share import HostShare, host_share
 
 
 @pytest.mark.parametrize(

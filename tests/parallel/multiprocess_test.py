@@ -10,7 +10,8 @@ import pytest
 from process_group import ProcessGroup
 from tiny_runs import count_lines, losses, tiny_config, write_text
 
-from blt_jax import runs, train
+from blt_jax import train
+from blt_jax.runs import folder as runs
 
 NUM_DISTURBANCES = int(os.environ.get("BLT_JAX_DISTURBANCES", "1"))
 _STEPS = 6

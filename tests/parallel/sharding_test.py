@@ -11,8 +11,10 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from blt_jax import config as settings
-from blt_jax import sharding, train_state
-from blt_jax.aot import topologies
+from blt_jax import kinds
+from blt_jax.cost import topologies
+from blt_jax.parallel import sharding
+from blt_jax.training import state as train_state
 
 needs_devices = pytest.mark.skipif(
   jax.device_count() < 8, reason="needs the fake devices of conftest.py"
@@ -155,7 +157,7 @@ def test_models_spread_over_pods(size, mesh):
   """Parameters and both moments: hash tables over all chips, the rest over "fsdp"."""
   config = settings.get_config("blt")
   settings.set_blt_size(config.model, *SIZES[size])
-  model = train_state.build_model(settings.make_model_config(config.model))
+  model = kinds.build_model(settings.make_model_config(config.model))
   optimizer, _ = settings.make_optimizer(config)
   state = train_state.abstract_state(model, optimizer, abstract_mesh(*mesh))
   per_device = total = tables = 0

@@ -10,8 +10,8 @@ import pytest
 from etils import epath
 from tiny_runs import small_files
 
-from blt_jax.checkpoint import Checkpoints, find_step, load_params, save_params
-from blt_jax.train_state import TrainState
+from blt_jax.runs.checkpoint import Checkpoints, find_step, load_params, save_params
+from blt_jax.training.state import TrainState
 
 
 def _state(step, size=4):

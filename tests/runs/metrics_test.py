@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from blt_jax import flops, metrics, stopwatch
-from blt_jax.loss_guard import LossGuard
-from blt_jax.profiling import Profiled
-from blt_jax.run_log import RunLog
-from blt_jax.stopwatch import Stopwatch
+from blt_jax.cost import flops
+from blt_jax.runs import metrics, stopwatch
+from blt_jax.runs.log import RunLog
+from blt_jax.runs.loss_guard import LossGuard
+from blt_jax.runs.profiling import Profiled
+from blt_jax.runs.stopwatch import Stopwatch
 
 _SUMS = dict(
   nats=60.0, targets=22, bytes=20, inputs=22, patches=11, byte_slots=40, patch_slots=22

@@ -12,7 +12,7 @@ import numpy as np
 from tiny_runs import count_lines, losses, write_text
 
 NUM_KILLS = 20
-_SCRIPT = pathlib.Path(__file__).with_name("train_process.py")
+_SCRIPT = pathlib.Path(__file__).parents[1] / "helpers" / "train_process.py"
 
 
 def _is_saving(workdir):

@@ -13,9 +13,12 @@ import pytest
 import safetensors.numpy
 from golden_cases import BFLOAT16
 
-from blt_jax import convert, optim, steps, train_state
+from blt_jax import convert, kinds
+from blt_jax.models import init
 from blt_jax.models.blt import BLT
 from blt_jax.models.config import ByteLMConfig, TransformerConfig
+from blt_jax.training import optim, steps
+from blt_jax.training import state as train_state
 
 _NAMES = {
   "scheduler": "name", "warmup": "warmup_steps", "lr_min_ratio": "min_ratio",
@@ -141,8 +144,8 @@ def test_unknown_dtype_is_named():
 
 def test_sums_count_bytes_and_patches():
   """One row: BOS a b EOS, then padding; the EOS is a target but no byte."""
-  model = train_state.build_model(_tiny_byte_lm())
-  params = train_state.init_params(model, jax.random.key(0))
+  model = kinds.build_model(_tiny_byte_lm())
+  params = init.init_params(model, jax.random.key(0))
   params = jax.tree.map(lambda x: jnp.zeros_like(x), nn.meta.unbox(params))
   batch = {
     "tokens": jnp.asarray([[1, 101, 102, 0]]),

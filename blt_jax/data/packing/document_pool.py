@@ -2,7 +2,7 @@
 
 import bisect
 
-from blt_jax.data.open_document import OpenDocument, Piece
+from blt_jax.data.packing.open_document import OpenDocument, Piece
 
 
 class DocumentPool:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from blt_jax import tokenizer
-from blt_jax.data.document_pool import DocumentPool
-from blt_jax.data.open_document import OpenDocument, Piece
+from blt_jax.data.packing.document_pool import DocumentPool
+from blt_jax.data.packing.open_document import OpenDocument, Piece
 
 Rows = dict[str, np.ndarray]
 

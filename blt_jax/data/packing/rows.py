@@ -5,9 +5,9 @@ from typing import Any
 import grain
 import numpy as np
 
-from blt_jax.data.document_pool import DocumentPool
-from blt_jax.data.open_document import OpenDocument
-from blt_jax.data.row_filling import RowFiller, Rows, empty_rows
+from blt_jax.data.packing.document_pool import DocumentPool
+from blt_jax.data.packing.open_document import OpenDocument
+from blt_jax.data.packing.row_filling import RowFiller, Rows, empty_rows
 
 
 class PackRows(grain.IterDataset):

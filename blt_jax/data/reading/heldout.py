@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import grain
 import numpy as np
 
-from blt_jax.data.documents import Document
+from blt_jax.data.reading.documents import Document
 
 _TOO_LITTLE = (
   "The data has too little different text to hold some out; give more, or a file of its own "

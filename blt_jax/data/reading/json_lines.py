@@ -2,7 +2,7 @@
 
 import json
 
-from blt_jax.data.documents import BadInputError
+from blt_jax.data.reading.documents import BadInputError
 
 BOM = b"\xef\xbb\xbf"
 

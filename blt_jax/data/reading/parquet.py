@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from blt_jax.data import files
-from blt_jax.data.documents import BadInputError, Document, Policy
-from blt_jax.data.readers import Reader
+from blt_jax.data.reading.documents import BadInputError, Document, Policy
+from blt_jax.data.reading.readers import Reader
+from blt_jax.storage import files
 
 
 class ParquetReader(Reader):

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import grain
 import numpy as np
 
-from blt_jax.data import files, json_lines
-from blt_jax.data.documents import BadInputError, Document, Policy, is_utf8
+from blt_jax.data.reading import json_lines
+from blt_jax.data.reading.documents import BadInputError, Document, Policy, is_utf8
+from blt_jax.storage import files
 
 
 class Reader(grain.MapDataset[Document]):

@@ -10,9 +10,15 @@ import struct
 
 import grain
 
-from blt_jax.data import shards
-from blt_jax.data.documents import BadInputError, Document, Policy, Skipped, SourceOptions
-from blt_jax.data.folders import Folder
+from blt_jax.data.reading import shards
+from blt_jax.data.reading.documents import (
+  BadInputError,
+  Document,
+  Policy,
+  Skipped,
+  SourceOptions,
+)
+from blt_jax.storage.folders import Folder
 
 _MANIFEST = "entropies.json"
 FORMAT = 1

@@ -20,9 +20,9 @@ import numpy as np
 from absl import logging
 from array_record.python import array_record_module
 
-from blt_jax.data import files
-from blt_jax.data.documents import Document
-from blt_jax.data.folders import Folder
+from blt_jax.data.reading.documents import Document
+from blt_jax.storage import files
+from blt_jax.storage.folders import Folder
 
 _ENDS = "array_record", "json"  # of a shard, and of what stands beside it
 _HEADER = struct.Struct("<Q")  # bytes of text; text and entropies follow

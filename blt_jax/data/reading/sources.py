@@ -9,8 +9,8 @@ from typing import TypeAlias
 import grain
 from absl import logging
 
-from blt_jax.data import files, heldout, parquet, readers, scored, streams
-from blt_jax.data.documents import (
+from blt_jax.data.reading import heldout, parquet, readers, scored, streams
+from blt_jax.data.reading.documents import (
   BadInputError,
   Dataset,
   Document,
@@ -18,6 +18,7 @@ from blt_jax.data.documents import (
   Skipped,
   SourceOptions,
 )
+from blt_jax.storage import files
 
 Reader: TypeAlias = readers.Reader | scored.ScoredReader | streams.JsonLinesStream
 

@@ -6,8 +6,9 @@ from typing import Any, BinaryIO
 
 import grain
 
-from blt_jax.data import files, json_lines
-from blt_jax.data.documents import BadInputError, Document, Policy
+from blt_jax.data.reading import json_lines
+from blt_jax.data.reading.documents import BadInputError, Document, Policy
+from blt_jax.storage import files
 
 _SAMPLE = 1 << 22  # bytes
 

@@ -15,7 +15,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from blt_jax.ops import hopper
+from blt_jax.ops.hopper import mosaic
 from blt_jax.ops.online_softmax import LOWEST, MASKED
 
 BLOCK = 64  # queries of a tile, and keys of a step
@@ -52,7 +52,7 @@ def interval_attention(
   )
 
   def slots(*shape):
-    return hopper.tiled((*shape, HEAD_DIM), heads.dtype)
+    return mosaic.tiled((*shape, HEAD_DIM), heads.dtype)
 
   def barriers(number, arrivals):
     return plgpu.Barrier(num_arrivals=arrivals, num_barriers=number)
@@ -68,12 +68,12 @@ def interval_attention(
       [barriers(2, 2), barriers(2, _TILES)],
       [[barriers(_SLOTS, 1), barriers(_SLOTS, _TILES)]] * 2,
     ],
-    grid=(hopper.num_cores(),),
+    grid=(mosaic.num_cores(),),
     grid_names=("program",),
     num_threads=_TILES + 1,
     thread_name="warpgroup",
     kernel_name="interval_attention",
-    compiler_params=hopper.COMPILER_PARAMS,
+    compiler_params=mosaic.COMPILER_PARAMS,
   )(first, _begins(first, sizes), layer, heads, past)
 
 
@@ -102,7 +102,7 @@ class _Sizes(NamedTuple):
   def items(self):
     """How many this program has, and a function that gives them."""
     total = self.batch * self.num_heads * self.groups
-    return hopper.share(total, "program", hopper.num_cores())
+    return mosaic.share(total, "program", mosaic.num_cores())
 
 
 class _Memory(NamedTuple):
@@ -130,8 +130,8 @@ def _begins(first, sizes):
 def _kernel(sizes, *refs):
   *arrays, (full, empty), pair = refs
   memory = _Memory(*arrays)
-  queries = hopper.Ring(full, empty, 2)
-  pair = [hopper.Ring(full, empty, _SLOTS) for full, empty in pair]
+  queries = mosaic.Ring(full, empty, 2)
+  pair = [mosaic.Ring(full, empty, _SLOTS) for full, empty in pair]
   warpgroup = lax.axis_index("warpgroup")
 
   @pl.when(warpgroup == _TILES)
@@ -209,7 +209,7 @@ def _attend(sizes, memory, queries, pair, warpgroup):
     clear = jnp.clip(clear, own_begin, diagonal)
     queries.wait_until_full(i)
     here = queries.slot(i)
-    first = hopper.load(memory.first_smem.at[here, own_rows], hopper.PER_ROW)
+    first = mosaic.load(memory.first_smem.at[here, own_rows], mosaic.PER_ROW)
     first += sizes.past_blocks * BLOCK
     add = functools.partial(_add, memory, pair, memory.query_smem.at[here, own_rows])
     begun = functools.partial(_hide, first, False)
@@ -239,9 +239,9 @@ def _nothing():
     return plgpu.layout_cast(jnp.full(shape, value, jnp.float32), layout)
 
   return (
-    of((BLOCK, HEAD_DIM), 0, hopper.LAYOUT),
-    of(BLOCK, LOWEST, hopper.PER_ROW),
-    of(BLOCK, 0, hopper.PER_ROW),
+    of((BLOCK, HEAD_DIM), 0, mosaic.LAYOUT),
+    of(BLOCK, LOWEST, mosaic.PER_ROW),
+    of(BLOCK, 0, mosaic.PER_ROW),
   )
 
 
@@ -274,7 +274,7 @@ def _add(memory, pair, query, hide, j, carry):
 def _hide(first, is_diagonal, scores, j):
   """Masks what is before the first key of each query, and behind the query itself."""
   column, own = (
-    plgpu.broadcasted_iota(jnp.int32, scores.shape, axis, layout=hopper.LAYOUT)
+    plgpu.broadcasted_iota(jnp.int32, scores.shape, axis, layout=mosaic.LAYOUT)
     for axis in (1, 0)
   )
   visible = column >= lax.broadcast_in_dim(first - j * BLOCK, scores.shape, [0])

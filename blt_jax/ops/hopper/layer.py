@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from blt_jax.ops.hopper_product import COLUMNS, Companion, product, write
+from blt_jax.ops.hopper.product import COLUMNS, Companion, product, write
 
 
 def gated(

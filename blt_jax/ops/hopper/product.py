@@ -16,7 +16,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from blt_jax.ops import hopper
+from blt_jax.ops.hopper import mosaic
 
 ROWS = 256  # of a pair of programs
 COLUMNS = 128  # of each of the two matrices
@@ -97,14 +97,14 @@ def product(
     functools.partial(_kernel, sizes, companion, finish),
     out_type=outputs,
     scratch_types=_scratch(x.dtype, staging),
-    grid=(hopper.num_cores() // 2,),
+    grid=(mosaic.num_cores() // 2,),
     grid_names=("pair",),
     cluster=(2,),
     cluster_names=("half",),
     num_threads=3,
     thread_name="warpgroup",
     kernel_name=name,
-    compiler_params=hopper.COMPILER_PARAMS,
+    compiler_params=mosaic.COMPILER_PARAMS,
   )(x, pair, layer, scale, companion and companion.array)
 
 
@@ -133,7 +133,7 @@ class _Sizes(NamedTuple):
   def tiles(self):
     """How many this program has, and a function that gives their first row and column."""
     total = self.row_tiles * self.column_tiles
-    count, number = hopper.share(total, "pair", hopper.num_cores() // 2)
+    count, number = mosaic.share(total, "pair", mosaic.num_cores() // 2)
     return count, lambda i: self._place(number(i))
 
   def _place(self, number):
@@ -163,10 +163,10 @@ def _scratch(dtype, staging):
   """Shared memory and barriers, in the order that `_kernel` takes them."""
   read = plgpu.ClusterBarrier(collective_axes=("half",), num_arrivals=2, num_barriers=_SLOTS)
   return [
-    hopper.tiled((_SLOTS, ROWS // 2, DEPTH), dtype),
-    hopper.tiled((_SLOTS, 2, DEPTH, COLUMNS), dtype),
+    mosaic.tiled((_SLOTS, ROWS // 2, DEPTH), dtype),
+    mosaic.tiled((_SLOTS, 2, DEPTH, COLUMNS), dtype),
     plgpu.SMEM((2, ROWS // 2), jnp.float32),
-    hopper.tiled((2, 2, staging[0], _PART, staging[1]), dtype),
+    mosaic.tiled((2, 2, staging[0], _PART, staging[1]), dtype),
     plgpu.Barrier(num_arrivals=3, num_barriers=_SLOTS),
     read,
     plgpu.Barrier(num_barriers=2),
@@ -178,7 +178,7 @@ def _kernel(sizes, companion, finish, x, pair, layer, scale, beside, *refs):
   companion = companion and companion._replace(array=beside)
   smem = x_smem, pair_smem, scale_smem, staging_smem
   memory = _Memory(x, pair, layer, scale, companion, outputs, *smem)
-  ring, scales = hopper.Ring(full, empty, _SLOTS), hopper.Ring(scale_full, None, 2)
+  ring, scales = mosaic.Ring(full, empty, _SLOTS), mosaic.Ring(scale_full, None, 2)
   warpgroup = lax.axis_index("warpgroup")
 
   @pl.when(warpgroup == 2)
@@ -247,13 +247,13 @@ def _compute(sizes, memory, ring, scales, finish, warpgroup):
 
     def scale(columns):
       scales.wait_until_full(i)
-      value = hopper.load(memory.scale_smem.at[scales.slot(i), own], hopper.PER_ROW)
+      value = mosaic.load(memory.scale_smem.at[scales.slot(i), own], mosaic.PER_ROW)
       return lax.broadcast_in_dim(value, (_PART, columns), [0])
 
     def companion(part):
       step = i * sizes.steps + sizes.products + part
       ring.wait_until_full(step)
-      value = hopper.load(memory.pair_smem.at[ring.slot(step), warpgroup], hopper.LAYOUT)
+      value = mosaic.load(memory.pair_smem.at[ring.slot(step), warpgroup], mosaic.LAYOUT)
       plgpu.commit_smem()  # all four warps have read it
       ring.release(step)
       return value

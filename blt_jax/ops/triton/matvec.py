@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from blt_jax.ops.gpu_call import call, fits_head
+from blt_jax.ops.triton.call import call, fits_head
 
 MAX_VECTORS = 8  # more are better served by a matrix product
 TILE = 4  # results of a program; fewer of some big matrices

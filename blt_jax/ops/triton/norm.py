@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from blt_jax.ops.gpu_call import call
+from blt_jax.ops.triton.call import call
 
 
 def fits_norm(x: jax.Array) -> bool:

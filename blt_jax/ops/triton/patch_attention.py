@@ -5,8 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from blt_jax.ops import gpu_matvec
 from blt_jax.ops.online_softmax import LOG2_E
+from blt_jax.ops.triton import matvec as gpu_matvec
 
 
 def fits_read(query: jax.Array, size: int) -> bool:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from blt_jax.ops import online_softmax
-from blt_jax.ops.gpu_call import call, fits_head
+from blt_jax.ops.triton.call import call, fits_head
 
 _BLOCK = 16  # bytes read at once
 _COLUMNS = 256  # of the states, of a program

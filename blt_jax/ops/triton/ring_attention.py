@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from blt_jax.ops import gpu_matvec, online_softmax
-from blt_jax.ops.gpu_call import call, fits_head, keep
+from blt_jax.ops import online_softmax
 from blt_jax.ops.online_softmax import LOG2_E, MASKED
+from blt_jax.ops.triton import matvec as gpu_matvec
+from blt_jax.ops.triton.call import call, fits_head, keep
 
 BLOCK = 64  # slots of a ring that are read at once
 _MAX_QUERIES = 8  # of one key head, kept in registers

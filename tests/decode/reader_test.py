@@ -14,13 +14,13 @@ from golden_cases import FLOAT32
 from uncached import LENGTH, Uncached, random_blt, random_params, random_text
 
 from blt_jax import tokenizer, train_table
-from blt_jax.data.table import TableModel, save_table
 from blt_jax.decode.byte_lm import ByteLMReader, rewind
 from blt_jax.decode.language_model import from_byte_lm
 from blt_jax.decode.table import TableSource
+from blt_jax.entropy.table import TableModel, save_table
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig, CrossAttentionConfig
-from blt_jax.ops import gpu_call
+from blt_jax.ops.triton import call as gpu_call
 from blt_jax.patching import PatchingConfig
 
 CHUNK, ROWS = 3, 3
