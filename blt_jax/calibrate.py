@@ -10,7 +10,7 @@ model, where training finds it if config.patching asks for the same rule.
 import argparse
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -28,6 +28,7 @@ from blt_jax.patching import PatchingConfig, thresholds
 from blt_jax.patching.thresholds import PatchSizes, Scored
 from blt_jax.runs import corpus, patcher
 from blt_jax.runs import folder as runs
+from blt_jax.runs.warning_signs import WarningSigns
 
 _TARGETS = (2.0, 3.0, 4.0, 4.5, 5.0, 6.0, 8.0)
 
@@ -56,8 +57,14 @@ def main(argv: list[str] | None = None) -> None:
       f"  {row.high:4.0f}  {row.one_byte:7.1%}"
     )
   chosen = sizes[args.target_bytes_per_patch]
-  patcher.save_threshold(args.run, dataclasses.replace(rule, threshold=chosen.threshold))
   logging.info("Threshold %.6f nats: %.3f bytes per patch.", chosen.threshold, chosen.mean)
+  measured = {
+    "target_bytes_per_patch": args.target_bytes_per_patch,
+    "largest_entropy": thresholds.largest_entropy(documents, rule),
+  }
+  warn(chosen, measured)
+  rule = dataclasses.replace(rule, threshold=chosen.threshold)
+  patcher.save_threshold(args.run, rule, **measured)
   if args.png:
     found = [row.threshold for row in sizes.values()]
     grid = np.linspace(min(found), max(found), 40).tolist()
@@ -203,6 +210,18 @@ def measure(
   targets = {target} | {t for t in _TARGETS if smallest <= t <= largest}
   found = {t: thresholds.find_threshold(documents, rule, t) for t in targets}
   return {t: thresholds.patch_sizes(documents, rule, found[t]) for t in targets}
+
+
+def warn(chosen: PatchSizes, measured: Mapping[str, float | None]) -> None:
+  """Warns of patches that no model will learn from.
+
+  Args:
+    chosen: the patches.
+    measured: what `patcher.save_threshold` takes.
+  """
+  WarningSigns(scheme="entropy", **measured).look(
+    threshold=chosen.threshold, patch_size=chosen.mean, one_byte_patches=chosen.one_byte
+  )
 
 
 def draw(curve: Sequence[PatchSizes], chosen: PatchSizes, path: str) -> None:

@@ -36,6 +36,8 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.mixture = ConfigDict()  # instead of a path: name = (path, weight), ...
   data.heldout_path = ""  # held-out text; empty: split some off every source
   data.heldout_fraction = 0.02  # of the documents, where they are split off
+  # Hashed with a document's text to choose those; None: as the run began, else the usual one.
+  data.heldout_salt = placeholder(str)
   data.text_field = "text"  # of JSONL lines; the column of Parquet files
   data.on_error = "raise"  # or "skip": leave bad input out, count it and go on
   data.invalid_utf8 = "keep"  # documents as the bytes they are; or "drop"

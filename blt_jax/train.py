@@ -60,7 +60,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
   step, state, extra = restored or (0, program.create_state(), {})
   batches = feed.training_batches(step, extra.get("data"))
   stopwatch = Stopwatch(**extra.get("time", {}))
-  log = make_run_log(config, model, mesh, program.learning_rate, stopwatch)
+  log = make_run_log(config, model, mesh, program.learning_rate, stopwatch, feed.calibration)
   log.start(step, state.params)
 
   # --- Compiled functions

@@ -6,8 +6,9 @@ from typing import NamedTuple, TypeAlias
 from ml_collections import ConfigDict
 
 from blt_jax.data import mixture
-from blt_jax.data.reading import scored, sources
+from blt_jax.data.reading import heldout, scored, sources
 from blt_jax.data.reading.documents import Dataset, Skipped, SourceOptions
+from blt_jax.runs import folder
 
 Parts: TypeAlias = dict[str, tuple[Dataset, float]]
 
@@ -38,21 +39,44 @@ def open_corpus(data: ConfigDict) -> Corpus:
   return Corpus(*open_parts(data), data.shuffle_window)
 
 
+def keep_split(config: ConfigDict) -> None:
+  """Sets `config.data.heldout_salt` where it is left open: as the run began, else the usual.
+
+  Raises:
+    ValueError: the run began with another one.
+  """
+  data = config.data
+  salt = _salt(folder.find_section(config.workdir, "data") or data)
+  if data.heldout_salt not in (None, salt):
+    raise ValueError(
+      f"config.data.heldout_salt is {data.heldout_salt!r}, and the run in {config.workdir} "
+      f"began with {salt!r}: it would be tested on text that it learned. Leave it out, or "
+      "choose another config.workdir."
+    )
+  data.heldout_salt = salt
+
+
+def _salt(data: ConfigDict) -> str:
+  """What divides training and held-out text; runs of before there was a salt have none."""
+  salt = data.get("heldout_salt", heldout.NO_SALT)
+  return heldout.SALT if salt is None else salt
+
+
 def open_parts(data: ConfigDict) -> tuple[Parts, Parts]:
   """Opens the sources of (training, held-out) text: name -> documents and weight."""
-  options = source_options(data)
-  parts, heldout = {}, {}
+  options, salt = source_options(data), _salt(data)
+  parts, tests = {}, {}
   for name, (path, weight) in _parts(data).items():
     skipped = Skipped(name if data.mixture else "")
     if data.heldout_path:
       train = sources.open_source(path, options, skipped)
     else:
-      train, held = sources.open_split(path, data.heldout_fraction, options, skipped)
-      heldout[name] = held, 1.0
+      train, held = sources.open_split(path, data.heldout_fraction, options, skipped, salt)
+      tests[name] = held, 1.0
     parts[name] = train, weight
   if data.heldout_path:
-    heldout["heldout"] = sources.open_source(data.heldout_path, options), 1.0
-  return parts, heldout
+    tests["heldout"] = sources.open_source(data.heldout_path, options), 1.0
+  return parts, tests
 
 
 def stored_manifests(data: ConfigDict) -> list[tuple[str, scored.Manifest | None]]:

@@ -27,13 +27,16 @@ class Feed:
 
   The rows of a batch come from `num_streams` independent streams of documents, each process
   runs its share of them; so batches do not depend on the number of processes.
+
+  Attributes:
+    calibration: see `patchers.Patcher`.
   """
 
   def __init__(self, config: ConfigDict, mesh: Mesh):
     """Opens the text and the patcher; sets what the config leaves open.
 
-    That is `config.data.num_streams`, and the threshold: as the run began, else as
-    calibration found it.
+    That is `config.data.num_streams` and `heldout_salt`, and the threshold: as the run began,
+    else as calibration found it.
 
     Raises: as `corpus.open_corpus`, `patchers.load_patcher` and `host_share` do, and
       ValueError: the streams do not divide among processes and rows.
@@ -42,8 +45,9 @@ class Feed:
     self._share = host_share(self._shape.batch_size, mesh)
     self._num_streams = _count_streams(config, self._share.count)
     _keep_threshold(config)
+    corpus.keep_split(config)
     patcher = patchers.load_patcher(config.patching, corpus.stored_manifests(config.data))
-    self._patch = patcher.documents()
+    self._patch, self.calibration = patcher.documents(), patcher.calibration
     self._corpus = corpus.open_corpus(config.data)
     self._num_workers, self._seed = config.data.num_workers, config.seed
     is_stream = isinstance(self._corpus.stream(self._seed), grain.IterDataset)

@@ -15,6 +15,7 @@ from blt_jax.parallel import distributed
 from blt_jax.runs import metrics
 from blt_jax.runs.loss_guard import LossGuard
 from blt_jax.runs.stopwatch import Stopwatch
+from blt_jax.runs.warning_signs import WarningSigns, make_warning_signs
 
 Batch = Mapping[str, jax.Array]
 
@@ -35,6 +36,7 @@ class RunLog:
     guard: LossGuard,
     stopwatch: Stopwatch,
     writer: metrics.MetricWriter | None,
+    signs: WarningSigns | None = None,
   ):
     """Takes how often to report, what to compute and where to write, if anywhere.
 
@@ -46,10 +48,12 @@ class RunLog:
       guard: looks at every step.
       stopwatch: measures.
       writer: None on all processes but the lead.
+      signs: what to warn of; likewise.
     """
     self._num_steps, self._every = num_steps, every_steps
     self._learning_rate, self._speed = learning_rate, speed
-    self._guard, self._stopwatch, self._writer = guard, stopwatch, writer
+    self._guard, self._stopwatch = guard, stopwatch
+    self._writer, self._signs = writer, signs
     self._pending: list[tuple[int, Any, Batch]] = []
     self._is_first = True
 
@@ -59,6 +63,7 @@ class RunLog:
       logging.info("Continuing at step %d of %d.", step, self._num_steps)
     num_params = sum(x.size for x in jax.tree.leaves(params))
     logging.info("%s parameters, %d devices.", f"{num_params:,}", jax.device_count())
+    self._look()
 
   def add(self, step: int, step_metrics: Mapping[str, jax.Array], batch: Batch) -> None:
     """Takes a step just dispatched; reports the steps before it when enough are there.
@@ -86,6 +91,7 @@ class RunLog:
     """Reports held-out numbers."""
     self._write(step, "eval", numbers)
     logging.info("Held-out bits per byte at step %d: %.4f", step, numbers["bpb"])
+    self._look(train_loss=self._guard.usual, heldout_loss=numbers.get("loss"))
 
   def close(self) -> None:
     """Writes out what is buffered."""
@@ -109,10 +115,15 @@ class RunLog:
     }
     self._write(step, "train", numbers)
     logging.info(metrics.progress_line(step, self._num_steps, numbers))
+    self._look(**numbers)
 
   def _write(self, step: int, kind: str, numbers: metrics.Numbers) -> None:
     if self._writer is not None:
       self._writer.write(step, kind, numbers)
+
+  def _look(self, **numbers: float | None) -> None:
+    if self._signs is not None:
+      self._signs.look(**numbers)
 
 
 def make_run_log(
@@ -121,10 +132,14 @@ def make_run_log(
   mesh: Mesh,
   learning_rate: Callable[[int], Any],
   stopwatch: Stopwatch,
+  calibration: Mapping[str, float],
 ) -> RunLog:
-  """The log of a run; only process 0 writes."""
+  """The log of a run; only process 0 writes, and warns of signs in what it writes."""
   workdir, section = epath.Path(config.workdir), config.logging
-  writer = metrics.MetricWriter(workdir, section.tensorboard) if distributed.is_lead() else None
+  writer = signs = None
+  if distributed.is_lead():
+    writer = metrics.MetricWriter(workdir, section.tensorboard)
+    signs = make_warning_signs(config, calibration)
   return RunLog(
     num_steps=config.num_steps,
     every_steps=section.every_steps,
@@ -133,4 +148,5 @@ def make_run_log(
     guard=LossGuard(workdir, section.max_loss_jump),
     stopwatch=stopwatch,
     writer=writer,
+    signs=signs,
   )

@@ -9,7 +9,11 @@ from etils import epath
 
 
 class LossGuard:
-  """Looks at each step's loss before anything is saved after it."""
+  """Looks at each step's loss before anything is saved after it.
+
+  Attributes:
+    usual: mean loss of the steps so far, nats per target; the last fifty or so weigh most.
+  """
 
   def __init__(self, workdir: epath.Path, max_jump: float):
     """Takes where to write a bad batch, and by how much the loss may rise.
@@ -19,7 +23,7 @@ class LossGuard:
       max_jump: nats per target above the mean of the steps before, the last fifty or so.
     """
     self._workdir, self._max_jump = workdir, max_jump
-    self._usual: float | None = None
+    self.usual: float | None = None
 
   def check(self, step: int, sums: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> None:
     """Looks at one step.
@@ -34,9 +38,9 @@ class LossGuard:
     """
     loss = float(sums["nats"]) / max(float(sums["targets"]), 1)
     finite = np.isfinite(loss) and np.isfinite(sums["grad_norm"])
-    usual = loss if self._usual is None else self._usual
+    usual = loss if self.usual is None else self.usual
     if finite and loss <= usual + self._max_jump:
-      self._usual = usual + 0.02 * (loss - usual)
+      self.usual = usual + 0.02 * (loss - usual)
       return
     path = self._workdir / f"bad_batch_{step}_process_{jax.process_index()}.npz"
     rows: dict[str, Any] = {name: local_rows(array) for name, array in batch.items()}

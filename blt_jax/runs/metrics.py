@@ -24,12 +24,14 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
   Returns:
     `loss` in nats per target; `bpb`, bits per byte: the cross entropy of all targets,
     EOS included, over the number of bytes; `patch_size` in bytes per patch; the shares
-    of byte slots with a target and of patch slots with a patch.
+    `one_byte_patches` of all patches, of byte slots with a target and of patch slots with a
+    patch.
   """
   return {
     "loss": float(sums["nats"] / max(sums["targets"], 1)),
     "bpb": float(sums["nats"] / math.log(2) / max(sums["bytes"], 1)),
     "patch_size": _patch_size(sums),
+    "one_byte_patches": float(sums["one_byte_patches"] / max(sums["patches"], 1)),
     "byte_slot_use": float(sums["targets"] / sums["byte_slots"]),
     "patch_slot_use": float(sums["patches"] / sums["patch_slots"]),
   }

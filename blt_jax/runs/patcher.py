@@ -1,9 +1,10 @@
 """How a run groups bytes, from `config.patching`: rule, threshold, source of entropies."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ RULE = (
   "threshold_add",
   "reset_at_newline",
 )  # what a threshold goes with
+_MEASURED = ("target_bytes_per_patch", "largest_entropy")
 
 Stored = Sequence[tuple[str, Manifest | None]]  # path of a source, what made its entropies
 
@@ -40,11 +42,14 @@ class Patcher:
     config: the scheme.
     entropy_model: of the entropy scheme.
     encoder: of the bpe scheme.
+    calibration: what `save_threshold` took with the threshold; empty if it is of another
+      origin.
   """
 
   config: PatchingConfig
   entropy_model: runs.EntropyModel | TableModel | None = None
   encoder: PieceEncoder | None = None
+  calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def documents(self) -> PatchDocument:
     """The transformation of raw documents, for the pipeline."""
@@ -92,7 +97,9 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
   threshold = None
   if section.threshold is None and section.patch_size is None:
     threshold = _load_threshold(folder, section)
-  return Patcher(config.make_patching_config(section, threshold), model)
+  rule = config.make_patching_config(section, threshold)
+  folders = [*(path for path, _ in stored), folder]
+  return Patcher(rule, model, calibration=_find_calibration(rule, folders))
 
 
 def _load_encoder(section: ConfigDict) -> PieceEncoder | None:
@@ -162,10 +169,29 @@ def params_digest(params: Any) -> str:
   return digest.hexdigest()[:16]
 
 
-def save_threshold(workdir: str | os.PathLike, rule: PatchingConfig) -> None:
-  """Writes the rule that calibration found next to its model; see `load_patcher`."""
+def save_threshold(
+  workdir: str | os.PathLike, rule: PatchingConfig, **measured: float | None
+) -> None:
+  """Writes the rule that calibration found next to its model; see `load_patcher`.
+
+  Args:
+    workdir: folder of the model, or of the stored entropies.
+    rule: with its threshold.
+    measured: `target_bytes_per_patch`, and `largest_entropy` of the sample in nats, so that
+      training can warn when its text is of another kind.
+  """
   found = {name: getattr(rule, name) for name in ("threshold", *RULE)}
-  Folder(workdir).write_json(THRESHOLD_FILE, found)
+  Folder(workdir).write_json(THRESHOLD_FILE, found | measured)
+
+
+def _find_calibration(rule: PatchingConfig, folders: Sequence[str]) -> dict[str, float]:
+  """What stands beside this very threshold in one of the folders."""
+  for home in map(Folder, folders):
+    with contextlib.suppress(OSError, ValueError):  # missing or damaged: only warnings need it
+      found = home.read_json(THRESHOLD_FILE)
+      if all(found.get(name, False) == getattr(rule, name) for name in ("threshold", *RULE)):
+        return {name: found[name] for name in _MEASURED if found.get(name) is not None}
+  return {}
 
 
 def _load_table(folder: str, section: ConfigDict) -> TableModel:

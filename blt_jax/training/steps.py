@@ -31,8 +31,8 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
 
   Returns:
     float32 scalars: `nats` of cross entropy, `targets` that count in the loss, `bytes`
-    among them (all but EOS), `inputs` that are not padding, and their `patches`;
-    `byte_slots` and `patch_slots`, the size of the batch.
+    among them (all but EOS), `inputs` that are not padding, their `patches` and the
+    `one_byte_patches` among these; `byte_slots` and `patch_slots`, the size of the batch.
   """
   mask = batch["loss_mask"]
   nats = losses.cross_entropy_nats(predict(model, params, batch), batch["targets"])
@@ -46,6 +46,7 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
     "bytes": mask & (batch["targets"] >= tokenizer.OFFSET),
     "inputs": is_input,
     "patches": is_patch,
+    "one_byte_patches": is_patch & (lengths == 1),
     "byte_slots": jnp.ones_like(mask),
     "patch_slots": jnp.ones_like(is_patch),
   }

@@ -71,8 +71,9 @@ def open_split(
   heldout_fraction: float,
   options: SourceOptions | None = None,
   skipped: Skipped | None = None,
+  salt: str = heldout.SALT,
 ) -> tuple[Dataset, Dataset]:
-  """Opens (training, held-out) documents.
+  """Opens (training, held-out) documents, and says what share is held out.
 
   They are divided by their content: whole files of plain text, or pieces where there is a
   single file.
@@ -82,6 +83,7 @@ def open_split(
     heldout_fraction: how many documents to hold out, in [0, 1].
     options: see `open_source`.
     skipped: see `open_source`.
+    salt: see `heldout.hold_out`.
 
   Raises:
     FileNotFoundError: nothing is there.
@@ -90,13 +92,13 @@ def open_split(
   options, skipped = options or SourceOptions(), skipped or Skipped()
   reader = _open(path, options, skipped)
   if isinstance(reader, streams.JsonLinesStream):
-    return heldout.hold_out_of_stream(reader, heldout_fraction)
+    return heldout.hold_out_of_stream(reader, heldout_fraction, salt, path)
   file_ids = reader.file_ids if isinstance(reader, readers.TextReader) else None
   if file_ids is not None and file_ids[0] == file_ids[-1]:
     size = min(options.max_document_bytes, _HELD_OUT_PIECE)
     reader = _open(path, dataclasses.replace(options, max_document_bytes=size), skipped)
     file_ids = None
-  train, held = heldout.hold_out(reader, heldout_fraction, file_ids)
+  train, held = heldout.hold_out(reader, heldout_fraction, file_ids, salt, path)
   return _in_order(train, reader), _in_order(held, reader)
 
 
