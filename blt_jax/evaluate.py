@@ -14,7 +14,7 @@ from blt_jax import config as settings
 from blt_jax.cli import logs
 from blt_jax.data import pipeline
 from blt_jax.parallel import sharding
-from blt_jax.runs import corpus, folder, patcher
+from blt_jax.runs import corpus, folder, patcher, resolve
 from blt_jax.runs.evaluation import Evaluator
 
 
@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> None:
   run = folder.load_run(args.run)
   section, stored = run.config.patching, []
   if (manifest := corpus.find_manifest(args.data)) is not None:
-    section.entropies, stored = "stored", [(args.data, manifest)]
+    stored = [(args.data, manifest)]
+    section = resolve.resolve_patching(resolve.changed(section, entropies="stored"), stored)
   patch = patcher.load_patcher(section, stored).documents()
   documents = corpus.open_all(args.data, run.config.data)
   mesh = sharding.make_mesh()

@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 from blt_jax.data import mixture
 from blt_jax.data.reading import heldout, scored, sources
 from blt_jax.data.reading.documents import Dataset, Skipped, SourceOptions
-from blt_jax.runs import folder
 
 Parts: TypeAlias = dict[str, tuple[Dataset, float]]
 
@@ -39,24 +38,7 @@ def open_corpus(data: ConfigDict) -> Corpus:
   return Corpus(*open_parts(data), data.shuffle_window)
 
 
-def keep_split(config: ConfigDict) -> None:
-  """Sets `config.data.heldout_salt` where it is left open: as the run began, else the usual.
-
-  Raises:
-    ValueError: the run began with another one.
-  """
-  data = config.data
-  salt = _salt(folder.find_section(config.workdir, "data") or data)
-  if data.heldout_salt not in (None, salt):
-    raise ValueError(
-      f"config.data.heldout_salt is {data.heldout_salt!r}, and the run in {config.workdir} "
-      f"began with {salt!r}: it would be tested on text that it learned. Leave it out, or "
-      "choose another config.workdir."
-    )
-  data.heldout_salt = salt
-
-
-def _salt(data: ConfigDict) -> str:
+def salt_of(data: ConfigDict) -> str:
   """What divides training and held-out text; runs of before there was a salt have none."""
   salt = data.get("heldout_salt", heldout.NO_SALT)
   return heldout.SALT if salt is None else salt
@@ -64,7 +46,7 @@ def _salt(data: ConfigDict) -> str:
 
 def open_parts(data: ConfigDict) -> tuple[Parts, Parts]:
   """Opens the sources of (training, held-out) text: name -> documents and weight."""
-  options, salt = source_options(data), _salt(data)
+  options, salt = source_options(data), salt_of(data)
   parts, tests = {}, {}
   for name, (path, weight) in _parts(data).items():
     skipped = Skipped(name if data.mixture else "")

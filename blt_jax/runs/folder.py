@@ -70,9 +70,12 @@ def load_entropy_model(workdir: str | os.PathLike) -> EntropyModel:
 
 
 def _architecture(model):
-  """Settings of a model without those that change only how it is computed."""
+  """Settings of a model without those that change only how it is computed.
+
+  What is not given is None, and was 0 in settings of before.
+  """
   kept = {k: v for k, v in model.items() if k not in ("remat", "unroll")}
-  return {k: _architecture(v) if isinstance(v, dict) else v for k, v in kept.items()}
+  return {k: _architecture(v) if isinstance(v, dict) else v or None for k, v in kept.items()}
 
 
 def load_config(workdir: str | os.PathLike) -> ConfigDict:
@@ -88,11 +91,9 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
   return ConfigDict(atomic.parse_json(path.read_bytes(), path))
 
 
-def find_section(workdir: str | os.PathLike, section: str) -> ConfigDict:
-  """A section of the settings that a run began with; empty if there is no run yet."""
-  if not (epath.Path(workdir) / _CONFIG).exists():
-    return ConfigDict()
-  return load_config(workdir).get(section, ConfigDict())
+def find_config(workdir: str | os.PathLike) -> ConfigDict:
+  """The settings that a run began with; empty if there is no run yet."""
+  return load_config(workdir) if (epath.Path(workdir) / _CONFIG).exists() else ConfigDict()
 
 
 def share_config(workdir: epath.Path, settings: ConfigDict) -> None:

@@ -6,7 +6,7 @@ from blt_jax import kinds
 from blt_jax.decode import language_model
 from blt_jax.decode.table import TableSource
 from blt_jax.entropy.table import TableModel, is_table
-from blt_jax.runs import folder
+from blt_jax.runs import folder, resolve
 from blt_jax.runs import patcher as patchers
 
 
@@ -35,9 +35,10 @@ def load_language_model(
   if section.scheme != "entropy":
     _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)
   if entropy_model:
-    section.entropy_model = entropy_model
-    section.entropies = "table" if is_table(entropy_model) else "model"
-  section.threshold = section.threshold if threshold is None else threshold
+    entropies = "table" if is_table(entropy_model) else "model"
+    section = resolve.changed(section, entropy_model=entropy_model, entropies=entropies)
+  if threshold is not None:
+    section = resolve.changed(section, threshold=threshold)
   patcher = _load_patcher(section, workdir)
   model = patcher.entropy_model
   if isinstance(model, TableModel):
