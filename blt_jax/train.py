@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
 
 def train(config: ConfigDict) -> metrics.Numbers | None:
   """Trains as `config` says; returns the held-out numbers of the end, None if preempted."""
-  distributed.check_same(config)
+  distributed.check_same(folder.to_plain(config))
   bounds.check(config)
   with distributed.failing_together():
     # --- Mesh and model

@@ -23,8 +23,8 @@ from ml_collections import ConfigDict, config_flags
 from blt_jax import config as settings
 from blt_jax import kinds
 from blt_jax.cli import logs
-from blt_jax.cost import advice, hlo, kernels, report, topologies, work
-from blt_jax.runs import program
+from blt_jax.cost import hlo, kernels, report, topologies, work
+from blt_jax.runs import advice, program
 from blt_jax.storage import atomic
 
 _HEARTBEAT = 30  # seconds between signs of life

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
@@ -68,9 +69,9 @@ def from_hf_state(
   entropy_params = None
   if entropy_config is not None:
     entries = names.byte_lm_entries(entropy_config, names.HF, "model.patcher.")
-    entropy_params = _assemble(entropy_config, entries, patcher)
+    entropy_params = _assemble(ByteLM(entropy_config), entries, patcher)
   entries = names.blt_entries(config, names.HF)
-  params = _assemble(config, entries, arrays)
+  params = _assemble(BLT(config), entries, arrays)
   patching = hf.patching_from_hf(config_dict)
   return Converted(config, params, entropy_config, entropy_params, patching)
 
@@ -94,12 +95,12 @@ def from_meta_state(
   """
   config = meta.blt_from_meta(args)
   entries = names.blt_entries(config, names.META)
-  params = _assemble(config, entries, arrays)
+  params = _assemble(BLT(config), entries, arrays)
   if entropy_args is None or entropy_arrays is None:
     return Converted(config, params)
   entropy_config = meta.byte_lm_from_meta(entropy_args)
   entries = names.byte_lm_entries(entropy_config, names.META)
-  entropy_params = _assemble(entropy_config, entries, entropy_arrays)
+  entropy_params = _assemble(ByteLM(entropy_config), entries, entropy_arrays)
   return Converted(config, params, entropy_config, entropy_params)
 
 
@@ -200,16 +201,17 @@ def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:
   return {name: tensor.float().numpy() for name, tensor in state.items()}
 
 
-def _assemble(config, entries, arrays):
+def _assemble(
+  model: nn.Module, entries: list[names.Entry], arrays: Mapping[str, np.ndarray]
+) -> Any:
   """The parameters of a model from foreign arrays."""
-  flat = names.assemble(entries, arrays, _shapes(config))
+  flat = names.assemble(entries, arrays, _shapes(model))
   return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 @functools.lru_cache
-def _shapes(config: BLTConfig | ByteLMConfig) -> Mapping[str, tuple[int, ...]]:
+def _shapes(model: nn.Module) -> Mapping[str, tuple[int, ...]]:
   """Shapes of a model's parameters by path."""
-  model = BLT(config) if isinstance(config, BLTConfig) else ByteLM(config)
   tree = abstract_params(model)
   return {k: v.shape for k, v in flax.traverse_util.flatten_dict(tree, sep="/").items()}
 

@@ -117,6 +117,11 @@ def share_config(workdir: epath.Path, settings: ConfigDict) -> None:
       time.sleep(1)
 
 
+def to_plain(settings: ConfigDict) -> dict[str, Any]:
+  """Settings as JSON holds them."""
+  return json.loads(settings.to_json_best_effort())
+
+
 def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
   """Writes the settings of a run into its folder, which it makes.
 
@@ -124,10 +129,10 @@ def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
     ValueError: the folder holds a run of another model.
     OSError: it cannot be written.
   """
-  text = settings.to_json_best_effort(indent=2)
+  plain = to_plain(settings)
   if (workdir / _CONFIG).exists():
     old = _architecture(load_config(workdir).model.to_dict())
-    new = _architecture(json.loads(text)["model"])
+    new = _architecture(plain["model"])
     changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     if changed:
       raise ValueError(
@@ -136,7 +141,7 @@ def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
       )
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(workdir / _CONFIG, text)
+    atomic.write_text(workdir / _CONFIG, json.dumps(plain, indent=2))
   except OSError as error:
     raise OSError(
       f"config.workdir {workdir} cannot be written: {error}. Choose a folder or a bucket where "

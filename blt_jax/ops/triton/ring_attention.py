@@ -25,7 +25,7 @@ _PROGRAMS = 128  # about as many as there are multiprocessors
 def fits_attend(
   heads: jax.Array, num_heads: int, key_ring: jax.Array, window: int | None
 ) -> bool:
-  """Whether `attend_add` takes these arguments."""
+  """Whether `attend_add` takes heads [B, C, N + 2 G, H] and a ring of keys [B, R, G, H]."""
   length, size, key_heads, head_dim = heads.shape[1], *key_ring.shape[1:]
   queries = length * (num_heads // key_heads)
   has_room = window is None or size >= window + length - 1
