@@ -10,6 +10,7 @@ from rooms import FILES, foreign, imports, in_rooms, is_command, ours, tree
 COMMANDS = [module for module in FILES if is_command(module)]
 ARRAYS_ONLY = ("tokenizer", "patching", "hashing")
 SETTINGS_ROOMS = ("config", "runs", "studies")
+LONG = ("main", "train", "get_config")  # straight lists of steps
 NUMERIC_ROOMS = ("ops", "models", "decode", "training", "patching", "hashing")
 KERNEL_ROOMS = ("blt_jax.ops.triton", "blt_jax.ops.hopper", "blt_jax.ops.tpu")
 MODELS = {"BLT", "ByteLM", "BLTConfig", "ByteLMConfig", "BLTReader", "ByteLMReader"}
