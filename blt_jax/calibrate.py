@@ -16,15 +16,19 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from blt_jax import corpus, logs, patchers, plots, runs, source_flags, thresholds, tokenizer
-from blt_jax.data import mixture, scored, sources
-from blt_jax.data.documents import Dataset, SourceOptions
-from blt_jax.data.entropy import EntropyScorer
-from blt_jax.data.table import TableModel, is_table
+from blt_jax import tokenizer
+from blt_jax.cli import logs, plots, source_flags
+from blt_jax.data import mixture
+from blt_jax.data.reading import scored, sources
+from blt_jax.data.reading.documents import Dataset, SourceOptions
 from blt_jax.data.transforms import Scorer
-from blt_jax.patching import PatchingConfig
-from blt_jax.thresholds import PatchSizes, Scored
-from blt_jax.warning_signs import WarningSigns
+from blt_jax.entropy.neural import EntropyScorer
+from blt_jax.entropy.table import TableModel, is_table
+from blt_jax.patching import PatchingConfig, thresholds
+from blt_jax.patching.thresholds import PatchSizes, Scored
+from blt_jax.runs import corpus, patcher
+from blt_jax.runs import folder as runs
+from blt_jax.runs.warning_signs import WarningSigns
 
 _TARGETS = (2.0, 3.0, 4.0, 4.5, 5.0, 6.0, 8.0)
 
@@ -60,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
   }
   warn(chosen, measured)
   rule = dataclasses.replace(rule, threshold=chosen.threshold)
-  patchers.save_threshold(args.run, rule, **measured)
+  patcher.save_threshold(args.run, rule, **measured)
   if args.png:
     found = [row.threshold for row in sizes.values()]
     grid = np.linspace(min(found), max(found), 40).tolist()
@@ -213,7 +217,7 @@ def warn(chosen: PatchSizes, measured: Mapping[str, float | None]) -> None:
 
   Args:
     chosen: the patches.
-    measured: what `patchers.save_threshold` takes.
+    measured: what `patcher.save_threshold` takes.
   """
   WarningSigns(scheme="entropy", **measured).look(
     threshold=chosen.threshold, patch_size=chosen.mean, one_byte_patches=chosen.one_byte
