@@ -20,11 +20,15 @@ class _Sign(NamedTuple):
   text: str
 
 
+# The quickstart's entropy model has thresholds of 60 to 77 % of the largest entropy for patches
+# of 3 to 8 bytes, after 30 of its 700 steps 82 to 83 %.
+_NEAR = 0.8
+
 _SIGNS = (
   _Sign(
     ("threshold", "largest_entropy"),
-    lambda threshold, largest: threshold > 0.9 * largest,
-    "The threshold is {threshold:.3f} nats, above 90 % of the largest entropy, "
+    lambda threshold, largest: threshold > _NEAR * largest,
+    "The threshold is {threshold:.3f} nats, above 80 % of the largest entropy, "
     "{largest_entropy:.3f}: little but chance starts a patch. Train the entropy model longer, "
     "or let calibrate find a lower config.patching.threshold.",
   ),
@@ -98,7 +102,7 @@ def make_warning_signs(config: ConfigDict, calibration: Mapping[str, float]) -> 
 
   Args:
     config: the whole settings, the threshold resolved.
-    calibration: what `calibrate` measured of this threshold, as `patcher.Patcher` has it.
+    calibration: what `calibrate` measured of this threshold, see `patcher.Patcher`.
   """
   patching, shape = config.patching, settings.make_batch_shape(config)
   has_threshold = patching.scheme == "entropy" and patching.threshold is not None

@@ -17,8 +17,9 @@ from blt_jax.runs.profiling import Profiled
 from blt_jax.runs.stopwatch import Stopwatch
 
 _SUMS = dict(
-  nats=60.0, targets=22, bytes=20, inputs=22, patches=11, byte_slots=40, patch_slots=22
-)
+  nats=60.0, targets=22, bytes=20, inputs=22, patches=11, one_byte_patches=3,
+  byte_slots=40, patch_slots=22,
+)  # fmt: skip
 
 
 def _batch(value=0):
@@ -48,7 +49,7 @@ def test_sums_become_rates():
   numbers = metrics.summarise(_SUMS)
   assert numbers["loss"] == 60 / 22
   assert numbers["bpb"] == pytest.approx(60 / 0.6931471805599453 / 20)
-  assert numbers["patch_size"] == 2.0
+  assert numbers["patch_size"] == 2.0 and numbers["one_byte_patches"] == 3 / 11
   assert numbers["byte_slot_use"] == 0.55 and numbers["patch_slot_use"] == 0.5
 
 

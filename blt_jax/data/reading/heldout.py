@@ -17,7 +17,9 @@ NO_SALT = ""  # of runs from before there was one
 
 # The start of a stream: until 50 documents of the rarer side are expected, or 32 MB of text.
 _SAMPLE_DOCUMENTS, _SAMPLE_BYTES = 50, 32 << 20
-_PATIENCE = 30  # documents expected of a side that shows none; by chance in 1 of 1e13 corpora
+# So many documents expected of a side that shows none: by chance in 1 of 1e13 corpora. Equal
+# documents count less, and are not read for ever either.
+_PATIENCE, _EQUAL = 30, 1 / 30
 _TOO_LITTLE = (
   "too little different text to hold some out; give more, or a file of its own in "
   "config.data.heldout_path."
@@ -115,15 +117,15 @@ def _count_start(stream: grain.IterDataset, fraction: float, salt: str) -> np.nd
   """
   counts = np.zeros((2, 2), np.int64)
   limit, rarer = _limit(fraction), min(fraction, 1 - fraction)
-  different, last = 0, -1  # documents that differ from the one before
+  different, last = 0.0, -1
   for document in stream if rarer > 0 else ():
     number = rank(document.text, salt)
     counts[int(number <= limit)] += 1, len(document.text)
-    different, last = different + (number != last), number
-    expected, has_both = different * rarer, counts[:, 0].all()
+    different += 1 if number != last else _EQUAL
+    last, expected, has_both = number, different * rarer, counts[:, 0].all()
     if has_both and (expected >= _SAMPLE_DOCUMENTS or counts[:, 1].sum() >= _SAMPLE_BYTES):
       break
-    if expected >= _PATIENCE:
+    if not has_both and expected >= _PATIENCE:
       break
     logging.log_every_n_seconds(logging.INFO, "Looking for text to hold out.", 10)
   return counts
