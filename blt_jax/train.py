@@ -41,6 +41,8 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
   distributed.check_same(config)
   settings.check_counts(config)
   with distributed.failing_together():
+    runs.keep_former_ways(config)
+
     # --- Mesh and model
     program = make_program(config)
     mesh, model = program.mesh, program.model

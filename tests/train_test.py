@@ -118,6 +118,28 @@ def test_remat_may_change_while_a_model_trains(tmp_path):
   assert runs.load_config(tmp_path).model.transformer.remat == "full"
 
 
+def test_runs_from_before_a_setting_keep_their_ways(finished, text, tmp_path, caplog):
+  kind, workdir, _ = finished
+  shutil.copytree(workdir, tmp_path / "run")
+  path = tmp_path / "run" / "config.json"
+  stored = json.loads(path.read_text())
+  later = ("hash_document_masks", "cross_document_masks") if kind == "blt" else ()
+  for name in later:
+    assert stored["model"].pop(name)
+  path.write_text(json.dumps(stored))
+  config = runs.load_run(tmp_path / "run").model.config
+  assert not any(getattr(config, name) for name in later)
+  for _ in range(2):  # whether the setting is missing there or says so
+    caplog.clear()
+    goes_on = _config(kind, text, tmp_path / "run")
+    train.train(goes_on)
+    assert [f"config.model.{name}=False and goes on so" in caplog.text for name in later] == [
+      True for _ in later
+    ]
+    assert not any(goes_on.model[name] for name in later)
+  assert all(runs.load_config(workdir).model[name] for name in later)
+
+
 def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
   narrow = dict(param_dtype="bfloat16", moment_dtype="bfloat16")
   config = _config("byte_lm", text, tmp_path / "run", optimizer=narrow)
