@@ -121,26 +121,32 @@ def test_remat_may_change_while_a_model_trains(tmp_path):
   assert runs.load_config(tmp_path).model.transformer.remat == "full"
 
 
-def test_runs_from_before_a_setting_keep_their_ways(finished, text, tmp_path, caplog):
-  kind, workdir, _ = finished
-  shutil.copytree(workdir, tmp_path / "run")
+def test_runs_from_before_a_setting_keep_their_ways(tmp_path, caplog, monkeypatch):
+  later = "hash_document_masks", "cross_document_masks"
+
+  def configure():
+    return tiny_config("blt", workdir=str(tmp_path / "run"))
+
+  def stop(config):  # as soon as train knows what it trains
+    raise InterruptedError([config.model[name] for name in later])
+
+  monkeypatch.setattr(train, "make_program", stop)
+  with pytest.raises(InterruptedError, match="True, True"):
+    train.train(configure())
+  runs.save_config(tmp_path / "run", configure())
   path = tmp_path / "run" / "config.json"
   stored = json.loads(path.read_text())
-  later = ("hash_document_masks", "cross_document_masks") if kind == "blt" else ()
-  for name in later:
-    assert stored["model"].pop(name)
-  path.write_text(json.dumps(stored))
-  config = folder.load_run(tmp_path / "run").model.config
-  assert not any(getattr(config, name) for name in later)
-  for _ in range(2):  # whether the setting is missing there or says so
+  path.write_text(json.dumps(stored | {"model": {
+      k: v for k, v in stored["model"].items() if k not in later}}))  # fmt: skip
+  old = settings.make_model_config(runs.load_config(tmp_path / "run").model)
+  assert not old.hash_document_masks and not old.cross_document_masks
+  for _ in range(2):  # whether the run's settings lack it or say it
     caplog.clear()
-    goes_on = _config(kind, text, tmp_path / "run")
-    train.train(goes_on)
-    assert [f"config.model.{name}=False and goes on so" in caplog.text for name in later] == [
-      True for _ in later
-    ]
-    assert not any(goes_on.model[name] for name in later)
-  assert all(folder.load_config(workdir).model[name] for name in later)
+    config = configure()
+    with pytest.raises(InterruptedError, match="False, False"):
+      train.train(config)
+    assert all(f"config.model.{name}=False and goes on so" in caplog.text for name in later)
+    runs.save_config(tmp_path / "run", config)
 
 
 def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
