@@ -44,6 +44,8 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
   distributed.check_same(folder.to_plain(config))
   bounds.check(config)
   with distributed.failing_together():
+    folder.keep_former_ways(config)
+
     # --- Mesh and model
     program = make_program(config)
     mesh, model = program.mesh, program.model

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blt_jax import hashing
+from blt_jax import hashing, tokenizer
 from blt_jax.decode import blt_cache, layers
 from blt_jax.decode.blt_cache import BLTCache
 from blt_jax.decode.byte_lm import EntropySource
+from blt_jax.decode.columns import running_sum
 from blt_jax.decode.cursor import advance_cursor
 from blt_jax.decode.patch_encoder import encode_patches
 from blt_jax.models.config import BLTConfig
@@ -234,7 +235,10 @@ class BLTReader:
     x = self._encode_patches(weights, cache, ids, real)
     if "latent_projection" in weights:
       x = layers.linear(x, weights["latent_projection"])
-    span = layers.Span(position, count, layers.take(cache.latent_first, ids))
+    first = layers.take(cache.first_patch, ids)
+    if not c.latent_document_masks:
+      first = jnp.zeros_like(first)
+    span = layers.Span(position, count, first)
     x, rings = layers.run_stack(weights["latent"], c.latent, x, rings, span)
     new_patches = self._decoder_patches(weights["decoder"], x)
     patches = [
@@ -259,7 +263,10 @@ class BLTReader:
     context = starts
     window = self.config.encoder_cross and self.config.encoder_cross.window
     if window:
-      context = layers.take(cache.starts, jnp.maximum(ids - window + 1, 0))
+      oldest = jnp.maximum(ids - window + 1, 0)
+      if self.config.masks_cross_windows:
+        oldest = jnp.maximum(oldest, layers.take(cache.first_patch, ids))
+      context = layers.take(cache.starts, oldest)
     ends = jnp.where(real, ends, 0)
     starts, context = jnp.minimum(starts, ends), jnp.minimum(context, ends)
     read = cache.states, cache.byte_keys
@@ -271,11 +278,18 @@ class BLTReader:
     if c.decoder_cross is None:
       x = x + layers.take(cache.patches[0], ids)
     angles = layers.rope_angles(c.decoder, span.positions)
+    first = layers.take(cache.first_patch, ids) if c.masks_cross_windows else None
     rings = []
     for i, (weight, ring) in enumerate(zip(w["layers"], cache.decoder, strict=True)):
       if c.decoder_cross and i < len(w["cross"]):
         x = layers.read_patches(
-          w["cross"][i], c.decoder_cross, c.decoder.norm_epsilon, x, cache.patches[i], ids
+          w["cross"][i],
+          c.decoder_cross,
+          c.decoder.norm_epsilon,
+          x,
+          cache.patches[i],
+          ids,
+          first,
         )
       x, ring = layers.run_block(weight, c.decoder, x, ring, span, angles)
       rings.append(ring)
@@ -310,12 +324,13 @@ def embed(
   reach = max(config.hash_sizes) - 1
   at = position[:, None] + np.arange(-reach, 0)
   before = jnp.where(at >= 0, layers.take(text, jnp.maximum(at, 0)), 0)
-  ids = hashing.ngram_hash_ids(
-    jnp.concatenate([before, tokens], axis=1),
-    config.hash_sizes,
-    config.hash_vocab_size,
-    config.hash_functions,
-  )[:, :, reach:]
+  read = jnp.concatenate([before, tokens], axis=1)
+  documents = None
+  if config.hash_document_masks:
+    ends = (read == tokenizer.EOS_ID).astype(jnp.int32)
+    documents = running_sum(ends) - ends
+  sizes = config.hash_sizes, config.hash_vocab_size, config.hash_functions
+  ids = hashing.ngram_hash_ids(read, *sizes, documents)[:, :, reach:]
   rows = ids + np.arange(len(ids))[:, None, None] * config.hash_vocab_size
   rows = jax.lax.optimization_barrier(rows)  # or each of the D elements hashes again
   return x + weights["hashes"][rows].astype(jnp.float32).sum(axis=0)

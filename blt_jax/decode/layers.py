@@ -194,6 +194,7 @@ def read_patches(
   x: jax.Array,
   patches: jax.Array,
   ids: jax.Array,
+  first: jax.Array | None = None,
 ) -> jax.Array:
   """Each byte reads the vectors of its patches: 2 x + attention, as both references do.
 
@@ -204,6 +205,7 @@ def read_patches(
     x: [B, C, D] byte states.
     patches: [B, M, S, 2, G, H] keys and values of the vectors of each patch.
     ids: int [B, C], the newest patch that each byte reads, 0 or more.
+    first: int [B, C], the oldest that its window may reach; None for 0.
 
   Returns:
     [B, C, D].
@@ -212,16 +214,17 @@ def read_patches(
   window = config.window or 1
   if _on_gpu(gpu_patch_attention.fits_read(query, x.shape[-1])):
     return gpu_patch_attention.read_patches(
-      query, patches, ids, weights["output"], x, window=window, factor=2
+      query, patches, ids, weights["output"], x, first, window=window, factor=2
     )
-  return cross_output(weights, x, _attend_patches(query, patches, ids, window))
+  return cross_output(weights, x, _attend_patches(query, patches, ids, window, first))
 
 
-def _attend_patches(query, patches, ids, window):
+def _attend_patches(query, patches, ids, window, first=None):
   """Mixed heads [B, C, 1, G, R, H] of queries of the same shape."""
   ids = ids[..., None] - np.arange(window)
   read = take(patches, jnp.maximum(ids, 0))  # [B, C, window, S, 2, G, H]
-  visible = jnp.repeat(ids >= 0, read.shape[3], axis=-1)
+  visible = ids >= (0 if first is None else first[..., None])
+  visible = jnp.repeat(visible, read.shape[3], axis=-1)
   read = read.reshape(*ids.shape[:2], -1, *read.shape[4:])
   return masked_attention(query, read[:, :, :, 0], read[:, :, :, 1], visible[:, :, None])
 

@@ -4,7 +4,6 @@ Parameters are float32 and named by logical axes; they are cast where they are u
 Initialisation follows Meta `base_transformer.py`: normal, cut at 3 standard deviations.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -166,13 +165,20 @@ class CrossAttention(nn.Module):
   std: Std = fan_in_std
 
   @nn.compact
-  def __call__(self, x: jax.Array, context: jax.Array, patch_ids: jax.Array) -> jax.Array:
+  def __call__(
+    self,
+    x: jax.Array,
+    context: jax.Array,
+    patch_ids: jax.Array,
+    patch_documents: jax.Array | None = None,
+  ) -> jax.Array:
     """Returns x + attention in the shape of x.
 
     Args:
       x: queries, bytes [B, S, D] or patches [B, P, K, D].
       context: keys and values, the other of the two.
       patch_ids: [B, S] patch that each byte belongs to, or reads.
+      patch_documents: [B, P] document of each patch, beyond which no window reaches, or None.
     """
     c = self.config
     dim = x.shape[-1]
@@ -186,18 +192,20 @@ class CrossAttention(nn.Module):
     context = RMSNorm(self.epsilon, name="context_norm")(context)
     key = project("key", context, c.num_kv_heads)
     value = project("value", context, c.num_kv_heads)
-    mixed = self._attend(query, key, value, patch_ids).reshape(*x.shape[:-1], -1)
+    mixed = self._attend(query, key, value, patch_ids, patch_documents)
+    mixed = mixed.reshape(*x.shape[:-1], -1)
     mixed = checkpoint_name(mixed, attention.SAVED_AS)
     output = Linear(dim, ("contracted", None), lambda _: self.std(dim), name="output")
     return x + output(mixed)
 
-  def _attend(self, query, key, value, patch_ids):
-    attend = (
-      patch_attention.bytes_attend if self.bytes_are_queries else patch_attention.patches_attend
-    )
-    attend = functools.partial(attend, window=self.config.window)
+  def _attend(self, query, key, value, patch_ids, patch_documents):
+    def attend(query, key, value, patch_ids, patch_documents):
+      by_bytes, by_patches = patch_attention.bytes_attend, patch_attention.patches_attend
+      read = by_bytes if self.bytes_are_queries else by_patches
+      return read(query, key, value, patch_ids, self.config.window, patch_documents)
+
     if partitioning.num_shards("heads") > 1:  # else the borders of shards only cost time
       own, other = (("batch", *(None,) * (x.ndim - 3), "heads", None) for x in (query, key))
-      inputs = (own, other, other, ("batch", None))
+      inputs = (own, other, other, ("batch", None), ("batch", None))
       attend = _on_shards(attend, inputs, own, key.shape[-2])
-    return attend(query, key, value, patch_ids)
+    return attend(query, key, value, patch_ids, patch_documents)

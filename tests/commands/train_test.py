@@ -121,6 +121,34 @@ def test_remat_may_change_while_a_model_trains(tmp_path):
   assert runs.load_config(tmp_path).model.transformer.remat == "full"
 
 
+def test_runs_from_before_a_setting_keep_their_ways(tmp_path, caplog, monkeypatch):
+  later = "hash_document_masks", "cross_document_masks"
+
+  def configure():
+    return tiny_config("blt", workdir=str(tmp_path / "run"))
+
+  def stop(config):  # as soon as train knows what it trains
+    raise InterruptedError([config.model[name] for name in later])
+
+  monkeypatch.setattr(train, "make_program", stop)
+  with pytest.raises(InterruptedError, match="True, True"):
+    train.train(configure())
+  runs.save_config(tmp_path / "run", configure())
+  path = tmp_path / "run" / "config.json"
+  stored = json.loads(path.read_text())
+  path.write_text(json.dumps(stored | {"model": {
+      k: v for k, v in stored["model"].items() if k not in later}}))  # fmt: skip
+  old = settings.make_model_config(runs.load_config(tmp_path / "run").model)
+  assert not old.hash_document_masks and not old.cross_document_masks
+  for _ in range(2):  # whether the run's settings lack it or say it
+    caplog.clear()
+    config = configure()
+    with pytest.raises(InterruptedError, match="False, False"):
+      train.train(config)
+    assert all(f"config.model.{name}=False and goes on so" in caplog.text for name in later)
+    runs.save_config(tmp_path / "run", config)
+
+
 def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
   narrow = dict(param_dtype="bfloat16", moment_dtype="bfloat16")
   config = _config("byte_lm", text, tmp_path / "run", optimizer=narrow)

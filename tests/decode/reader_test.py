@@ -30,7 +30,8 @@ VARIANTS = {
   "hf": (
     dataclasses.replace(
       TINY, encoder=stack(16, 2, window=5, num_kv_heads=2), repool=True, document_masks=False,
-      latent_document_masks=False, decoder_cross=CrossAttentionConfig(4, 2),
+      latent_document_masks=False, hash_document_masks=False,
+      decoder_cross=CrossAttentionConfig(4, 2),
     ),
     {"max_patch_length": 2},
   ),
@@ -40,6 +41,13 @@ VARIANTS = {
       decoder_cross=CrossAttentionConfig(4, window=3), vectors_per_patch=4, hash_functions=2,
     ),
     {"threshold": 2.5},
+  ),
+  "windows across": (
+    dataclasses.replace(
+      TINY, encoder_cross=CrossAttentionConfig(4, window=2), latent_document_masks=False,
+      decoder_cross=CrossAttentionConfig(4, window=3), cross_document_masks=False,
+    ),
+    {},
   ),
   "pooled": (
     dataclasses.replace(
@@ -157,7 +165,7 @@ def test_the_rules_of_the_cases_differ():
     (random_blt(config, **rule).lengths(text) > 0).sum(axis=1).mean()
     for config, rule in VARIANTS.values()
   ]
-  assert counts[4] == 2 and 5 < counts[0] < 45 and counts[2] > counts[0]
+  assert counts[-1] == 2 and 5 < counts[0] < 45 and counts[2] > counts[0]
 
 
 def test_context_begins_anew_after_newlines():

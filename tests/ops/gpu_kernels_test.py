@@ -90,20 +90,22 @@ def test_attend_add(window, size, length, key_heads, head_dim, out, monkeypatch)
   chex.assert_trees_all_close(list(got[1:]), want, **SAME)
 
 
+@pytest.mark.parametrize("first", [None, [[0, 1, 1], [2, 2, 4]]])
 @pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("heads, head_dim", [(2, 32), (12, 64)])
-def test_read_patches(window, heads, head_dim):
+def test_read_patches(window, heads, head_dim, first):
   keys = jax.random.split(jax.random.key(2), 4)
   query = jax.random.normal(keys[0], (2, 3, 1, heads, 1, head_dim))
   patches = jax.random.normal(keys[1], (2, 5, 3, 2, heads, head_dim))
   ids = jnp.array([[0, 1, 2], [3, 4, 4]])
+  first = None if first is None else jnp.array(first)
   matrix = jax.random.normal(keys[2], (12, heads * head_dim)) / 8
   residual = jax.random.normal(keys[3], (2, 3, 12))
   assert gpu_patch_attention.fits_read(query, 12)
   got = gpu_patch_attention.read_patches(
-    query, patches, ids, matrix, residual, window=window, factor=2.0, interpret=True
+    query, patches, ids, matrix, residual, first, window=window, factor=2.0, interpret=True
   )
-  mixed = layers._attend_patches(query, patches, ids, window).reshape(2, 3, -1)
+  mixed = layers._attend_patches(query, patches, ids, window, first).reshape(2, 3, -1)
   chex.assert_trees_all_close(got, 2 * residual + mixed @ matrix.T, rtol=1e-4, atol=1e-4)
 
 
