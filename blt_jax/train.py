@@ -16,7 +16,6 @@ from ml_collections import ConfigDict, config_flags
 from blt_jax import config as settings
 from blt_jax.cli import logs
 from blt_jax.parallel import distributed
-from blt_jax.parallel.host_share import host_share
 from blt_jax.runs import bounds, folder, metrics, profiling, resolve
 from blt_jax.runs.checkpoint import Checkpoints
 from blt_jax.runs.evaluation import Evaluator
@@ -44,14 +43,12 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
   distributed.check_same(folder.to_plain(config))
   bounds.check(config)
   with distributed.failing_together():
-    folder.keep_former_ways(config)
+    # --- Settings: what they leave open is decided once
+    config = resolve.resolve(config)
 
     # --- Mesh and model
     program = make_program(config)
     mesh, model = program.mesh, program.model
-
-    # --- Settings: what they leave open is decided once
-    config = resolve.resolve(config, host_share(config.data.batch_size, mesh).count)
 
     # --- Data: worker processes patch documents, threads pack and place batches ahead
     feed = Feed(config, mesh)

@@ -7,7 +7,6 @@ import time
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -21,7 +20,7 @@ from blt_jax.storage import atomic
 _CONFIG = "config.json"
 # Settings of a BLT that came later, as all runs had them before: one whose config.json lacks
 # a setting keeps to that.
-_BEFORE = {"hash_document_masks": False, "cross_document_masks": False}
+FORMER_WAYS = {"hash_document_masks": False, "cross_document_masks": False}
 _SEEN_AFTER = 60  # seconds until network disks show what another host wrote
 
 
@@ -94,27 +93,8 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
     raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); train it first.")
   settings = atomic.parse_json(path.read_bytes(), path)
   if settings.get("model", {}).get("kind") == "blt":
-    settings["model"] = _BEFORE | settings["model"]
+    settings["model"] = FORMER_WAYS | settings["model"]
   return ConfigDict(settings)
-
-
-def keep_former_ways(settings: ConfigDict) -> None:
-  """Has a run that goes on keep what was the default when it began, and says so.
-
-  Args:
-    settings: of the whole run, which are changed.
-  """
-  began_with = find_section(settings.workdir, "model")
-  for name, former in _BEFORE.items():
-    if name in settings.model and began_with.get(name) == former != settings.model[name]:
-      settings.model[name] = former
-      logging.warning(
-        "The run in %s began with config.model.%s=%s and goes on so; choose another "
-        "config.workdir to train with today's default.",
-        settings.workdir,
-        name,
-        former,
-      )
 
 
 def find_config(workdir: str | os.PathLike) -> ConfigDict:

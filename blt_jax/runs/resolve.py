@@ -6,25 +6,28 @@ follows from other settings.
 
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from blt_jax import config as settings
 from blt_jax.data.reading.scored import Manifest
+from blt_jax.parallel import sharding
+from blt_jax.parallel.host_share import host_share
 from blt_jax.runs import corpus, folder
 from blt_jax.runs.patcher import RULE, THRESHOLD_FILE, Stored, check_reset
 from blt_jax.storage.folders import Folder
 
 
-def resolve(config: ConfigDict, num_shares: int = 1) -> FrozenConfigDict:
+def resolve(config: ConfigDict) -> FrozenConfigDict:
   """The settings of a run that is to be trained, nothing left open.
 
   Args:
     config: all settings; it stays as it is.
-    num_shares: processes that make different rows of a batch.
 
   Returns:
     A copy that nobody can write to, with `data.num_streams`, `data.num_patches`,
     `data.heldout_salt`, and of the entropy scheme `patching.entropy_model` and `threshold`.
+    A run that goes on keeps what was the default when it began.
 
   Raises:
     ValueError: the run began with another split of its text; streams do not divide; or as
@@ -32,6 +35,8 @@ def resolve(config: ConfigDict, num_shares: int = 1) -> FrozenConfigDict:
   """
   whole = _copy(config)
   data, began_with = whole.data, folder.find_config(config.workdir)
+  num_shares = host_share(data.batch_size, sharding.make_mesh(**whole.mesh)).count
+  _keep_former_ways(whole, began_with)
   data.num_patches = settings.make_batch_shape(whole).num_patches
   data.num_streams = _num_streams(data, began_with, num_shares)
   data.heldout_salt = _heldout_salt(whole, began_with)
@@ -63,6 +68,20 @@ def resolve_patching(section: ConfigDict, stored: Stored = ()) -> ConfigDict:
   if section.threshold is None and section.patch_size is None:
     section.threshold = _find_threshold(section.entropy_model, section)
   return section
+
+
+def _keep_former_ways(config: ConfigDict, began_with: ConfigDict) -> None:
+  before = began_with.get("model", {})
+  for name, former in folder.FORMER_WAYS.items():
+    if name in config.model and before.get(name) == former != config.model[name]:
+      config.model[name] = former
+      logging.warning(
+        "The run in %s began with config.model.%s=%s and goes on so; choose another "
+        "config.workdir to train with today's default.",
+        config.workdir,
+        name,
+        former,
+      )
 
 
 def changed(section: ConfigDict, **values: Any) -> ConfigDict:

@@ -9,7 +9,7 @@ from source_files import write
 from blt_jax import config
 from blt_jax.data.reading import heldout, sources
 from blt_jax.data.reading.documents import Document, SourceOptions
-from blt_jax.runs import corpus, folder
+from blt_jax.runs import corpus, folder, resolve
 
 
 def texts(dataset):
@@ -129,7 +129,7 @@ def test_runs_keep_the_split_they_began_with(tmp_path):
       if not began_with:
         del old.data.heldout_salt
       folder.save_config(tmp_path / "run", old)
-    corpus.keep_split(settings)
+    settings = resolve.resolve(settings)
     folder.save_config(tmp_path / "run", settings)
     loaded = folder.load_config(tmp_path / "run").data
     parts = [corpus.open_parts(data)[1]["text"][0] for data in (settings.data, loaded)]
