@@ -51,6 +51,7 @@ class RunLog:
     self._guard, self._stopwatch, self._writer = guard, stopwatch, writer
     self._pending: list[tuple[int, Any, Batch]] = []
     self._is_first = True
+    self._warned = False
 
   def start(self, step: int, params: Any) -> None:
     """Says what is trained."""
@@ -98,6 +99,7 @@ class RunLog:
       self._guard.check(step, of_step, batch)
     step = done[-1][0]
     totals = {k: np.sum([s[k] for s in sums], dtype=np.float64) for k in sums[0]}
+    self._warned = self._warned or metrics.warn_of_few_documents(totals)
     times = self._stopwatch.lap(count)
     numbers = {
       **metrics.summarise(totals),

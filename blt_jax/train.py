@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from blt_jax import config as settings
 from blt_jax import distributed, logs, metrics, profiling, runs
 from blt_jax.checkpoint import Checkpoints
+from blt_jax.document_counter import DocumentCounter
 from blt_jax.evaluation import Evaluator
 from blt_jax.feed import Feed
 from blt_jax.program import make_program
@@ -63,6 +64,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
 
   # --- Compiled functions
   train_step = profiling.Profiled(program.train_step(), workdir / "profile", **config.profile)
+  count_documents = DocumentCounter(mesh, config.data.num_streams)
   evaluate = Evaluator(model, feed.heldout_batches(), mesh, config.eval.max_batches)
 
   # --- Loop: nothing waits for the device but the reports and what follows them
@@ -83,8 +85,9 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
       with stopwatch.waiting():
         batch = next(batches)
       step += 1
+      documents = count_documents(batch)
       state, step_metrics = train_step(step, state, batch)
-      log.add(step, step_metrics, batch)
+      log.add(step, step_metrics | documents, batch)
       checkpoints.check()
       if distributed.preempted(step):
         save()
