@@ -10,6 +10,7 @@ the text no matter: held-out bits per byte, on whole documents, are the same up 
 import argparse
 import itertools
 import json
+import os
 import pathlib
 import random
 import subprocess
@@ -104,7 +105,9 @@ def train(
     "logging.tensorboard": False,
   }
   command += [f"--config.{setting}={value}" for setting, value in settings.items()]
-  subprocess.run(command, check=True, stderr=(home / "log").open("w"))
+  compiled = {"JAX_COMPILATION_CACHE_DIR": str(home / "cache")}
+  with (home / "log").open("w") as log:
+    subprocess.run(command, check=True, stderr=log, env=os.environ | compiled)
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
   reports = [line for line in lines if line["kind"] == "train"]
   mixing = ("documents_per_batch", "documents_repeated")

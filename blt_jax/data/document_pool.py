@@ -1,12 +1,13 @@
 """The open documents of a packer: which is due, and which makes up for its patch size."""
 
 import bisect
+import heapq
 from operator import attrgetter
 
 from blt_jax.data.open_document import OpenDocument, Piece
 
+_UNIT = 2**20  # of time
 _PARTNERS = 16  # documents of fit patch size, of which the one that is due first is taken
-_LEAST_PERIOD = 0.5  # of the usual time between pieces, after a piece however short
 _GOLDEN, _SILVER = 5**0.5 / 2 - 0.5, 2**0.5 - 1  # their multiples fill the unit interval evenly
 
 _due = attrgetter("due")
@@ -17,8 +18,8 @@ class DocumentPool:
 
   In a unit of time a document is packed once, give or take a quarter, whatever its size;
   one larger than `share` is packed at that pace, and stays longer. So the pieces of a
-  document lie apart as far as the pool allows, and the oldest is never much older than the
-  text that the pool holds. When documents are due depends on their indices alone.
+  document lie apart as far as the pool allows, and the oldest is not much older than the
+  text that the pool holds. When documents are due follows from their indices and pieces.
 
   Attributes:
     size: ids of all documents, of each `share` at most.
@@ -29,8 +30,8 @@ class DocumentPool:
     self._seq_len, self._share = seq_len, share
     self.size = 0
     self._by_age: dict[int, OpenDocument] = {}  # index -> document, oldest first
-    self._by_due: list[tuple[float, int, OpenDocument]] = []  # due and index, sorted
-    self._by_patch_size: list[tuple[float, int, OpenDocument]] = []  # likewise
+    self._turns: list[tuple[int, int]] = []  # a heap of due and index, some of the past
+    self._by_patch_size: list[tuple[float, int, OpenDocument]] = []  # and index, sorted
 
   def __len__(self) -> int:
     return len(self._by_age)
@@ -41,45 +42,51 @@ class DocumentPool:
     return next(iter(self._by_age.values()))
 
   @property
-  def first_due(self) -> OpenDocument:
-    """The document to take from next."""
-    return self._by_due[0][2]
-
-  @property
   def marks(self) -> str:
     """`index:done:due` of each document, oldest first."""
     return " ".join([document.mark for document in self._by_age.values()])
 
+  def first_due(self) -> OpenDocument:
+    """The document to take from next."""
+    while True:
+      due, index = self._turns[0]
+      document = self._by_age.get(index)
+      if document is not None and document.due == due:
+        return document
+      heapq.heappop(self._turns)
+
   def open(self, document: OpenDocument) -> None:
     """Takes a document younger than all others, and says when it is due."""
-    now = self.first_due.due if self._by_due else 0.0
+    now = self.first_due().due if self._by_age else 0
     phase = (document.index + 1) * _GOLDEN % 1
-    document.due = now + phase * min(document.size, self._seq_len) / self._pace(document)
-    self.restore(document)
+    row = min(document.size, self._seq_len)
+    self.restore(document, now + int(_UNIT * phase * row / self._pace(document)))
 
-  def restore(self, document: OpenDocument) -> None:
-    """Takes a document younger than all others, due when it says."""
+  def restore(self, document: OpenDocument, due: int) -> None:
+    """Takes a document younger than all others, and when it is due."""
+    document.pace = self._pace(document)
+    document.set_due(due)
     self._by_age[document.index] = document
     self.size += min(document.size, self._share)
     self._insert(document)
 
   def _pace(self, document: OpenDocument) -> float:
-    """Ids in a unit of time; they differ, lest documents opened together end together."""
+    """They differ a little, lest documents opened together end together."""
     variation = 0.75 + (document.index + 1) * _SILVER % 1 / 2
     return min(document.size, self._share) * variation
 
   def _insert(self, document: OpenDocument) -> None:
-    bisect.insort(self._by_due, (document.due, document.index, document))
+    heapq.heappush(self._turns, (document.due, document.index))
     bisect.insort(self._by_patch_size, (document.patch_size, document.index, document))
 
   def take(self, document: OpenDocument, positions: int, patches: int) -> Piece:
     """Takes a piece off a document, which leaves the pool if nothing is left."""
-    del self._by_due[bisect.bisect(self._by_due, (document.due, document.index))]
     del self._by_patch_size[self._place(document.patch_size, document.index)]
     piece = document.take(positions, patches)
     if document.left:
-      period = max(positions, _LEAST_PERIOD * min(document.size, self._seq_len))
-      document.due += period / self._pace(document)
+      # After a piece however short, others have their turn.
+      period = max(positions, min(document.size, self._seq_len) / 2) / document.pace
+      document.set_due(document.due + int(_UNIT * period))
       self._insert(document)
     else:
       self.size -= min(document.size, self._share)

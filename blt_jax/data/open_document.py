@@ -39,16 +39,17 @@ class OpenDocument:
     reader_state: of the reader, before it gave this document.
     size: n, all positions.
     due: when its next piece is to be taken, in the time of the pool.
+    pace: positions to be taken in a unit of that time; the pool sets it.
     done: the position where the next piece starts.
     left: positions from there to the end; 0 after the last piece.
     patches_left: patches of a piece that goes to the end.
     patch_size: mean positions per patch of the next `window` patches.
-    mark: `index:done:due`.
+    mark: `index:done:due`, when this was set.
   """
 
   __slots__ = (
     "_ends", "_lengths", "_next", "_tokens", "_window", "digest", "done", "due", "index", "left",
-    "patch_size", "patches_left", "reader_state", "size",
+    "mark", "pace", "patch_size", "patches_left", "reader_state", "size",
   )  # fmt: skip
 
   def __init__(
@@ -63,7 +64,6 @@ class OpenDocument:
     self._ends = self._lengths.cumsum(dtype=np.int64)
     self.size = len(self._tokens)
     self.index, self.reader_state, self._window = index, reader_state, window
-    self.due = 0.0
     self._check()
     self.digest = _digest(self._tokens)
     if self._lengths[0] > 1:
@@ -106,9 +106,10 @@ class OpenDocument:
     patches = min(self.patches_left, self._window)
     self.patch_size = self.reach(patches) / patches
 
-  @property
-  def mark(self) -> str:
-    return f"{self.index}:{self.done}:{self.due!r}"
+  def set_due(self, time: int) -> None:
+    """Sets when the next piece is to be taken."""
+    self.due = time
+    self.mark = f"{self.index}:{self.done}:{self.due}"
 
   def reach(self, patches: int) -> int:
     """Positions of the longest piece of at most this many patches, at least 2."""
@@ -143,5 +144,5 @@ class OpenDocument:
 
 def _digest(tokens: np.ndarray) -> int:
   """Tells documents apart by their ends and their size, at a price that no document feels."""
-  ends = zlib.crc32(tokens[-512:].tobytes(), zlib.crc32(tokens[:512].tobytes(), len(tokens)))
-  return ends % (2**31 - 1) + 1
+  ends = np.concatenate([tokens[:512], tokens[-512:]])
+  return zlib.crc32(ends, len(tokens)) % (2**31 - 1) + 1

@@ -192,8 +192,7 @@ class _PackIterator(grain.DatasetIterator):
     done, _, due = mark.partition(":")
     document.go_on_from(int(done))
     if due:
-      document.due = float(due)
-      self._pool.restore(document)
+      self._pool.restore(document, int(due))
     else:  # of an earlier version
       self._pool.open(document)
 

@@ -30,9 +30,9 @@ class RowFiller:
   def __init__(self, pool: DocumentPool, row: Sequence[np.ndarray]):
     """Takes the pool, and the arrays of a row of `empty_rows`."""
     self._pool = pool
-    self._tokens, self._targets, self._loss_mask, self._lengths, self._names, num_open = row
-    num_open[0] = len(pool)
-    self._named: set[int] = set()
+    self._tokens, self._targets, self._loss_mask, self._lengths = row[:4]
+    self._names, self._num_open = row[4:]
+    self._pieces = 0
     self._seq_len, self._num_patches = len(self._tokens), len(self._lengths)
     self._positions, self._patches = self._seq_len + 1, self._num_patches  # still free
     self._least_positions = max(self._seq_len // 8, 2)  # for the document that is due
@@ -51,7 +51,8 @@ class RowFiller:
     budgets are spent. If one of them ends before, it is taken whole, and nothing else. Of a new
     row, the first gets an eighth of the positions or of the patches, if it has so many.
     """
-    first, partner = self._pool.first_due, None
+    self._num_open[0] = len(self._pool)
+    first, partner = self._pool.first_due(), None
     if self._patches >= 4 and not self._is_filled_by(first):
       partner = self._pool.find_partner(first, self._positions / self._patches)
     if partner is None:
@@ -61,8 +62,7 @@ class RowFiller:
 
   def _is_filled_by(self, document: OpenDocument) -> bool:
     """Whether a document alone spends both budgets, but for a 64th."""
-    positions, patches = document.fit(self._positions, self._patches)
-    return 64 * min(positions / self._positions, patches / self._patches) >= 63
+    return 64 * abs(document.reach(self._patches) - self._positions) <= self._positions
 
   def _add_pair(self, first: OpenDocument, partner: OpenDocument) -> None:
     share = self._share(first, partner)
@@ -103,17 +103,14 @@ class RowFiller:
   def _take(self, document: OpenDocument, patches: int) -> None:
     """Puts the next piece of a document into the row."""
     positions, patches = document.fit(self._positions, patches)
-    self._name(document)
+    if self._pieces < len(self._names):
+      self._names[self._pieces] = document.digest
+    self._pieces += 1
     piece = self._pool.take(document, positions, patches)
     self._write_tokens(piece.tokens)
     self._write_lengths(piece)
     self._positions -= positions
     self._patches -= patches
-
-  def _name(self, document: OpenDocument) -> None:
-    if document.digest not in self._named and len(self._named) < len(self._names):
-      self._names[len(self._named)] = document.digest
-      self._named.add(document.digest)
 
   def _write_tokens(self, tokens: np.ndarray) -> None:
     start = self._seq_len + 1 - self._positions
