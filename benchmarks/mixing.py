@@ -19,7 +19,7 @@ import tempfile
 
 import numpy as np
 
-from blt_jax.data import sources
+from blt_jax.data.reading import sources
 
 _PIECE = 2048  # bytes
 _MODELS = {

@@ -8,8 +8,8 @@ import grain
 import numpy as np
 
 from blt_jax.data import workers
-from blt_jax.data.documents import Dataset, Document
-from blt_jax.data.packing import PackRows
+from blt_jax.data.packing.rows import PackRows
+from blt_jax.data.reading.documents import Dataset, Document
 from blt_jax.data.transforms import PatchDocument
 
 Batch = dict[str, np.ndarray]
@@ -24,7 +24,7 @@ class BatchShape:
     batch_size: B, rows.
     seq_len: S, byte slots in a row.
     num_patches: P, patch slots in a row.
-    pool_size: documents open at once while rows are filled; see `packing.PackRows`.
+    pool_size: documents open at once while rows are filled; see `packing.rows.PackRows`.
     pool_bytes: of text in them; likewise.
   """
 
@@ -50,7 +50,7 @@ def training_batches(
 
   Returns:
     Dataset of dicts: `tokens`, `targets` int32 [B, S], `loss_mask` bool [B, S],
-    `patch_lengths` int32 [B, P]; and which documents these are, see `packing.PackRows`.
+    `patch_lengths` int32 [B, P]; and which documents these are, see `packing.rows.PackRows`.
   """
   return PackRows(
     workers.transform(documents, patch if num_workers else _keep, num_workers),
