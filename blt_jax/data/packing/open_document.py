@@ -48,8 +48,8 @@ class OpenDocument:
   """
 
   __slots__ = (
-    "_ends", "_lengths", "_next", "_tokens", "_window", "digest", "done", "due", "index", "left",
-    "mark", "pace", "patch_size", "patches_left", "reader_state", "size",
+    "_ends", "_lengths", "_next", "_tokens", "_window", "digest", "done", "due", "index",
+    "left", "mark", "pace", "patch_size", "patches_left", "reader_state", "size",
   )  # fmt: skip
 
   def __init__(
