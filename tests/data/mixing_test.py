@@ -89,7 +89,7 @@ def _pieces(folder):
   (folder / "text").write_text("\n".join(_TEXTS))
   sentencepiece.SentencePieceTrainer.train(
     input=str(folder / "text"), model_prefix=str(folder / "model"), model_type="bpe",
-    vocab_size=300, byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
+    vocab_size=400, byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
     normalization_rule_name="identity", remove_extra_whitespaces=False,
   )  # fmt: skip
   return PieceEncoder(str(folder / "model.model"))
