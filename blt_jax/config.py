@@ -44,7 +44,10 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.max_document_bytes = 65_536  # longer text files become several documents
   data.shuffle_window = 10_000  # documents; for what cannot be shuffled globally
   data.num_workers = 0  # processes that patch each stream; 0: a thread of this one
-  data.pool_size = 256  # documents open at once while rows are filled
+  # Rows are filled from so many open documents of each stream, and so many bytes of them. None:
+  # 256 and 3 MiB, or 32 and 384 KiB for each row of a batch.
+  data.pool_size = placeholder(int)
+  data.pool_bytes = placeholder(int)
   # Rows come from so many independent streams of documents, which the processes share: batches
   # depend on it and not on the number of processes. None: as the run began, first one each.
   data.num_streams = placeholder(int)
@@ -177,7 +180,13 @@ def make_batch_shape(config: ConfigDict) -> BatchShape:
   data = config.data
   per_byte = config.patching.scheme == "byte"
   default = data.seq_len + 1 if per_byte else data.seq_len // 4
-  return BatchShape(data.batch_size, data.seq_len, data.num_patches or default, data.pool_size)
+  return BatchShape(
+    batch_size=data.batch_size,
+    seq_len=data.seq_len,
+    num_patches=data.num_patches or default,
+    pool_size=data.pool_size,
+    pool_bytes=data.get("pool_bytes"),  # runs of before have none
+  )
 
 
 def make_optimizer(

@@ -18,6 +18,7 @@ from blt_jax.cli import logs
 from blt_jax.parallel import distributed
 from blt_jax.runs import bounds, folder, metrics, profiling, resolve
 from blt_jax.runs.checkpoint import Checkpoints
+from blt_jax.runs.document_counter import DocumentCounter
 from blt_jax.runs.evaluation import Evaluator
 from blt_jax.runs.feed import Feed
 from blt_jax.runs.log import make_run_log
@@ -68,6 +69,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
 
   # --- Compiled functions
   train_step = profiling.Profiled(program.train_step(), workdir / "profile", **config.profile)
+  count_documents = DocumentCounter(mesh, config.data.num_streams)
   evaluate = Evaluator(model, feed.heldout_batches(), mesh, config.eval.max_batches)
 
   # --- Loop: nothing waits for the device but the reports and what follows them
@@ -88,8 +90,9 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
       with stopwatch.waiting():
         batch = next(batches)
       step += 1
+      documents = count_documents(batch)
       state, step_metrics = train_step(step, state, batch)
-      log.add(step, step_metrics, batch)
+      log.add(step, step_metrics | documents, batch)
       checkpoints.check()
       if distributed.preempted(step):
         save()

@@ -13,7 +13,7 @@ from blt_jax.config import get_config as get_default
 def get_config(stage="blt"):
   config = get_default("byte_lm" if stage == "entropy" else "blt")
   config.workdir = f"runs/quickstart/{stage}"
-  config.data.max_document_bytes = 2048  # so that neighbouring rows mix many files
+  config.data.max_document_bytes = 2048  # so that a short run sees parts of many files
   config.data.seq_len = 1024
   config.data.batch_size = 2
   config.optimizer.learning_rate = 4e-3
@@ -30,7 +30,7 @@ def get_config(stage="blt"):
   else:
     config.num_steps = 800
     config.data.num_patches = 228  # 4.5 bytes each
-    config.data.pool_size = 64  # so that the first row does not wait for many documents
+    config.data.pool_size = 64  # so that few documents are scored that are never learned from
     config.patching.entropy_model = "runs/quickstart/entropy"
     set_stack(config.model.encoder, dim=64, num_layers=1, num_heads=2, window=64)
     set_stack(config.model.latent, dim=128, num_layers=3, num_heads=2)

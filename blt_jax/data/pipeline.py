@@ -9,7 +9,7 @@ import numpy as np
 
 from blt_jax.data import workers
 from blt_jax.data.packing.rows import PackRows
-from blt_jax.data.reading.documents import Dataset
+from blt_jax.data.reading.documents import Dataset, Document
 from blt_jax.data.transforms import PatchDocument
 
 Batch = dict[str, np.ndarray]
@@ -24,13 +24,15 @@ class BatchShape:
     batch_size: B, rows.
     seq_len: S, byte slots in a row.
     num_patches: P, patch slots in a row.
-    pool_size: documents open at once while rows are filled; see `packing.PackRows`.
+    pool_size: documents open at once while rows are filled; see `packing.rows.PackRows`.
+    pool_bytes: of text in them; likewise.
   """
 
   batch_size: int
   seq_len: int
   num_patches: int
-  pool_size: int = 256
+  pool_size: int | None = None
+  pool_bytes: int | None = None
 
 
 def training_batches(
@@ -48,11 +50,17 @@ def training_batches(
 
   Returns:
     Dataset of dicts: `tokens`, `targets` int32 [B, S], `loss_mask` bool [B, S],
-    `patch_lengths` int32 [B, P].
+    `patch_lengths` int32 [B, P]; and which documents these are, see `packing.rows.PackRows`.
   """
-  patched = workers.transform(documents, patch, num_workers)
-  sizes = shape.seq_len, shape.num_patches, shape.pool_size, shape.batch_size
-  return PackRows(patched, *sizes)
+  return PackRows(
+    workers.transform(documents, patch if num_workers else _keep, num_workers),
+    **dataclasses.asdict(shape),
+    patch=None if num_workers else patch,
+  )
+
+
+def _keep(document: Document) -> Document:
+  return document
 
 
 def evaluation_batches(

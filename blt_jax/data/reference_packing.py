@@ -1,7 +1,7 @@
 """Packing as the reference does it, for comparisons with it.
 
 Its rows waste slots, drop bytes and share patches between documents; training uses
-`packing.PackRows`. Reference: Meta `bytelatent/data/iterators/packing_iterator.py`.
+`packing.rows.PackRows`. Reference: Meta `bytelatent/data/iterators/packing_iterator.py`.
 """
 
 import itertools

@@ -68,6 +68,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "data.shuffle_window": _count(high=1e9),
   "data.num_workers": _count(0, 1024),
   "data.pool_size": _count(high=_ROWS),
+  "data.pool_bytes": _count(),
   "data.num_streams": _count(high=_ROWS),
   "data.batch_size": _count(high=_ROWS),
   "data.seq_len": _count(2, _SLOTS),

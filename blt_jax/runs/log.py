@@ -56,6 +56,7 @@ class RunLog:
     self._writer, self._signs = writer, signs
     self._pending: list[tuple[int, Any, Batch]] = []
     self._is_first = True
+    self._warned = False
 
   def start(self, step: int, params: Any) -> None:
     """Says what is trained."""
@@ -105,6 +106,7 @@ class RunLog:
       self._guard.check(step, of_step, batch)
     step = done[-1][0]
     totals = {k: np.sum([s[k] for s in sums], dtype=np.float64) for k in sums[0]}
+    self._warned = self._warned or metrics.warn_of_few_documents(totals)
     times = self._stopwatch.lap(count)
     numbers = {
       **metrics.summarise(totals),

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import tensorboardX
+from absl import logging
 from etils import epath
 
 from blt_jax import kinds
@@ -19,14 +20,21 @@ _UPLOAD_SECONDS = 60
 
 
 def summarise(sums: Mapping[str, float]) -> Numbers:
-  """Turns the sums of `steps.sums` into rates.
+  """Turns the sums of `steps.sums`, and of `DocumentCounter` if there are any, into rates.
 
   Returns:
     `loss` in nats per target; `bpb`, bits per byte: the cross entropy of all targets,
     EOS included, over the number of bytes; `patch_size` in bytes per patch; the shares
     `one_byte_patches` of all patches, of byte slots with a target and of patch slots with a
-    patch.
+    patch; `documents_per_batch`, different documents that a step learns from, and
+    `documents_repeated`, the share of them that the step before had.
   """
+  mixing = {}
+  if "documents" in sums:
+    mixing = {
+      "documents_per_batch": float(sums["documents"] / sums["batches"]),
+      "documents_repeated": float(sums["documents_repeated"] / max(sums["documents"], 1)),
+    }
   return {
     "loss": float(sums["nats"] / max(sums["targets"], 1)),
     "bpb": float(sums["nats"] / math.log(2) / max(sums["bytes"], 1)),
@@ -34,7 +42,26 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     "one_byte_patches": float(sums["one_byte_patches"] / max(sums["patches"], 1)),
     "byte_slot_use": float(sums["targets"] / sums["byte_slots"]),
     "patch_slot_use": float(sums["patches"] / sums["patch_slots"]),
+    **mixing,
   }
+
+
+def warn_of_few_documents(sums: Mapping[str, float]) -> bool:
+  """Says if rows hold few different documents, by the sums of `DocumentCounter`."""
+  if "documents" not in sums:
+    return False
+  count, rows, num_open = (
+    sums[name] / sums["batches"] for name in ("documents", "rows", "documents_open")
+  )
+  is_few = count < min(rows, num_open) / 4
+  if is_few:
+    logging.warning(
+      "A step's %d rows hold %.1f different documents on average: the text is little, or "
+      "repeats itself, and the model will know it by heart. Give more documents.",
+      rows,
+      count,
+    )
+  return bool(is_few)
 
 
 def _patch_size(sums: Mapping[str, float]) -> float:

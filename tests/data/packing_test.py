@@ -12,6 +12,8 @@ from blt_jax import patching, tokenizer
 from blt_jax.data.packing import rows as packing
 from blt_jax.data.packing.rows import PackRows
 
+_HERE = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # no threads
+
 
 def _pack(documents, seq_len, num_patches, config, pool_size=256):
   patched = []
@@ -22,10 +24,11 @@ def _pack(documents, seq_len, num_patches, config, pool_size=256):
   return _pack_patched(patched, seq_len, num_patches, pool_size)
 
 
-def _pack_patched(documents, seq_len, num_patches, pool_size=256, batch_size=None):
-  here = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # no threads
-  source = grain.MapDataset.source(documents)
-  return PackRows(source.to_iter_dataset(here), seq_len, num_patches, pool_size, batch_size)
+def _pack_patched(
+  documents, seq_len, num_patches, pool_size=256, batch_size=None, pool_bytes=None
+):
+  source = grain.MapDataset.source(documents).to_iter_dataset(_HERE)
+  return PackRows(source, seq_len, num_patches, pool_size, batch_size, pool_bytes)
 
 
 @st.composite
@@ -166,26 +169,88 @@ def test_state_passes_the_check_of_grain():
   grain.experimental.assert_equal_output_after_checkpoint(batches)
 
 
-def test_the_oldest_document_is_in_every_row_until_it_ends():
-  rng = np.random.default_rng(0)
-  sizes = rng.integers(2, 400, 60)
-  documents, starts = [], np.cumsum(sizes + 1) - sizes
-  for start, size in zip(starts, sizes, strict=True):
-    cuts = np.flatnonzero(rng.random(size - 1) < rng.choice([0.1, 0.3, 0.9])) + 1
-    lengths = np.diff(cuts, prepend=0, append=size)
-    documents.append({"tokens": np.arange(start, start + size), "patch_lengths": lengths})
-  left = dict(enumerate(sizes - 1))
-  for row in _pack_patched(documents, 64, 20, pool_size=8):
-    targets = row["targets"][row["loss_mask"]]
-    owners, counts = np.unique(
-      np.searchsorted(starts, targets, side="right") - 1, return_counts=True
-    )
-    assert min(left) == owners[0]
-    for owner, count in zip(owners, counts, strict=True):
-      left[owner] -= count
-      if not left[owner]:
-        del left[owner]
-  assert not left
+def _documents_of(sizes):
+  """Documents in patches of two, with ids that no other has."""
+  starts = np.cumsum([10, *sizes])[:-1] + np.arange(len(sizes))
+  return [
+    {
+      "tokens": np.arange(start, start + n),
+      "patch_lengths": np.diff(np.append(range(0, n, 2), n)),
+    }
+    for start, n in zip(starts.tolist(), sizes, strict=True)
+  ]
+
+
+def test_a_long_document_takes_turns_with_short_ones():
+  documents = _documents_of([4000 if i % 100 == 50 else 30 for i in range(2000)])
+  long = np.concatenate([d["tokens"] for d in documents if len(d["tokens"]) == 4000])
+  batches = list(_pack_patched(documents, 64, 33, 256, batch_size=8, pool_bytes=8192))
+  shares = [np.isin(b["targets"], long).sum() / b["loss_mask"].sum() for b in batches[20:80]]
+  assert max(shares) <= 0.75 and min(shares) > 0  # 57 % of the text is in long documents
+
+
+def test_open_text_is_bounded_in_bytes():
+  documents = _documents_of([500] * 100)
+  batches = iter(_pack_patched(documents, 64, 33, 256, batch_size=2, pool_bytes=10_000))
+  for _ in range(150):
+    next(batches)
+    state = batches.get_state()
+    assert len(state["open"].split()) <= 20
+    assert 500 * (state["read"] - state["documents"]["next_index"]) <= 2 * 10_000
+
+
+def test_only_open_documents_are_patched_again():
+  documents, patched = _documents_of([20, 300] * 50), []
+
+  def patch(i):
+    patched.append(int(i))
+    return documents[i]
+
+  def start():
+    indices = grain.MapDataset.range(100).to_iter_dataset(_HERE)
+    return iter(PackRows(indices, 32, 17, pool_size=10, patch=patch))
+
+  rows = start()
+  for _ in range(150):
+    next(rows)
+  state, resumed = rows.get_state(), start()
+  patched.clear()
+  resumed.set_state(state)
+  assert patched == [int(mark.partition(":")[0]) for mark in state["open"].split()]
+  assert len(patched) < state["read"] - patched[0]
+  np.testing.assert_equal(list(resumed), list(rows))
+
+
+def test_a_state_of_an_earlier_version_goes_on_with_what_is_left_and_says_so(caplog):
+  documents = _documents_of([20 + 13 * i % 50 for i in range(12)])
+  # What the version that filled rows from the oldest document saved after 5 rows of these.
+  saved = {
+    "documents": {"next_index": 3},
+    "read": 7,
+    "open": "3:53 4:0 5:0 6:0",
+  }
+  rows = iter(_pack_patched(documents, 32, 17, pool_size=4))
+  rows.set_state(saved)
+  assert "goes on with all that it has not learned from, in another order" in caplog.text
+  targets = np.concatenate([row["targets"][row["loss_mask"]] for row in rows])
+  left = [documents[3]["tokens"][54:], *(d["tokens"][1:] for d in documents[4:])]
+  np.testing.assert_array_equal(np.sort(targets), np.concatenate(left))
+
+
+def test_rows_name_the_documents_of_their_pieces():
+  documents = _documents_of([20, 100, 30, 20])
+  documents[3] = documents[0]  # the same text again
+  names, counts = {}, []
+  for row in _pack_patched(documents, 32, 17, pool_size=1):
+    owners = [
+      i for i, d in enumerate(documents[:3]) if np.isin(d["tokens"], row["tokens"]).any()
+    ]
+    named = row["documents"][row["documents"] > 0]
+    counts.append(row["open_documents"].item())
+    assert len(owners) == len(set(named))
+    for owner, name in zip(owners, named, strict=False):
+      names.setdefault(owner, name)
+  assert len(set(names.values())) == 3 and set(counts) == {1}
 
 
 def test_a_long_document_is_left_open_for_a_bounded_time():

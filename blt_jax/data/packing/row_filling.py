@@ -9,15 +9,18 @@ from blt_jax.data.packing.document_pool import DocumentPool
 from blt_jax.data.packing.open_document import OpenDocument, Piece
 
 Rows = dict[str, np.ndarray]
+_MAX_NAMED = 64  # documents of a row that are named
 
 
 def empty_rows(count: int, seq_len: int, num_patches: int) -> Rows:
-  """Rows to fill: int32 zeros and all the loss; see `packing.PackRows`."""
+  """Rows to fill: int32 zeros and all the loss; see `rows.PackRows`."""
   return {
     "tokens": np.zeros((count, seq_len), np.int32),
     "targets": np.zeros((count, seq_len), np.int32),
     "loss_mask": np.ones((count, seq_len), bool),
     "patch_lengths": np.zeros((count, num_patches), np.int32),
+    "documents": np.zeros((count, min(num_patches // 2, _MAX_NAMED)), np.int32),
+    "open_documents": np.zeros((count, 1), np.int32),
   }
 
 
@@ -27,10 +30,12 @@ class RowFiller:
   def __init__(self, pool: DocumentPool, row: Sequence[np.ndarray]):
     """Takes the pool, and the arrays of a row of `empty_rows`."""
     self._pool = pool
-    self._tokens, self._targets, self._loss_mask, self._lengths = row
+    self._tokens, self._targets, self._loss_mask, self._lengths = row[:4]
+    self._names, self._num_open = row[4:]
+    self._pieces = 0
     self._seq_len, self._num_patches = len(self._tokens), len(self._lengths)
     self._positions, self._patches = self._seq_len + 1, self._num_patches  # still free
-    self._least_positions = max(self._seq_len // 8, 2)  # for the oldest document
+    self._least_positions = max(self._seq_len // 8, 2)  # for the document that is due
     self._least_patches = max(self._num_patches // 8, 2)
 
   @property
@@ -41,44 +46,49 @@ class RowFiller:
   def add(self) -> None:
     """Takes pieces of one or two documents from a pool that is not empty.
 
-    The oldest document goes first. Where it would spend one budget before the other, a
-    document on the other side of the mean joins it, and both are cut where both budgets
-    are spent. If one of them ends before, it is taken whole, and nothing else. Of a new
-    row, the oldest gets an eighth of the positions or of the patches, if it has so many.
+    The document that is due goes first. Where it would spend one budget long before the
+    other, a document on the other side of the mean joins it, and both are cut where both
+    budgets are spent. If one of them ends before, it is taken whole, and nothing else. Of a new
+    row, the first gets an eighth of the positions or of the patches, if it has so many.
     """
-    oldest, partner = self._pool.oldest, None
-    if self._patches >= 4:
-      partner = self._pool.find_partner(self._positions / self._patches)
+    self._num_open[0] = len(self._pool)
+    first, partner = self._pool.first_due(), None
+    if self._patches >= 4 and not self._is_filled_by(first):
+      partner = self._pool.find_partner(first, self._positions / self._patches)
     if partner is None:
-      self._take(oldest, self._patches)
+      self._take(first, self._patches)
     else:
-      self._add_pair(oldest, partner)
+      self._add_pair(first, partner)
 
-  def _add_pair(self, oldest: OpenDocument, partner: OpenDocument) -> None:
-    share = self._share(oldest, partner)
+  def _is_filled_by(self, document: OpenDocument) -> bool:
+    """Whether a document alone spends both budgets, but for a 64th."""
+    return 64 * abs(document.reach(self._patches) - self._positions) <= self._positions
+
+  def _add_pair(self, first: OpenDocument, partner: OpenDocument) -> None:
+    share = self._share(first, partner)
     others = self._patches - share
     room = self._positions - self._least_positions
-    if share < oldest.patches_left and partner.patches_left <= others and partner.left <= room:
+    if share < first.patches_left and partner.patches_left <= others and partner.left <= room:
       self._take(partner, self._patches)
       return
     self._least_positions = self._least_patches = 2
-    if share >= oldest.patches_left:
-      self._take(oldest, self._patches)
+    if share >= first.patches_left:
+      self._take(first, self._patches)
       return
-    self._take(oldest, share)
+    self._take(first, share)
     if self.has_room:
       self._take(partner, self._patches)
 
-  def _share(self, oldest: OpenDocument, partner: OpenDocument) -> int:
-    """Patches of `oldest`, if `partner` has the others and all positions are used."""
+  def _share(self, first: OpenDocument, partner: OpenDocument) -> int:
+    """Patches of `first`, if `partner` has the others and all positions are used."""
     free, patches = self._positions, self._patches
     low, high = min(self._least_patches, patches - 2), patches - 2
-    gain = oldest.patch_size - partner.patch_size
+    gain = first.patch_size - partner.patch_size
     share = min(max(round((free - partner.patch_size * patches) / gain), low), high)
     for _ in range(6):  # the patch sizes are means; the patches at hand differ
-      if share >= oldest.patches_left or patches - share >= partner.patches_left:
+      if share >= first.patches_left or patches - share >= partner.patches_left:
         break
-      excess = oldest.reach(share) + partner.reach(patches - share) - free
+      excess = first.reach(share) + partner.reach(patches - share) - free
       if low == high or abs(excess) <= free >> 8:  # near enough
         break
       if (excess > 0) == (gain > 0):
@@ -93,6 +103,9 @@ class RowFiller:
   def _take(self, document: OpenDocument, patches: int) -> None:
     """Puts the next piece of a document into the row."""
     positions, patches = document.fit(self._positions, patches)
+    if self._pieces < len(self._names):
+      self._names[self._pieces] = document.digest
+    self._pieces += 1
     piece = self._pool.take(document, positions, patches)
     self._write_tokens(piece.tokens)
     self._write_lengths(piece)

@@ -1,13 +1,22 @@
-"""Documents into rows of S byte slots and P patch slots."""
+"""Documents into rows of S byte slots and P patch slots, so that every batch is a mixture.
 
+Open documents take turns at even distances. A seeded choice among them repeats some at once
+and leaves others behind for long; a shuffle of finished rows keeps more text for the same
+mixture, and lanes give short documents more weight than long ones.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import grain
 import numpy as np
+from absl import logging
 
 from blt_jax.data.packing.document_pool import DocumentPool
 from blt_jax.data.packing.open_document import OpenDocument
 from blt_jax.data.packing.row_filling import RowFiller, Rows, empty_rows
+
+_FIRST_BYTES = 2**18  # of open text for each row of the first batch
 
 
 class PackRows(grain.IterDataset):
@@ -17,10 +26,13 @@ class PackRows(grain.IterDataset):
   which sum to n. A row holds `tokens` and `targets` int32 [S], `loss_mask` bool [S] and
   `patch_lengths` int32 [P], as the model takes them: they sum to S + 1 and the first is 1.
   Elements are rows, or batches of them; the last batch is filled with rows without loss.
+  Rows also tell where they come from: `documents` int32 [D], a number of the text of the
+  document of each piece, the first 64 of them at most, 0 where there are fewer; and
+  `open_documents` int32 [1], how many there were to choose from.
 
   Every byte and every EOS is the target of exactly one position, which is in the same
-  document. Rows are filled from a pool of open documents: each takes from the oldest
-  one, and from others whose bytes per patch make up for it. A document that is cut goes
+  document. Rows are filled from a pool of open documents: each takes from the one that is
+  due, and from others whose bytes per patch make up for it. A document that is cut goes
   on in another row from its last target; its patches are those of the document, but
   the first two ids of a piece start patches. Where a piece ends inside a row, an EOS
   without loss stands after it, so that attention stays inside documents. The end of a
@@ -28,11 +40,10 @@ class PackRows(grain.IterDataset):
   last patch.
 
   The iterator's state is small: the state of the documents before the oldest open one,
-  and a position in each open one. Resuming reads again what was read since then, on real
-  text about twice `pool_size * seq_len` ids. Each row takes an eighth of its byte slots
-  or of its patch slots from the oldest document, or more, or all that is left; so what
-  is read again stays below about 8 S / P times `pool_size * seq_len` and twice the
-  longest document.
+  and of each open one its position and when it is due. Resuming reads again what was read
+  since then, which is about `pool_bytes`, at most twice that; documents of more than an
+  eighth of `pool_bytes` stay open for eight times their size. With `patch` it patches
+  again only what is still open.
   """
 
   def __init__(
@@ -40,8 +51,10 @@ class PackRows(grain.IterDataset):
     documents: grain.IterDataset,
     seq_len: int,
     num_patches: int,
-    pool_size: int = 256,
+    pool_size: int | None = None,
     batch_size: int | None = None,
+    pool_bytes: int | None = None,
+    patch: Callable[[Any], dict[str, np.ndarray]] | None = None,
   ):
     """Takes the documents, S and P.
 
@@ -49,9 +62,13 @@ class PackRows(grain.IterDataset):
       documents: to pack, in shuffled order.
       seq_len: S.
       num_patches: P, about S divided by the mean bytes per patch.
-      pool_size: how many documents are open at once, unless those behind the oldest
-        hold that many rows' worth of ids before. 1 keeps the documents in order.
+      pool_size: how many documents are open at once; None: 256, or 32 for each row of a
+        batch if that is more. 1 keeps the documents in order.
       batch_size: B, rows of a batch; None for rows one by one.
+      pool_bytes: how many ids they hold together; None: 3 MiB, or 384 KiB for each row.
+        Eight documents may be open however long they are.
+      patch: makes a document, as above, of what `documents` gives; None where it gives those.
+        What is read again to resume, and is done, is not patched again.
 
     Raises:
       ValueError: S or P is too small for any row, a batch has no row, or no document may
@@ -62,16 +79,23 @@ class PackRows(grain.IterDataset):
       raise ValueError(
         f"Rows need seq_len >= 2 and num_patches >= 3, got {seq_len} and {num_patches}."
       )
-    if pool_size < 1:
-      raise ValueError(f"pool_size is {pool_size}; at least 1 document must be open.")
     if batch_size is not None and batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}; a batch has at least 1 row.")
+    if pool_size is None:
+      pool_size = 32 * max(8, batch_size or 1)
+    if pool_bytes is None:
+      pool_bytes = 3 * 2**17 * max(8, batch_size or 1)
+    if min(pool_size, pool_bytes) < 1:
+      raise ValueError(
+        f"pool_size is {pool_size} and pool_bytes {pool_bytes}; at least 1 document must be "
+        "open."
+      )
     self._documents = documents
-    self._sizes = (seq_len, num_patches, pool_size, batch_size)
+    self._options = (seq_len, num_patches, pool_size, pool_bytes, batch_size, patch)
 
   def __iter__(self) -> "_PackIterator":
     """Starts from the first document."""
-    return _PackIterator(self._documents.__iter__(), *self._sizes)
+    return _PackIterator(self._documents.__iter__(), *self._options)
 
 
 class _PackIterator(grain.DatasetIterator):
@@ -81,14 +105,18 @@ class _PackIterator(grain.DatasetIterator):
     seq_len: int,
     num_patches: int,
     pool_size: int,
+    pool_bytes: int,
     batch_size: int | None,
+    patch: Callable[[Any], dict[str, np.ndarray]] | None,
   ):
     super().__init__(documents)
     self._documents = documents
-    self._seq_len, self._num_patches, self._pool_size = seq_len, num_patches, pool_size
-    self._batch_size = batch_size
-    self._pool = DocumentPool()
+    self._seq_len, self._num_patches = seq_len, num_patches
+    self._pool_size, self._pool_bytes, self._batch_size = pool_size, pool_bytes, batch_size
+    self._patch = patch
+    self._pool = self._empty_pool()
     self._read = 0  # documents
+    self._row = 0  # rows made
     self._is_exhausted = False
 
   def __next__(self) -> Rows:
@@ -106,46 +134,73 @@ class _PackIterator(grain.DatasetIterator):
       while row.has_room and self._fill_pool():
         row.add()
       row.close()
+      self._row += 1
     return rows
 
   def _fill_pool(self) -> bool:
-    """Opens as many documents as may be; returns whether there is any."""
-    pool, size = self._pool, self._pool_size
-    while len(pool) < size and not self._is_exhausted:
-      if pool and pool.left - pool.oldest.left >= size * self._seq_len:
-        break
+    """Opens as many documents as may be; returns whether there is any.
+
+    The first batch does not wait for all of them.
+    """
+    pool = self._pool
+    start = _FIRST_BYTES * (self._batch_size or 1)
+    most = min(start + 4 * self._row * self._seq_len, self._pool_bytes)
+    while len(pool) < self._pool_size and pool.size < most and not self._is_exhausted:
       try:
-        pool.add(self._open())
+        pool.open(self._read_document())
       except StopIteration:
         self._is_exhausted = True
     return len(pool) > 0
 
-  def _open(self) -> OpenDocument:
+  def _empty_pool(self) -> DocumentPool:
+    return DocumentPool(self._seq_len, max(self._pool_bytes // 8, 1))
+
+  def _read_document(self) -> OpenDocument:
     state = self._documents.get_state()
     document = next(self._documents)
+    if self._patch is not None:
+      document = self._patch(document)
     self._read += 1
     return OpenDocument(document, self._read - 1, state, self._num_patches)
 
   def get_state(self) -> dict[str, Any]:
     reader = self._pool.oldest.reader_state if self._pool else self._documents.get_state()
-    return {"documents": reader, "read": self._read, "open": self._pool.marks}
+    return {
+      "documents": reader, "read": self._read, "row": self._row, "open": self._pool.marks
+    }  # fmt: skip
 
   def set_state(self, state: dict[str, Any]) -> None:
+    if "row" not in state:
+      logging.warning(
+        "The checkpoint is of a version that packed documents one after the other: the run "
+        "goes on with all that it has not learned from, in another order."
+      )
     self._documents.set_state(state["documents"])
-    self._pool, self._is_exhausted = DocumentPool(), False
-    done = {int(i): int(d) for i, _, d in (m.partition(":") for m in state["open"].split())}
-    self._read = min(done, default=state["read"])
-    while self._read < state["read"]:
-      try:
-        document = self._open()
-      except StopIteration:
-        raise ValueError(
-          f"The saved state has read {state['read']} documents, but there are only "
-          f"{self._read}: it belongs to other documents."
-        ) from None
-      if document.index in done:
-        document.go_on_from(done[document.index])
-        self._pool.add(document)
+    self._pool, self._is_exhausted = self._empty_pool(), False
+    self._row = state.get("row", 0)
+    marks = {int(i): rest for i, _, rest in (m.partition(":") for m in state["open"].split())}
+    self._read = min(marks, default=state["read"])
+    try:
+      while self._read < state["read"]:
+        if self._read in marks:
+          self._reopen(marks[self._read])
+        else:
+          next(self._documents)
+          self._read += 1
+    except StopIteration:
+      raise ValueError(
+        f"The saved state has read {state['read']} documents, but there are only "
+        f"{self._read}: it belongs to other documents."
+      ) from None
+
+  def _reopen(self, mark: str) -> None:
+    document = self._read_document()
+    done, _, due = mark.partition(":")
+    document.go_on_from(int(done))
+    if due:
+      self._pool.restore(document, int(due))
+    else:  # of an earlier version
+      self._pool.open(document)
 
 
 def slot_use(rows: Rows) -> dict[str, float]:
