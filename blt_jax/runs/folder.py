@@ -7,7 +7,6 @@ import time
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-from etils import epath
 from ml_collections import ConfigDict
 
 from blt_jax import config, kinds
@@ -16,6 +15,7 @@ from blt_jax.models.init import abstract_params
 from blt_jax.parallel import distributed
 from blt_jax.runs import checkpoint
 from blt_jax.storage import atomic
+from blt_jax.storage.folders import Folder
 
 _CONFIG = "config.json"
 _SEEN_AFTER = 60  # seconds until network disks show what another host wrote
@@ -52,7 +52,7 @@ def load_run(workdir: str | os.PathLike) -> Run:
   """
   settings = load_config(workdir)
   model = kinds.build_model(config.make_model_config(settings.model))
-  params = checkpoint.load_params(epath.Path(workdir), abstract_params(model))
+  params = checkpoint.load_params(workdir, abstract_params(model))
   return Run(settings, model, params)
 
 
@@ -82,20 +82,20 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
     FileNotFoundError: the folder holds no run.
     ValueError: its settings are damaged.
   """
-  path = epath.Path(workdir) / _CONFIG
-  if not path.exists():
+  home = Folder(workdir)
+  if not home.exists(_CONFIG):
     raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); train it first.")
-  return ConfigDict(atomic.parse_json(path.read_bytes(), path))
+  return ConfigDict(home.read_json(_CONFIG))
 
 
 def find_section(workdir: str | os.PathLike, section: str) -> ConfigDict:
   """A section of the settings that a run began with; empty if there is no run yet."""
-  if not (epath.Path(workdir) / _CONFIG).exists():
+  if not Folder(workdir).exists(_CONFIG):
     return ConfigDict()
   return load_config(workdir).get(section, ConfigDict())
 
 
-def share_config(workdir: epath.Path, settings: ConfigDict) -> None:
+def share_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
   """Has process 0 write the settings of a run into its folder; all processes call it.
 
   Raises:
@@ -107,7 +107,7 @@ def share_config(workdir: epath.Path, settings: ConfigDict) -> None:
       save_config(workdir, settings)
   with distributed.failing_together():
     deadline = time.monotonic() + _SEEN_AFTER
-    while not (workdir / _CONFIG).exists():
+    while not Folder(workdir).exists(_CONFIG):
       if time.monotonic() > deadline:
         raise FileNotFoundError(
           f"config.workdir {workdir} must be one folder that all hosts see, on a shared disk "
@@ -116,7 +116,7 @@ def share_config(workdir: epath.Path, settings: ConfigDict) -> None:
       time.sleep(1)
 
 
-def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
+def save_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
   """Writes the settings of a run into its folder, which it makes.
 
   Raises:
@@ -124,7 +124,8 @@ def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
     OSError: it cannot be written.
   """
   text = settings.to_json_best_effort(indent=2)
-  if (workdir / _CONFIG).exists():
+  home = Folder(workdir)
+  if home.exists(_CONFIG):
     old = _architecture(load_config(workdir).model.to_dict())
     new = _architecture(json.loads(text)["model"])
     changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
@@ -133,11 +134,8 @@ def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
         f"{workdir} holds a run of another model: config.model differs in {changed}. "
         "Choose another config.workdir, or remove the old run."
       )
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(workdir / _CONFIG, text)
-  except OSError as error:
-    raise OSError(
-      f"config.workdir {workdir} cannot be written: {error}. Choose a folder or a bucket where "
-      "you may write."
-    ) from error
+  advice = "Choose a folder or a bucket where you may write"
+  with atomic.explaining(f"config.workdir {workdir}", advice):
+    home.make()
+    with atomic.writing(home.path_of(_CONFIG)) as file:
+      file.write(text + "\n")

@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -123,7 +122,7 @@ def make_run_log(
   stopwatch: Stopwatch,
 ) -> RunLog:
   """The log of a run; only process 0 writes."""
-  workdir, section = epath.Path(config.workdir), config.logging
+  workdir, section = config.workdir, config.logging
   writer = metrics.MetricWriter(workdir, section.tensorboard) if distributed.is_lead() else None
   return RunLog(
     num_steps=config.num_steps,
