@@ -12,7 +12,7 @@ import tensorboardX
 
 from blt_jax import kinds
 from blt_jax.cost import flops
-from blt_jax.storage.mirror import Mirror
+from blt_jax.storage.folders import Mirror
 
 Numbers = dict[str, float]
 _LINES = "metrics.jsonl"

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from blt_jax.parallel import distributed
-from blt_jax.storage.mirror import Mirror
+from blt_jax.storage.folders import Mirror
 
 
 class Profiled:

@@ -41,7 +41,7 @@ def new_file(path: Path) -> Iterator[pathlib.Path]:
     return
   whole = pathlib.Path(os.path.realpath(name))
   if not whole.parent.is_dir():
-    raise FileNotFoundError(f"{path} cannot be written: there is no folder {whole.parent}.")
+    raise FileNotFoundError(f"no folder {whole.parent}; make it first.")
   with tempfile.TemporaryDirectory(".partial", f".{whole.name}.", whole.parent) as aside:
     partial = pathlib.Path(aside, whole.name)
     yield partial
@@ -72,20 +72,11 @@ def explaining(path: Path, advice: str = CHECK) -> Iterator[None]:
     raise OSError(f"{path} cannot be written: {str(error).rstrip('.')}. {advice}.") from error
 
 
-def write_text(path: Path, text: str) -> None:
-  """Writes a whole text and a newline.
-
-  Raises:
-    OSError: it cannot be written.
-  """
-  with explaining(path), writing(path) as file:
-    file.write(text + "\n")
-
-
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:
   """Writes a JSON object.
 
   Raises:
     OSError: it cannot be written.
   """
-  write_text(path, json.dumps(fields, indent=2))
+  with explaining(path), writing(path) as file:
+    file.write(json.dumps(fields, indent=2) + "\n")

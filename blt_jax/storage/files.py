@@ -112,8 +112,8 @@ def list_files(path: str, reject: Callable[[OSError], None] | None = None) -> li
 def _walk(root: str, reject: Callable[[OSError], None]) -> Iterator[str]:
   """Files at any depth; fsspec's own walk leaves out what it cannot read, without a word."""
   for folder, _, names in os.walk(root, onerror=reject):
-    paths = (f"{folder.rstrip('/')}/{name}" for name in names)
-    yield from (path for path in paths if os.path.isfile(path) or os.path.islink(path))
+    found = (f"{folder.rstrip('/')}/{name}" for name in names)
+    yield from (path for path in found if os.path.isfile(path) or os.path.islink(path))
 
 
 def _raise(error: OSError) -> None:

@@ -4,6 +4,8 @@ import contextlib
 import operator
 import os
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,3 +83,39 @@ class Folder:
   def new_file(self, name: str) -> contextlib.AbstractContextManager[pathlib.Path]:
     """A local path to write a file at, see `atomic.new_file`."""
     return atomic.new_file(self.path_of(name))
+
+
+class Mirror:
+  """A folder of this machine: that which is meant, or one whose files are uploaded to it.
+
+  Objects of a bucket cannot grow: each `push` writes them again.
+
+  Attributes:
+    path: of the folder of this machine.
+  """
+
+  def __init__(self, folder: Path, *names: str):
+    """Takes the folder, and the names of files to go on with where they are in it.
+
+    Raises:
+      ValueError: no library for such a URL.
+    """
+    self._folder = Folder(folder)
+    self._aside = tempfile.TemporaryDirectory() if self._folder.is_remote else None
+    if self._aside is None:
+      self.path = pathlib.Path(paths.find_filesystem(folder)[1])
+      return
+    self.path = pathlib.Path(self._aside.name)
+    for name in filter(self._folder.exists, names):
+      (self.path / name).write_bytes(files.read_bytes(self._folder.path_of(name)))
+
+  def push(self) -> None:
+    """Uploads all files, where they are to be remote.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    for path in self.path.rglob("*") if self._aside is not None else ():
+      if path.is_file():
+        with self._folder.new_file(path.relative_to(self.path).as_posix()) as copy:
+          shutil.copyfile(path, copy)
