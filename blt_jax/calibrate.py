@@ -29,6 +29,7 @@ from blt_jax.patching.thresholds import PatchSizes, Scored
 from blt_jax.runs import corpus, patcher
 from blt_jax.runs import folder as runs
 from blt_jax.runs.warning_signs import WarningSigns
+from blt_jax.storage import atomic
 
 _TARGETS = (2.0, 3.0, 4.0, 4.5, 5.0, 6.0, 8.0)
 
@@ -243,7 +244,8 @@ def draw(curve: Sequence[PatchSizes], chosen: PatchSizes, path: str) -> None:
   share.plot(chosen.threshold, chosen.one_byte, "o", color="tab:red")
   share.set_ylabel("Share of one-byte patches")
   share.set_xlabel("Threshold (nats)")
-  figure.savefig(path, dpi=150)
+  with atomic.new_file(path) as file:
+    figure.savefig(file, dpi=150)
   pyplot.close(figure)
 
 

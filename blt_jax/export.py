@@ -8,10 +8,11 @@ The folder is a run to all programs but `train`. Large models want JAX_PLATFORMS
 import argparse
 
 from absl import logging
-from etils import epath
 
 from blt_jax.cli import logs
 from blt_jax.runs import checkpoint, folder, patcher
+from blt_jax.storage import paths
+from blt_jax.storage.folders import Folder
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,15 +32,14 @@ def export(workdir: str, output: str) -> None:
     FileNotFoundError: there is no run, or no checkpoint.
     ValueError: the output exists.
   """
-  source, target = epath.Path(workdir), epath.Path(output)
-  if target.exists():
+  if paths.exists(output):
     raise ValueError(f"--output={output} exists; name a new folder, or remove it.")
-  step, run = checkpoint.find_step(source), folder.load_run(source)
-  checkpoint.save_params(target, step, run.params)
-  threshold = source / patcher.THRESHOLD_FILE
-  if threshold.exists():
-    threshold.copy(target / patcher.THRESHOLD_FILE)
-  folder.save_config(target, run.config)  # last: without it the folder is no run
+  step, run = checkpoint.find_step(workdir), folder.load_run(workdir)
+  checkpoint.save_params(output, step, run.params)
+  source, name = Folder(workdir), patcher.THRESHOLD_FILE
+  if source.exists(name):
+    Folder(output).write_json(name, source.read_json(name))
+  folder.save_config(output, run.config)  # last: without it the folder is no run
   logging.info("The weights of %s at step %d are in %s.", workdir, step, output)
 
 

@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import json
 import os
-import pathlib
 import sys
 from typing import Any, TextIO
 
@@ -28,7 +27,7 @@ from blt_jax.decode.generation import Generation
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
 from blt_jax.runs import loading
-from blt_jax.storage import atomic
+from blt_jax.storage import atomic, files
 
 _OPTIONS = dict(
     max_bytes=(int, "bytes to add at most"),
@@ -60,7 +59,7 @@ def _run(args) -> str | int:
   if not args.input:
     prompt = _prompt(args)
     return _run_one(_generator(args), prompt, options, args)
-  lines = pathlib.Path(args.input).read_bytes().splitlines()
+  lines = files.read_bytes(args.input).splitlines()
   with atomic.writing(args.output) as file:
     return _run_lines(_generator(args), lines, options, args, file)
 
@@ -120,7 +119,7 @@ def _prompt(args) -> bytes:
   if args.prompt is not None:
     return os.fsencode(args.prompt)
   if args.file not in (None, "-"):
-    return pathlib.Path(args.file).read_bytes()
+    return files.read_bytes(args.file)
   if sys.stdin is None or (args.file is None and sys.stdin.isatty()):
     return b""
   return sys.stdin.buffer.read()

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import grain
 import jax
 from absl import logging
-from etils import epath
 from tqdm import tqdm
 
 from blt_jax import tokenizer
@@ -100,7 +99,7 @@ def _make_manifest(
 ) -> scored.Manifest:
   return scored.Manifest(
     model=args.model,
-    step=checkpoint.find_step(epath.Path(args.model)),
+    step=checkpoint.find_step(args.model),
     digest=patcher.params_digest(model.params),
     window=window_of(model.config),
     compute_dtype=model.config.dtype,

@@ -5,7 +5,6 @@ python -m blt_jax.show_patches --run=runs/quickstart/blt --text=... --png=patche
 """
 
 import argparse
-import pathlib
 import sys
 
 import numpy as np
@@ -15,6 +14,7 @@ from blt_jax.cli import logs
 from blt_jax.cli.patch_view import Patched, draw, render
 from blt_jax.runs import folder
 from blt_jax.runs import patcher as patchers
+from blt_jax.storage import files
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--png", help="draw the entropies to this file as well")
   args = parser.parse_args(argv)
   logs.show_progress()
-  text = pathlib.Path(args.file).read_bytes() if args.file else args.text
+  text = files.read_bytes(args.file) if args.file else args.text
   patched = patch_text(text, patchers.load_patcher(folder.load_config(args.run).patching))
   print(render(patched, use_colour=sys.stdout.isatty()))
   if args.png:

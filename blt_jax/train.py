@@ -10,7 +10,6 @@ see `distributed.start`. SIGTERM saves a checkpoint at the next step and ends wi
 import contextlib
 
 from absl import app, logging
-from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from blt_jax import config as settings
@@ -24,6 +23,7 @@ from blt_jax.runs.feed import Feed
 from blt_jax.runs.log import make_run_log
 from blt_jax.runs.program import make_program
 from blt_jax.runs.stopwatch import Stopwatch
+from blt_jax.storage.folders import Folder
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="File with the settings.")
 
@@ -55,9 +55,8 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
     feed = Feed(config, mesh)
 
   # --- The run's folder
-  workdir = epath.Path(config.workdir)
-  folder.share_config(workdir, config)
-  checkpoints = Checkpoints(workdir, **settings.kept_checkpoints(config))
+  folder.share_config(config.workdir, config)
+  checkpoints = Checkpoints(config.workdir, **settings.kept_checkpoints(config))
 
   # --- State: continue from the run's newest checkpoint that can be read, else start
   restored = checkpoints.restore(program.abstract_state)
@@ -68,7 +67,8 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
   log.start(step, state.params)
 
   # --- Compiled functions
-  train_step = profiling.Profiled(program.train_step(), workdir / "profile", **config.profile)
+  traces = Folder(config.workdir).path_of("profile")
+  train_step = profiling.Profiled(program.train_step(), traces, **config.profile)
   count_documents = DocumentCounter(mesh, config.data.num_streams)
   evaluate = Evaluator(model, feed.heldout_batches(), mesh, config.eval.max_batches)
 

@@ -7,9 +7,7 @@ Needs libtpu (`pip install 'blt_jax[tpu]'`) and minutes. Exit status 1: it does 
 """
 
 import contextlib
-import json
 import math
-import pathlib
 import sys
 import threading
 import time
@@ -49,7 +47,7 @@ def main(argv: list[str]) -> None:
     sys.exit(1)
   print(report.to_text(result))
   if given.json:
-    atomic.write_text(pathlib.Path(given.json), json.dumps(result.to_dict(), indent=2))
+    atomic.write_json(given.json, result.to_dict())
 
 
 def compile_step(config: ConfigDict, topology: topologies.Topology) -> report.Report:

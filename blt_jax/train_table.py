@@ -10,7 +10,6 @@ bytes before the next one; contexts that it saw less than twice give way to shor
 import argparse
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
   """Trains, writes the table and says how good it is."""
   args = _parse(argv)
   logs.show_progress()
-  if pathlib.Path(args.output).exists():
+  if not table.is_free(args.output):
     raise ValueError(f"{args.output} exists; remove it, or choose another --output.")
   orders = _parse_orders(args.orders)
   if args.buckets not in (1 << n for n in range(8, 32)):

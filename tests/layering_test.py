@@ -48,6 +48,14 @@ def test_data_knows_nothing_of_models(module):
 
 
 @pytest.mark.parametrize("module", FILES)
+def test_storage_alone_knows_how_paths_are_reached(module):
+  if not module.startswith("blt_jax.storage"):
+    assert "fsspec" not in foreign(module)
+    assert "etils" not in foreign(module) or module == "blt_jax.runs.checkpoint"
+    assert not {"tempfile", "shutil", "glob"} & {n.partition(".")[0] for n in imports(module)}
+
+
+@pytest.mark.parametrize("module", FILES)
 def test_nothing_imports_a_command(module):
   assert not ours(module) & set(COMMANDS)
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.cli import plots
+from blt_jax.storage import atomic
 
 # Background colours that take turns, readable under black text.
 _COLOURS = (223, 153, 117, 218)
@@ -92,5 +93,6 @@ def draw(patched: Patched, path: str) -> None:
     axes.axhline(patched.threshold, color="tab:red", linestyle="--", linewidth=1)
   axes.set_xticks(range(count), [_cell(t).replace(" ", "_") for t in patched.tokens])
   axes.set_xlim(-0.5, count - 0.5)
-  figure.savefig(path, dpi=150)
+  with atomic.new_file(path) as file:
+    figure.savefig(file, dpi=150)
   pyplot.close(figure)

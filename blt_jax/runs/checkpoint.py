@@ -15,7 +15,9 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from blt_jax.parallel import distributed
-from blt_jax.storage import files
+from blt_jax.storage import atomic
+from blt_jax.storage.folders import Folder
+from blt_jax.storage.paths import Path
 from blt_jax.training.state import TrainState
 
 Json = dict[str, Any]
@@ -37,7 +39,7 @@ class Checkpoints:
   """
 
   def __init__(
-    self, workdir: epath.Path, keep: int = 2, keep_every: int | None = None, best: int = 0
+    self, workdir: Path, keep: int = 2, keep_every: int | None = None, best: int = 0
   ):
     """Opens the folder and removes what a killed process left half-written.
 
@@ -58,6 +60,7 @@ class Checkpoints:
       cleanup_tmp_directories=True,
     )
     self._workdir, self._folder = workdir, _folder(workdir)
+    self._damaged = self._folder.parent / "damaged"
     self._is_damaged = False
     bad = [s for s in _find_steps(self._folder) if not _has_good_metrics(self._folder / str(s))]
     for step in distributed.gather(bad)[0]:
@@ -131,7 +134,7 @@ class Checkpoints:
     if self._is_damaged:
       raise ValueError(
         f"None of the checkpoints of {self._workdir} can be read. They are in "
-        f"{self._workdir / 'damaged'}; start again in another config.workdir."
+        f"{self._damaged}; start again in another config.workdir."
       )
     return None
 
@@ -168,9 +171,8 @@ class Checkpoints:
     )
     self._is_damaged = True
     if distributed.is_lead():
-      (self._workdir / "damaged").mkdir(exist_ok=True)
-      place = self._workdir / "damaged" / f"{step}-{time.time():.0f}"
-      (self._folder / str(step)).rename(place)
+      self._damaged.mkdir(exist_ok=True)
+      (self._folder / str(step)).rename(self._damaged / f"{step}-{time.time():.0f}")
     distributed.gather(None)  # nobody looks before it is done
 
   @contextlib.contextmanager
@@ -180,7 +182,7 @@ class Checkpoints:
     except jax.errors.JaxRuntimeError:
       raise  # of a step or of a connection, not of writing
     except Exception as error:  # each library below has exceptions of its own
-      advice = "Check free space and permissions"
+      advice = atomic.CHECK
       if isinstance(error, TimeoutError):  # so Orbax calls all that ends its waiting
         advice = (
           "Another process stopped first (see its log), or the disk or bucket is too slow"
@@ -195,7 +197,7 @@ class _OtherModelError(ValueError):
   pass
 
 
-def find_step(workdir: epath.Path) -> int:
+def find_step(workdir: Path) -> int:
   """The step of the newest checkpoint of a run.
 
   Raises:
@@ -207,7 +209,7 @@ def find_step(workdir: epath.Path) -> int:
   return max(steps)
 
 
-def load_params(workdir: epath.Path, abstract: Any) -> Any:
+def load_params(workdir: Path, abstract: Any) -> Any:
   """The parameters of the newest checkpoint of a run, for this process alone.
 
   Args:
@@ -235,7 +237,7 @@ def load_params(workdir: epath.Path, abstract: Any) -> Any:
       ) from error
 
 
-def save_params(workdir: epath.Path, step: int, params: Any) -> None:
+def save_params(workdir: Path, step: int, params: Any) -> None:
   """Writes parameters only, where `load_params` finds them."""
   items = ocp.args.Composite(state=ocp.args.StandardSave({"params": params}))
   with ocp.CheckpointManager(_folder(workdir)) as manager:
@@ -283,7 +285,13 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   return {name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _folder(workdir: epath.Path) -> epath.Path:
-  """Orbax wants the whole path."""
-  folder = epath.Path(workdir) / "checkpoints"
-  return folder if files.is_remote(str(folder)) else folder.resolve()
+def _folder(workdir: Path) -> epath.Path:
+  """As Orbax wants it, which stores arrays with TensorStore.
+
+  Raises:
+    ValueError: TensorStore does not write there.
+  """
+  folder = Folder(workdir)
+  if folder.is_remote and not folder.path.startswith(("gs://", "s3://")):
+    raise ValueError(f"{workdir} can hold no checkpoints; give a folder, or gs:// or s3://.")
+  return epath.Path(folder.path_of("checkpoints"))

@@ -7,7 +7,6 @@ import time
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-from etils import epath
 from ml_collections import ConfigDict
 
 from blt_jax import config, kinds
@@ -16,6 +15,7 @@ from blt_jax.models.init import abstract_params
 from blt_jax.parallel import distributed
 from blt_jax.runs import checkpoint
 from blt_jax.storage import atomic
+from blt_jax.storage.folders import Folder
 
 _CONFIG = "config.json"
 # Settings of a BLT that came later, as all runs had them before: one whose config.json lacks
@@ -55,7 +55,7 @@ def load_run(workdir: str | os.PathLike) -> Run:
   """
   settings = load_config(workdir)
   model = kinds.build_model(config.make_model_config(settings.model))
-  params = checkpoint.load_params(epath.Path(workdir), abstract_params(model))
+  params = checkpoint.load_params(workdir, abstract_params(model))
   return Run(settings, model, params)
 
 
@@ -88,10 +88,10 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
     FileNotFoundError: the folder holds no run.
     ValueError: its settings are damaged.
   """
-  path = epath.Path(workdir) / _CONFIG
-  if not path.exists():
+  home = Folder(workdir)
+  if not home.exists(_CONFIG):
     raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); train it first.")
-  settings = atomic.parse_json(path.read_bytes(), path)
+  settings = home.read_json(_CONFIG)
   if settings.get("model", {}).get("kind") == "blt":
     settings["model"] = FORMER_WAYS | settings["model"]
   return ConfigDict(settings)
@@ -99,10 +99,10 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
 
 def find_config(workdir: str | os.PathLike) -> ConfigDict:
   """The settings that a run began with; empty if there is no run yet."""
-  return load_config(workdir) if (epath.Path(workdir) / _CONFIG).exists() else ConfigDict()
+  return load_config(workdir) if Folder(workdir).exists(_CONFIG) else ConfigDict()
 
 
-def share_config(workdir: epath.Path, settings: ConfigDict) -> None:
+def share_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
   """Has process 0 write the settings of a run into its folder; all processes call it.
 
   Raises:
@@ -114,7 +114,7 @@ def share_config(workdir: epath.Path, settings: ConfigDict) -> None:
       save_config(workdir, settings)
   with distributed.failing_together():
     deadline = time.monotonic() + _SEEN_AFTER
-    while not (workdir / _CONFIG).exists():
+    while not Folder(workdir).exists(_CONFIG):
       if time.monotonic() > deadline:
         raise FileNotFoundError(
           f"config.workdir {workdir} must be one folder that all hosts see, on a shared disk "
@@ -128,7 +128,7 @@ def to_plain(settings: ConfigDict) -> dict[str, Any]:
   return json.loads(settings.to_json_best_effort())
 
 
-def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
+def save_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
   """Writes the settings of a run into its folder, which it makes.
 
   Raises:
@@ -136,7 +136,8 @@ def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
     OSError: it cannot be written.
   """
   plain = to_plain(settings)
-  if (workdir / _CONFIG).exists():
+  home = Folder(workdir)
+  if home.exists(_CONFIG):
     old = _architecture(load_config(workdir).model.to_dict())
     new = _architecture(plain["model"])
     changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
@@ -145,11 +146,8 @@ def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
         f"{workdir} holds a run of another model: config.model differs in {changed}. "
         "Choose another config.workdir, or remove the old run."
       )
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(workdir / _CONFIG, json.dumps(plain, indent=2))
-  except OSError as error:
-    raise OSError(
-      f"config.workdir {workdir} cannot be written: {error}. Choose a folder or a bucket where "
-      "you may write."
-    ) from error
+  advice = "Choose a folder or a bucket where you may write"
+  with atomic.explaining(f"config.workdir {workdir}", advice):
+    home.make()
+    with atomic.writing(home.path_of(_CONFIG)) as file:
+      file.write(json.dumps(plain, indent=2) + "\n")

@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -137,7 +136,7 @@ def make_run_log(
   calibration: Mapping[str, float],
 ) -> RunLog:
   """The log of a run; only process 0 writes, and warns of signs in what it writes."""
-  workdir, section = epath.Path(config.workdir), config.logging
+  workdir, section = config.workdir, config.logging
   writer = signs = None
   if distributed.is_lead():
     writer = metrics.MetricWriter(workdir, section.tensorboard)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import jax
 import tensorboardX
 from absl import logging
-from etils import epath
 
 from blt_jax import kinds
 from blt_jax.cost import flops
-from blt_jax.storage import files
+from blt_jax.storage.folders import Mirror
 
 Numbers = dict[str, float]
+_LINES = "metrics.jsonl"
 _UPLOAD_SECONDS = 60
 
 
@@ -98,55 +99,37 @@ class Speed:
 
 
 class MetricWriter:
-  """Writes numbers to `metrics.jsonl` and TensorBoard events in a run's folder."""
+  """Writes numbers to `metrics.jsonl` and TensorBoard events in a run's folder.
 
-  def __init__(self, workdir: epath.Path, use_tensorboard: bool = True):
-    is_remote = files.is_remote(str(workdir))
-    self._lines = (_RemoteLines if is_remote else _LocalLines)(workdir / "metrics.jsonl")
-    self._board = tensorboardX.SummaryWriter(str(workdir)) if use_tensorboard else None
+  Into a remote one they come once a minute or so.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, use_tensorboard: bool = True):
+    self._mirror = Mirror(workdir, _LINES)
+    self._lines = (self._mirror.path / _LINES).open("a")
+    folder = str(self._mirror.path)
+    self._board = tensorboardX.SummaryWriter(folder) if use_tensorboard else None
+    self._pushed_at = time.monotonic()
 
   def write(self, step: int, prefix: str, numbers: Mapping[str, float]) -> None:
     """Writes numbers under `prefix`, "train" or "eval", as of `step`."""
-    self._lines.add(json.dumps({"step": step, "kind": prefix, **numbers}) + "\n")
+    self._lines.write(json.dumps({"step": step, "kind": prefix, **numbers}) + "\n")
+    self._lines.flush()
     if self._board is not None:
       for name, value in numbers.items():
         self._board.add_scalar(f"{prefix}/{name}", value, step)
+    if time.monotonic() > self._pushed_at + _UPLOAD_SECONDS:
+      if self._board is not None:
+        self._board.flush()
+      self._mirror.push()
+      self._pushed_at = time.monotonic()
 
   def close(self) -> None:
     """Writes out what is buffered."""
     self._lines.close()
     if self._board is not None:
       self._board.close()
-
-
-class _LocalLines:
-  def __init__(self, path: epath.Path):
-    self._file = path.open("a")
-
-  def add(self, line: str) -> None:
-    self._file.write(line)
-    self._file.flush()
-
-  def close(self) -> None:
-    self._file.close()
-
-
-class _RemoteLines:
-  """Objects of a bucket cannot grow: the whole is written again, once a minute or so."""
-
-  def __init__(self, path: epath.Path):
-    self._path = path
-    self._text = path.read_text() if path.exists() else ""
-    self._written_at = time.monotonic()
-
-  def add(self, line: str) -> None:
-    self._text += line
-    if time.monotonic() > self._written_at + _UPLOAD_SECONDS:
-      self.close()
-
-  def close(self) -> None:
-    self._path.write_text(self._text)
-    self._written_at = time.monotonic()
+    self._mirror.push()
 
 
 def progress_line(step: int, num_steps: int, numbers: Mapping[str, float]) -> str:

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 
+import fsspec
 import pytest
 from generated import GREEDY, generate, model
 
@@ -101,6 +102,16 @@ def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
   assert run(f"--input={tmp_path}/in", f"--output={tmp_path}/out") == 130
   assert (tmp_path / "out").read_text() == "of before"
   assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_lines_of_a_bucket(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  memory = fsspec.filesystem("memory")
+  memory.pipe_file("/in", b'{"prompt": "a"}\n')
+  assert run("--input=memory://in", "--output=memory://out") == 0
+  assert json.loads(memory.cat_file("/out"))["text"] == generate()[1].text
+  assert run("--input=memory://none", "--output=memory://out").endswith("'memory://none'")
+  assert not list(tmp_path.iterdir())
 
 
 def _interrupted(*_, **__):

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from etils import epath
 from tiny_runs import small_files
 
 from blt_jax.runs.checkpoint import Checkpoints, find_step, load_params, save_params
@@ -28,7 +27,7 @@ def _abstract(size=4):
 
 @contextlib.contextmanager
 def _open(workdir, **options):
-  with contextlib.closing(Checkpoints(epath.Path(workdir), **options)) as checkpoints:
+  with contextlib.closing(Checkpoints(workdir, **options)) as checkpoints:
     yield checkpoints
 
 
@@ -151,7 +150,7 @@ def test_the_disk_is_not_blamed_for_other_processes(
 
 
 def test_parameters_alone(tmp_path):
-  save_params(epath.Path(tmp_path), 7, _state(7).params)
+  save_params(tmp_path, 7, _state(7).params)
   assert find_step(tmp_path) == 7
   params = load_params(tmp_path, _abstract().params)
   np.testing.assert_array_equal(params["w"], [7, 8, 9, 10])

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 
 from blt_jax import kinds
 from blt_jax.cost import flops
@@ -93,7 +92,7 @@ def test_goodput_counts_steps_of_this_process_and_those_before(clock):
 
 
 def test_guard_lets_a_usual_loss_pass(tmp_path):
-  guard = LossGuard(epath.Path(tmp_path), max_jump=1.0)
+  guard = LossGuard(tmp_path, max_jump=1.0)
   for step, nats in enumerate([60.0, 50.0, 80.0], start=1):
     guard.check(step, _SUMS | {"nats": nats, "grad_norm": 1.0}, _batch())
   assert not list(tmp_path.iterdir())
@@ -108,7 +107,7 @@ def test_guard_lets_a_usual_loss_pass(tmp_path):
   ],
 )
 def test_guard_stops_at_a_bad_loss_and_keeps_the_batch(bad, message, tmp_path):
-  guard = LossGuard(epath.Path(tmp_path), max_jump=1.0)
+  guard = LossGuard(tmp_path, max_jump=1.0)
   good = _SUMS | {"grad_norm": 1.0}
   guard.check(1, good, _batch(1))
   with pytest.raises(FloatingPointError, match=message):
@@ -124,14 +123,14 @@ def _log(tmp_path, writer, every_steps=2):
     every_steps=every_steps,
     learning_rate=lambda step: step * 0.5,
     speed=metrics.Speed(None, 16, jax.devices("cpu")[:1]),
-    guard=LossGuard(epath.Path(tmp_path), max_jump=1.0),
+    guard=LossGuard(tmp_path, max_jump=1.0),
     stopwatch=Stopwatch(),
     writer=writer,
   )
 
 
 def test_log_reports_one_step_late_and_the_rest_when_asked(tmp_path):
-  log = _log(tmp_path, metrics.MetricWriter(epath.Path(tmp_path), use_tensorboard=False))
+  log = _log(tmp_path, metrics.MetricWriter(tmp_path, use_tensorboard=False))
 
   def lines():
     return [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
@@ -159,21 +158,8 @@ def test_a_process_that_does_not_lead_writes_nothing(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_lines_in_a_bucket_are_written_again_with_those_of_before(tmp_path, monkeypatch):
-  monkeypatch.setattr(metrics.files, "is_remote", lambda path: True)
-  for step in (1, 2):
-    writer = metrics.MetricWriter(epath.Path(tmp_path), use_tensorboard=False)
-    writer.write(step, "train", {"loss": 2.0})
-    writer.write(step, "eval", {"loss": 2.5})
-    writer.close()
-  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
-  assert [(n["step"], n["kind"]) for n in lines] == [
-    (1, "train"), (1, "eval"), (2, "train"), (2, "eval")
-  ]  # fmt: skip
-
-
 def test_tensorboard_has_the_names_of_the_lines(tmp_path):
-  writer = metrics.MetricWriter(epath.Path(tmp_path))
+  writer = metrics.MetricWriter(tmp_path)
   writer.write(1, "train", {"loss": 2.0})
   writer.close()
   events = next(tmp_path.glob("events*")).read_bytes()
@@ -191,7 +177,7 @@ def test_progress_line_names_what_one_watches():
 
 
 def test_a_window_of_steps_is_traced(tmp_path):
-  step = Profiled(jax.jit(lambda x: x + 1), epath.Path(tmp_path), start=2, steps=2)
+  step = Profiled(jax.jit(lambda x: x + 1), tmp_path, start=2, steps=2)
   x = jnp.zeros(())
   for i in range(1, 5):
     x = step(i, x)
@@ -200,7 +186,7 @@ def test_a_window_of_steps_is_traced(tmp_path):
 
 
 def test_no_window_no_trace(tmp_path):
-  assert Profiled(lambda x: x, epath.Path(tmp_path), start=0, steps=3)(1, 5) == 5
+  assert Profiled(lambda x: x, tmp_path, start=0, steps=3)(1, 5) == 5
   assert not list(tmp_path.iterdir())
   with pytest.raises(ValueError, match="config.profile.steps 0"):
-    Profiled(lambda x: x, epath.Path(tmp_path), start=1, steps=0)
+    Profiled(lambda x: x, tmp_path, start=1, steps=0)
