@@ -14,9 +14,9 @@ from blt_jax.patching import PatchingConfig
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cursor:
-  """What the patching of the bytes to come depends on, [B] each.
+  """What the patching of the bytes to come depends on: [B] each.
 
-  Inside one read, fields are [B, C + 1]: before it and after each of its bytes.
+  Of C bytes that are pending, there is a trail of them: [B, C + 1] each.
   """
 
   position: jax.Array  # int32, bytes read
@@ -58,7 +58,8 @@ def advance_cursor(
     capacity: the most positions of a row.
 
   Returns:
-    bool [B, C], whether the byte after each starts a patch; and the cursors [B, C + 1].
+    bool [B, C], whether the byte after each starts a patch; and the trail, fields
+    [B, C + 1], of cursors before the first byte and after each.
   """
   length = tokens.shape[1]
   position = cursor.position[:, None] + np.arange(length + 1)

@@ -4,12 +4,12 @@ The arithmetic is that of `models.layers` and `models.local`, on `weights`.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from blt_jax.decode.weights import BlockWeights, CrossWeights
 from blt_jax.models.config import CrossAttentionConfig, TransformerConfig
 from blt_jax.ops import (
   gpu_call,
@@ -75,7 +75,7 @@ def init_rings(
 
 
 def run_stack(
-  weights: list[Any],
+  weights: list[BlockWeights],
   config: TransformerConfig,
   x: jax.Array,
   rings: list[Ring],
@@ -93,7 +93,7 @@ def run_stack(
 
 
 def run_block(
-  weights: Any,
+  weights: BlockWeights,
   config: TransformerConfig,
   x: jax.Array,
   ring: Ring,
@@ -102,11 +102,11 @@ def run_block(
 ) -> tuple[jax.Array, Ring]:
   """Adds attention(norm(x)), then mlp(norm(x)), to new positions [B, C, D]."""
   c, epsilon = config, config.norm_epsilon
-  projected = norm_linear(x, weights["attention_norm"], epsilon, weights["query_key_value"])
+  projected = norm_linear(x, weights.attention_norm, epsilon, weights.query_key_value)
   heads = projected.reshape(*x.shape[:2], -1, c.head_dim)
-  x, ring = _attend_add(c, x, heads, weights["output"], angles, ring, span)
-  hidden = norm_linear(x, weights["mlp_norm"], epsilon, weights["gate_up"], is_gated=True)
-  return linear_add(x, hidden, weights["down"]), ring
+  x, ring = _attend_add(c, x, heads, weights.output, angles, ring, span)
+  hidden = norm_linear(x, weights.mlp_norm, epsilon, weights.gate_up, is_gated=True)
+  return linear_add(x, hidden, weights.down), ring
 
 
 def _attend_add(config, x, heads, matrix, angles, ring, span):
@@ -190,7 +190,7 @@ def linear_add(
 
 
 def read_patches(
-  weights: Any,
+  weights: CrossWeights,
   config: CrossAttentionConfig,
   epsilon: float,
   x: jax.Array,
@@ -214,7 +214,7 @@ def read_patches(
   window = config.window or 1
   if _on_gpu(gpu_patch_attention.fits_read(query, x.shape[-1])):
     return gpu_patch_attention.read_patches(
-      query, patches, ids, weights["output"], x, window=window, factor=2
+      query, patches, ids, weights.output, x, window=window, factor=2
     )
   return cross_output(weights, x, _attend_patches(query, patches, ids, window))
 
@@ -235,7 +235,7 @@ def take(values: jax.Array, ids: jax.Array) -> jax.Array:
 
 def cross_queries(weights, config, epsilon, x):
   """Queries [..., Q, G, R, H] of x [..., Q, D]."""
-  h = norm_linear(x, weights["query_norm"], epsilon, weights["query"])
+  h = norm_linear(x, weights.query_norm, epsilon, weights.query)
   return h.reshape(
     *x.shape[:-1], config.num_kv_heads, config.num_heads // config.num_kv_heads, -1
   )
@@ -243,10 +243,10 @@ def cross_queries(weights, config, epsilon, x):
 
 def cross_keys(weights, config, epsilon, context):
   """Keys and values [..., M, 2, G, H] of context [..., M, D]."""
-  h = norm_linear(context, weights["context_norm"], epsilon, weights["key_value"])
+  h = norm_linear(context, weights.context_norm, epsilon, weights.key_value)
   return h.reshape(*h.shape[:-1], 2, config.num_kv_heads, -1)
 
 
 def cross_output(weights, x, mixed):
   """2 x [..., D] + the output matrix times mixed heads [..., G, R, H]."""
-  return linear_add(x, mixed.reshape(*x.shape[:-1], -1), weights["output"], factor=2)
+  return linear_add(x, mixed.reshape(*x.shape[:-1], -1), weights.output, factor=2)

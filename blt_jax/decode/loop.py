@@ -10,15 +10,13 @@ import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.decode import layers, sampling, utf8
-from blt_jax.decode.blt import BLTReader
-from blt_jax.decode.byte_lm import ByteLMReader, rewind
 from blt_jax.decode.columns import pick, running_max
 from blt_jax.decode.drafting import Drafting, draft
+from blt_jax.decode.reader import Reader
 from blt_jax.ops import gpu_call
 from blt_jax.ops.precision import exact_products
 from blt_jax.ops.ring_attention import write_ring
 
-Reader = ByteLMReader | BLTReader
 RUNNING, END, STOP, LENGTH, PATCHES = range(5)  # why a row has finished
 # Passes between two looks at who has finished: a GPU then waits for the host, while a pass
 # too many does nothing. In the last of them, no row waits.
@@ -69,7 +67,6 @@ def prefill(
     [B, T], whether it was the likeliest.
   """
   batch, capacity = tokens.shape
-  vocab_size = reader.config.vocab_size
   padded = jnp.pad(tokens, ((0, 0), (0, chunk + 1)))
 
   def more(carry):
@@ -80,19 +77,19 @@ def prefill(
     count = jnp.clip(lengths - done, 0, chunk)
     here = jax.lax.dynamic_slice_in_dim(padded, done, chunk, axis=1)
     targets = jax.lax.dynamic_slice_in_dim(padded, done + 1, chunk, axis=1)
-    new, cache = reader.read(weights, cache, here, count)
+    new, pending = reader.read(weights, cache, here, count)
     last = jax.vmap(lambda x, n: x[n - 1])(new, count)
     logits = jnp.where(count[:, None] > 0, last, logits)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(new), targets[..., None], axis=2)[..., 0]
     at = jnp.full(batch, done + 1)
     log_probs = write_ring(log_probs, chosen, at, count)
     is_best = write_ring(is_best, jnp.argmax(new, axis=-1) == targets, at, count)
-    return done + chunk, rewind(cache, count), logits, log_probs, is_best
+    return done + chunk, pending.commit(count), logits, log_probs, is_best
 
   carry = (
     jnp.zeros((), jnp.int32),
     reader.init(batch, capacity, keep_back),
-    jnp.zeros((batch, vocab_size)),
+    jnp.zeros((batch, reader.vocab_size)),
     jnp.zeros((batch, capacity + 1)),
     jnp.zeros((batch, capacity + 1), bool),
   )
@@ -213,13 +210,11 @@ def _step(reader, weights, state, may_wait, drafting, parts) -> State:
   first = choose_one(state.logits, jnp.zeros_like(length))
   if drafting is None:
     tokens, count = first[:, None], jnp.minimum(room, 1)
-    logits, cache, count = reader.read_byte(weights, cache, tokens, count, may_wait)
+    logits, pending, count = reader.read_byte(weights, cache, tokens, count, may_wait)
   else:
-    drafted = draft(
+    tokens, count, logits, pending = draft(
       drafting, reader, weights, cache, first, room, lambda x, i: choose_one(x, i + 1)
     )
-    tokens, count = drafted.tokens, drafted.count
-    logits, cache = reader.read(weights, drafted.cache, tokens, count, drafted.entropies)
   asked = jnp.concatenate([state.logits[:, None], logits[:, :-1]], axis=1)
   utf8_states, seen = _along(state, tokens, parts)
   if drafting is not None:
@@ -235,7 +230,7 @@ def _step(reader, weights, state, may_wait, drafting, parts) -> State:
   def after(values):  # [B, C + 1, ...] -> after the last byte that counts
     return pick(values, count)
 
-  cache = rewind(cache, count)
+  cache = pending.commit(count)
   logits = after(jnp.concatenate([state.logits[:, None], logits], axis=1))
   finish = after(jnp.concatenate([state.finish[:, None], ends], axis=1))
   return dataclasses.replace(

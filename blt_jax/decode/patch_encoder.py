@@ -4,13 +4,12 @@ As in `ops.patch_attention`, but each patch fetches its own bytes, a few at a ti
 cost follows the longest patch at hand, and patches of any length are exact.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from blt_jax.decode import layers
+from blt_jax.decode.weights import EncoderWeights
 from blt_jax.models.config import BLTConfig
 from blt_jax.ops import gpu_call, gpu_patch_encoder
 from blt_jax.ops.masked_attention import blockwise_attention
@@ -19,7 +18,7 @@ _BLOCK = 16  # bytes of a patch read at once
 
 
 def encode_patches(
-  weights: Any,
+  weights: EncoderWeights,
   config: BLTConfig,
   states: list[jax.Array],
   byte_keys: list[jax.Array],
@@ -44,10 +43,10 @@ def encode_patches(
     return pool(states[0], starts, ends, c.pooling)
   shape = (*starts.shape, c.vectors_per_patch, c.encoder.dim)
   patches = jnp.zeros(shape, states[0].dtype)
-  for i, (cross, read) in enumerate(zip(weights["cross"], byte_keys, strict=True)):
-    if i < len(states):
+  for i, (cross, read) in enumerate(zip(weights.cross, byte_keys, strict=True)):
+    if i < len(states) and weights.patch_projection is not None:
       pooled = pool(states[i], starts, ends, c.pooling)
-      patches = layers.linear(pooled, weights["patch_projection"]).reshape(shape)
+      patches = layers.linear(pooled, weights.patch_projection).reshape(shape)
     patches = _attend_add(cross, c, patches, read, context_starts, ends)
   return patches.reshape(*starts.shape, -1)
 

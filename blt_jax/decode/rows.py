@@ -10,7 +10,6 @@ import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.decode import loop, sampling
-from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation, Piece, failed
 from blt_jax.decode.language_model import LanguageModel
@@ -124,38 +123,35 @@ class Rows:
     self._sent[row] += len(ids)
     return ids
 
-  def _last_piece(self, row, request, text) -> Piece:
-    state = jax.tree.map(lambda x: x[row], self._state)
-    result = _result(self._model.reader, request, state, text)
+  def _last_piece(self, row: int, request: Request, text: np.ndarray) -> Piece:
+    result = self._result(row, request, text)
     return Piece(request.index, result.ids[self._sent[row] :], result)
 
-
-def _result(reader, request, state, text) -> Generation:
-  """Builds the result from the state of one row, the batch axis taken off."""
-  length, finish, passes = (int(x) for x in (state.length, state.finish, state.passes))
-  start, end = len(request.ids), length
-  if finish == loop.PATCHES and end == start:
-    return failed(
-      f"The prompt needs more patches than max_patches leaves room for "
-      f"({state.cache.patches[0].shape[0]}); raise it."
+  def _result(self, row: int, request: Request, text: np.ndarray) -> Generation:
+    """What became of a prompt whose row, with ids `text` [T], has finished."""
+    state, reader = self._state, self._model.reader
+    starts, entropies = reader.patches(state.cache)
+    fields = (state.length, state.finish, state.passes, state.log_probs, starts, entropies)
+    length, finish, passes, log_probs, starts, entropies = jax.device_get(
+      jax.tree.map(lambda x: x[row], fields)
     )
-  if finish == loop.STOP:
-    end -= _stop_length(request.options, text[start:end])
-  starts = entropies = None
-  if isinstance(reader, BLTReader):
-    entropies = np.asarray(state.cache.entropies)[:end] if reader.source else None
-    starts = np.zeros(end, bool)
-    places = np.asarray(state.cache.starts)[: int(state.cache.cursor.patch) + 1]
-    starts[places[places < end]] = True
-  return Generation(
-    prompt=request.ids,
-    ids=text[start:end],
-    log_probs=np.asarray(state.log_probs)[start:end],
-    finish=_FINISH[finish],
-    starts=starts,
-    entropies=entropies,
-    passes=passes,
-  )
+    start, end = len(request.ids), int(length)
+    if finish == loop.PATCHES and end == start:
+      return failed(
+        f"The prompt needs more patches than max_patches leaves room for "
+        f"({reader.max_patches}); raise it."
+      )
+    if finish == loop.STOP:
+      end -= _stop_length(request.options, text[start:end])
+    return Generation(
+      prompt=request.ids,
+      ids=text[start:end],
+      log_probs=log_probs[start:end],
+      finish=_FINISH[int(finish)],
+      starts=None if starts is None else starts[:end],
+      entropies=None if entropies is None else entropies[:end],
+      passes=int(passes),
+    )
 
 
 def _stop_length(options, ids):
