@@ -11,7 +11,8 @@ from blt_jax.decode.columns import running_max
 from blt_jax.decode.reader import Pending, WithoutPatches
 from blt_jax.decode.weights import ByteLMWeights
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import gpu_call, losses
+from blt_jax.ops import losses
+from blt_jax.ops.triton import call as gpu_call
 
 
 @jax.tree_util.register_dataclass

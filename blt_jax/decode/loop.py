@@ -13,9 +13,9 @@ from blt_jax.decode import layers, sampling, utf8
 from blt_jax.decode.columns import pick, running_max
 from blt_jax.decode.drafting import Drafting, draft
 from blt_jax.decode.reader import Reader
-from blt_jax.ops import gpu_call
 from blt_jax.ops.precision import exact_products
 from blt_jax.ops.ring_attention import write_ring
+from blt_jax.ops.triton import call as gpu_call
 
 RUNNING, END, STOP, LENGTH, PATCHES = range(5)  # why a row has finished
 # Passes between two looks at who has finished: a GPU then waits for the host, while a pass

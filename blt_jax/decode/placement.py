@@ -8,8 +8,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from blt_jax import sharding
 from blt_jax.decode.language_model import LanguageModel
+from blt_jax.parallel import sharding
 
 
 def shard(model: LanguageModel, mesh: Mesh) -> LanguageModel:
