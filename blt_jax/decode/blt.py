@@ -5,18 +5,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from blt_jax import hashing
-from blt_jax.decode import blt_cache, layers
+from blt_jax.decode import blt_cache, blt_parts, layers
 from blt_jax.decode.blt_cache import BLTCache
 from blt_jax.decode.cursor import Cursor, advance_cursor
-from blt_jax.decode.patch_encoder import encode_patches
 from blt_jax.decode.reader import EntropySource, Pending
-from blt_jax.decode.weights import BLTWeights, DecoderWeights
+from blt_jax.decode.weights import BLTWeights
 from blt_jax.models.config import BLTConfig
-from blt_jax.ops.ring_attention import write_ring
-from blt_jax.ops.triton import call as gpu_call
+from blt_jax.ops import decode_layers
+from blt_jax.ops.decode_layers import take
 from blt_jax.patching import PatchingConfig
 
 
@@ -124,7 +121,7 @@ class BLTReader:
     fresh = count if is_again is None else jnp.where(is_again, 0, count)
     entropies, _, pending = self.source.read(weights.source, cache.source, tokens, fresh)
     if is_again is not None:
-      noted = layers.take(cache.entropies, cache.cursor.position[:, None])
+      noted = take(cache.entropies, cache.cursor.position[:, None])
       entropies = jnp.where(is_again[:, None], noted, entropies)
     return Known(entropies, pending)
 
@@ -149,7 +146,7 @@ class BLTReader:
 
     # The encoder; the latent transformer, where patches have closed.
     span = self._span(cursor, count, trail.document[:, :-1])
-    x, cache = self._encode(weights, cache, tokens, span)
+    x, cache = blt_parts.encode_bytes(self.config, weights, cache, tokens, span)
     asked, newest = count, trail.patch[:, 1:]
     if num_latents is not None:
       newest = jnp.minimum(newest, num_latents[:, None])
@@ -158,18 +155,20 @@ class BLTReader:
       if may_wait is not None:
         count = _without_waiting(count, closed > cursor.patch, may_wait)
         closed = jnp.where(count > 0, closed, cursor.patch)
-      cache = self._add_closed_patches(weights, cache, closed, -(-tokens.shape[1] // 4))
+      cache = blt_parts.add_closed_patches(
+        self.config, weights, cache, closed, -(-tokens.shape[1] // 4)
+      )
 
     # The decoder.
     span = dataclasses.replace(span, count=count)
-    logits, cache = self._decode(weights, cache, x, newest - 1, span)
+    logits, cache = blt_parts.decode_bytes(self.config, weights, cache, x, newest - 1, span)
     cache = dataclasses.replace(cache, waits=count < asked)
     return logits, Pending(cache, trail, known and known.pending), count
 
   def _reads_ahead(self, tokens: jax.Array) -> bool:
     """Whether a GPU has room for the entropy model and the decoder at once."""
     is_model = self.source is not None and self.source.gives_logits
-    return is_model and tokens.shape[1] == 1 and gpu_call.is_available()
+    return is_model and tokens.shape[1] == 1 and decode_layers.has_kernels()
 
   def _read_ahead(
     self,
@@ -194,12 +193,14 @@ class BLTReader:
       return self._read_source(weights, cache, tokens, count, waits)
 
     def read_on():
-      x, new_cache = self._encode(weights, cache, tokens, span)
+      x, new_cache = blt_parts.encode_bytes(self.config, weights, cache, tokens, span)
       fresh = dataclasses.replace(span, count=jnp.where(waits, 0, count))
-      logits, new_cache = self._decode(weights, new_cache, x, cursor.patch[:, None] - 1, fresh)
+      logits, new_cache = blt_parts.decode_bytes(
+        self.config, weights, new_cache, x, cursor.patch[:, None] - 1, fresh
+      )
       return logits, (x, new_cache)
 
-    (entropies, source), (logits, (x, cache)) = gpu_call.overlap(find_entropies, read_on)
+    (entropies, source), (logits, (x, cache)) = decode_layers.overlap(find_entropies, read_on)
 
     # Bytes to patches.
     begins, trail = advance_cursor(self.patching, cursor, tokens, entropies)
@@ -214,11 +215,13 @@ class BLTReader:
     closing = dataclasses.replace(span, count=new)
 
     def read_again(cache):
-      rings, patches = self._add_patches(
-        weights, cache, cursor.patch, new, 1, cache.latent, cache.patches
+      rings, patches = blt_parts.add_patches(
+        self.config, weights, cache, cursor.patch, new, 1, cache.latent, cache.patches
       )
       cache = dataclasses.replace(cache, latent=rings, patches=patches)
-      after, cache = self._decode(weights, cache, x, trail.patch[:, 1:] - 1, closing)
+      after, cache = blt_parts.decode_bytes(
+        self.config, weights, cache, x, trail.patch[:, 1:] - 1, closing
+      )
       return jnp.where(closes[:, None, None], after, logits), cache
 
     def leave(cache):
@@ -247,175 +250,8 @@ class BLTReader:
       first = jnp.zeros_like(first)
     return layers.Span(cursor.position, count, first)
 
-  def _encode(
-    self, weights: BLTWeights, cache: BLTCache, tokens: jax.Array, span: layers.Span
-  ) -> tuple[jax.Array, BLTCache]:
-    """Byte states [B, C, D] of the encoder; stores what patches will read of them."""
-    c = self.config
-    x = embed(weights, c, cache.text, tokens, span.position).astype(self.dtype)
-    angles = layers.rope_angles(c.encoder, span.positions)
-    rings, states = [], []
-    for weight, ring in zip(weights.encoder.layers, cache.encoder, strict=True):
-      x, ring = layers.run_block(weight, c.encoder, x, ring, span, angles)
-      rings.append(ring)
-      states.append(x)
-
-    # Keys and values for cross-attentions, which follow the last layers; states to pool.
-    crosses = weights.encoder.cross
-    read = [
-      layers.cross_keys(w, c.encoder_cross, c.encoder.norm_epsilon, x)
-      for w, x in zip(crosses, states[len(states) - len(crosses) :], strict=True)
-    ]
-    pooled = states[-max(len(crosses), 1) :][: len(cache.states)]
-
-    def put(buffers, new):
-      return [
-        write_ring(buffer, values, span.position, span.count)
-        for buffer, values in zip(buffers, new, strict=True)
-      ]
-
-    return x, dataclasses.replace(
-      cache,
-      encoder=rings,
-      states=put(cache.states, pooled),
-      byte_keys=put(cache.byte_keys, read),
-    )
-
-  def _add_closed_patches(
-    self, weights: BLTWeights, cache: BLTCache, closed: jax.Array, block: int
-  ) -> BLTCache:
-    """Takes in the patches up to number `closed` [B], `block` of each row at a time."""
-    new = closed - cache.cursor.patch
-
-    def more(carry):
-      return carry[0] < jnp.max(new)
-
-    def step(carry):
-      done, *states = carry
-      position, count = cache.cursor.patch + done, jnp.clip(new - done, 0, block)
-      states = self._add_patches(weights, cache, position, count, block, *states)
-      return done + block, *states
-
-    carry = (jnp.zeros((), jnp.int32), cache.latent, cache.patches)
-    _, rings, patches = jax.lax.while_loop(more, step, carry)
-    return dataclasses.replace(cache, latent=rings, patches=patches)
-
-  def _add_patches(
-    self,
-    weights: BLTWeights,
-    cache: BLTCache,
-    position: jax.Array,
-    count: jax.Array,
-    block: int,
-    rings: list[layers.Ring],
-    patches: list[jax.Array],
-  ) -> tuple[list[layers.Ring], list[jax.Array]]:
-    """Takes in `count` [B] patches from `position` [B] on, `block` at most.
-
-    `rings` and `patches` are those of the cache, or newer, and come back with the patches.
-    """
-    c = self.config
-    ids = position[:, None] + np.arange(block)
-    real = jnp.arange(block) < count[:, None]
-    x = self._encode_patches(weights, cache, ids, real)
-    if weights.latent_projection is not None:
-      x = layers.linear(x, weights.latent_projection)
-    span = layers.Span(position, count, layers.take(cache.latent_first, ids))
-    x, rings = layers.run_stack(weights.latent, c.latent, x, rings, span)
-    new_patches = self._decoder_patches(weights.decoder, x)
-    patches = [
-      write_ring(old, new, position, count)
-      for old, new in zip(patches, new_patches, strict=True)
-    ]
-    return rings, patches
-
-  def _decoder_patches(self, weights: DecoderWeights, latents: jax.Array) -> list[jax.Array]:
-    """What the decoder reads of patches with latents [B, P, latent width]."""
-    c = self.config
-    if weights.patch_projection is not None:
-      latents = layers.linear(latents, weights.patch_projection)
-    if c.decoder_cross is None:
-      return [latents]
-    vectors = latents.reshape(*latents.shape[:2], c.decoder_slots, c.decoder.dim)
-    cross, epsilon = c.decoder_cross, c.decoder.norm_epsilon
-    return [layers.cross_keys(w, cross, epsilon, vectors) for w in weights.cross]
-
-  def _encode_patches(
-    self, weights: BLTWeights, cache: BLTCache, ids: jax.Array, real: jax.Array
-  ) -> jax.Array:
-    """Patches [B, P, K D] with numbers `ids` [B, P], of no bytes where not `real` [B, P]."""
-    starts, ends = layers.take(cache.starts, ids), layers.take(cache.starts, ids + 1)
-    context = starts
-    window = self.config.encoder_cross and self.config.encoder_cross.window
-    if window:
-      context = layers.take(cache.starts, jnp.maximum(ids - window + 1, 0))
-    ends = jnp.where(real, ends, 0)
-    starts, context = jnp.minimum(starts, ends), jnp.minimum(context, ends)
-    read = cache.states, cache.byte_keys
-    return encode_patches(weights.encoder, self.config, *read, starts, ends, context)
-
-  def _decode(
-    self,
-    weights: BLTWeights,
-    cache: BLTCache,
-    x: jax.Array,
-    ids: jax.Array,
-    span: layers.Span,
-  ) -> tuple[jax.Array, BLTCache]:
-    """Logits [B, C, V] of byte states [B, C, D] that read the patches `ids` [B, C]."""
-    c, w = self.config, weights.decoder
-    if c.decoder_cross is None:
-      x = x + layers.take(cache.patches[0], ids)
-    angles = layers.rope_angles(c.decoder, span.positions)
-    rings = []
-    for i, (weight, ring) in enumerate(zip(w.layers, cache.decoder, strict=True)):
-      if c.decoder_cross and i < len(w.cross):
-        x = layers.read_patches(
-          w.cross[i], c.decoder_cross, c.decoder.norm_epsilon, x, cache.patches[i], ids
-        )
-      x, ring = layers.run_block(weight, c.decoder, x, ring, span, angles)
-      rings.append(ring)
-    logits = layers.norm_linear(x, w.norm, c.decoder.norm_epsilon, weights.output)
-    return logits.astype(jnp.float32), dataclasses.replace(cache, decoder=rings)
-
 
 def _without_waiting(count: jax.Array, closes: jax.Array, may_wait: jax.Array) -> jax.Array:
   """Bytes [B] that rows read now: 0 where a patch closes, if too few others close one."""
   has_to = may_wait & (3 * jnp.sum(closes) < 2 * jnp.sum(count > 0))
   return jnp.where(has_to & closes, 0, count)
-
-
-def embed(
-  weights: BLTWeights,
-  config: BLTConfig,
-  text: jax.Array,
-  tokens: jax.Array,
-  position: jax.Array,
-) -> jax.Array:
-  """Sum of the embeddings of new bytes [B, C] and of the n-grams that end at them.
-
-  Args:
-    weights: of the model.
-    config: the model.
-    text: int [B, T], the bytes of each row.
-    tokens: int [B, C], the new ones.
-    position: int [B], where they begin.
-
-  Returns:
-    float32 [B, C, D].
-  """
-  x = weights.embedding[tokens].astype(jnp.float32)
-  if weights.hashes is None:
-    return x
-  reach = max(config.hash_sizes) - 1
-  at = position[:, None] + np.arange(-reach, 0)
-  before = jnp.where(at >= 0, layers.take(text, jnp.maximum(at, 0)), 0)
-  ids = hashing.ngram_hash_ids(
-    jnp.concatenate([before, tokens], axis=1),
-    config.hash_sizes,
-    config.hash_vocab_size,
-    config.hash_functions,
-  )[:, :, reach:]
-  rows = ids + np.arange(len(ids))[:, None, None] * config.hash_vocab_size
-  rows = jax.lax.optimization_barrier(rows)  # or each of the D elements hashes again
-  return x + weights.hashes[rows].astype(jnp.float32).sum(axis=0)

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import tokenizer
-from blt_jax.decode import layers, sampling, utf8
+from blt_jax.decode import sampling, utf8
 from blt_jax.decode.columns import pick, running_max
 from blt_jax.decode.drafting import Drafting, draft
 from blt_jax.decode.reader import Reader
+from blt_jax.ops.decode_layers import COMPILER_OPTIONS, take
 from blt_jax.ops.precision import exact_products
 from blt_jax.ops.ring_attention import write_ring
-from blt_jax.ops.triton import call as gpu_call
 
 RUNNING, END, STOP, LENGTH, PATCHES = range(5)  # why a row has finished
 # Passes between two looks at who has finished: a GPU then waits for the host, while a pass
@@ -153,7 +153,7 @@ def _begin(reader, state):
   jax.jit,
   static_argnames=("reader", "drafting", "parts"),
   donate_argnames="state",
-  compiler_options=gpu_call.COMPILER_OPTIONS,
+  compiler_options=COMPILER_OPTIONS,
 )
 def generate(
   reader: Reader,
@@ -268,7 +268,7 @@ def _ends(state, text, tokens):
   at = state.length[:, None] + np.arange(tokens.shape[1])
   stop = state.options.stop  # [B, stops, length]
   window = at[..., None] - np.arange(stop.shape[-1])[::-1]  # [B, C, length]
-  newest = layers.take(text, window)
+  newest = take(text, window)
   newest = jnp.where(window >= state.prompt[:, None, None], newest, -2)
   is_any = stop[:, None] == -1
   matches = jnp.all((newest[:, :, None] == stop[:, None]) | is_any, axis=-1)

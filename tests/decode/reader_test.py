@@ -20,7 +20,7 @@ from blt_jax.decode.table import TableSource
 from blt_jax.entropy.table import TableModel, save_table
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig, CrossAttentionConfig
-from blt_jax.ops.triton import call as gpu_call
+from blt_jax.ops import decode_layers
 from blt_jax.patching import PatchingConfig
 
 CHUNK, ROWS = 3, 3
@@ -120,7 +120,7 @@ def test_a_byte_of_one_row_beside_its_entropy(name, monkeypatch):
 def _read_ahead(monkeypatch):
   """As on a GPU: decoded as if no patch closed, and again where one did."""
   monkeypatch.setattr(BLTReader, "_reads_ahead", lambda _, tokens: tokens.shape[1] == 1)
-  monkeypatch.setattr(gpu_call, "overlap", lambda first, second: (first(), second()))
+  monkeypatch.setattr(decode_layers, "overlap", lambda first, second: (first(), second()))
 
 
 @pytest.mark.parametrize("is_ahead", [False, True])

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from golden_cases import SAME
 
-from blt_jax.decode import layers, patch_encoder
-from blt_jax.decode.layers import rotate
-from blt_jax.ops import attention, norm
+from blt_jax.ops import attention, decode_layers, norm
 from blt_jax.ops.ring_attention import ring_attention
+from blt_jax.ops.rope import rotate_halves
 from blt_jax.ops.triton import attention as gpu_attention
 from blt_jax.ops.triton import matvec as gpu_matvec
 from blt_jax.ops.triton import norm as gpu_norm
@@ -79,7 +78,7 @@ def test_attend_add(window, size, length, key_heads, head_dim, out, monkeypatch)
     heads, angles, *rings, position, count, first, matrix, residual, window=window,
     interpret=True,
   )  # fmt: skip
-  rotated = rotate(heads[:, :, : 4 + key_heads], angles)
+  rotated = rotate_halves(heads[:, :, : 4 + key_heads], angles)
   mixed, *want = ring_attention(
     rotated[:, :, :4], rotated[:, :, 4:], heads[:, :, 4 + key_heads :], *rings,
     position, count, first, window,
@@ -103,7 +102,7 @@ def test_read_patches(window, heads, head_dim):
   got = gpu_patch_attention.read_patches(
     query, patches, ids, matrix, residual, window=window, factor=2.0, interpret=True
   )
-  mixed = layers._attend_patches(query, patches, ids, window).reshape(2, 3, -1)
+  mixed = decode_layers.attend_patches(query, patches, ids, window).reshape(2, 3, -1)
   chex.assert_trees_all_close(got, 2 * residual + mixed @ matrix.T, rtol=1e-4, atol=1e-4)
 
 
@@ -116,7 +115,7 @@ def test_pool(modes):
   states = jax.random.normal(jax.random.key(4), (2, 40, 512))
   assert gpu_patch_encoder.fits_pool(states)
   got = gpu_patch_encoder.pool(states, _STARTS, _ENDS, modes, interpret=True)
-  want = patch_encoder.pool(states, _STARTS, _ENDS, modes)
+  want = decode_layers.pool_bytes(states, _STARTS, _ENDS, modes)
   chex.assert_trees_all_close(got, want, **SAME)
 
 
@@ -127,7 +126,7 @@ def test_patches_attend(slots, heads, repeats):
   read = jax.random.normal(keys[1], (2, 40, 2, heads, 32))
   assert gpu_patch_encoder.fits_attend(query, read)
   got = gpu_patch_encoder.attend(query, read, _STARTS, _ENDS, interpret=True)
-  want = patch_encoder.attend(query, read, _STARTS, _ENDS)
+  want = decode_layers.attend_bytes(query, read, _STARTS, _ENDS)
   chex.assert_trees_all_close(got, want, **SAME)
 
 
