@@ -12,7 +12,7 @@ from blt_jax.decode.reader import Pending, WithoutPatches
 from blt_jax.decode.weights import ByteLMWeights
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.ops import losses
-from blt_jax.ops.decode_layers import keep, norm_linear
+from blt_jax.ops.decode_layers import norm_linear, retain
 
 
 @jax.tree_util.register_dataclass
@@ -63,7 +63,7 @@ class ByteLMReader(WithoutPatches):
   ) -> tuple[jax.Array, Pending]:
     """See `Reader`."""
     c = self.config
-    x = keep(weights.embedding[tokens].astype(self.dtype))  # [B, C, D]
+    x = retain(weights.embedding[tokens].astype(self.dtype))  # [B, C, D]
 
     # Where the context of each byte begins.
     position = cache.cursor.position[:, None] + jnp.arange(tokens.shape[1] + 1)  # [B, C + 1]
@@ -80,7 +80,7 @@ class ByteLMReader(WithoutPatches):
     rotary = span.positions - span.first if self.reset_at_newline else span.positions
     x, rings = layers.run_stack(weights.layers, c.transformer, x, cache.rings, span, rotary)
     logits = norm_linear(x, weights.norm, c.transformer.norm_epsilon, weights.output)
-    logits = keep(logits.astype(jnp.float32))
+    logits = retain(logits.astype(jnp.float32))
     return logits, Pending(ByteLMCache(cache.cursor, rings), Context(position, start))
 
 

@@ -74,7 +74,7 @@ def run_stack(
 ) -> tuple[jax.Array, list[Ring]]:
   """Runs all blocks over new positions [B, C, D]."""
   positions = span.positions if rope_positions is None else rope_positions
-  angles = jax.tree.map(decode_layers.keep, rope_angles(config, positions))
+  angles = jax.tree.map(decode_layers.retain, rope_angles(config, positions))
   new_rings = []
   for layer, ring in zip(weights, rings, strict=True):
     x, ring = run_block(layer, config, x, ring, span, angles)

@@ -144,7 +144,7 @@ def start(
 
 
 @functools.partial(jax.jit, static_argnames="reader", donate_argnames="state")
-def _begin(reader, state):
+def _begin(reader: Reader, state: State) -> State:
   """Puts all arrays where the weights are, or `generate` would be compiled for both places."""
   return dataclasses.replace(state, finish=_or_full(state.finish, reader, state.cache))
 
@@ -192,7 +192,14 @@ def generate(
     return jax.lax.while_loop(more, steps, (jnp.zeros((), jnp.int32), state))[1]
 
 
-def _step(reader, weights, state, may_wait, drafting, parts) -> State:
+def _step(
+  reader: Reader,
+  weights: Any,
+  state: State,
+  may_wait: jax.Array,
+  drafting: Drafting | None,
+  parts: frozenset[str],
+) -> State:
   """One read of every running row, and a byte more at least, but where a row waits."""
   length, cache = state.length, state.cache
   room = jnp.minimum(state.limit - length, reader.patches_left(cache))
@@ -207,6 +214,7 @@ def _step(reader, weights, state, may_wait, drafting, parts) -> State:
     at = (length + index)[:, None]
     return choose(logits[:, None], at, state.utf8[:, None], state.seen[:, None])[:, 0]
 
+  # Bytes [B, C], and the logits [B, C, V] of the byte after each.
   first = choose_one(state.logits, jnp.zeros_like(length))
   if drafting is None:
     tokens, count = first[:, None], jnp.minimum(room, 1)
@@ -215,6 +223,8 @@ def _step(reader, weights, state, may_wait, drafting, parts) -> State:
     tokens, count, logits, pending = draft(
       drafting, reader, weights, cache, first, room, lambda x, i: choose_one(x, i + 1)
     )
+
+  # How many of them each row takes: what it would have drawn itself, until it ends.
   asked = jnp.concatenate([state.logits[:, None], logits[:, :-1]], axis=1)
   utf8_states, seen = _along(state, tokens, parts)
   if drafting is not None:
@@ -222,17 +232,18 @@ def _step(reader, weights, state, may_wait, drafting, parts) -> State:
     wanted = choose(asked, at, utf8_states[:, :-1], seen[:, :-1])
     is_right = jnp.cumprod(tokens == wanted, axis=1).sum(axis=1)
     count = jnp.minimum(count, is_right)
-  chosen = jnp.take_along_axis(jax.nn.log_softmax(asked), tokens[..., None], axis=2)[..., 0]
   text = write_ring(state.text, tokens, length, count)
   ends = _ends(state, text, tokens)
   count = jnp.minimum(count, jnp.sum(running_max(ends) == RUNNING, axis=1) + 1)
 
-  def after(values):  # [B, C + 1, ...] -> after the last byte that counts
+  # The rows after the last byte that counts.
+  def after(values):  # [B, C + 1, ...] -> [B, ...]
     return pick(values, count)
 
   cache = pending.commit(count)
   logits = after(jnp.concatenate([state.logits[:, None], logits], axis=1))
   finish = after(jnp.concatenate([state.finish[:, None], ends], axis=1))
+  chosen = jnp.take_along_axis(jax.nn.log_softmax(asked), tokens[..., None], axis=2)[..., 0]
   return dataclasses.replace(
     state,
     cache=cache,
@@ -247,13 +258,15 @@ def _step(reader, weights, state, may_wait, drafting, parts) -> State:
   )
 
 
-def _or_full(finish, reader, cache):
-  """Why rows have finished, also for want of room for another patch."""
+def _or_full(finish: jax.Array, reader: Reader, cache: Any) -> jax.Array:
+  """Why rows have finished, int32 [B], also for want of room for another patch."""
   is_full = (finish == RUNNING) & (reader.patches_left(cache) < 1)
   return jnp.where(is_full, PATCHES, finish)
 
 
-def _along(state, tokens, parts):
+def _along(
+  state: State, tokens: jax.Array, parts: frozenset[str]
+) -> tuple[jax.Array, jax.Array]:
   """UTF-8 states [B, C + 1] and bytes seen [B, C + 1, V], before and after each token."""
   states, seen = [state.utf8], [state.seen]
   for token in tokens.T:
@@ -263,9 +276,11 @@ def _along(state, tokens, parts):
   return jnp.stack(states, axis=1), jnp.stack(seen, axis=1)
 
 
-def _ends(state, text, tokens):
+def _ends(state: State, text: jax.Array, tokens: jax.Array) -> jax.Array:
   """Why each token [B, C] would end its row: int32 [B, C], RUNNING where it would not."""
-  at = state.length[:, None] + np.arange(tokens.shape[1])
+  at = state.length[:, None] + np.arange(tokens.shape[1])  # [B, C]
+
+  # Whether the newest bytes of the continuation are a stop string, -1 being any byte.
   stop = state.options.stop  # [B, stops, length]
   window = at[..., None] - np.arange(stop.shape[-1])[::-1]  # [B, C, length]
   newest = take(text, window)
@@ -273,6 +288,7 @@ def _ends(state, text, tokens):
   is_any = stop[:, None] == -1
   matches = jnp.all((newest[:, :, None] == stop[:, None]) | is_any, axis=-1)
   is_stop = jnp.any(matches & ~jnp.all(is_any, axis=-1), axis=-1)
+
   ends = jnp.where(at + 1 >= state.limit[:, None], LENGTH, RUNNING)
   ends = jnp.where(is_stop, STOP, ends)
   return jnp.where(tokens == tokenizer.EOS_ID, END, ends)

@@ -90,7 +90,7 @@ class Rows:
         self._parts,
       )
 
-  def _refill(self, row):
+  def _refill(self, row: int) -> None:
     """Gives a row that is done to the next prompt."""
     self._rows[row] = self._waiting.popleft() if self._waiting else None
     self._sent[row] = 0
@@ -98,7 +98,7 @@ class Rows:
       new = self._start([self._rows[row]])
       self._state = loop.replace_row(self._state, jnp.int32(row), new)
 
-  def _start(self, requests) -> loop.State:
+  def _start(self, requests: Sequence[Request | None]) -> loop.State:
     """Reads prompts; rows without one rest."""
     tokens = np.zeros((len(requests), self._capacity), np.int32)
     ids = [np.array([tokenizer.BOS_ID]) if r is None else r.ids for r in requests]
@@ -115,7 +115,7 @@ class Rows:
       self._model.reader, cache, logits, log_probs, tokens, lengths, limits, options
     )
 
-  def _unsent(self, row, request, text, length):
+  def _unsent(self, row: int, request: Request, text: np.ndarray, length: int) -> np.ndarray:
     """New ids that no stop string can take back any more."""
     held = max((len(sampling.stop_ids(s)) for s in request.options.stop), default=1) - 1
     start = len(request.ids) + self._sent[row]
@@ -154,13 +154,13 @@ class Rows:
     )
 
 
-def _stop_length(options, ids):
+def _stop_length(options: Sampling, ids: np.ndarray) -> int:
   """Length of the longest stop string that ids end with."""
   stops = (sampling.stop_ids(s) for s in options.stop)
   return max(len(s) for s in stops if len(s) <= len(ids) and (ids[-len(s) :] == s).all())
 
 
-def _stop_shape(requests):
+def _stop_shape(requests: Sequence[Request]) -> tuple[int, int]:
   """Number and length of stop strings, rounded up so that few programs are compiled."""
   stops = [[len(sampling.stop_ids(s)) for s in r.options.stop] for r in requests]
   number = max(len(s) for s in stops)

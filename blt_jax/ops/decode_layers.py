@@ -17,8 +17,8 @@ from blt_jax.ops.triton import patch_attention as gpu_patch_attention
 from blt_jax.ops.triton import patch_encoder as gpu_patch_encoder
 from blt_jax.ops.triton import ring_attention as gpu_ring_attention
 from blt_jax.ops.triton.call import COMPILER_OPTIONS as COMPILER_OPTIONS
-from blt_jax.ops.triton.call import keep as keep
 from blt_jax.ops.triton.call import overlap as overlap
+from blt_jax.ops.triton.call import retain as retain
 
 _BYTES = 16  # of a patch, read at once
 
@@ -64,11 +64,11 @@ def norm_linear(
     normed = gpu_norm.rms_norm(flat, scale, epsilon).reshape(x.shape)
   else:
     normed = norm.rms_norm(x, scale, epsilon)
-  y = keep(linear(normed, matrix))
+  y = retain(linear(normed, matrix))
   if not is_gated:
     return y
   gate, up = jnp.split(y, 2, axis=-1)
-  return keep(jax.nn.silu(gate) * up)
+  return retain(jax.nn.silu(gate) * up)
 
 
 def linear_add(
@@ -80,7 +80,7 @@ def linear_add(
     added = residual.reshape(len(flat), -1)
     y = matvec.matvec(flat, matrix, residual=added, factor=factor)
     return y.reshape(residual.shape)
-  return keep(factor * residual + linear(x, matrix))
+  return retain(factor * residual + linear(x, matrix))
 
 
 def attend_add(

@@ -44,18 +44,18 @@ def call(kernel, out_shape, *arrays, grid=(1,), aliases=None, num_warps=4, inter
     interpret=interpret,
   )(*arrays)
   aliased = (aliases or {}).values()
-  return [x if i in aliased else keep(x) for i, x in enumerate(outputs)]
+  return [x if i in aliased else retain(x) for i, x in enumerate(outputs)]
 
 
-def keep(x: jax.Array) -> jax.Array:
-  """Marks an array that none of these kernels made as one that `overlap` keeps."""
-  return _keep.bind(x)
+def retain(x: jax.Array) -> jax.Array:
+  """Marks an array that none of these kernels made as one that `overlap` retains."""
+  return _retain.bind(x)
 
 
-_keep = core.Primitive("keep")  # the identity, to be found in a traced program
-_keep.def_impl(lambda x: x)
-_keep.def_abstract_eval(lambda x: x)
-mlir.register_lowering(_keep, lambda _, x: [x])
+_retain = core.Primitive("retain")  # the identity, to be found in a traced program
+_retain.def_impl(lambda x: x)
+_retain.def_abstract_eval(lambda x: x)
+mlir.register_lowering(_retain, lambda _, x: [x])
 
 
 def overlap(
@@ -65,7 +65,7 @@ def overlap(
 
   They run at once only where neither writes to memory that the other is done with, and
   XLA knows nothing better than to use it again. So what `first` makes on its way, outputs
-  of `call` and arrays marked by `keep`, stays until both chains are done.
+  of `call` and arrays marked by `retain`, stays until both chains are done.
 
   Args:
     first: gives a small array, and what else it likes.
@@ -75,16 +75,16 @@ def overlap(
     What `first` gives, the small array as one that is there when both are done; and what
     `second` gives.
   """
-  (small, rest), kept = _run_keeping(first)
+  (small, rest), retained = _run_retaining(first)
   last, others = second()
-  return (_after(small, [*kept, last]), rest), (last, others)
+  return (_after(small, [*retained, last]), rest), (last, others)
 
 
-def _run_keeping(function: Callable[[], Any]) -> tuple[Any, list[jax.Array]]:
-  """What a function gives, and all arrays on the way there that `keep` marked."""
+def _run_retaining(function: Callable[[], Any]) -> tuple[Any, list[jax.Array]]:
+  """What a function gives, and all arrays on the way there that `retain` marked."""
   program, shapes = jax.make_jaxpr(function, return_shape=True)()
   results = program.jaxpr.outvars
-  marked = [eqn.outvars[0] for eqn in program.jaxpr.eqns if eqn.primitive is _keep]
+  marked = [eqn.outvars[0] for eqn in program.jaxpr.eqns if eqn.primitive is _retain]
   longer = program.jaxpr.replace(outvars=[*results, *marked])
   arrays = core.jaxpr_as_fun(core.ClosedJaxpr(longer, program.consts))()
   given = jax.tree.unflatten(jax.tree.structure(shapes), arrays[: len(results)])

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from blt_jax.ops import online_softmax
 from blt_jax.ops.online_softmax import LOG2_E, MASKED
 from blt_jax.ops.triton import matvec as gpu_matvec
-from blt_jax.ops.triton.call import call, fits_head, keep
+from blt_jax.ops.triton.call import call, fits_head, retain
 
 BLOCK = 64  # slots of a ring that are read at once
 _MAX_QUERIES = 8  # of one key head, kept in registers
@@ -81,7 +81,7 @@ def attend_add(
   if gpu_matvec.fits_matvec(x, len(matrix)):
     out = gpu_matvec.matvec(x, matrix, residual=flat, interpret=interpret)
   else:
-    out = keep(flat + jnp.dot(x, matrix.T))
+    out = retain(flat + jnp.dot(x, matrix.T))
   return out.reshape(residual.shape), keys, values
 
 
