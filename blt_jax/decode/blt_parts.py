@@ -66,11 +66,12 @@ def encode_bytes(
     states.append(x)
 
   # Keys and values for cross-attentions, which follow the last layers; states to pool.
-  crosses = weights.encoder.cross
-  read = [
-    layers.cross_keys(w, c.encoder_cross, c.encoder.norm_epsilon, x)
-    for w, x in zip(crosses, states[len(states) - len(crosses) :], strict=True)
-  ]
+  crosses, read = weights.encoder.cross, []
+  if c.encoder_cross is not None:
+    read = [
+      layers.cross_keys(w, c.encoder_cross, c.encoder.norm_epsilon, x)
+      for w, x in zip(crosses, states[-len(crosses) :], strict=True)
+    ]
   pooled = states[-max(len(crosses), 1) :][: len(cache.states)]
 
   def put(buffers, new):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from blt_jax.decode import layers
-from blt_jax.decode.weights import CrossWeights, EncoderWeights
+from blt_jax.decode.weights import EncoderWeights
 from blt_jax.models.config import BLTConfig
 from blt_jax.ops import decode_layers
 
@@ -43,21 +43,7 @@ def encode_patches(
     if i < len(states) and weights.patch_projection is not None:
       pooled = decode_layers.pool_bytes(states[i], starts, ends, c.pooling)
       patches = decode_layers.linear(pooled, weights.patch_projection).reshape(shape)
-    patches = _attend_add(cross, c, patches, read, context_starts, ends)
+    query = layers.cross_queries(cross, c.encoder_cross, c.encoder.norm_epsilon, patches)
+    mixed = decode_layers.attend_bytes(query, read, context_starts, ends)
+    patches = layers.cross_output(cross, patches, mixed)
   return patches.reshape(*starts.shape, -1)
-
-
-def _attend_add(
-  weights: CrossWeights,
-  config: BLTConfig,
-  patches: jax.Array,
-  read: jax.Array,
-  starts: jax.Array,
-  ends: jax.Array,
-) -> jax.Array:
-  """The vectors of patches [B, P, K, D], twice, and what they read of their bytes."""
-  query = layers.cross_queries(
-    weights, config.encoder_cross, config.encoder.norm_epsilon, patches
-  )
-  mixed = decode_layers.attend_bytes(query, read, starts, ends)
-  return layers.cross_output(weights, patches, mixed)

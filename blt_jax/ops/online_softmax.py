@@ -67,8 +67,6 @@ def merge(states: Sequence[State]) -> State:
   """The state of softmaxes whose scores were taken in apart."""
   highest = functools.reduce(jnp.maximum, [largest for largest, _, _ in states])
   scales = [jnp.exp2(largest - highest) for largest, _, _ in states]
-  total = sum(total * scale for (_, total, _), scale in zip(states, scales, strict=True))
-  mixed = sum(
-    mixed * scale[..., None] for (_, _, mixed), scale in zip(states, scales, strict=True)
-  )
-  return highest, total, mixed
+  totals = [state[1] * scale for state, scale in zip(states, scales, strict=True)]
+  mixed = [state[2] * scale[..., None] for state, scale in zip(states, scales, strict=True)]
+  return highest, functools.reduce(jnp.add, totals), functools.reduce(jnp.add, mixed)
