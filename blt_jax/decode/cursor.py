@@ -102,13 +102,14 @@ def _fires(
   `here` [B, C] are the positions; `token` and `entropy` [B, C + 1] begin one byte before.
   """
   total = jnp.zeros_like(entropy[:, 1:])
-  if config.scheme == "entropy" and config.cumulative:
+  is_entropy = config.scheme == "entropy"
+  if is_entropy and config.cumulative and config.threshold is not None:
     return patching.cumulative_rule(entropy[:, 1:], cursor.total, config.threshold)
-  if config.scheme == "entropy":
+  if is_entropy:
     return patching.entropy_rule(entropy[:, 1:], entropy[:, :-1], here, config), total
   if config.scheme == "space":
     return patching.space_rule(token[:, 1:], token[:, :-1]), total
-  if config.scheme == "static":
+  if config.scheme == "static" and config.patch_size is not None:
     # Divided on the host: float32 would misplace some starts of uneven sizes.
     patch = np.floor(np.arange(capacity + 1) / config.patch_size)
     return jnp.asarray(patch[1:] != patch[:-1])[here], total

@@ -11,6 +11,7 @@ from blt_jax.ops import attention, decode_layers, norm
 from blt_jax.ops.ring_attention import ring_attention
 from blt_jax.ops.rope import rotate_halves
 from blt_jax.ops.triton import attention as gpu_attention
+from blt_jax.ops.triton import call as gpu_call
 from blt_jax.ops.triton import matvec as gpu_matvec
 from blt_jax.ops.triton import norm as gpu_norm
 from blt_jax.ops.triton import patch_attention as gpu_patch_attention
@@ -147,3 +148,25 @@ def test_interval_attention(window):
     query, row, past, seen[:, window:] - window, interpret=True
   )
   chex.assert_trees_all_close(got, want, **SAME)
+
+
+def test_overlap_retains_what_the_first_chain_makes(monkeypatch):
+  """Until the small array is copied, and what the second chain makes last is there."""
+  retained, x = [], jnp.arange(4.0)
+
+  def after(small, others):
+    retained.extend(others)
+    return small
+
+  monkeypatch.setattr(gpu_call, "_after", after)
+
+  def first():
+    doubled = gpu_call.retain(2 * x)
+    sine = jnp.sin(doubled)
+    return gpu_call.retain(sine + 1).sum(), {"sine": sine}
+
+  (small, rest), (last, others) = gpu_call.overlap(first, lambda: (x + 5, "others"))
+  sine = jnp.sin(2 * x)
+  chex.assert_trees_all_close((small, rest), ((sine + 1).sum(), {"sine": sine}))
+  chex.assert_trees_all_close(retained, [2 * x, sine + 1, x + 5])
+  assert others == "others" and last is retained[-1]

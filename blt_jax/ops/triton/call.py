@@ -84,7 +84,7 @@ def _run_retaining(function: Callable[[], Any]) -> tuple[Any, list[jax.Array]]:
   """What a function gives, and all arrays on the way there that `retain` marked."""
   program, shapes = jax.make_jaxpr(function, return_shape=True)()
   results = program.jaxpr.outvars
-  marked = [eqn.outvars[0] for eqn in program.jaxpr.eqns if eqn.primitive is _retain]
+  marked = [eqn.invars[0] for eqn in program.jaxpr.eqns if eqn.primitive is _retain]
   longer = program.jaxpr.replace(outvars=[*results, *marked])
   arrays = core.jaxpr_as_fun(core.ClosedJaxpr(longer, program.consts))()
   given = jax.tree.unflatten(jax.tree.structure(shapes), arrays[: len(results)])
