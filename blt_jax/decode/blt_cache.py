@@ -35,7 +35,7 @@ class BLTCache:
   latent: list[layers.Ring]
   decoder: list[layers.Ring]
   source: Any  # cache of the entropy source, or None
-  waits: jax.Array  # bool [B], whose next byte the entropy source has read: `read_byte`
+  waits: jax.Array  # bool [B], rows for whose next byte the source need not run again
 
 
 def init_cache(

@@ -34,7 +34,7 @@ def rope_angles(
 
 def _frequencies(head_dim: int, theta: float) -> np.ndarray:
   """Radians per position of each pair, float32 [H / 2]."""
-  exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
+  exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
   return (1.0 / theta**exponents).astype(np.float32)
 
 
