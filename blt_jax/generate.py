@@ -29,15 +29,7 @@ from blt_jax.decode.sampling import Sampling
 from blt_jax.runs import loading
 from blt_jax.storage import atomic, files
 
-_OPTIONS = dict(
-    max_bytes=(int, "bytes to add at most"),
-    temperature=(float, "0: the likeliest byte; 1: the model's distribution"),
-    top_k=(int, "draw among so many likeliest bytes; 0: all"),
-    top_p=(float, "draw among the likeliest bytes of this total probability"),
-    min_p=(float, "draw among bytes at least so likely, relative to the likeliest"),
-    repetition_penalty=(float, "makes bytes that occurred less likely; 1: no"),
-    seed=(int, "of the draws"),
-)  # fmt: skip
+_OPTIONS = [field for field in dataclasses.fields(Sampling) if field.type in (int, float)]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,7 +44,7 @@ def _run(args) -> str | int:
   options = Sampling(
     stop=[os.fsencode(text) for text in args.stop],
     valid_utf8=args.valid_utf8,
-    **{name: getattr(args, name) for name in _OPTIONS},
+    **{field.name: getattr(args, field.name) for field in _OPTIONS},
   )
   if bool(args.input) != bool(args.output):
     raise ValueError("--input needs --output, the file for the results, and it --input.")
@@ -85,9 +77,10 @@ def _parser() -> argparse.ArgumentParser:
   text.add_argument("--file", help="continue this file; - for what comes in")
   text.add_argument("--input", help="continue every line of this JSONL file")
   parser.add_argument("--output", help="JSONL file for the results of --input")
-  for name, (kind, what) in _OPTIONS.items():
-    default = getattr(Sampling, name)
-    parser.add_argument(f"--{name}", type=kind, default=default, help=f"{what} ({default})")
+  for field in _OPTIONS:
+    kind, default = type(field.default), field.default
+    meaning = f"{field.metadata['meaning']} ({default})"
+    parser.add_argument(f"--{field.name}", type=kind, default=default, help=meaning)
   parser.add_argument("--stop", action="append", default=[], help="text to end before; repeat")
   parser.add_argument("--valid_utf8", action="store_true", help="write well-formed UTF-8 only")
   parser.add_argument("--no_stream", action="store_true", help="print when all is done")

@@ -19,7 +19,7 @@ class BLTCache:
   """What a BLT remembers of each row: T bytes, M patches at most.
 
   Everything but the cursor lies where its byte or patch belongs, so a row goes back by
-  moving the cursor alone; a row that waits does so until its next read.
+  moving the cursor alone.
   """
 
   cursor: Cursor
@@ -35,7 +35,7 @@ class BLTCache:
   latent: list[layers.Ring]
   decoder: list[layers.Ring]
   source: Any  # cache of the entropy source, or None
-  waits: jax.Array  # bool [B], rows whose next byte the entropy source has read already
+  waits: jax.Array  # bool [B], rows for whose next byte the source need not run again
 
 
 def init_cache(
@@ -94,7 +94,7 @@ def init_cache(
   )
 
 
-def note(
+def write_bytes(
   config: BLTConfig,
   cache: BLTCache,
   tokens: jax.Array,

@@ -229,7 +229,7 @@ def test_sharded_over_devices():
     pytest.skip("needs eight devices")
   mesh = sharding.make_mesh(1, 4, 2)
   sharded = placement.shard(model(), mesh)
-  assert len(sharded.weights["model"]["latent"][0]["gate_up"].sharding.device_set) == 8
+  assert len(sharded.weights.latent[0].gate_up.sharding.device_set) == 8
   got = Generator(sharded, batch_size=2, prefill_chunk=4).generate(PROMPTS, GREEDY)
   for one, other in zip(got, generate(), strict=True):
     same(one, other)

@@ -146,4 +146,4 @@ class OpenDocument:
 def _digest(tokens: np.ndarray) -> int:
   """Tells documents apart by their ends and their size, at a price that no document feels."""
   ends = np.concatenate([tokens[:512], tokens[-512:]])
-  return zlib.crc32(ends, len(tokens)) % (2**31 - 1) + 1
+  return zlib.crc32(ends.tobytes(), len(tokens)) % (2**31 - 1) + 1
