@@ -50,7 +50,7 @@ def blockwise_attention(
 
   def add(block, state):
     key, value, visible = read(block)
-    scores = _scores(query, key, visible, online_softmax.MASKED) * online_softmax.LOG2_E
+    scores = _scores(query, key, visible, online_softmax.MASKED, online_softmax.LOG2_E)
 
     def mix(weights):
       return jnp.einsum(
@@ -68,7 +68,14 @@ def blockwise_attention(
   return jnp.moveaxis(mixed, -2, -4).astype(query.dtype)
 
 
-def _scores(query, key, visible, masked):
-  """Scaled products float32 [..., G, R, Q, K], `masked` where not visible."""
+def _scores(
+  query: jax.Array,
+  key: jax.Array,
+  visible: jax.Array | np.ndarray,
+  masked: float,
+  factor: float = 1.0,
+) -> jax.Array:
+  """Scaled products float32 [..., G, R, Q, K] times `factor`, `masked` where not visible."""
   scores = jnp.einsum("...qgrh,...kgh->...grqk", query, key, preferred_element_type=jnp.float32)
-  return jnp.where(visible[..., None, None, :, :], scores * query.shape[-1] ** -0.5, masked)
+  scale = query.shape[-1] ** -0.5 * factor
+  return jnp.where(visible[..., None, None, :, :], scores * scale, masked)
