@@ -14,6 +14,7 @@ from blt_jax.runs.log import RunLog
 from blt_jax.runs.loss_guard import LossGuard
 from blt_jax.runs.profiling import Profiled
 from blt_jax.runs.stopwatch import Stopwatch
+from blt_jax.runs.warning_signs import WarningSigns
 
 _SUMS = dict(
   nats=60.0, targets=22, bytes=20, inputs=22, patches=11, one_byte_patches=3,
@@ -117,7 +118,7 @@ def test_guard_stops_at_a_bad_loss_and_keeps_the_batch(bad, message, tmp_path):
     assert saved["patch_lengths"].shape == (2, 4)
 
 
-def _log(tmp_path, writer, every_steps=2):
+def _log(tmp_path, writer, every_steps=2, signs=None):
   return RunLog(
     num_steps=10,
     every_steps=every_steps,
@@ -126,6 +127,7 @@ def _log(tmp_path, writer, every_steps=2):
     guard=LossGuard(tmp_path, max_jump=1.0),
     stopwatch=Stopwatch(),
     writer=writer,
+    signs=signs,
   )
 
 
@@ -149,6 +151,24 @@ def test_log_reports_one_step_late_and_the_rest_when_asked(tmp_path):
   assert [(n["step"], n["kind"]) for n in lines()] == [(2, "train"), (3, "train"), (3, "eval")]
   assert lines()[0]["learning_rate"] == 0.5 and lines()[0]["grad_norm"] == 0.25
   assert lines()[0]["loss"] == pytest.approx(60 / 22)
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_log_warns_of_rows_and_of_text_known_by_heart(leads, tmp_path, caplog):
+  signs = WarningSigns(seq_len=4096, num_patches=1400, target_bytes_per_patch=4.5)
+  log = _log(tmp_path, writer=None, signs=signs if leads else None)
+  step_metrics = {k: jnp.array(v, jnp.float32) for k, v in _SUMS.items()}
+  log.add(1, step_metrics | {"grad_norm": jnp.array(0.25)}, _batch())
+  log.flush()
+  log.evaluation(1, {"bpb": 7.0, "loss": 2 * 60 / 22 - 0.1})
+  log.evaluation(1, {"bpb": 7.0, "loss": 2 * 60 / 22 + 0.1})
+  warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+  if not leads:
+    assert not warnings
+    return
+  size, rows, by_heart = warnings
+  assert "2.00 bytes" in size and "config.data.num_patches=2048," in rows
+  assert "held-out loss 5.555" in by_heart
 
 
 def test_a_process_that_does_not_lead_writes_nothing(tmp_path):
