@@ -210,7 +210,7 @@ def adjust(
   seen: jax.Array,
   parts: frozenset[str] = ALL_PARTS,
 ) -> jax.Array:
-  """The logits [V] that are sampled from: penalised, scaled, -inf where ruled out."""
+  """The logits [B, C, V] that are sampled from: penalised, scaled, -inf where ruled out."""
   if "seen" in parts:
     penalty = options.repetition_penalty[:, None, None]
     penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
