@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from blt_jax.models import partitioning
 from blt_jax.models.config import CrossAttentionConfig, TransformerConfig
-from blt_jax.ops import attention, norm, patch_attention, rope
+from blt_jax.ops import attention, device, norm, patch_attention, rope
 
 Std = Callable[[int], Any]  # fan-in -> standard deviation, a float or a scalar array
 
@@ -45,7 +45,7 @@ class Linear(nn.Module):
     kernel = self.param("kernel", init, (fan_in, self.features), jnp.float32)
     # A product of two matrices has the faster gradient on CPUs. On TPUs, heads would be
     # moved twice for it, to bring rows together and the row's positions next to each other.
-    inputs = x if attention.on_tpus() else x.reshape(-1, fan_in)
+    inputs = x if device.kernels() == "tpu" else x.reshape(-1, fan_in)
     flat = jnp.dot(inputs, kernel.astype(x.dtype)).reshape(*x.shape[:-1], self.features)
     # Named for policies of recomputation. Heads apart would take twice the memory on TPUs.
     return checkpoint_name(flat, self.name)

@@ -11,6 +11,7 @@ import jax
 Kernels = Literal["triton", "tpu", "xla"]
 
 _AMPERE = 8.0  # compute capability of the oldest GPUs with products in bfloat16
+_SMALLEST = 99 * 1024  # bytes of fast memory for a program, on consumer cards
 
 
 def kernels() -> Kernels:
@@ -19,22 +20,19 @@ def kernels() -> Kernels:
   Not `platform_dependent`: the backward pass would keep what each of its branches needs.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
-  platform = None if device is None else device.platform
-  if platform == "tpu":
+  if device is None:
+    return "xla"
+  if device.platform == "tpu":
     return "tpu"
-  return "triton" if platform == "gpu" and runs_triton(jax.local_devices()[0]) else "xla"
-
-
-def runs_triton(device: jax.Device) -> bool:
-  """Whether a device is an NVIDIA GPU of the generation Ampere or a later one."""
-  if device.platform != "gpu" or not device.device_kind.startswith("NVIDIA"):
-    return False
-  return float(device.compute_capability) >= _AMPERE
+  is_nvidia = device.platform == "gpu" and device.device_kind.startswith("NVIDIA")
+  return "triton" if is_nvidia and _compute_capability() >= _AMPERE else "xla"
 
 
 def shared_memory() -> int:
-  """Bytes of fast memory that a kernel's program may have on the GPU at hand."""
+  """Bytes of fast memory that one program of a kernel may have on the GPUs at hand."""
   return getattr(jax.local_devices()[0], "shared_memory_per_block_optin", _SMALLEST)
 
 
-_SMALLEST = 99 * 1024  # of a program on consumer cards
+def _compute_capability() -> float:
+  """Of the GPUs at hand; without any, that of the oldest that will do."""
+  return float(getattr(jax.local_devices()[0], "compute_capability", _AMPERE))

@@ -47,6 +47,17 @@ class Tiles(NamedTuple):
   to_key: Tile = Tile(64, 64, 4, 3)
 
 
+def fits(query: jax.Array) -> bool:
+  """Whether the kernels take these heads [B, S, N, H]: blocks are powers of two."""
+  head_dim = query.shape[-1]
+  return head_dim & (head_dim - 1) == 0 and 32 <= head_dim <= 256
+
+
+def tiles_for(query: jax.Array) -> Tiles:
+  """Tiles for queries [B, S, N, H] that fit the fast memory of the GPUs at hand."""
+  return Tiles()
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
 def interval_attention(
   query: jax.Array,
