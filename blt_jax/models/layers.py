@@ -196,7 +196,8 @@ class CrossAttention(nn.Module):
       patch_attention.bytes_attend if self.bytes_are_queries else patch_attention.patches_attend
     )
     attend = functools.partial(attend, window=self.config.window)
-    if partitioning.num_shards("heads") > 1:  # else the borders of shards only cost time
+    # Kernels are not divided by the partitioner; else borders of shards only cost time.
+    if partitioning.num_shards("heads") > 1 or patch_attention.has_kernels():
       own, other = (("batch", *(None,) * (x.ndim - 3), "heads", None) for x in (query, key))
       inputs = (own, other, other, ("batch", None))
       attend = _on_shards(attend, inputs, own, key.shape[-2])

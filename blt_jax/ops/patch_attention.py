@@ -10,7 +10,18 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from blt_jax.ops import heads
+from blt_jax.ops import device, heads
+from blt_jax.ops.triton import bytes_attend as bytes_kernel
+from blt_jax.ops.triton import patches_attend as patches_kernel
+
+
+def has_kernels() -> bool:
+  """Whether bytes and patches have kernels on the mesh in force.
+
+  A kernel is not divided over devices: with several, call these functions on each
+  device's shard.
+  """
+  return device.kernels() == "triton"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -94,10 +105,12 @@ def patches_attend(
       None is 1.
 
   Returns:
-    [B, P, K, N, H] in the dtype of `query`; softmax in float32.
+    [B, P, K, N, H] in the dtype of `query`, zeros for empty patches; softmax in float32.
   """
   batch, num_patches, slots, num_heads, head_dim = query.shape
   window = window or 1
+  if window == 1 and has_kernels() and patches_kernel.fits(query, key):
+    return patches_kernel.attend(query, key, value, patch_ids)
   in_order = window == 1
   # A byte stands once for each patch that reads it; ids past the end are dropped.
   ids = jnp.concatenate([patch_ids + i for i in range(window)], axis=1)
@@ -144,6 +157,8 @@ def bytes_attend(
   """
   num_heads, head_dim = query.shape[2:]
   slots = key.shape[2]
+  if window in (None, 1) and has_kernels() and bytes_kernel.fits(query, key):
+    return bytes_kernel.attend(query, key, value, patch_ids)
   ids = [patch_ids - i for i in range(window or 1)]
   flat, key, value = (heads.side_by_side(x, num_heads) for x in (query, key, value))
 

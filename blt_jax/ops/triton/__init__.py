@@ -1,1 +1,1 @@
-"""Kernels for NVIDIA GPUs in Pallas' Triton language; only files of `ops/` import them."""
+"""Kernels for NVIDIA GPUs in Pallas' Triton language; imported by files directly in ops."""

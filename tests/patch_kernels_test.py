@@ -1,0 +1,138 @@
+"""The GPU kernels between bytes and patches, interpreted, against the forms of XLA."""
+
+import contextlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_cases import SAME
+
+from blt_jax.ops import patch_attention
+from blt_jax.ops.triton import bytes_attend, patches_attend
+
+# Patch of each byte. Patches of no byte, one, a block, more than a block; no first patch;
+# bytes past the last of 6 patches; a row of one patch.
+IDS = np.array(
+  [
+    [0] + [1] * 8 + [3] * 19 + [5] * 9,
+    [1] * 3 + [2] * 16 + [4] * 5 + [5] * 2 + [7] * 11,
+    [3] * 37,
+  ],
+  np.int32,
+)
+BATCH, SEQ_LEN, PATCHES = *IDS.shape, 6
+# K vectors, G key heads, R query heads of each, H; more than one program shares the heads
+# of the last.
+SIZES = [(2, 4, 1, 16), (1, 2, 3, 32), (5, 3, 1, 16), (3, 1, 2, 64), (8, 8, 1, 128)]
+
+
+def normal(seed, *shape, dtype="float32"):
+  return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
+
+
+def with_gradients(function, weights, inputs):
+  """The output of a function, and the gradients of `weights` times it, in float32."""
+  output, backward = jax.vjp(function, *inputs)
+  results = output, *backward(weights.astype(output.dtype))
+  return [np.asarray(x, np.float32) for x in results]
+
+
+def same(got, want, inputs):
+  """Float32 to rounding; bfloat16 within its resolution of the largest value."""
+  for ours, theirs in zip(got, want, strict=True):
+    if inputs[0].dtype == jnp.float32:
+      np.testing.assert_allclose(ours, theirs, **SAME)
+    else:
+      assert np.abs(ours - theirs).max() <= 2**-7 * np.abs(theirs).max()
+
+
+def patch_inputs(slots, heads, repeats, head_dim, dtype="float32"):
+  """Queries of patches, keys and values of bytes, and weights of what comes out."""
+  shape = BATCH, PATCHES, slots, heads * repeats, head_dim
+  read = BATCH, SEQ_LEN, heads, head_dim
+  return (normal(0, *shape, dtype=dtype), normal(1, *read, dtype=dtype),
+          normal(2, *read, dtype=dtype)), normal(3, *shape)  # fmt: skip
+
+
+def byte_inputs(slots, heads, repeats, head_dim, dtype="float32"):
+  """Queries of bytes, keys and values of patches, and weights of what comes out."""
+  shape = BATCH, SEQ_LEN, heads * repeats, head_dim
+  read = BATCH, PATCHES, slots, heads, head_dim
+  return (normal(0, *shape, dtype=dtype), normal(1, *read, dtype=dtype),
+          normal(2, *read, dtype=dtype)), normal(3, *shape)  # fmt: skip
+
+
+CASES = {
+  "patches": (patches_attend, patch_attention.patches_attend, patch_inputs, IDS),
+  "bytes": (bytes_attend, patch_attention.bytes_attend, byte_inputs, IDS.clip(0, 5)),
+}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("name", CASES)
+def test_attention(name, sizes):
+  kernel, by_xla, draw, ids = CASES[name]
+  inputs, weights = draw(*sizes)
+  assert kernel.fits(*inputs[:2])
+  got = with_gradients(lambda *x: kernel.attend(*x, ids, True), weights, inputs)
+  want = with_gradients(lambda *x: by_xla(*x, ids), weights, inputs)
+  same(got, want, inputs)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_attention_in_bfloat16(name):
+  """Compared with float32, kernels lose no more than the forms of XLA."""
+  kernel, by_xla, draw, ids = CASES[name]
+  narrow, weights = draw(2, 4, 1, 16, "bfloat16")
+  weights = weights.astype(jnp.bfloat16)
+  wide = [x.astype(jnp.float32) for x in narrow]
+  exact = with_gradients(lambda *x: by_xla(*x, ids), weights, wide)
+  got = with_gradients(lambda *x: kernel.attend(*x, ids, True), weights, narrow)
+  theirs = with_gradients(lambda *x: by_xla(*x, ids), weights, narrow)
+  for want, ours, xla in zip(exact, got, theirs, strict=True):
+    errors = [np.linalg.norm(x - want) / np.linalg.norm(want) for x in (ours, xla)]
+    assert errors[0] < 1.1 * errors[1] < 0.02
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_large_scores_stay_finite(name):
+  kernel, _, draw, ids = CASES[name]
+  inputs, weights = draw(2, 2, 1, 16)
+  inputs = 1e4 * inputs[0], *inputs[1:]
+  chex.assert_tree_all_finite(
+    with_gradients(lambda *x: kernel.attend(*x, ids, True), weights, inputs)
+  )
+
+
+@contextlib.contextmanager
+def as_on_a_gpu(monkeypatch):
+  """Chooses kernels and has them lowered for a GPU that need not be there."""
+  monkeypatch.setattr(patch_attention, "has_kernels", lambda: True)
+  device = jax.sharding.AbstractDevice
+  try:
+    gpu = device("NVIDIA H200", None, "gpu")
+  except TypeError:  # jax 0.10 does not ask which GPU
+    gpu = device("NVIDIA H200", None)
+  with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=gpu)):
+    yield
+
+
+def lowered(function, *arguments):
+  traced = jax.jit(function).trace(*arguments)
+  return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", CASES)
+def test_doors_lead_to_kernels_that_lower(name, dtype, monkeypatch):
+  _, by_door, draw, ids = CASES[name]
+  inputs, weights = draw(2, 4, 2, 64, dtype)
+
+  def loss(*inputs):
+    return jnp.sum(by_door(*inputs, ids).astype(jnp.float32) * weights)
+
+  with as_on_a_gpu(monkeypatch):
+    text = lowered(jax.grad(loss, argnums=(0, 1, 2)), *inputs)
+  assert f"{name}_attend" in text and f"{name}_attend_backward" in text
