@@ -10,7 +10,7 @@ import pytest
 from golden_cases import SAME
 
 from blt_jax.ops import patch_attention
-from blt_jax.ops.triton import bytes_attend, patches_attend
+from blt_jax.ops.triton import bytes_attend, patch_pool, patch_sum, patches_attend
 
 # Patch of each byte. Patches of no byte, one, a block, more than a block; no first patch;
 # bytes past the last of 6 patches; a row of one patch.
@@ -25,7 +25,7 @@ IDS = np.array(
 BATCH, SEQ_LEN, PATCHES = *IDS.shape, 6
 # K vectors, G key heads, R query heads of each, H; more than one program shares the heads
 # of the last.
-SIZES = [(2, 4, 1, 16), (1, 2, 3, 32), (5, 3, 1, 16), (3, 1, 2, 64), (8, 8, 1, 128)]
+SIZES = [(2, 4, 1, 16), (1, 3, 3, 32), (8, 8, 1, 128)]
 
 
 def normal(seed, *shape, dtype="float32"):
@@ -34,9 +34,13 @@ def normal(seed, *shape, dtype="float32"):
 
 def with_gradients(function, weights, inputs):
   """The output of a function, and the gradients of `weights` times it, in float32."""
-  output, backward = jax.vjp(function, *inputs)
-  results = output, *backward(weights.astype(output.dtype))
-  return [np.asarray(x, np.float32) for x in results]
+
+  @jax.jit
+  def run(weights, *inputs):
+    output, backward = jax.vjp(function, *inputs)
+    return output, *backward(weights.astype(output.dtype))
+
+  return [np.asarray(x, np.float32) for x in run(weights, *inputs)]
 
 
 def same(got, want, inputs):
@@ -106,6 +110,47 @@ def test_large_scores_stay_finite(name):
   )
 
 
+PARTS = {
+  "avg": (patch_pool.MEAN,),
+  "min": (patch_pool.LEAST,),
+  "max": (patch_pool.LARGEST,),
+  "avg_max": (patch_pool.MEAN, patch_pool.LARGEST),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("modes", PARTS)
+def test_pool(modes, dtype):
+  """States of few values, so that many bytes of a patch attain its extremes."""
+  states = jnp.round(normal(0, BATCH, SEQ_LEN, 96, dtype=dtype))
+  weights = normal(1, BATCH, PATCHES, 96 * len(PARTS[modes]))
+  assert patch_pool.fits(states)
+  got = with_gradients(
+    lambda x: patch_pool.pool(x, IDS, PATCHES, PARTS[modes], True), weights, [states]
+  )
+  want = with_gradients(
+    lambda x: patch_attention.pool(x, IDS, PATCHES, modes), weights, [states]
+  )
+  same(got, want, [states])
+
+
+def test_sum_drops_bytes_of_no_patch():
+  values = normal(0, BATCH, SEQ_LEN, 96)
+  got = patch_sum.reduce_sum(values, IDS - 1, 3, interpret=True)
+  want = np.zeros((BATCH, 3, 96))
+  for row, byte in np.ndindex(BATCH, SEQ_LEN):
+    if 0 <= IDS[row, byte] - 1 < 3:
+      want[row, IDS[row, byte] - 1] += values[row, byte]
+  np.testing.assert_allclose(got, want, **SAME)
+
+
+def test_sum_of_narrow_values_is_taken_in_float32():
+  values = jnp.ones((1, 1000, 32), jnp.bfloat16)
+  got = patch_sum.reduce_sum(values, jnp.zeros((1, 1000), jnp.int32), 1, interpret=True)
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(np.float32(got), 1000)
+
+
 @contextlib.contextmanager
 def as_on_a_gpu(monkeypatch):
   """Chooses kernels and has them lowered for a GPU that need not be there."""
@@ -136,3 +181,20 @@ def test_doors_lead_to_kernels_that_lower(name, dtype, monkeypatch):
   with as_on_a_gpu(monkeypatch):
     text = lowered(jax.grad(loss, argnums=(0, 1, 2)), *inputs)
   assert f"{name}_attend" in text and f"{name}_attend_backward" in text
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_pool_and_expand_lead_to_kernels_that_lower(dtype, monkeypatch):
+  def loss(states, patches):
+    pooled = patch_attention.pool(states, IDS, PATCHES, "avg_min_max")
+    given = patch_attention.expand(patches, IDS)
+    return jnp.sum(pooled.astype(jnp.float32)) + jnp.sum(given.astype(jnp.float32))
+
+  inputs = (
+    normal(0, BATCH, SEQ_LEN, 96, dtype=dtype),
+    normal(1, BATCH, PATCHES, 96, dtype=dtype),
+  )
+  with as_on_a_gpu(monkeypatch):
+    text = lowered(jax.grad(loss, argnums=(0, 1)), *inputs)
+  for name in ("patch_pool", "patch_pool_backward", "patch_sum"):
+    assert f'"{name}"' in text

@@ -12,7 +12,15 @@ import jax.numpy as jnp
 
 from blt_jax.ops import device, heads
 from blt_jax.ops.triton import bytes_attend as bytes_kernel
+from blt_jax.ops.triton import patch_pool, patch_sum
 from blt_jax.ops.triton import patches_attend as patches_kernel
+
+_POOLS = {
+  "avg": patch_pool.MEAN,
+  "mean": patch_pool.MEAN,
+  "min": patch_pool.LEAST,
+  "max": patch_pool.LARGEST,
+}
 
 
 def has_kernels() -> bool:
@@ -37,6 +45,8 @@ def _expand_forward(patch_values, ids, is_sorted):
 
 def _expand_backward(is_sorted, residuals, gradient):
   ids, num_patches = residuals
+  if is_sorted and has_kernels() and patch_sum.fits(gradient):
+    return patch_sum.reduce_sum(gradient, ids, num_patches), None
   # The transpose of a gather does not know that ids are sorted and sums in the dtype
   # of the values; this sum does neither.
   summed = reduce_sum(gradient.astype(jnp.float32), ids, num_patches, is_sorted)
@@ -74,6 +84,9 @@ def pool(byte_states: jax.Array, ids: jax.Array, num_patches: int, modes: str) -
   Returns:
     [B, P, D * number of modes] in the dtype of `byte_states`; zeros for empty patches.
   """
+  if has_kernels() and patch_pool.fits(byte_states):
+    parts = tuple(sorted(_POOLS[mode] for mode in modes.split("_")))
+    return patch_pool.pool(byte_states, ids, num_patches, parts)
   states = byte_states.astype(jnp.float32)
   count = reduce_sum(jnp.ones((*ids.shape, 1)), ids, num_patches)
   pooled = []

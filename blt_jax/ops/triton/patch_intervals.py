@@ -51,6 +51,16 @@ def fits_heads(head_dim: int, vectors: int) -> bool:
   return is_power_of_two and 16 <= head_dim <= 256 and vectors <= 32
 
 
+def width_at_once(dim: int) -> int:
+  """How many of D columns a program takes; a power of two that divides D."""
+  return largest_power_of_two(dim, _WIDTH)
+
+
+def fits_width(dim: int) -> bool:
+  """Whether kernels take D columns without falling apart into slivers."""
+  return width_at_once(dim) >= 32
+
+
 def largest_power_of_two(number: int, most: int) -> int:
   """The largest power of two that divides `number` and is no larger than `most`."""
   size = number & -number
