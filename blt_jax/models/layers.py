@@ -60,7 +60,11 @@ class RMSNorm(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     init = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
     scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
-    return norm.rms_norm(x, scale, self.epsilon)
+    normalise = functools.partial(norm.rms_norm, epsilon=self.epsilon)
+    if device.kernels() == "triton":  # which the partitioner cannot split
+      rows = ("batch", *(None,) * (x.ndim - 1))
+      normalise = partitioning.per_shard(normalise, (rows, ("norm",)), rows)
+    return normalise(x, scale)
 
 
 class Embedding(nn.Module):
