@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from blt_jax.ops import heads
+from blt_jax.ops import device, heads
 from blt_jax.ops.triton import bytes_attend as bytes_kernel
 from blt_jax.ops.triton import patch_pool, patch_sum
 from blt_jax.ops.triton import patches_attend as patches_kernel
@@ -24,13 +24,12 @@ _POOLS = {
 
 
 def has_kernels() -> bool:
-  """Whether the mesh in force is one of GPUs, on which bytes and patches have kernels.
+  """Whether bytes and patches have kernels on the mesh in force.
 
   A kernel is not divided over devices: with several, call these functions on each
-  device's shard. Not `platform_dependent`: see `attention.on_tpus`.
+  device's shard.
   """
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  return device is not None and device.platform == "gpu"
+  return device.kernels() == "triton"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
