@@ -60,10 +60,11 @@ class Block(nn.Module):
     std = depth_std(c, layer)
     attend = layers.SelfAttention(c, std, name="attention")
     mlp = layers.MLP(c.mlp_dim, std, name="mlp")
-    normed = layers.RMSNorm(c.norm_epsilon, name="attention_norm")(x)
+    x, normed = layers.RMSNorm(c.norm_epsilon, name="attention_norm").fan_out(x, 3)
     attended, kept = attend(normed, rope_table, document_ids, past)
     x = partitioning.constrain(x + attended, *partitioning.STATES)
-    x = x + mlp(layers.RMSNorm(c.norm_epsilon, name="mlp_norm")(x))
+    x, normed = layers.RMSNorm(c.norm_epsilon, name="mlp_norm").fan_out(x, 2)
+    x = x + mlp(normed)
     return partitioning.constrain(x, *partitioning.STATES), kept
 
 
@@ -132,8 +133,13 @@ def stacked(
 
 def _run_in_turn(layer, stacked_params, x, indices, *shared):
   """Runs the layers that `stacked` makes, written out: ([B, S, D], None)."""
+
+  @jax.jit  # which traces the layer once for all
+  def run(params, x, index, *shared):
+    return layer.apply({"params": params}, x, index, *shared)[0]
+
   for index, params in zip(indices, _layers_of(stacked_params), strict=True):
-    x, _ = layer.apply({"params": params}, x, index, *shared)
+    x = run(params, x, index, *shared)
   return x, None
 
 
@@ -150,7 +156,7 @@ def _layers_of(stacked_params):
 
 def _stack_gradients(_, gradients):
   def put_together(*layers):
-    total = jnp.zeros((len(layers), *layers[0].shape), layers[0].dtype)
+    total = jax.lax.empty((len(layers), *layers[0].shape), layers[0].dtype)
     for i, layer in enumerate(layers):
       total = jax.lax.dynamic_update_index_in_dim(total, layer, i, 0)
     return total
