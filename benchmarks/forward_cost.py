@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import config as settings
-from blt_jax import patching, train_state
+from blt_jax import patching
+from blt_jax.models import init
 from blt_jax.models.blt import BLT
 
 _PATCH_SIZE = 4
@@ -34,7 +35,7 @@ def main() -> None:
   root = pathlib.Path(__file__).parents[1]
   quickstart = runpy.run_path(str(root / "configs" / "quickstart.py"))["get_config"]()
   model = BLT(settings.make_model_config(quickstart.model))
-  params = jax.jit(lambda: train_state.fresh_params(model, seed=0))()
+  params = jax.jit(lambda: init.fresh_params(model, seed=0))()
   rows = [measure(model, params, n) for n in lengths]
   print(f"{jax.devices()[0].device_kind}, one row, {_PATCH_SIZE} bytes per patch")
   print(" bytes  local ms  ns/byte  temp MB  B/byte   latent ms  ns/byte")

@@ -27,8 +27,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from blt_jax import config as settings
-from blt_jax import loading, sharding, tokenizer
-from blt_jax.aot import topologies
+from blt_jax import tokenizer
+from blt_jax.cost import topologies
 from blt_jax.decode import loop, placement, sampling
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
@@ -37,8 +37,10 @@ from blt_jax.decode.language_model import LanguageModel
 from blt_jax.decode.weights import blt_weights, byte_lm_weights
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
+from blt_jax.models.init import abstract_params
+from blt_jax.parallel import sharding
 from blt_jax.patching import PatchingConfig
-from blt_jax.train_state import abstract_params
+from blt_jax.runs import loading
 
 _PATCH_SIZE = 4.5
 _SIZES = np.random.default_rng(0).permutation(np.tile(np.arange(1, 9), 2000))

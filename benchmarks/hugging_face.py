@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from blt_jax import convert_hf_config
+from blt_jax.convert import hf
 from blt_jax.models.config import BLTConfig, ByteLMConfig
 from blt_jax.patching import PatchingConfig
 
@@ -19,7 +19,7 @@ def measure(
   import transformers
 
   patching = PatchingConfig(threshold=100.0, max_patch_length=4)
-  config = transformers.BltConfig(**convert_hf_config.to_hf(blt, entropy, patching))
+  config = transformers.BltConfig(**hf.to_hf(blt, entropy, patching))
   device = "cuda" if torch.cuda.is_available() else "cpu"
   torch.set_default_dtype(torch.bfloat16)
   with torch.device(device):

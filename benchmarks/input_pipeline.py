@@ -21,13 +21,18 @@ import grain
 import jax
 import numpy as np
 
-from blt_jax import patching, thresholds, tokenizer, train_state, train_table
-from blt_jax.data import mixture, packing, pipeline, scored, shards, sources, table
-from blt_jax.data.documents import Document
-from blt_jax.data.entropy import EntropyScorer
+from blt_jax import patching, tokenizer, train_table
+from blt_jax.data import mixture, pipeline
+from blt_jax.data.packing import rows as packing
+from blt_jax.data.reading import scored, shards, sources
+from blt_jax.data.reading.documents import Document
 from blt_jax.data.transforms import PatchDocument
+from blt_jax.entropy import table
+from blt_jax.entropy.neural import EntropyScorer
+from blt_jax.models import init
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig, TransformerConfig
+from blt_jax.patching import thresholds
 
 _MEAN_PATCH = 4.5
 _NUM_DOCUMENTS = 1_000_000  # the text is repeated
@@ -137,7 +142,7 @@ def _read_rate(stored):
 def _transformer(dim, layers):
   stack = TransformerConfig(dim, layers, dim // 32, window=128, mlp_multiple_of=32, unroll=True)
   config = ByteLMConfig(stack)
-  params = nn.meta.unbox(train_state.init_params(ByteLM(config), jax.random.key(0)))
+  params = nn.meta.unbox(init.init_params(ByteLM(config), jax.random.key(0)))
   return EntropyScorer(config, params), sum(x.size for x in jax.tree.leaves(params))
 
 

@@ -21,8 +21,12 @@ import time
 import grain
 import numpy as np
 
-from blt_jax import patching, thresholds, tokenizer, train_table
-from blt_jax.data import files, packing, sources, table
+from blt_jax import patching, tokenizer, train_table
+from blt_jax.data.packing import rows as packing
+from blt_jax.data.reading import sources
+from blt_jax.entropy import table
+from blt_jax.patching import thresholds
+from blt_jax.storage import files
 
 _ORDERS = (1, 2, 3, 4, 5)
 _SAMPLE_BYTES = 8_000_000  # for the threshold

@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blt_jax import config, flops, tokenizer, train_state
-from blt_jax.data import sources
-from blt_jax.data.entropy import BatchScorer
+from blt_jax import config, kinds, tokenizer
+from blt_jax.data.reading import sources
+from blt_jax.entropy.neural import BatchScorer
+from blt_jax.models import init
 from blt_jax.models.byte_lm import ByteLM
 
 _SIZE = 8192  # of the matrices of the product
@@ -41,8 +42,8 @@ def main() -> None:
   texts = sources.read_documents(args.data, max_bytes=int(args.megabytes * 1e6))
   documents = [tokenizer.encode(text) for text in texts]
   model = config.make_model_config(config.get_config("byte_lm").model)
-  params = nn.meta.unbox(train_state.init_params(ByteLM(model), jax.random.key(0)))
-  per_byte = flops.model_flops(model, 4096, 1) / 3 / 4096  # forward alone
+  params = nn.meta.unbox(init.init_params(ByteLM(model), jax.random.key(0)))
+  per_byte = kinds.model_flops(model, 4096, 1) / 3 / 4096  # forward alone
   limit = product_rate() * jax.local_device_count() / per_byte / 1e6
   print(f"limit {limit:.2f} MB/s ({per_byte / 1e6:.0f} MFLOP per byte)")
   rows = []

@@ -16,9 +16,9 @@ from collections.abc import Callable
 import numpy as np
 
 from blt_jax import patching, tokenizer
-from blt_jax.data import sources
-from blt_jax.data.contexts import ContextHash, context_windows, split_windows
-from blt_jax.data.table import TableModel
+from blt_jax.data.reading import sources
+from blt_jax.entropy.contexts import ContextHash, context_windows, split_windows
+from blt_jax.entropy.table import TableModel
 
 _CONFIG = patching.PatchingConfig(threshold=2.0)
 

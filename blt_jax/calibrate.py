@@ -16,14 +16,18 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from blt_jax import corpus, logs, patchers, plots, runs, source_flags, thresholds, tokenizer
-from blt_jax.data import mixture, scored, sources
-from blt_jax.data.documents import Dataset, SourceOptions
-from blt_jax.data.entropy import EntropyScorer
-from blt_jax.data.table import TableModel, is_table
+from blt_jax import tokenizer
+from blt_jax.cli import logs, plots, source_flags
+from blt_jax.data import mixture
+from blt_jax.data.reading import scored, sources
+from blt_jax.data.reading.documents import Dataset, SourceOptions
 from blt_jax.data.transforms import Scorer
-from blt_jax.patching import PatchingConfig
-from blt_jax.thresholds import PatchSizes, Scored
+from blt_jax.entropy.neural import EntropyScorer
+from blt_jax.entropy.table import TableModel, is_table
+from blt_jax.patching import PatchingConfig, thresholds
+from blt_jax.patching.thresholds import PatchSizes, Scored
+from blt_jax.runs import corpus, patcher
+from blt_jax.runs import folder as runs
 
 _TARGETS = (2.0, 3.0, 4.0, 4.5, 5.0, 6.0, 8.0)
 
@@ -52,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
       f"  {row.high:4.0f}  {row.one_byte:7.1%}"
     )
   chosen = sizes[args.target_bytes_per_patch]
-  patchers.save_threshold(args.run, dataclasses.replace(rule, threshold=chosen.threshold))
+  patcher.save_threshold(args.run, dataclasses.replace(rule, threshold=chosen.threshold))
   logging.info("Threshold %.6f nats: %.3f bytes per patch.", chosen.threshold, chosen.mean)
   if args.png:
     found = [row.threshold for row in sizes.values()]

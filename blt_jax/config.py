@@ -11,18 +11,20 @@ import optax
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from blt_jax import optim, patching
+from blt_jax import kinds, patching
 from blt_jax.data.pipeline import BatchShape
-from blt_jax.models import config as models
-
-KINDS = ("blt", "byte_lm")
+from blt_jax.models.config import Derived
+from blt_jax.training import optim
 
 
 def get_config(kind: str = "blt") -> ConfigDict:
   """The default settings of a run.
 
   Args:
-    kind: "blt", or "byte_lm": the entropy model and the flat baselines.
+    kind: of `kinds.KINDS`: "blt", or "byte_lm", the entropy model and the flat baselines.
+
+  Raises:
+    ValueError: an unknown kind.
   """
   config = ConfigDict()
   config.workdir = "runs/default"  # everything that the run writes
@@ -49,7 +51,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.num_patches = placeholder(int)  # P, patch slots in a row; by default S / 4, or S + 1
 
   config.patching = _declare(patching.PatchingConfig)
-  config.patching.scheme = "entropy" if kind == "blt" else "byte"
+  config.patching.scheme = "entropy" if kinds.find_kind(kind).patched else "byte"
   config.patching.threshold = placeholder(float)  # nats; None: what calibrate found
   # Where the entropies of the entropy scheme come from: "model", a small entropy model on
   # the CPU while training; "table", a table model likewise; "stored", by score_entropies.
@@ -57,7 +59,8 @@ def get_config(kind: str = "blt") -> ConfigDict:
   config.patching.entropy_model = ""  # folder of the entropy model's run, or of the table
   config.patching.tokenizer = ""  # of the bpe scheme: file of a SentencePiece model
 
-  config.model = _blt() if kind == "blt" else _byte_lm()
+  config.model = _section_of(kinds.find_kind(kind).default())
+  config.model.kind = kind
 
   config.optimizer = _declare(optim.OptimizerConfig)
   config.optimizer.accumulate = 1  # parts of a batch whose gradients are summed one by one
@@ -90,37 +93,28 @@ def get_config(kind: str = "blt") -> ConfigDict:
   return config
 
 
-def _declare(cls: Any, **values: Any) -> ConfigDict:
-  """A section with the fields of a dataclass, its defaults, and optional ones typed."""
+def _declare(cls: type) -> ConfigDict:
+  """A section with the fields of a dataclass, at their defaults."""
+  return _section_of(cls())
+
+
+def _section_of(values: Any) -> ConfigDict:
+  """A section with the fields of a dataclass, nested ones included; None has a type."""
   section = ConfigDict()
-  for field in dataclasses.fields(cls):
-    default = values.get(field.name, field.default)
-    if default is None or default is dataclasses.MISSING:
-      default = placeholder(_plain_type(cls, field.name))
-    section[field.name] = default
+  for field in dataclasses.fields(values):
+    value = getattr(values, field.name)
+    if dataclasses.is_dataclass(value):
+      value = _section_of(value)
+    elif value is None or isinstance(value, Derived):
+      value = placeholder(_plain_type(type(values), field.name))
+    section[field.name] = value
   return section
 
 
-def _plain_type(cls, name):
+def _plain_type(cls: type, name: str) -> type:
+  """Type of a field that may be None."""
   options = typing.get_args(typing.get_type_hints(cls)[name])
   return next((t for t in options if t in (int, float, str)), int)
-
-
-def _blt() -> ConfigDict:
-  local = dict(dim=1024, num_heads=16, window=512, rope_theta=500_000.0)
-  model = _declare(
-    models.BLTConfig,
-    encoder=_declare(models.TransformerConfig, num_layers=1, **local),
-    latent=_declare(
-      models.TransformerConfig, dim=2048, num_layers=25, num_heads=16, rope_theta=500_000.0
-    ),
-    decoder=_declare(models.TransformerConfig, num_layers=9, **local),
-    encoder_cross=_declare(models.CrossAttentionConfig, num_heads=16),
-    decoder_cross=_declare(models.CrossAttentionConfig, num_heads=16, all_layers=True),
-    dtype="bfloat16",
-  )
-  model.kind = "blt"
-  return model
 
 
 def set_blt_size(
@@ -149,32 +143,14 @@ def set_blt_size(
   model.vectors_per_patch = vectors_per_patch
 
 
-def _byte_lm() -> ConfigDict:
-  stack = _declare(models.TransformerConfig, dim=768, num_layers=14, num_heads=12, window=512)
-  model = _declare(models.ByteLMConfig, transformer=stack, dtype="bfloat16")
-  model.kind = "byte_lm"
-  return model
-
-
-def make_model_config(section: ConfigDict) -> models.BLTConfig | models.ByteLMConfig:
+def make_model_config(section: ConfigDict) -> Any:
   """Builds the model's dataclass from `config.model`.
 
   Raises:
     ValueError: an unknown kind or field, or sizes that do not go together.
   """
   fields = section.to_dict()
-  kind = fields.pop("kind", None)
-  if kind not in KINDS:
-    raise ValueError(f"config.model.kind is {kind!r}; choose one of {KINDS}.")
-  if kind == "byte_lm":
-    fields["transformer"] = _build(models.TransformerConfig, fields["transformer"])
-    return _build(models.ByteLMConfig, fields)
-  for name in ("encoder", "latent", "decoder"):
-    fields[name] = _build(models.TransformerConfig, fields[name])
-  for name in ("encoder_cross", "decoder_cross"):
-    if fields[name] is not None:
-      fields[name] = _build(models.CrossAttentionConfig, fields[name])
-  return _build(models.BLTConfig, fields)
+  return _build(kinds.find_kind(fields.pop("kind", None)).config, fields)
 
 
 def make_patching_config(
@@ -187,17 +163,6 @@ def make_patching_config(
   if fields["threshold"] is None:
     fields["threshold"] = threshold
   return _build(patching.PatchingConfig, fields)
-
-
-def check_counts(config: ConfigDict) -> None:
-  """Raises ValueError unless intervals, parts and rows are at least 1."""
-  intervals = ("checkpoint.every_steps", "logging.every_steps", "eval.every_steps")
-  for name in (*intervals, "optimizer.accumulate", "data.batch_size"):
-    section, _, setting = name.partition(".")
-    count = config[section][setting]
-    hint = " (more than config.num_steps: only at the end)" if name in intervals else ""
-    if count < 1:
-      raise ValueError(f"config.{name} is {count}; it must be at least 1{hint}.")
 
 
 def kept_checkpoints(config: ConfigDict) -> dict[str, Any]:
@@ -225,9 +190,18 @@ def make_optimizer(
   return optim.adamw(optimizer, rate), rate
 
 
-def _build(cls, fields):
-  known = {f.name for f in dataclasses.fields(cls)}
-  unknown = sorted(set(fields) - known)
+def _build(cls: type, fields: dict[str, Any]) -> Any:
+  """A dataclass of plain values, nested ones included."""
+  hints = typing.get_type_hints(cls)
+  unknown = sorted(set(fields) - set(hints))
   if unknown:
-    raise ValueError(f"{cls.__name__} has no {unknown}; it has {sorted(known)}.")
-  return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    raise ValueError(f"{cls.__name__} has no {unknown}; it has {sorted(hints)}.")
+  return cls(**{name: _plain(hints[name], value) for name, value in fields.items()})
+
+
+def _plain(hint: Any, value: Any) -> Any:
+  """A value as its dataclass wants it."""
+  if isinstance(value, dict):
+    options = typing.get_args(hint) or (hint,)
+    return _build(next(t for t in options if t is not type(None)), value)
+  return tuple(value) if isinstance(value, list) else value

@@ -11,9 +11,11 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from blt_jax import config as settings
-from blt_jax import corpus, logs, patchers, runs, sharding
+from blt_jax.cli import logs
 from blt_jax.data import pipeline
-from blt_jax.evaluation import Evaluator
+from blt_jax.parallel import sharding
+from blt_jax.runs import corpus, folder, patcher
+from blt_jax.runs.evaluation import Evaluator
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,11 +26,11 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument("--max_batches", type=int, help="stop early; by default all")
   args = parser.parse_args(argv)
   logs.show_progress()
-  run = runs.load_run(args.run)
+  run = folder.load_run(args.run)
   section, stored = run.config.patching, []
   if (manifest := corpus.find_manifest(args.data)) is not None:
     section.entropies, stored = "stored", [(args.data, manifest)]
-  patch = patchers.load_patcher(section, stored).documents()
+  patch = patcher.load_patcher(section, stored).documents()
   documents = corpus.open_all(args.data, run.config.data)
   mesh = sharding.make_mesh()
   shape = settings.make_batch_shape(run.config)

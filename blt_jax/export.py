@@ -10,7 +10,8 @@ import argparse
 from absl import logging
 from etils import epath
 
-from blt_jax import checkpoint, logs, patchers, runs
+from blt_jax.cli import logs
+from blt_jax.runs import checkpoint, folder, patcher
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,12 +34,12 @@ def export(workdir: str, output: str) -> None:
   source, target = epath.Path(workdir), epath.Path(output)
   if target.exists():
     raise ValueError(f"--output={output} exists; name a new folder, or remove it.")
-  step, run = checkpoint.find_step(source), runs.load_run(source)
+  step, run = checkpoint.find_step(source), folder.load_run(source)
   checkpoint.save_params(target, step, run.params)
-  threshold = source / patchers.THRESHOLD_FILE
+  threshold = source / patcher.THRESHOLD_FILE
   if threshold.exists():
-    threshold.copy(target / patchers.THRESHOLD_FILE)
-  runs.save_config(target, run.config)  # last: without it the folder is no run
+    threshold.copy(target / patcher.THRESHOLD_FILE)
+  folder.save_config(target, run.config)  # last: without it the folder is no run
   logging.info("The weights of %s at step %d are in %s.", workdir, step, output)
 
 

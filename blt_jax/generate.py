@@ -21,11 +21,14 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from blt_jax import atomic, loading, logs, patch_view, tokenizer
+from blt_jax import tokenizer
+from blt_jax.cli import logs, patch_view
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
+from blt_jax.runs import loading
+from blt_jax.storage import atomic
 
 _OPTIONS = dict(
     max_bytes=(int, "bytes to add at most"),

@@ -23,11 +23,13 @@ from absl import logging
 from etils import epath
 from tqdm import tqdm
 
-from blt_jax import checkpoint, logs, patchers, runs, source_flags, tokenizer
-from blt_jax.data import scored, shards, sources, streams
-from blt_jax.data.documents import Dataset, Document, Skipped, SourceOptions
-from blt_jax.data.entropy import BatchScorer, window_of
+from blt_jax import tokenizer
+from blt_jax.cli import logs, source_flags
 from blt_jax.data.mixture import EveryNth
+from blt_jax.data.reading import scored, shards, sources, streams
+from blt_jax.data.reading.documents import Dataset, Document, Skipped, SourceOptions
+from blt_jax.entropy.neural import BatchScorer, window_of
+from blt_jax.runs import checkpoint, folder, patcher
 
 # Rows side by side, and bytes of a chunk. On the 132 cores of an H100 or H200, 11 rows of
 # 6,144 give almost every core the same work in each kernel.
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
   skipped = Skipped()
   options = source_flags.parse(args)
   documents = sources.open_source(args.input, options, skipped)
-  model = runs.load_entropy_model(args.model)
+  model = folder.load_entropy_model(args.model)
   model = model._replace(
     config=dataclasses.replace(model.config, dtype=args.compute_dtype or model.config.dtype)
   )
@@ -86,7 +88,7 @@ def _check(args: argparse.Namespace) -> None:
       raise ValueError(f"--{name} must be 1 or more, got {size}.")
 
 
-def _make_scorer(args: argparse.Namespace, model: runs.EntropyModel) -> BatchScorer:
+def _make_scorer(args: argparse.Namespace, model: folder.EntropyModel) -> BatchScorer:
   lanes, length = _LANES.get(jax.default_backend(), _LANES["gpu"])
   lanes = (args.num_lanes or lanes) * (1 if args.num_lanes else jax.local_device_count())
   length = args.chunk_length or length
@@ -94,12 +96,12 @@ def _make_scorer(args: argparse.Namespace, model: runs.EntropyModel) -> BatchSco
 
 
 def _make_manifest(
-  args: argparse.Namespace, options: SourceOptions, model: runs.EntropyModel
+  args: argparse.Namespace, options: SourceOptions, model: folder.EntropyModel
 ) -> scored.Manifest:
   return scored.Manifest(
     model=args.model,
     step=checkpoint.find_step(epath.Path(args.model)),
-    digest=patchers.params_digest(model.params),
+    digest=patcher.params_digest(model.params),
     window=window_of(model.config),
     compute_dtype=model.config.dtype,
     entropy_dtype=args.dtype,

@@ -10,8 +10,11 @@ import sys
 
 import numpy as np
 
-from blt_jax import logs, patchers, patching, runs
-from blt_jax.patch_view import Patched, draw, render
+from blt_jax import patching
+from blt_jax.cli import logs
+from blt_jax.cli.patch_view import Patched, draw, render
+from blt_jax.runs import folder
+from blt_jax.runs import patcher as patchers
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -24,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
   args = parser.parse_args(argv)
   logs.show_progress()
   text = pathlib.Path(args.file).read_bytes() if args.file else args.text
-  patched = patch_text(text, patchers.load_patcher(runs.load_config(args.run).patching))
+  patched = patch_text(text, patchers.load_patcher(folder.load_config(args.run).patching))
   print(render(patched, use_colour=sys.stdout.isatty()))
   if args.png:
     draw(patched, args.png)

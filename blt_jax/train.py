@@ -14,13 +14,15 @@ from etils import epath
 from ml_collections import ConfigDict, config_flags
 
 from blt_jax import config as settings
-from blt_jax import distributed, logs, metrics, profiling, runs
-from blt_jax.checkpoint import Checkpoints
-from blt_jax.evaluation import Evaluator
-from blt_jax.feed import Feed
-from blt_jax.program import make_program
-from blt_jax.run_log import make_run_log
-from blt_jax.stopwatch import Stopwatch
+from blt_jax.cli import logs
+from blt_jax.parallel import distributed
+from blt_jax.runs import bounds, folder, metrics, profiling
+from blt_jax.runs.checkpoint import Checkpoints
+from blt_jax.runs.evaluation import Evaluator
+from blt_jax.runs.feed import Feed
+from blt_jax.runs.log import make_run_log
+from blt_jax.runs.program import make_program
+from blt_jax.runs.stopwatch import Stopwatch
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="File with the settings.")
 
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> None:
 def train(config: ConfigDict) -> metrics.Numbers | None:
   """Trains as `config` says; returns the held-out numbers of the end, None if preempted."""
   distributed.check_same(config)
-  settings.check_counts(config)
+  bounds.check(config)
   with distributed.failing_together():
     # --- Mesh and model
     program = make_program(config)
@@ -50,7 +52,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
 
   # --- The run's folder
   workdir = epath.Path(config.workdir)
-  runs.share_config(workdir, config)
+  folder.share_config(workdir, config)
   checkpoints = Checkpoints(workdir, **settings.kept_checkpoints(config))
 
   # --- State: continue from the run's newest checkpoint that can be read, else start

@@ -20,9 +20,12 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from blt_jax import atomic, flops, logs, program
 from blt_jax import config as settings
-from blt_jax.aot import advice, hlo, kernels, report, topologies, work
+from blt_jax import kinds
+from blt_jax.cli import logs
+from blt_jax.cost import advice, hlo, kernels, report, topologies, work
+from blt_jax.runs import program
+from blt_jax.storage import atomic
 
 _HEARTBEAT = 30  # seconds between signs of life
 
@@ -145,8 +148,8 @@ def _flops(config, done, num_chips):
   shape = settings.make_batch_shape(config)
   model = settings.make_model_config(config.model)
   patch_size = max(shape.seq_len / shape.num_patches, 1.0)
-  paper = flops.flops_per_byte(model, patch_size, shape.seq_len)
-  row = flops.model_flops(model, shape.seq_len, shape.num_patches)
+  paper = kinds.flops_per_byte(model, patch_size, shape.seq_len)
+  row = kinds.model_flops(model, shape.seq_len, shape.num_patches)
   return report.Flops(
     products=done.product_flops,
     kernels=done.kernel_flops,

@@ -18,9 +18,11 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from blt_jax import logs, source_flags, tokenizer
-from blt_jax.data import kneser_ney, ngram_counts, sources, table
-from blt_jax.data.contexts import MAX_ORDER
+from blt_jax import tokenizer
+from blt_jax.cli import logs, source_flags
+from blt_jax.data.reading import sources
+from blt_jax.entropy import kneser_ney, ngram_counts, table
+from blt_jax.entropy.contexts import MAX_ORDER
 
 _CHUNK_BYTES = 16 << 20  # counted at once
 _MIN_COUNT = 2  # contexts seen less often are not trusted

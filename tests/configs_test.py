@@ -7,8 +7,8 @@ import pathlib
 import pytest
 
 from blt_jax import config as settings
-from blt_jax import sharding
-from blt_jax.aot import topologies
+from blt_jax.cost import topologies
+from blt_jax.parallel import sharding
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "pods")

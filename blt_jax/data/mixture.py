@@ -6,7 +6,7 @@ from typing import Any
 
 import grain
 
-from blt_jax.data.documents import Dataset
+from blt_jax.data.reading.documents import Dataset
 
 _READ = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # threads cost more
 

@@ -8,8 +8,8 @@ import grain
 import numpy as np
 
 from blt_jax.data import workers
-from blt_jax.data.documents import Dataset
-from blt_jax.data.packing import PackRows
+from blt_jax.data.packing.rows import PackRows
+from blt_jax.data.reading.documents import Dataset
 from blt_jax.data.transforms import PatchDocument
 
 Batch = dict[str, np.ndarray]

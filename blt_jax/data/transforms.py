@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from blt_jax import patching, tokenizer
-from blt_jax.data.documents import Document
+from blt_jax.data.reading.documents import Document
 
 Scorer = Callable[[np.ndarray], np.ndarray]  # ids [n] -> entropies [n]
 Encoder = Callable[[bytes], np.ndarray]  # text -> ids [n], BOS and EOS included

@@ -10,7 +10,7 @@ from typing import Any
 import grain
 import jax
 
-from blt_jax.data.documents import Dataset
+from blt_jax.data.reading.documents import Dataset
 
 _NO_THREADS = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
 _BUFFER = 16  # documents that wait in each worker process

@@ -14,8 +14,8 @@ from blt_jax.decode.byte_lm import EntropySource
 from blt_jax.decode.cursor import advance_cursor
 from blt_jax.decode.patch_encoder import encode_patches
 from blt_jax.models.config import BLTConfig
-from blt_jax.ops import gpu_call
 from blt_jax.ops.ring_attention import write_ring
+from blt_jax.ops.triton import call as gpu_call
 from blt_jax.patching import PatchingConfig
 
 

@@ -11,7 +11,8 @@ from blt_jax import tokenizer
 from blt_jax.decode import layers
 from blt_jax.decode.columns import pick, running_max
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import gpu_call, losses
+from blt_jax.ops import losses
+from blt_jax.ops.triton import call as gpu_call
 
 
 class EntropySource(Protocol):

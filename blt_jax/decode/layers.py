@@ -11,16 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax.models.config import CrossAttentionConfig, TransformerConfig
-from blt_jax.ops import (
-  gpu_call,
-  gpu_matvec,
-  gpu_norm,
-  gpu_patch_attention,
-  gpu_ring_attention,
-  norm,
-)
+from blt_jax.ops import norm
 from blt_jax.ops.masked_attention import masked_attention
 from blt_jax.ops.ring_attention import ring_attention
+from blt_jax.ops.triton import call as gpu_call
+from blt_jax.ops.triton import matvec as gpu_matvec
+from blt_jax.ops.triton import norm as gpu_norm
+from blt_jax.ops.triton import patch_attention as gpu_patch_attention
+from blt_jax.ops.triton import ring_attention as gpu_ring_attention
 
 
 @jax.tree_util.register_dataclass

@@ -14,9 +14,9 @@ from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader, rewind
 from blt_jax.decode.columns import pick, running_max
 from blt_jax.decode.drafting import Drafting, draft
-from blt_jax.ops import gpu_call
 from blt_jax.ops.precision import exact_products
 from blt_jax.ops.ring_attention import write_ring
+from blt_jax.ops.triton import call as gpu_call
 
 Reader = ByteLMReader | BLTReader
 RUNNING, END, STOP, LENGTH, PATCHES = range(5)  # why a row has finished

@@ -12,8 +12,9 @@ import numpy as np
 
 from blt_jax.decode import layers
 from blt_jax.models.config import BLTConfig
-from blt_jax.ops import gpu_call, gpu_patch_encoder
 from blt_jax.ops.masked_attention import blockwise_attention
+from blt_jax.ops.triton import call as gpu_call
+from blt_jax.ops.triton import patch_encoder as gpu_patch_encoder
 
 _BLOCK = 16  # bytes of a patch read at once
 

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from blt_jax import sharding
 from blt_jax.decode.language_model import LanguageModel
+from blt_jax.parallel import sharding
 
 _AXES = {  # of matrices [out, in]
     "query_key_value": ("heads", "embed"),

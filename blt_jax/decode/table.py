@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from blt_jax import tokenizer
-from blt_jax.data.contexts import MAX_ORDER
-from blt_jax.data.table import TableModel
+from blt_jax.entropy.contexts import MAX_ORDER
+from blt_jax.entropy.table import TableModel
 
 _REACH = MAX_ORDER + 1  # ids before a byte that its entropy may depend on
 

@@ -44,7 +44,7 @@ class BLT(nn.Module):
   def __call__(
     self,
     tokens: jax.Array,
-    patch_lengths: jax.Array,
+    patch_lengths: jax.Array | None = None,
     ngram_ids: jax.Array | None = None,
   ) -> jax.Array:
     """Predicts the next byte at every position.
@@ -59,8 +59,10 @@ class BLT(nn.Module):
       float32 logits [B, S, V].
 
     Raises:
-      ValueError: lengths do not fit (checked outside `jit` only).
+      ValueError: there are no lengths, or they do not fit (checked outside `jit` only).
     """
+    if patch_lengths is None:
+      raise ValueError("A BLT reads patches: give patch_lengths [B, P]; see blt_jax.patching.")
     batch_size, seq_len = tokens.shape
     patching.check_lengths(patch_lengths, seq_len)
     if len(patch_lengths) != batch_size:

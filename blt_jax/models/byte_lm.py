@@ -15,15 +15,17 @@ class ByteLM(nn.Module):
   config: ByteLMConfig
 
   @nn.compact
-  def __call__(self, tokens: jax.Array) -> jax.Array:
+  def __call__(self, tokens: jax.Array, patch_lengths: jax.Array | None = None) -> jax.Array:
     """Predicts the next token at every position.
 
     Args:
       tokens: int [B, S].
+      patch_lengths: of no effect; all models are called alike.
 
     Returns:
       float32 logits [B, S, V].
     """
+    del patch_lengths
     c = self.config
     documents = transformer.document_ids(tokens, c.eos_id) if c.document_masks else None
     return self.resume(tokens, documents, jnp.arange(tokens.shape[1]), None)[0]

@@ -1,12 +1,23 @@
 """Sizes and options of the models."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from blt_jax import tokenizer
 
 Remat = Literal["none", "full", "attention", "projections", "matmuls", "dots"]
 DepthInit = Literal["disabled", "current_depth", "global_depth", "dim_ratio"]
+
+
+class Derived(int):
+  """A size that follows from other fields; `dataclasses.replace` lets it follow anew."""
+
+
+def _derive(config: Any, name: str, size: int) -> None:
+  """Sets a size that is not given: None and 0 mean that too, in settings new and old."""
+  given = getattr(config, name)
+  if not given or isinstance(given, Derived):
+    object.__setattr__(config, name, Derived(size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +28,9 @@ class TransformerConfig:
     dim: D, width.
     num_layers: L.
     num_heads: N.
-    num_kv_heads: G, which divides N; 0 for N.
-    head_dim: H; 0 for `dim // num_heads`.
-    mlp_dim: F; 0 for two thirds of 4 D times `mlp_multiplier`, rounded up to
+    num_kv_heads: G, which divides N; by default N.
+    head_dim: H; by default `dim // num_heads`.
+    mlp_dim: F; by default two thirds of 4 D times `mlp_multiplier`, rounded up to
       `mlp_multiple_of`.
     mlp_multiplier: see `mlp_dim`.
     mlp_multiple_of: see `mlp_dim`.
@@ -41,9 +52,9 @@ class TransformerConfig:
   dim: int
   num_layers: int
   num_heads: int
-  num_kv_heads: int = 0
-  head_dim: int = 0
-  mlp_dim: int = 0
+  num_kv_heads: int = Derived()
+  head_dim: int = Derived()
+  mlp_dim: int = Derived()
   mlp_multiplier: float = 1.0
   mlp_multiple_of: int = 256
   window: int | None = None
@@ -55,11 +66,12 @@ class TransformerConfig:
   unroll: bool = False
 
   def __post_init__(self):
-    heads, kv_heads = self.num_heads, self.num_kv_heads or self.num_heads
-    if not self.head_dim:
-      if self.dim % heads:
-        raise ValueError(f"dim {self.dim} must be a multiple of num_heads {heads}.")
-      object.__setattr__(self, "head_dim", self.dim // heads)
+    _derive(self, "num_kv_heads", self.num_heads)
+    _derive(self, "head_dim", self.dim // self.num_heads)
+    _derive(self, "mlp_dim", self._default_mlp_dim())
+    heads, kv_heads = self.num_heads, self.num_kv_heads
+    if isinstance(self.head_dim, Derived) and self.dim % heads:
+      raise ValueError(f"dim {self.dim} must be a multiple of num_heads {heads}.")
     if self.head_dim % 2:
       raise ValueError(f"head_dim {self.head_dim} must be even, RoPE rotates pairs.")
     if heads % kv_heads:
@@ -72,11 +84,10 @@ class TransformerConfig:
       raise ValueError(
         f"Unknown depth_init {self.depth_init!r}; choose one of {get_args(DepthInit)}."
       )
-    object.__setattr__(self, "num_kv_heads", kv_heads)
-    if not self.mlp_dim:
-      width = int(self.mlp_multiplier * int(8 * self.dim / 3))
-      multiple = self.mlp_multiple_of
-      object.__setattr__(self, "mlp_dim", -(-width // multiple) * multiple)
+
+  def _default_mlp_dim(self) -> int:
+    width = int(self.mlp_multiplier * int(8 * self.dim / 3))
+    return -(-width // self.mlp_multiple_of) * self.mlp_multiple_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,19 +117,19 @@ class CrossAttentionConfig:
 
   Attributes:
     num_heads: N; a head has width // N features of the local model's width.
-    num_kv_heads: G, which divides N; 0 for N.
+    num_kv_heads: G, which divides N; by default N.
     all_layers: at every layer; else after the last one (encoder) or before the first
       (decoder).
     window: patches visible, a byte's own included; None is 1.
   """
 
   num_heads: int
-  num_kv_heads: int = 0
+  num_kv_heads: int = Derived()
   all_layers: bool = False
   window: int | None = None
 
   def __post_init__(self):
-    object.__setattr__(self, "num_kv_heads", self.num_kv_heads or self.num_heads)
+    _derive(self, "num_kv_heads", self.num_heads)
     if self.window is not None and self.window < 1:
       raise ValueError(f"Cross-attention window is {self.window}; it must be >= 1, or None.")
     if self.num_heads % self.num_kv_heads:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from blt_jax.ops import gpu_attention, tpu_attention
 from blt_jax.ops.masked_attention import masked_attention
+from blt_jax.ops.tpu import attention as tpu_attention
+from blt_jax.ops.triton import attention as gpu_attention
 
 SAVED_AS = "attention"  # what a remat policy may save: outputs, and on TPUs logsumexps
 

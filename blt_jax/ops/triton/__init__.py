@@ -1,1 +1,1 @@
-"""Kernels for NVIDIA GPUs in Pallas' Triton language; imported by files directly in ops."""
+"""Kernels for NVIDIA GPUs (Pallas Triton); only files directly in `ops` import them."""

@@ -1,1 +1,0 @@
-"""What TPUs would do with a program, found by compiling it for them without having any."""

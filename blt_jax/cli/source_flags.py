@@ -1,0 +1,26 @@
+"""Flags of the programs that read text."""
+
+import argparse
+import dataclasses
+
+from blt_jax.data.reading.documents import SourceOptions
+
+# Name -> what it says, and its choices.
+_FLAGS: dict[str, tuple[str, tuple[str, ...] | None]] = {
+  "text_field": ("of JSONL lines; the column of Parquet files", None),
+  "on_error": ("what bad input does", ("raise", "skip")),
+  "invalid_utf8": ("what becomes of documents that are no UTF-8", ("keep", "drop")),
+}
+
+
+def add(parser: argparse.ArgumentParser, default: str = "") -> None:
+  """Adds the flags; `default` says where what is not given comes from, if not from here."""
+  for name, (what, choices) in _FLAGS.items():
+    value = default or getattr(SourceOptions, name)
+    parser.add_argument(f"--{name}", choices=choices, help=f"{what} ({value})")
+
+
+def parse(args: argparse.Namespace, options: SourceOptions | None = None) -> SourceOptions:
+  """Options as the flags say, and `options` where they say nothing."""
+  given = {name: value for name in _FLAGS if (value := getattr(args, name)) is not None}
+  return dataclasses.replace(options or SourceOptions(), **given)

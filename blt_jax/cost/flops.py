@@ -1,0 +1,181 @@
+"""Floating point operations: what the paper charges, and what our programs must do.
+
+Both count a product and a sum as two operations.
+"""
+
+from blt_jax.cost import chips
+from blt_jax.models.config import (
+  BLTConfig,
+  ByteLMConfig,
+  CrossAttentionConfig,
+  TransformerConfig,
+)
+
+_MLP_RATIO = 4  # d_ff / h in the paper's count; it charges no SwiGLU
+
+
+def blt_flops_per_byte(config: BLTConfig, bytes_per_patch: float, seq_len: int) -> float:
+  """The paper's forward FLOPs per byte of a BLT (section 4.5 and appendix).
+
+  Training costs 3 times that. Looking embeddings up is free, every MLP is charged as two
+  matrices of ratio 4, and causal attention reads half of what it may, with a window too.
+
+  Args:
+    config: of the model.
+    bytes_per_patch: mean.
+    seq_len: bytes in a context.
+
+  Raises:
+    ValueError: patches of less than one byte, or contexts without bytes.
+  """
+  _check_sizes(bytes_per_patch, seq_len)
+  c, k = config, config.vectors_per_patch
+  return (
+    _transformer(c.latent, seq_len / bytes_per_patch) / bytes_per_patch
+    + _transformer(c.encoder, seq_len)
+    + _transformer(c.decoder, seq_len, c.vocab_size)
+    + _cross(c.encoder, c.encoder_cross, bytes_per_patch, bytes_per_patch / k)
+    * k
+    / bytes_per_patch
+    + _cross(c.decoder, c.decoder_cross, k, k / bytes_per_patch)
+  )
+
+
+def byte_lm_flops_per_byte(config: ByteLMConfig, bytes_per_patch: float, seq_len: int) -> float:
+  """The same of a plain byte model, whose cost does not depend on patches.
+
+  Args:
+    config: of the model. For a BPE model, a "byte" is a token.
+    bytes_per_patch: of no effect.
+    seq_len: bytes in a context.
+
+  Raises:
+    ValueError: as `blt_flops_per_byte`.
+  """
+  _check_sizes(bytes_per_patch, seq_len)
+  return _transformer(config.transformer, seq_len, config.vocab_size)
+
+
+def _check_sizes(bytes_per_patch: float, seq_len: int) -> None:
+  if bytes_per_patch < 1 or seq_len < 1:
+    raise ValueError(f"patch_size {bytes_per_patch} and seq_len {seq_len} must be at least 1.")
+
+
+def _transformer(stack: TransformerConfig, context: float, vocab_size: int = 0) -> float:
+  """Transf(h, l, m, V) per position."""
+  visible = min(stack.window or context, context)
+  width = stack.num_heads * stack.head_dim
+  mlp = 2 * stack.num_layers * 2 * stack.dim * _MLP_RATIO * stack.dim
+  kv = stack.num_kv_heads / stack.num_heads
+  projections = (2 * kv + 2) * 2 * stack.num_layers * stack.dim * width
+  output = 2 * stack.dim * vocab_size
+  return mlp + projections + _attention(stack.num_layers, width, visible) + output
+
+
+def _cross(
+  stack: TransformerConfig, cross: CrossAttentionConfig | None, visible: float, ratio: float
+) -> float:
+  """Cross(l, h_k, n_h, p, r) per query; `ratio` keys and values are made per query."""
+  if cross is None:
+    return 0.0
+  layers = _num_layers(stack, cross)
+  kv = cross.num_kv_heads / cross.num_heads
+  projections = (2 * ratio * kv + 2) * 2 * layers * stack.dim**2
+  return projections + _attention(layers, stack.dim, visible * (cross.window or 1))
+
+
+def _attention(layers: int, width: int, visible: float) -> float:
+  """Attention(l, h_k, n_h, m) per query."""
+  return 4 * layers * width * (visible + 1) / 2
+
+
+def blt_model_flops(config: BLTConfig, seq_len: int, num_patches: int) -> float:
+  """What one row of a training step costs our code at least, forward and backward.
+
+  Counts the products with every matrix at its real size and the pairs of positions that
+  attention must look at, each once forward and twice backward. Padding counts: a row has
+  `seq_len` byte slots and `num_patches` patch slots, whatever is in them.
+
+  Args:
+    config: of the model.
+    seq_len: S.
+    num_patches: P.
+  """
+  c = config
+  vectors = num_patches * c.vectors_per_patch
+  pairs = seq_len * c.vectors_per_patch
+  forward = (
+    _stack(c.encoder, seq_len)
+    + _stack(c.latent, num_patches)
+    + _stack(c.decoder, seq_len)
+    + num_patches * _patch_projections(c)
+    + _crossing(c.encoder, c.encoder_cross, vectors, seq_len, pairs)
+    + _crossing(c.decoder, c.decoder_cross, seq_len, vectors, pairs)
+    + 2 * seq_len * c.decoder.dim * c.vocab_size
+  )
+  return 3 * forward
+
+
+def byte_lm_model_flops(config: ByteLMConfig, seq_len: int, num_patches: int) -> float:
+  """The same of a plain byte model; `num_patches` is of no effect."""
+  del num_patches
+  stack = config.transformer
+  return 3 * (_stack(stack, seq_len) + 2 * seq_len * stack.dim * config.vocab_size)
+
+
+def _stack(stack: TransformerConfig, length: int) -> float:
+  """Forward FLOPs of a stack over a row of `length` positions."""
+  width = stack.num_heads * stack.head_dim
+  projections = 4 * stack.dim * (width + stack.num_kv_heads * stack.head_dim)
+  matrices = length * (projections + 6 * stack.dim * stack.mlp_dim)
+  return stack.num_layers * (matrices + 4 * width * visible_pairs(length, stack.window))
+
+
+def visible_pairs(length: int, window: int | None) -> int:
+  """Pairs (query, key) of causal attention over a row, `window` positions visible at most."""
+  window = min(window or length, length)
+  return window * (window + 1) // 2 + (length - window) * window
+
+
+def _patch_projections(c: BLTConfig) -> float:
+  """Forward FLOPs per patch of the matrices between local models and latent transformer."""
+  pooled = c.encoder.dim * c.patch_dim * _pooled_projections(c)
+  into = c.patch_dim * c.latent.dim * (c.patch_dim != c.latent.dim)
+  out = c.latent.dim * c.decoder_slots * c.decoder.dim * c.project_latent
+  return 2 * (pooled + into + out)
+
+
+def _pooled_projections(c: BLTConfig) -> int:
+  if c.encoder_cross is None:
+    return 0
+  return _num_layers(c.encoder, c.encoder_cross) if c.repool else 1
+
+
+def _crossing(
+  stack: TransformerConfig,
+  cross: CrossAttentionConfig | None,
+  queries: int,
+  keys: int,
+  pairs: int,
+) -> float:
+  """Forward FLOPs of cross-attention over a row; `pairs` of a byte and a patch's vector."""
+  if cross is None:
+    return 0.0
+  width = stack.dim // cross.num_heads * cross.num_heads
+  kv = cross.num_kv_heads / cross.num_heads
+  projections = 4 * stack.dim * width * (queries + kv * keys)
+  return _num_layers(stack, cross) * (projections + 4 * width * pairs * (cross.window or 1))
+
+
+def _num_layers(stack: TransformerConfig, cross: CrossAttentionConfig) -> int:
+  return stack.num_layers if cross.all_layers else 1
+
+
+def peak_flops(device_kind: str) -> float | None:
+  """Peak bfloat16 FLOPs per second of a jax device; None where it is not known.
+
+  Args:
+    device_kind: `jax.Device.device_kind`.
+  """
+  chip = chips.find_chip(device_kind)
+  return chip.flops if chip else None

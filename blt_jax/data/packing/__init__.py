@@ -1,0 +1,1 @@
+"""Documents into rows of S byte slots and P patch slots."""

@@ -1,0 +1,126 @@
+"""Which pieces of which documents share a row."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from blt_jax import tokenizer
+from blt_jax.data.packing.document_pool import DocumentPool
+from blt_jax.data.packing.open_document import OpenDocument, Piece
+
+Rows = dict[str, np.ndarray]
+
+
+def empty_rows(count: int, seq_len: int, num_patches: int) -> Rows:
+  """Rows to fill: int32 zeros and all the loss; see `packing.PackRows`."""
+  return {
+    "tokens": np.zeros((count, seq_len), np.int32),
+    "targets": np.zeros((count, seq_len), np.int32),
+    "loss_mask": np.ones((count, seq_len), bool),
+    "patch_lengths": np.zeros((count, num_patches), np.int32),
+  }
+
+
+class RowFiller:
+  """Fills one row of S + 1 positions, the last of which is a target only, and P patches."""
+
+  def __init__(self, pool: DocumentPool, row: Sequence[np.ndarray]):
+    """Takes the pool, and the arrays of a row of `empty_rows`."""
+    self._pool = pool
+    self._tokens, self._targets, self._loss_mask, self._lengths = row
+    self._seq_len, self._num_patches = len(self._tokens), len(self._lengths)
+    self._positions, self._patches = self._seq_len + 1, self._num_patches  # still free
+    self._least_positions = max(self._seq_len // 8, 2)  # for the oldest document
+    self._least_patches = max(self._num_patches // 8, 2)
+
+  @property
+  def has_room(self) -> bool:
+    """Whether another piece fits."""
+    return self._positions >= 2 and self._patches >= 2
+
+  def add(self) -> None:
+    """Takes pieces of one or two documents from a pool that is not empty.
+
+    The oldest document goes first. Where it would spend one budget before the other, a
+    document on the other side of the mean joins it, and both are cut where both budgets
+    are spent. If one of them ends before, it is taken whole, and nothing else. Of a new
+    row, the oldest gets an eighth of the positions or of the patches, if it has so many.
+    """
+    oldest, partner = self._pool.oldest, None
+    if self._patches >= 4:
+      partner = self._pool.find_partner(self._positions / self._patches)
+    if partner is None:
+      self._take(oldest, self._patches)
+    else:
+      self._add_pair(oldest, partner)
+
+  def _add_pair(self, oldest: OpenDocument, partner: OpenDocument) -> None:
+    share = self._share(oldest, partner)
+    others = self._patches - share
+    room = self._positions - self._least_positions
+    if share < oldest.patches_left and partner.patches_left <= others and partner.left <= room:
+      self._take(partner, self._patches)
+      return
+    self._least_positions = self._least_patches = 2
+    if share >= oldest.patches_left:
+      self._take(oldest, self._patches)
+      return
+    self._take(oldest, share)
+    if self.has_room:
+      self._take(partner, self._patches)
+
+  def _share(self, oldest: OpenDocument, partner: OpenDocument) -> int:
+    """Patches of `oldest`, if `partner` has the others and all positions are used."""
+    free, patches = self._positions, self._patches
+    low, high = min(self._least_patches, patches - 2), patches - 2
+    gain = oldest.patch_size - partner.patch_size
+    share = min(max(round((free - partner.patch_size * patches) / gain), low), high)
+    for _ in range(6):  # the patch sizes are means; the patches at hand differ
+      if share >= oldest.patches_left or patches - share >= partner.patches_left:
+        break
+      excess = oldest.reach(share) + partner.reach(patches - share) - free
+      if low == high or abs(excess) <= free >> 8:  # near enough
+        break
+      if (excess > 0) == (gain > 0):
+        high = max(share - 1, low)
+      else:
+        low = min(share + 1, high)
+      share = round(share - excess / gain)
+      if not low <= share <= high:
+        share = (low + high) // 2
+    return share
+
+  def _take(self, document: OpenDocument, patches: int) -> None:
+    """Puts the next piece of a document into the row."""
+    positions, patches = document.fit(self._positions, patches)
+    piece = self._pool.take(document, positions, patches)
+    self._write_tokens(piece.tokens)
+    self._write_lengths(piece)
+    self._positions -= positions
+    self._patches -= patches
+
+  def _write_tokens(self, tokens: np.ndarray) -> None:
+    start = self._seq_len + 1 - self._positions
+    end = start + len(tokens) - 1
+    self._tokens[start:end] = tokens[:-1]
+    self._targets[start:end] = tokens[1:]
+    if end < self._seq_len:  # where a document is cut, an EOS keeps attention inside it
+      self._tokens[end] = tokenizer.EOS_ID
+      self._loss_mask[end] = False
+
+  def _write_lengths(self, piece: Piece) -> None:
+    lengths, slot = self._lengths, self._num_patches - self._patches
+    end = slot + len(piece.lengths)
+    lengths[slot:end] = piece.lengths
+    lengths[slot] = 1
+    lengths[slot + 1] = piece.second
+    lengths[end - 1] = piece.last
+
+  def close(self) -> None:
+    """Makes the free positions part of the last patch, without loss."""
+    self._loss_mask[max(self._seq_len - self._positions, 0) :] = False
+    used = self._num_patches - self._patches
+    if used:
+      self._lengths[used - 1] += self._positions
+    else:  # no document was left
+      self._lengths[:2] = 1, self._seq_len

@@ -1,0 +1,55 @@
+"""The text in a line of JSON."""
+
+import json
+
+from blt_jax.data.reading.documents import BadInputError
+
+BOM = b"\xef\xbb\xbf"
+
+
+def parse_line(line: bytes, field: str) -> bytes | None:
+  """Takes the text out of a line.
+
+  Bytes that are not UTF-8 stay what they are, and so do halves of surrogate pairs written
+  as escapes, in the three bytes that UTF-8 would have for them: both make documents that
+  are not valid UTF-8, to be kept or dropped like all such.
+
+  Args:
+    line: the line, with or without its end.
+    field: where the text is.
+
+  Returns:
+    The text in UTF-8; None for a blank line.
+
+  Raises:
+    BadInputError: no JSON, no such field, or no string in it.
+  """
+  if not line or line.isspace():
+    return None
+  try:
+    content, errors = line.decode(), "surrogatepass"
+  except UnicodeDecodeError:
+    content, errors = line.decode(errors="surrogateescape"), "surrogateescape"
+  try:
+    record = json.loads(content)
+  except (ValueError, RecursionError) as error:
+    raise BadInputError("not a line of JSON", str(error)) from error
+  if not isinstance(record, dict):
+    raise BadInputError("not a JSON object", f"it is of type {type(record).__name__}")
+  if field not in record:
+    names = ", ".join(map(repr, list(record)[:10])) or "none"
+    raise BadInputError(f"no field {field!r}", f"its fields: {names}; text_field says which")
+  text = record[field]
+  if not isinstance(text, str):
+    raise BadInputError(f"no string in field {field!r}", f"but {type(text).__name__}")
+  try:
+    return text.encode()
+  except UnicodeEncodeError:
+    return _encode_surrogates(text, errors)
+
+
+def _encode_surrogates(text: str, errors: str) -> bytes:
+  try:
+    return text.encode(errors=errors)
+  except UnicodeEncodeError as error:  # raw bytes and escapes in one line
+    raise BadInputError("invalid UTF-8 and half a surrogate pair", str(error)) from error

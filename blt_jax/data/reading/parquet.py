@@ -1,0 +1,85 @@
+"""Documents in Parquet files."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from blt_jax.data.reading.documents import BadInputError, Document, Policy
+from blt_jax.data.reading.readers import Reader
+from blt_jax.storage import files
+
+
+class ParquetReader(Reader):
+  """A column of Parquet files.
+
+  A row can only be had with its whole row group, thousands of rows as most files are made.
+  The groups read last are kept, so that reading in order reads each once.
+  """
+
+  unit = "row"
+
+  def __init__(self, paths: Sequence[str], policy: Policy):
+    self._group_ends: list[np.ndarray] = []  # rows up to the end of each group, per file
+    self._load = _RowGroups(policy.options.text_field)
+    super().__init__(paths, policy)
+
+  def _open(self, path: str) -> int:
+    metadata = self._load.metadata(path)
+    rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    self._group_ends.append(np.cumsum(rows, dtype=np.int64))
+    return metadata.num_rows
+
+  def _read(self, file: int, number: int) -> Document:
+    ends = self._group_ends[file]
+    group = int(np.searchsorted(ends, number, side="right"))
+    row = number - int(ends[group])  # from the end of the group
+    text = self._load(self._files[file], group)[row].as_py()
+    if text is None:
+      raise BadInputError("no text", "the value is null")
+    return Document(text)
+
+
+class _RowGroups:
+  """Loads the text of row groups of Parquet files as Arrow arrays of bytes."""
+
+  def __init__(self, column: str):
+    self._column = column
+    self._cached = functools.lru_cache(maxsize=2)(self._read)
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return _RowGroups, (self._column,)
+
+  def __call__(self, path: str, group: int) -> Any:
+    return self._cached(path, group)
+
+  def metadata(self, path: str) -> Any:
+    """Looks at a file's end; its column must hold text."""
+    import pyarrow as pa
+
+    with _open_parquet(path) as parquet:
+      schema = parquet.schema_arrow
+      if self._column not in schema.names:
+        details = f"its columns: {', '.join(map(repr, schema.names))}; text_field says which"
+        raise BadInputError(f"no column {self._column!r}", details)
+      texts = pa.string(), pa.large_string(), pa.string_view()
+      known = (*texts, pa.binary(), pa.large_binary(), pa.binary_view(), pa.null())
+      kind = schema.field(self._column).type
+      kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+      if kind not in known:
+        raise BadInputError(f"no text in column {self._column!r}", f"but {kind}")
+      return parquet.metadata
+
+  def _read(self, path: str, group: int) -> Any:
+    import pyarrow as pa
+
+    with _open_parquet(path) as parquet:
+      column = parquet.read_row_group(group, columns=[self._column]).column(0)
+    return column.cast(pa.large_binary()).combine_chunks()
+
+
+def _open_parquet(path: str) -> Any:
+  import pyarrow.parquet as pq
+
+  return pq.ParquetFile(files.open_file(path), pre_buffer=True)

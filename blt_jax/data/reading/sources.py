@@ -1,0 +1,198 @@
+"""Where documents come from: any path of any format to a dataset of documents."""
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import grain
+from absl import logging
+
+from blt_jax.data.reading import heldout, parquet, readers, scored, streams
+from blt_jax.data.reading.documents import (
+  BadInputError,
+  Dataset,
+  Document,
+  Policy,
+  Skipped,
+  SourceOptions,
+)
+from blt_jax.storage import files
+
+Reader: TypeAlias = readers.Reader | scored.ScoredReader | streams.JsonLinesStream
+
+_READERS: dict[str, Callable[[Sequence[str], Policy], Reader]] = {
+  "text": readers.TextReader,
+  "jsonl": readers.JsonLinesReader,
+  "compressed jsonl": streams.JsonLinesStream,
+  "parquet": parquet.ParquetReader,
+  "array_record": readers.ArrayRecordReader,
+}
+# Threads that read ahead cost more per document than reading it from a disk.
+_READ = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+_HELD_OUT_PIECE = 4096  # bytes; of a single file, pieces are held out
+
+
+def open_source(
+  path: str, options: SourceOptions | None = None, skipped: Skipped | None = None
+) -> Dataset:
+  """Opens the documents of a path.
+
+  Formats by name: .jsonl, .jsonl.gz, .jsonl.zst, .jsonl.xz (or .json.gz, ...), .parquet,
+  .array_record (or .arrayrecord); anything else is plain text, a document a file. Documents
+  that are empty stay, since somebody wrote them down as documents; blank text files and blank
+  lines of JSONL are none.
+
+  Args:
+    path: a file; a folder, of which files at any depth are taken, hidden ones aside, and
+      of shards and other files only the shards; a glob; or "stdlib", the Python standard
+      library. Local, or a URL that fsspec knows, such as gs://; remote shards of ArrayRecord
+      are copied whole, see `files.copy_here`.
+    options: how files are read.
+    skipped: counts what is left out; its name appears in errors and warnings.
+
+  Returns:
+    A MapDataset of `Document` where random access is fast; an IterDataset for Parquet and
+    for compressed or remote JSONL. Elements of a MapDataset may be None, as Grain has it:
+    skip them.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+    ValueError: bad input, no document at all, shards of several formats, or a library that
+      is not installed.
+  """
+  reader = _open(path, options or SourceOptions(), skipped or Skipped())
+  return _in_order(reader, reader)
+
+
+def open_split(
+  path: str,
+  heldout_fraction: float,
+  options: SourceOptions | None = None,
+  skipped: Skipped | None = None,
+) -> tuple[Dataset, Dataset]:
+  """Opens (training, held-out) documents.
+
+  They are divided by their content: whole files of plain text, or pieces where there is a
+  single file.
+
+  Args:
+    path: see `open_source`.
+    heldout_fraction: how many documents to hold out, in [0, 1].
+    options: see `open_source`.
+    skipped: see `open_source`.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+    ValueError: as `open_source`, or too little to hold some out.
+  """
+  options, skipped = options or SourceOptions(), skipped or Skipped()
+  reader = _open(path, options, skipped)
+  if isinstance(reader, streams.JsonLinesStream):
+    return heldout.hold_out_of_stream(reader, heldout_fraction)
+  file_ids = reader.file_ids if isinstance(reader, readers.TextReader) else None
+  if file_ids is not None and file_ids[0] == file_ids[-1]:
+    size = min(options.max_document_bytes, _HELD_OUT_PIECE)
+    reader = _open(path, dataclasses.replace(options, max_document_bytes=size), skipped)
+    file_ids = None
+  train, held = heldout.hold_out(reader, heldout_fraction, file_ids)
+  return _in_order(train, reader), _in_order(held, reader)
+
+
+def _open(path: str, options: SourceOptions, skipped: Skipped) -> Reader:
+  policy = Policy(options, skipped)
+  if scored.is_scored(path):
+    reader: Reader = scored.ScoredReader(path, policy)
+  else:
+    paths, kind = _choose_files(path, policy)
+    _check_support(path, kind)
+    _check_no_scored(paths, kind)
+    reader = _READERS[kind](paths, policy)
+  _check_any(reader, path, skipped)
+  return reader
+
+
+def _in_order(dataset: Dataset, reader: Reader) -> Dataset:
+  """A stream where nothing else is fast, so that nobody shuffles it globally."""
+  if isinstance(reader, parquet.ParquetReader) and isinstance(dataset, grain.MapDataset):
+    return dataset.to_iter_dataset(_READ)
+  return dataset
+
+
+def fingerprint(path: str) -> str:
+  """A text that tells the files of a path from others, see `files.fingerprint`."""
+  skipping = Policy(SourceOptions(on_error="skip"), Skipped())
+  return files.fingerprint(_choose_files(path, skipping)[0])
+
+
+def _choose_files(path: str, policy: Policy) -> tuple[list[str], str]:
+  """The files to read and their format; where there are shards, nothing but shards."""
+
+  def reject(error: OSError) -> None:
+    policy.reject(BadInputError("cannot be read", str(error)), str(error.filename))
+
+  found = files.list_files(path, reject)
+  shards = [f for f in found if files.format_of(f) != "text"]
+  kinds = {files.format_of(f) for f in shards}
+  if "jsonl" in kinds and ("compressed jsonl" in kinds or files.is_remote(shards[0])):
+    kinds = kinds - {"jsonl"} | {"compressed jsonl"}  # one stream of both
+  if len(kinds) > 1:
+    raise ValueError(
+      f"{path} holds shards of several formats: {', '.join(sorted(kinds))}. Say which with "
+      "a glob, such as 'folder/**/*.parquet'."
+    )
+  if shards and len(shards) < len(found):
+    logging.info("%s: %d other files beside the shards.", path, len(found) - len(shards))
+  return (shards, kinds.pop()) if shards else (found, "text")
+
+
+def _check_support(path: str, kind: str) -> None:
+  if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
+    raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install blt_jax[parquet]")
+
+
+def _check_no_scored(paths: Sequence[str], kind: str) -> None:
+  """Records that are text and entropies are no text, nor would anything else tell."""
+  folders = {p.rpartition("/")[0] for p in paths} if kind == "array_record" else set()
+  if found := sorted(filter(scored.is_scored, folders)):
+    raise ValueError(f"{found[0]} holds stored entropies; give that folder itself.")
+
+
+def _check_any(reader, path: str, skipped: Skipped) -> None:
+  """Reads up to the first document: most mistakes show before anything else starts."""
+  before = skipped.counts.copy()
+  if next(_documents(reader), None) is None:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.counts.items())
+    raise ValueError(
+      f"{skipped.locate(path)} holds no text{f' (left out: {reasons})' if reasons else ''}; "
+      "give a file of text, JSONL, Parquet or ArrayRecord, or a folder of them."
+    )
+  skipped.counts = before  # it will be read again
+
+
+def _documents(source) -> Iterator[Document]:
+  """All documents in order."""
+  is_stream = isinstance(source, grain.IterDataset)
+  elements = source if is_stream else (source[index] for index in range(len(source)))
+  return (document for document in elements if document is not None)
+
+
+def read_documents(
+  path: str, options: SourceOptions | None = None, max_bytes: int | None = None
+) -> list[bytes]:
+  """Reads documents into memory, none of them empty; see `open_source`.
+
+  Args:
+    path: where they are.
+    options: how files are read.
+    max_bytes: read no more; the last document is cut. None reads all.
+  """
+  texts, room = [], sys.maxsize if max_bytes is None else max_bytes
+  for document in _documents(open_source(path, options)):
+    if room < 1:
+      break
+    if document.text:
+      texts.append(document.text[:room])
+      room -= len(texts[-1])
+  return texts

@@ -1,0 +1,147 @@
+"""The kinds of models, and everything about each: the one place that knows them all."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+
+from blt_jax.cost import flops
+from blt_jax.decode import language_model
+from blt_jax.models.blt import BLT
+from blt_jax.models.byte_lm import ByteLM
+from blt_jax.models.config import (
+  BLTConfig,
+  ByteLMConfig,
+  CrossAttentionConfig,
+  TransformerConfig,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What the library needs to know of a kind of model.
+
+  Attributes:
+    config: class of its frozen config.
+    module: class of its Flax module, made from a config; called with tokens [B, S],
+      patch_lengths [B, P] or None, and the `batch_keys` by name, it gives float32 logits.
+    reader: makes a `LanguageModel` of the module and its parameters; what patches takes
+      the patching and the source of entropies too, as `language_model.from_blt` does.
+    flops_per_byte: the paper's count, (config, bytes_per_patch, seq_len) -> forward FLOPs.
+    model_flops: FLOPs of one row of a training step, (config, seq_len, num_patches).
+    default: a config of the size that a run trains unless it says otherwise.
+    tiny: a small valid config, for tests and first tries.
+    batch_keys: extra arrays of a batch that the module may take.
+    patched: whether it reads `patch_lengths`.
+  """
+
+  config: type
+  module: Callable[[Any], nn.Module]
+  reader: Callable[..., language_model.LanguageModel]
+  flops_per_byte: Callable[[Any, float, int], float]
+  model_flops: Callable[[Any, int, int], float]
+  default: Callable[[], Any]
+  tiny: Callable[[], Any]
+  batch_keys: tuple[str, ...] = ()
+  patched: bool = False
+
+
+def _blt() -> BLTConfig:
+  """The paper's 1B."""
+  local = TransformerConfig(1024, num_layers=1, num_heads=16, window=512, rope_theta=5e5)
+  return BLTConfig(
+    encoder=local,
+    latent=TransformerConfig(2048, num_layers=25, num_heads=16, rope_theta=5e5),
+    decoder=dataclasses.replace(local, num_layers=9),
+    encoder_cross=CrossAttentionConfig(num_heads=16),
+    decoder_cross=CrossAttentionConfig(num_heads=16, all_layers=True),
+    dtype="bfloat16",
+  )
+
+
+def _tiny_blt() -> BLTConfig:
+  local = TransformerConfig(dim=16, num_layers=1, num_heads=2, window=8, mlp_multiple_of=8)
+  return BLTConfig(
+    encoder=local,
+    latent=TransformerConfig(dim=32, num_layers=1, num_heads=2, mlp_multiple_of=8),
+    decoder=local,
+    encoder_cross=CrossAttentionConfig(num_heads=2),
+    decoder_cross=CrossAttentionConfig(num_heads=2, all_layers=True),
+    hash_sizes=(3, 4),
+    hash_vocab_size=64,
+  )
+
+
+def _byte_lm() -> ByteLMConfig:
+  """The entropy model of Meta's code, 100M."""
+  stack = TransformerConfig(dim=768, num_layers=14, num_heads=12, window=512)
+  return ByteLMConfig(stack, dtype="bfloat16")
+
+
+def _tiny_byte_lm() -> ByteLMConfig:
+  stack = TransformerConfig(dim=16, num_layers=1, num_heads=2, window=8, mlp_multiple_of=8)
+  return ByteLMConfig(stack)
+
+
+KINDS: dict[str, Kind] = {
+  "blt": Kind(
+    config=BLTConfig,
+    module=BLT,
+    reader=language_model.from_blt,
+    flops_per_byte=flops.blt_flops_per_byte,
+    model_flops=flops.blt_model_flops,
+    default=_blt,
+    tiny=_tiny_blt,
+    batch_keys=("ngram_ids",),
+    patched=True,
+  ),
+  "byte_lm": Kind(
+    config=ByteLMConfig,
+    module=ByteLM,
+    reader=language_model.from_byte_lm,
+    flops_per_byte=flops.byte_lm_flops_per_byte,
+    model_flops=flops.byte_lm_model_flops,
+    default=_byte_lm,
+    tiny=_tiny_byte_lm,
+  ),
+}
+
+
+def find_kind(name: str) -> Kind:
+  """The kind of a name.
+
+  Raises:
+    ValueError: there is none.
+  """
+  if name not in KINDS:
+    raise ValueError(f"config.model.kind is {name!r}; choose one of {tuple(KINDS)}.")
+  return KINDS[name]
+
+
+def kind_of(config: Any) -> Kind:
+  """The kind of a model's config.
+
+  Raises:
+    TypeError: it is the config of none.
+  """
+  for kind in KINDS.values():
+    if type(config) is kind.config:
+      return kind
+  names = [kind.config.__name__ for kind in KINDS.values()]
+  raise TypeError(f"{type(config).__name__} is no config of a model; those are {names}.")
+
+
+def build_model(config: Any) -> nn.Module:
+  """The module of a model's config."""
+  return kind_of(config).module(config)
+
+
+def flops_per_byte(config: Any, bytes_per_patch: float, seq_len: int) -> float:
+  """The paper's forward FLOPs per byte; see `cost.flops`."""
+  return kind_of(config).flops_per_byte(config, bytes_per_patch, seq_len)
+
+
+def model_flops(config: Any, seq_len: int, num_patches: int) -> float:
+  """FLOPs of one row of a training step, forward and backward; see `cost.flops`."""
+  return kind_of(config).model_flops(config, seq_len, num_patches)

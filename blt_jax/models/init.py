@@ -1,0 +1,27 @@
+"""Fresh parameters of a model, or their shapes alone."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def init_params(model: nn.Module, rng: jax.Array) -> Any:
+  """Fresh parameters; leaves carry their logical names."""
+  tokens, lengths = jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 5), jnp.int32)
+  tables = len(getattr(model.config, "ngram_vocab_sizes", ()))
+  extras = {"ngram_ids": jnp.zeros((tables, 1, 4), jnp.int32)} if tables else {}
+  return model.init(rng, tokens, lengths, **extras)["params"]
+
+
+def fresh_params(model: nn.Module, seed: int) -> Any:
+  """Fresh parameters, a plain tree of arrays."""
+  return nn.meta.unbox(init_params(model, jax.random.key(seed)))
+
+
+def abstract_params(model: nn.Module) -> Any:
+  """Shapes and dtypes of a model's parameters, placed on the first local device."""
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  shapes = jax.eval_shape(lambda: fresh_params(model, seed=0))
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)

@@ -1,0 +1,1 @@
+"""Kernels for TPUs; only files directly in `ops` import them."""

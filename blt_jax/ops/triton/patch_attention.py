@@ -1,0 +1,72 @@
+"""Attention of a few bytes to the vectors of their patches, on an NVIDIA GPU."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from blt_jax.ops.online_softmax import LOG2_E
+from blt_jax.ops.triton import matvec as gpu_matvec
+
+
+def fits_read(query: jax.Array, size: int) -> bool:
+  """Whether `read_patches` takes queries [B, C, 1, G, R, H] and gives vectors of `size`."""
+  batch, length, _, heads, repeats, head_dim = query.shape
+  return repeats == 1 and gpu_matvec.fits_heads(batch * length, heads, head_dim, size)
+
+
+def read_patches(
+  query: jax.Array,
+  patches: jax.Array,
+  ids: jax.Array,
+  matrix: jax.Array,
+  residual: jax.Array,
+  *,
+  window: int,
+  factor: float,
+  interpret: bool = False,
+) -> jax.Array:
+  """Each byte attends to the vectors of its newest patches, and a matrix follows.
+
+  Args:
+    query: [B, C, 1, N, 1, H].
+    patches: [B, M, S, 2, N, H] keys and values of the vectors of each patch.
+    ids: int32 [B, C], the newest patch that each byte reads, 0 or more.
+    matrix: [D, N H].
+    residual: [B, C, D], of which `factor` times is added.
+    window: how many patches a byte reads.
+    factor: see `residual`.
+    interpret: run as plain jax, for tests.
+
+  Returns:
+    [B, C, D] in the dtype of `residual`.
+  """
+  batch, length, _, heads, _, head_dim = query.shape
+  number = batch * length
+  inputs = query.reshape(number, heads, head_dim), patches, ids.reshape(number)
+  mix = functools.partial(_mix, length=length, window=window)
+  flat = residual.reshape(number, -1)
+  out = gpu_matvec.heads_matvec(mix, inputs, matrix, flat, head_dim, factor, interpret)
+  return out.reshape(residual.shape)
+
+
+def _mix(i, heads, query_ref, patch_ref, id_ref, *, length, window):
+  _, num_patches, slots, _, _, head_dim = patch_ref.shape
+  newest = jnp.minimum(id_ref[i], num_patches - 1)
+  query = query_ref[i, heads, :].astype(jnp.float32) * head_dim**-0.5 * LOG2_E
+  scores, values = [], []
+  for back in range(window):
+    patch = jnp.maximum(newest - back, 0)
+    mask = jnp.minimum(newest - back, 0).astype(jnp.float32) * 1e30
+    for slot in range(slots):
+      key, value = (
+        patch_ref[i // length, patch, slot, which, heads, :].astype(jnp.float32)
+        for which in (0, 1)
+      )
+      scores.append((key * query).sum(axis=1) + mask)
+      values.append(value)
+  highest = functools.reduce(jnp.maximum, scores)
+  weights = [jnp.exp2(score - highest) for score in scores]
+  total = functools.reduce(jnp.add, weights)
+  mixed = [w[:, None] * v for w, v in zip(weights, values, strict=True)]
+  return functools.reduce(jnp.add, mixed) / total[:, None]

@@ -1,0 +1,289 @@
+"""Checkpoints of a run with Orbax: what a run needs to go on, written in the background."""
+
+import contextlib
+import functools
+import json
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from blt_jax.parallel import distributed
+from blt_jax.storage import files
+from blt_jax.training.state import TrainState
+
+Json = dict[str, Any]
+
+
+class Checkpoint(NamedTuple):
+  """What was restored: the state, and what else was saved with it."""
+
+  step: int
+  state: TrainState
+  extra: Json
+
+
+class Checkpoints:
+  """The checkpoints in a run's folder; all processes call its methods together.
+
+  Kept are the newest, those at multiples of some number of steps, and the best by held-out
+  bits per byte.
+  """
+
+  def __init__(
+    self, workdir: epath.Path, keep: int = 2, keep_every: int | None = None, best: int = 0
+  ):
+    """Opens the folder and removes what a killed process left half-written.
+
+    Args:
+      workdir: the run's folder, which all processes see.
+      keep: newest checkpoints to keep.
+      keep_every: steps; keep also those at its multiples.
+      best: keep also so many with the lowest bits per byte.
+    """
+    kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
+    if keep_every:
+      kept.append(policies.EveryNSteps(keep_every))
+    if best:
+      kept.append(_best(best))
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=policies.AnyPreservationPolicy(kept),
+      best_fn=_bpb,  # without it, Orbax stores no metrics
+      cleanup_tmp_directories=True,
+    )
+    self._workdir, self._folder = workdir, _folder(workdir)
+    self._is_damaged = False
+    bad = [s for s in _find_steps(self._folder) if not _has_good_metrics(self._folder / str(s))]
+    for step in distributed.gather(bad)[0]:
+      self._set_aside(step, "Its metrics cannot be read.")  # Orbax would not start
+    self._manager = ocp.CheckpointManager(
+      self._folder, options=options, item_names=("state", "extra")
+    )
+
+  def save(self, step: int, state: TrainState, extra: Json, bpb: float | None = None) -> None:
+    """Starts to save; does nothing if this step is saved.
+
+    Args:
+      step: of the state.
+      state: to save, copied before this returns.
+      extra: also to save; that of process 0 counts.
+      bpb: held-out bits per byte at this step, where known.
+
+    Raises:
+      OSError: this checkpoint or the one before cannot be written.
+    """
+    if step == self._manager.latest_step():
+      return
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
+    )
+    with self._explaining():
+      self._manager.save(
+        step, args=items, metrics={"bpb": math.inf if bpb is None else bpb}, force=True
+      )
+
+  def check(self) -> None:
+    """Raises OSError if what is being written failed."""
+    with self._explaining():
+      self._manager.check_for_errors()
+
+  def wait(self) -> None:
+    """Waits until everything is written.
+
+    Raises:
+      OSError: it cannot be.
+    """
+    with self._explaining():
+      self._manager.wait_until_finished()
+
+  def restore(self, abstract: TrainState) -> Checkpoint | None:
+    """Restores the newest checkpoint that can be read; None if there is none at all.
+
+    Those that cannot be read are reported, and moved to `damaged/` in the run's folder.
+
+    Args:
+      abstract: shapes, dtypes and shardings of the state, for any mesh.
+
+    Raises:
+      ValueError: a checkpoint is of another model, or none of them can be read.
+      PermissionError: they may not be read.
+    """
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      checkpoint, error = None, ""
+      try:
+        self._check_shapes(step, abstract)
+        checkpoint = self._read(step, abstract)
+      except (_OtherModelError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+        raise  # not the fault of the checkpoint
+      except Exception as failure:  # each library below has exceptions of its own
+        error = f"{type(failure).__name__}: {failure}"
+      errors = [text for text in distributed.gather(error) if text]
+      if not errors:
+        return checkpoint
+      self._set_aside(step, errors[0])
+      self._manager.reload()
+    if self._is_damaged:
+      raise ValueError(
+        f"None of the checkpoints of {self._workdir} can be read. They are in "
+        f"{self._workdir / 'damaged'}; start again in another config.workdir."
+      )
+    return None
+
+  def close(self) -> None:
+    """Waits until everything is written."""
+    self.wait()
+    self._manager.close()
+
+  def _read(self, step: int, abstract: TrainState) -> Checkpoint:
+    """Without waiting for the other processes, which may fail to read it."""
+    folder = self._folder / str(step)
+    handler = ocp.StandardCheckpointHandler(**_alone())
+    with ocp.Checkpointer(handler, **_alone()) as reader:
+      state = reader.restore(folder / "state", args=ocp.args.StandardRestore(abstract))
+    extra = ocp.JsonCheckpointHandler(**_alone()).restore(folder / "extra")
+    return Checkpoint(step, state, extra)
+
+  def _check_shapes(self, step: int, abstract: TrainState) -> None:
+    """Arrays of other names or shapes are no damage, but a mistake."""
+    metadata = ocp.PyTreeCheckpointHandler().metadata(self._folder / str(step) / "state")
+    saved, wanted = _shapes(metadata.tree), _shapes(abstract)
+    if saved != wanted:
+      names = sorted(k for k in saved.keys() | wanted.keys() if saved.get(k) != wanted.get(k))
+      raise _OtherModelError(
+        f"Checkpoint {step} of {self._workdir} is one of another model or optimizer: "
+        f"{len(names)} arrays differ, the first is {names[0]}, {saved.get(names[0])} there and "
+        f"{wanted.get(names[0])} by this config. Use the config it was trained with, or "
+        "another config.workdir."
+      )
+
+  def _set_aside(self, step: int, error: str) -> None:
+    logging.error(
+      "Checkpoint %d of %s is damaged, trying the one before. %s", step, self._workdir, error
+    )
+    self._is_damaged = True
+    if distributed.is_lead():
+      (self._workdir / "damaged").mkdir(exist_ok=True)
+      place = self._workdir / "damaged" / f"{step}-{time.time():.0f}"
+      (self._folder / str(step)).rename(place)
+    distributed.gather(None)  # nobody looks before it is done
+
+  @contextlib.contextmanager
+  def _explaining(self) -> Iterator[None]:
+    try:
+      yield
+    except jax.errors.JaxRuntimeError:
+      raise  # of a step or of a connection, not of writing
+    except Exception as error:  # each library below has exceptions of its own
+      advice = "Check free space and permissions"
+      if isinstance(error, TimeoutError):  # so Orbax calls all that ends its waiting
+        advice = (
+          "Another process stopped first (see its log), or the disk or bucket is too slow"
+        )
+      raise OSError(
+        f"A checkpoint cannot be written into {self._folder}: {error}. {advice}; those before "
+        "it are whole, and the same command continues from them."
+      ) from error
+
+
+class _OtherModelError(ValueError):
+  pass
+
+
+def find_step(workdir: epath.Path) -> int:
+  """The step of the newest checkpoint of a run.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+  """
+  steps = _find_steps(_folder(workdir))
+  if not steps:
+    raise FileNotFoundError(f"{workdir} holds no checkpoint; train it first.")
+  return max(steps)
+
+
+def load_params(workdir: epath.Path, abstract: Any) -> Any:
+  """The parameters of the newest checkpoint of a run, for this process alone.
+
+  Args:
+    workdir: the run's folder.
+    abstract: tree of `jax.ShapeDtypeStruct`, the parameters to restore.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+    ValueError: it cannot be read.
+  """
+  step = find_step(workdir)
+  folder = _folder(workdir) / str(step) / "state"
+  wanted = {"params": abstract}
+  restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+  args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**_alone()), **_alone()) as checkpointer:
+    try:
+      return checkpointer.restore(folder, args=args)["params"]
+    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
+      raise  # not the fault of the checkpoint
+    except Exception as error:  # each library below has exceptions of its own
+      raise ValueError(
+        f"Checkpoint {step} of {workdir} cannot be read: {error}. If it is damaged, remove "
+        f"{folder.parent}, and the one before it counts."
+      ) from error
+
+
+def save_params(workdir: epath.Path, step: int, params: Any) -> None:
+  """Writes parameters only, where `load_params` finds them."""
+  items = ocp.args.Composite(state=ocp.args.StandardSave({"params": params}))
+  with ocp.CheckpointManager(_folder(workdir)) as manager:
+    manager.save(step, args=items)
+
+
+def _alone() -> dict[str, Any]:
+  """Options of what a process does without the others."""
+  index = jax.process_index()
+  options = ocp.options.MultiprocessingOptions(
+    primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
+  )
+  return {"multiprocessing_options": options}
+
+
+def _find_steps(folder: epath.Path) -> list[int]:
+  """Steps of whole checkpoints."""
+  if not folder.exists():
+    return []
+  return [found.step for found in ocp.path.step.standard_name_format().find_all(folder)]
+
+
+def _has_good_metrics(folder: epath.Path) -> bool:
+  metrics = folder / "metrics" / "metrics"
+  try:
+    return not metrics.exists() or "bpb" in json.loads(metrics.read_text())
+  except ValueError:
+    return False
+
+
+def _best(count: int) -> policies.BestN:
+  return policies.BestN(
+    get_metric_fn=_bpb, reverse=True, n=count, keep_checkpoints_without_metrics=False
+  )
+
+
+def _bpb(metrics: dict[str, float]) -> float:
+  return metrics["bpb"]
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  """Path -> shape of each array of a tree, saved or not."""
+  leaves, _ = jax.tree.flatten_with_path(tree)
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  return {name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _folder(workdir: epath.Path) -> epath.Path:
+  """Orbax wants the whole path."""
+  folder = epath.Path(workdir) / "checkpoints"
+  return folder if files.is_remote(str(folder)) else folder.resolve()

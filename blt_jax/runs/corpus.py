@@ -1,0 +1,87 @@
+"""The text of a run, from `config.data`: training and held-out documents."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+from ml_collections import ConfigDict
+
+from blt_jax.data import mixture
+from blt_jax.data.reading import scored, sources
+from blt_jax.data.reading.documents import Dataset, Skipped, SourceOptions
+
+Parts: TypeAlias = dict[str, tuple[Dataset, float]]
+
+
+class Corpus(NamedTuple):
+  """The sources of a run: name -> documents and weight."""
+
+  train: Parts
+  heldout: Parts
+  shuffle_window: int
+
+  def stream(self, seed: int, index: int = 0, count: int = 1) -> Dataset:
+    """Documents to learn from, endless and shuffled: one of `count` disjoint streams."""
+    return mixture.mix(self.train, seed, self.shuffle_window, host=(index, count))
+
+  def test_documents(self) -> Dataset:
+    """Documents to test on, once and in order."""
+    return mixture.mix(self.heldout, seed=None, num_epochs=1)
+
+
+def open_corpus(data: ConfigDict) -> Corpus:
+  """Opens the text of a run, `config.data`.
+
+  Raises:
+    FileNotFoundError: a path is missing.
+    ValueError: bad input, or too little text to hold some out.
+  """
+  return Corpus(*open_parts(data), data.shuffle_window)
+
+
+def open_parts(data: ConfigDict) -> tuple[Parts, Parts]:
+  """Opens the sources of (training, held-out) text: name -> documents and weight."""
+  options = source_options(data)
+  parts, heldout = {}, {}
+  for name, (path, weight) in _parts(data).items():
+    skipped = Skipped(name if data.mixture else "")
+    if data.heldout_path:
+      train = sources.open_source(path, options, skipped)
+    else:
+      train, held = sources.open_split(path, data.heldout_fraction, options, skipped)
+      heldout[name] = held, 1.0
+    parts[name] = train, weight
+  if data.heldout_path:
+    heldout["heldout"] = sources.open_source(data.heldout_path, options), 1.0
+  return parts, heldout
+
+
+def stored_manifests(data: ConfigDict) -> list[tuple[str, scored.Manifest | None]]:
+  """The path of each source, and what made the entropies stored there, if any are."""
+  return [(path, find_manifest(path)) for path, _ in _parts(data).values()]
+
+
+def find_manifest(path: str) -> scored.Manifest | None:
+  """What made the entropies stored in a folder; None for plain text."""
+  return scored.load_manifest(path) if scored.is_scored(path) else None
+
+
+def open_all(path: str, data: ConfigDict) -> Dataset:
+  """All documents of a path in order, read as `config.data` says."""
+  dataset = sources.open_source(path, source_options(data))
+  return mixture.mix({path: (dataset, 1.0)}, seed=None, num_epochs=1)
+
+
+def source_options(data: ConfigDict) -> SourceOptions:
+  """How `config.data` says that files are read."""
+  names = ("text_field", "on_error", "invalid_utf8", "max_document_bytes")
+  return SourceOptions(**{name: data[name] for name in names})
+
+
+def _parts(data: ConfigDict) -> dict[str, Sequence]:
+  """Name -> path and weight."""
+  parts = data.mixture.to_dict() or {"text": (data.path, 1.0)}
+  for name, part in parts.items():
+    is_pair = isinstance(part, tuple | list) and len(part) == 2
+    if not (is_pair and isinstance(part[1], int | float)):
+      raise ValueError(f"config.data.mixture.{name} is {part!r}; it must be (path, weight).")
+  return parts

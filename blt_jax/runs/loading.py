@@ -1,0 +1,64 @@
+"""A run as generation needs it."""
+
+import os
+
+from blt_jax import kinds
+from blt_jax.decode import language_model
+from blt_jax.decode.table import TableSource
+from blt_jax.entropy.table import TableModel, is_table
+from blt_jax.runs import folder
+from blt_jax.runs import patcher as patchers
+
+
+def load_language_model(
+  workdir: str | os.PathLike,
+  entropy_model: str | None = None,
+  threshold: float | None = None,
+) -> language_model.LanguageModel:
+  """What generation needs of a run: the model, patching and entropy model included.
+
+  Args:
+    workdir: folder of the run.
+    entropy_model: folder of the entropy model's run, instead of the one trained with.
+    threshold: nats, likewise.
+
+  Raises:
+    FileNotFoundError: there is no run, or its entropy model is missing.
+    ValueError: as `runs.load_run` and `patchers.load_patcher`, or what is given has no use.
+  """
+  run = folder.load_run(workdir)
+  section = run.config.patching
+  kind = kinds.kind_of(run.model.config)
+  if not kind.patched:
+    _check_unused(f"{workdir} reads no patches", entropy_model, threshold)
+    return kind.reader(run.model, run.params)
+  if section.scheme != "entropy":
+    _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)
+  if entropy_model:
+    section.entropy_model = entropy_model
+    section.entropies = "table" if is_table(entropy_model) else "model"
+  section.threshold = section.threshold if threshold is None else threshold
+  patcher = _load_patcher(section, workdir)
+  model = patcher.entropy_model
+  if isinstance(model, TableModel):
+    source = TableSource(model), model.jax_tables()
+    return kind.reader(run.model, run.params, patcher.config, source=source)
+  return kind.reader(run.model, run.params, patcher.config, model)
+
+
+def _load_patcher(section, workdir):
+  try:
+    return patchers.load_patcher(section)
+  except (FileNotFoundError, ValueError) as error:
+    if section.scheme != "entropy":
+      raise
+    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+    raise kind(
+      f"{error} To generate, --entropy_model=FOLDER and --threshold=NATS give what is "
+      f"missing in {workdir}."
+    ) from error
+
+
+def _check_unused(what, entropy_model, threshold):
+  if entropy_model or threshold is not None:
+    raise ValueError(f"{what}, so an entropy model or a threshold would do nothing; omit it.")

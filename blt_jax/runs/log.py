@@ -1,0 +1,136 @@
+"""What a run tells while it trains: loss, speed, patches, to files and the console."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from blt_jax.parallel import distributed
+from blt_jax.runs import metrics
+from blt_jax.runs.loss_guard import LossGuard
+from blt_jax.runs.stopwatch import Stopwatch
+
+Batch = Mapping[str, jax.Array]
+
+
+class RunLog:
+  """Adds up the metrics of steps and reports every few, one step late.
+
+  Reading a metric waits for its step; reading those of the steps before the newest
+  leaves the device busy meanwhile.
+  """
+
+  def __init__(
+    self,
+    num_steps: int,
+    every_steps: int,
+    learning_rate: Callable[[int], Any],
+    speed: metrics.Speed,
+    guard: LossGuard,
+    stopwatch: Stopwatch,
+    writer: metrics.MetricWriter | None,
+  ):
+    """Takes how often to report, what to compute and where to write, if anywhere.
+
+    Args:
+      num_steps: of the run.
+      every_steps: from one report to the next.
+      learning_rate: of a step, counted from 0.
+      speed: rates from sums.
+      guard: looks at every step.
+      stopwatch: measures.
+      writer: None on all processes but the lead.
+    """
+    self._num_steps, self._every = num_steps, every_steps
+    self._learning_rate, self._speed = learning_rate, speed
+    self._guard, self._stopwatch, self._writer = guard, stopwatch, writer
+    self._pending: list[tuple[int, Any, Batch]] = []
+    self._is_first = True
+
+  def start(self, step: int, params: Any) -> None:
+    """Says what is trained."""
+    if step:
+      logging.info("Continuing at step %d of %d.", step, self._num_steps)
+    num_params = sum(x.size for x in jax.tree.leaves(params))
+    logging.info("%s parameters, %d devices.", f"{num_params:,}", jax.device_count())
+
+  def add(self, step: int, step_metrics: Mapping[str, jax.Array], batch: Batch) -> None:
+    """Takes a step just dispatched; reports the steps before it when enough are there.
+
+    Raises:
+      FloatingPointError: as `LossGuard.check`, of an earlier step.
+    """
+    self._pending.append((step, step_metrics, batch))
+    if self._is_first:  # it compiled
+      self._stopwatch.restart()
+      self._is_first = False
+    if len(self._pending) > self._every:
+      self._report(self._every)
+
+  def flush(self) -> None:
+    """Reports all steps so far; what follows may rely on their being good.
+
+    Raises:
+      FloatingPointError: as `LossGuard.check`.
+    """
+    if self._pending:
+      self._report(len(self._pending))
+
+  def evaluation(self, step: int, numbers: metrics.Numbers) -> None:
+    """Reports held-out numbers."""
+    self._write(step, "eval", numbers)
+    logging.info("Held-out bits per byte at step %d: %.4f", step, numbers["bpb"])
+
+  def close(self) -> None:
+    """Writes out what is buffered."""
+    if self._writer is not None:
+      self._writer.close()
+
+  def _report(self, count: int) -> None:
+    done, self._pending = self._pending[:count], self._pending[count:]
+    sums = jax.device_get([step_metrics for _, step_metrics, _ in done])
+    for (step, _, batch), of_step in zip(done, sums, strict=True):
+      self._guard.check(step, of_step, batch)
+    step = done[-1][0]
+    totals = {k: np.sum([s[k] for s in sums], dtype=np.float64) for k in sums[0]}
+    times = self._stopwatch.lap(count)
+    numbers = {
+      **metrics.summarise(totals),
+      "grad_norm": float(sums[-1]["grad_norm"]),
+      "learning_rate": float(self._learning_rate(step - 1)),
+      **self._speed(totals, times.pop("seconds")),
+      **times,
+    }
+    self._write(step, "train", numbers)
+    logging.info(metrics.progress_line(step, self._num_steps, numbers))
+
+  def _write(self, step: int, kind: str, numbers: metrics.Numbers) -> None:
+    if self._writer is not None:
+      self._writer.write(step, kind, numbers)
+
+
+def make_run_log(
+  config: ConfigDict,
+  model: nn.Module,
+  mesh: Mesh,
+  learning_rate: Callable[[int], Any],
+  stopwatch: Stopwatch,
+) -> RunLog:
+  """The log of a run; only process 0 writes."""
+  workdir, section = epath.Path(config.workdir), config.logging
+  writer = metrics.MetricWriter(workdir, section.tensorboard) if distributed.is_lead() else None
+  return RunLog(
+    num_steps=config.num_steps,
+    every_steps=section.every_steps,
+    learning_rate=learning_rate,
+    speed=metrics.Speed(model.config, config.data.seq_len, mesh.devices.ravel().tolist()),
+    guard=LossGuard(workdir, section.max_loss_jump),
+    stopwatch=stopwatch,
+    writer=writer,
+  )

@@ -1,0 +1,133 @@
+"""Numbers of a run: from sums to rates, to JSON lines, TensorBoard and the console."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import tensorboardX
+from etils import epath
+
+from blt_jax import kinds
+from blt_jax.cost import flops
+from blt_jax.storage import files
+
+Numbers = dict[str, float]
+_UPLOAD_SECONDS = 60
+
+
+def summarise(sums: Mapping[str, float]) -> Numbers:
+  """Turns the sums of `steps.sums` into rates.
+
+  Returns:
+    `loss` in nats per target; `bpb`, bits per byte: the cross entropy of all targets,
+    EOS included, over the number of bytes; `patch_size` in bytes per patch; the shares
+    of byte slots with a target and of patch slots with a patch.
+  """
+  return {
+    "loss": float(sums["nats"] / max(sums["targets"], 1)),
+    "bpb": float(sums["nats"] / math.log(2) / max(sums["bytes"], 1)),
+    "patch_size": _patch_size(sums),
+    "byte_slot_use": float(sums["targets"] / sums["byte_slots"]),
+    "patch_slot_use": float(sums["patches"] / sums["patch_slots"]),
+  }
+
+
+def _patch_size(sums: Mapping[str, float]) -> float:
+  return float(sums["inputs"] / max(sums["patches"], 1))
+
+
+class Speed:
+  """Rates of training, of all chips and of each."""
+
+  def __init__(self, config: Any, seq_len: int, devices: Sequence[jax.Device]):
+    """Takes the model, bytes in a row, and the chips that train it."""
+    self._config, self._seq_len, self._num_chips = config, seq_len, len(devices)
+    self._peak = flops.peak_flops(devices[0].device_kind)
+
+  def __call__(self, sums: Mapping[str, float], seconds: float) -> Numbers:
+    """Rates of what `sums`, as of `steps.sums`, took.
+
+    Returns:
+      `bytes_per_second` of all chips, `chip_bytes_per_second` and
+      `chip_patches_per_second` of one, padding left out; and `mfu`, the share of the chips'
+      peak FLOPs that the model needs by the paper's formula, where the peak is known.
+    """
+    rate = float(sums["bytes"] / seconds / self._num_chips)
+    numbers = {
+      "bytes_per_second": rate * self._num_chips,
+      "chip_bytes_per_second": rate,
+      "chip_patches_per_second": float(sums["patches"] / seconds / self._num_chips),
+    }
+    if self._peak is not None:
+      patch_size = max(_patch_size(sums), 1.0)
+      forward = kinds.flops_per_byte(self._config, patch_size, self._seq_len)
+      numbers["mfu"] = 3 * forward * rate / self._peak
+    return numbers
+
+
+class MetricWriter:
+  """Writes numbers to `metrics.jsonl` and TensorBoard events in a run's folder."""
+
+  def __init__(self, workdir: epath.Path, use_tensorboard: bool = True):
+    is_remote = files.is_remote(str(workdir))
+    self._lines = (_RemoteLines if is_remote else _LocalLines)(workdir / "metrics.jsonl")
+    self._board = tensorboardX.SummaryWriter(str(workdir)) if use_tensorboard else None
+
+  def write(self, step: int, prefix: str, numbers: Mapping[str, float]) -> None:
+    """Writes numbers under `prefix`, "train" or "eval", as of `step`."""
+    self._lines.add(json.dumps({"step": step, "kind": prefix, **numbers}) + "\n")
+    if self._board is not None:
+      for name, value in numbers.items():
+        self._board.add_scalar(f"{prefix}/{name}", value, step)
+
+  def close(self) -> None:
+    """Writes out what is buffered."""
+    self._lines.close()
+    if self._board is not None:
+      self._board.close()
+
+
+class _LocalLines:
+  def __init__(self, path: epath.Path):
+    self._file = path.open("a")
+
+  def add(self, line: str) -> None:
+    self._file.write(line)
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
+
+
+class _RemoteLines:
+  """Objects of a bucket cannot grow: the whole is written again, once a minute or so."""
+
+  def __init__(self, path: epath.Path):
+    self._path = path
+    self._text = path.read_text() if path.exists() else ""
+    self._written_at = time.monotonic()
+
+  def add(self, line: str) -> None:
+    self._text += line
+    if time.monotonic() > self._written_at + _UPLOAD_SECONDS:
+      self.close()
+
+  def close(self) -> None:
+    self._path.write_text(self._text)
+    self._written_at = time.monotonic()
+
+
+def progress_line(step: int, num_steps: int, numbers: Mapping[str, float]) -> str:
+  """One line for the console, with the time that is left."""
+  left = (num_steps - step) * numbers["step_seconds"]
+  minutes, seconds = divmod(round(left), 60)
+  mfu = f"MFU {numbers['mfu']:.1%}  " if "mfu" in numbers else ""
+  return (
+    f"step {step}/{num_steps}  loss {numbers['loss']:.3f}  bpb {numbers['bpb']:.3f}  "
+    f"{numbers['bytes_per_second'] / 1000:.1f} kB/s  {mfu}"
+    f"patch {numbers['patch_size']:.2f} B  data wait {numbers['data_wait']:.1%}  "
+    f"lr {numbers['learning_rate']:.2e}  ETA {minutes}:{seconds:02d}"
+  )

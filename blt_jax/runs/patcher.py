@@ -1,0 +1,202 @@
+"""How a run groups bytes, from `config.patching`: rule, threshold, source of entropies."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from blt_jax import config
+from blt_jax.data.pieces import PieceEncoder
+from blt_jax.data.reading.scored import Manifest
+from blt_jax.data.transforms import PatchDocument
+from blt_jax.entropy.neural import EntropyScorer
+from blt_jax.entropy.table import TableModel
+from blt_jax.patching import PatchingConfig
+from blt_jax.runs import folder as runs
+from blt_jax.storage.folders import Folder
+
+ENTROPIES = ("model", "table", "stored")
+THRESHOLD_FILE = "threshold.json"
+RULE = (
+  "monotonic",
+  "cumulative",
+  "threshold_add",
+  "reset_at_newline",
+)  # what a threshold goes with
+
+Stored = Sequence[tuple[str, Manifest | None]]  # path of a source, what made its entropies
+
+
+@dataclasses.dataclass(frozen=True)
+class Patcher:
+  """How a run groups bytes: the scheme and, where it needs one, what gives entropies.
+
+  Attributes:
+    config: the scheme.
+    entropy_model: of the entropy scheme.
+    encoder: of the bpe scheme.
+  """
+
+  config: PatchingConfig
+  entropy_model: runs.EntropyModel | TableModel | None = None
+  encoder: PieceEncoder | None = None
+
+  def documents(self) -> PatchDocument:
+    """The transformation of raw documents, for the pipeline."""
+    model = self.entropy_model
+    if isinstance(model, runs.EntropyModel):
+      return PatchDocument(self.config, EntropyScorer(*model, self.config.reset_at_newline))
+    if self.encoder is not None:
+      return PatchDocument(self.config, encode=self.encoder)
+    return PatchDocument(self.config, model)
+
+
+def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
+  """Builds the patching of `config.patching`, entropy model and threshold included.
+
+  Args:
+    section: `config.patching`. Where text brings entropies, the entropy model becomes
+      what made them, and the threshold the one calibrated on them, unless they are set.
+    stored: for each source of text its path, and what made its entropies or None.
+
+  Raises:
+    FileNotFoundError: the entropy model or the tokenizer is missing.
+    ImportError: the bpe scheme lacks its library.
+    ValueError: the scheme is none for training, or lacks a model, a tokenizer or a threshold;
+      or the text has no entropies and needs some, has some that would go unused, or has
+      those of another model or rule than the run's.
+  """
+  if section.scheme != "entropy":
+    encoder = _load_encoder(section)
+    return Patcher(config.make_patching_config(section), encoder=encoder)
+  if section.entropies not in ENTROPIES:
+    raise ValueError(
+      f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."
+    )
+  for path, manifest in stored:
+    _adopt(section, path, manifest)
+  folder = section.entropy_model
+  if not folder:
+    raise ValueError(
+      "Entropy patching needs an entropy model: set config.patching.entropy_model to the "
+      "folder of its run (train one with configs/quickstart.py:entropy), or choose "
+      "another config.patching.scheme."
+    )
+  is_table = section.entropies == "table"
+  model = _load_table(folder, section) if is_table else _load_model(folder, stored)
+  threshold = None
+  if section.threshold is None and section.patch_size is None:
+    threshold = _load_threshold(folder, section)
+  return Patcher(config.make_patching_config(section, threshold), model)
+
+
+def _load_encoder(section: ConfigDict) -> PieceEncoder | None:
+  if section.scheme == "lookup":
+    raise ValueError(
+      "The lookup scheme is one of patching.patch_lengths alone, which takes its table; choose "
+      "another config.patching.scheme."
+    )
+  if section.scheme != "bpe":
+    return None
+  if not section.tokenizer:
+    raise ValueError(
+      "The bpe scheme needs config.patching.tokenizer, the file of a SentencePiece model."
+    )
+  return PieceEncoder(section.tokenizer)
+
+
+def _adopt(section: ConfigDict, path: str, manifest: Manifest | None) -> None:
+  if (manifest is not None) != (section.entropies == "stored"):
+    way_out = (
+      f"python -m blt_jax.score_entropies --input={path} --output=... makes some"
+      if manifest is None
+      else "set config.patching.entropies=stored to use them"
+    )
+    raise ValueError(
+      f"config.patching.entropies is {section.entropies!r} and {path} holds "
+      f"{'no' if manifest is None else 'stored'} entropies; {way_out}."
+    )
+  if manifest is None:
+    return
+  _check_reset(section, f"The entropies of {path} were made", manifest.reset_at_newline)
+  section.entropy_model = section.entropy_model or manifest.model
+  if section.threshold is None and Folder(path).exists(THRESHOLD_FILE):
+    section.threshold = _load_threshold(path, section)
+
+
+def _load_model(folder: str, stored: Stored) -> runs.EntropyModel:
+  """Loads an entropy model, and checks that it made the entropies that text brings."""
+  makers = [(path, manifest) for path, manifest in stored if manifest is not None]
+  try:
+    model = runs.load_entropy_model(folder)
+  except FileNotFoundError as error:
+    if not makers:
+      raise
+    raise FileNotFoundError(
+      f"{error} It made the entropies of {makers[0][0]}, and the BLT needs it for other "
+      "text: give its folder in config.patching.entropy_model."
+    ) from error
+  digest = params_digest(model.params) if makers else None
+  for path, manifest in makers:
+    if digest != manifest.digest:
+      raise ValueError(
+        f"The entropies of {path} were made by {manifest.model} at step {manifest.step}, and "
+        f"{folder} has other parameters: score the text again, or set "
+        "config.patching.entropy_model to the model that made them."
+      )
+  return model
+
+
+def params_digest(params: Any) -> str:
+  """A fingerprint of a tree of parameters."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    array = np.ascontiguousarray(leaf)
+    digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+    digest.update(array.data)
+  return digest.hexdigest()[:16]
+
+
+def save_threshold(workdir: str | os.PathLike, rule: PatchingConfig) -> None:
+  """Writes the rule that calibration found next to its model; see `load_patcher`."""
+  found = {name: getattr(rule, name) for name in ("threshold", *RULE)}
+  Folder(workdir).write_json(THRESHOLD_FILE, found)
+
+
+def _load_table(folder: str, section: ConfigDict) -> TableModel:
+  table = TableModel(folder)
+  _check_reset(section, f"The table of {folder} was trained", table.reset_at_newline)
+  return table
+
+
+def _check_reset(section: ConfigDict, what_was_done: str, given: bool) -> None:
+  if given != section.reset_at_newline:
+    raise ValueError(
+      f"{what_was_done} with reset_at_newline={given}; set config.patching.reset_at_newline "
+      "to that."
+    )
+
+
+def _load_threshold(folder: str, section: ConfigDict) -> float:
+  home = Folder(folder)
+  found = home.read_json(THRESHOLD_FILE) if home.exists(THRESHOLD_FILE) else {}
+  if not found or any(found.get(name, False) != section[name] for name in RULE):
+    rule = ", ".join(f"{name}={section[name]}" for name in RULE)
+    raise ValueError(
+      f"No threshold for {rule}: set config.patching.threshold (nats), or let "
+      f"`python -m blt_jax.calibrate --run={folder}{_flags(section)}` find one."
+    )
+  return found["threshold"]
+
+
+def _flags(section: ConfigDict) -> str:
+  given = {name: section[name] for name in RULE if section[name] is not None}
+  flags = [
+    f"--{n}={v}" if v is not True else f"--{n}" for n, v in given.items() if v is not False
+  ]
+  return "".join(f" {flag}" for flag in flags)

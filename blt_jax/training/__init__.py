@@ -1,0 +1,1 @@
+"""One update and all that it changes, as pure JAX without files."""

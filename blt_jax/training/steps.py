@@ -1,0 +1,108 @@
+"""What one step computes: loss, gradients, update; and evaluation sums.
+
+Sums and counts leave a step, never means, so that they add up over parts and batches.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from blt_jax import tokenizer
+from blt_jax.ops import losses
+from blt_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+_COMMON = ("tokens", "targets", "loss_mask", "patch_lengths")  # of all kinds of models
+Metrics = dict[str, jax.Array]
+
+
+def predict(model: nn.Module, params: Any, batch: Batch) -> jax.Array:
+  """Logits [B, S, V] of a batch; what only its kind of model reads goes there by name."""
+  extras = {key: array for key, array in batch.items() if key not in _COMMON}
+  return model.apply({"params": params}, batch["tokens"], batch["patch_lengths"], **extras)
+
+
+def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
+  """Adds up a batch.
+
+  Returns:
+    float32 scalars: `nats` of cross entropy, `targets` that count in the loss, `bytes`
+    among them (all but EOS), `inputs` that are not padding, and their `patches`;
+    `byte_slots` and `patch_slots`, the size of the batch.
+  """
+  mask = batch["loss_mask"]
+  nats = losses.cross_entropy_nats(predict(model, params, batch), batch["targets"])
+  is_input = batch["tokens"] != tokenizer.BOE_ID
+  lengths = batch["patch_lengths"]
+  starts = jnp.cumsum(lengths, axis=1) - lengths
+  is_patch = (lengths > 0) & (starts < is_input.sum(axis=1, keepdims=True))
+  counts = {
+    "nats": jnp.where(mask, nats, 0),
+    "targets": mask,
+    "bytes": mask & (batch["targets"] >= tokenizer.OFFSET),
+    "inputs": is_input,
+    "patches": is_patch,
+    "byte_slots": jnp.ones_like(mask),
+    "patch_slots": jnp.ones_like(is_patch),
+  }
+  return {k: v.sum(dtype=jnp.float32) for k, v in counts.items()}
+
+
+def make_train_step(
+  model: nn.Module, optimizer: optax.GradientTransformation, accumulate: int = 1
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """Builds one optimizer update.
+
+  Args:
+    model: the module.
+    optimizer: as built by `optim`.
+    accumulate: parts of the batch that are differentiated one after the other; each
+      target weighs the same whatever part it is in.
+
+  Returns:
+    A pure function (state, batch) -> (state, metrics); metrics are `sums` and
+    `grad_norm`, before clipping.
+  """
+
+  def loss(params, batch):
+    metrics = sums(model, params, batch)
+    return metrics["nats"], metrics
+
+  def differentiate(params, batch):
+    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch)
+    # Whatever the dtype of parameters, sums over parts and moments take float32.
+    return optax.tree.cast(gradients, jnp.float32), metrics
+
+  def accumulated(params, batch):
+    parts = jax.tree.map(lambda x: _split_rows(x, accumulate), batch)
+    shapes = jax.eval_shape(differentiate, params, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add_part(total, part):
+      return jax.tree.map(jnp.add, total, differentiate(params, part)), None
+
+    return jax.lax.scan(add_part, zeros, parts)[0]
+
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    compute = differentiate if accumulate == 1 else accumulated
+    gradients, metrics = compute(state.params, batch)
+    # The reference adds 1e-6 to the count, which also lets an empty batch pass.
+    gradients = jax.tree.map(lambda g: g / (metrics["targets"] + 1e-6), gradients)
+    metrics["grad_norm"] = optax.tree.norm(gradients)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+  return train_step
+
+
+def _split_rows(x, parts):
+  """[B, ...] -> [parts, B / parts, ...], neighbours in different parts.
+
+  Rows of one device stay on it: part i takes the rows i, i + parts, ...
+  """
+  return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)

@@ -1,0 +1,120 @@
+"""The generate command."""
+
+import io
+import json
+import sys
+
+import pytest
+from generated import GREEDY, generate, model
+
+from blt_jax import generate as command
+from blt_jax.decode import generator
+from blt_jax.runs import loading
+
+RUN = ["--run=some/run", "--max_bytes=24"]
+
+
+@pytest.fixture(autouse=True)
+def _tiny_model(monkeypatch):
+  monkeypatch.setattr(loading, "load_language_model", lambda *_: model())
+  monkeypatch.setattr(generator.Generator, "__init__", _with_small_chunks)
+
+
+_init = generator.Generator.__init__
+
+
+def _with_small_chunks(self, model, **options):
+  _init(self, model, **{**options, "batch_size": 2, "prefill_chunk": 4})
+
+
+def run(*arguments):
+  """The exit status, or the message that stands for it."""
+  with pytest.raises(SystemExit) as exit_:
+    command.main([*RUN, *arguments])
+  return exit_.value.code
+
+
+@pytest.mark.parametrize("options", [[], ["--no_stream"]])
+def test_prompt_and_continuation_are_printed(options, capfdbinary):
+  assert run("--prompt=hello world", *options) == 0
+  assert capfdbinary.readouterr().out == b"hello world" + generate()[2].bytes + b"\n"
+
+
+def test_prompt_from_file_or_stdin_need_not_be_utf8(tmp_path, capfdbinary, monkeypatch):
+  (tmp_path / "prompt").write_bytes(b"\xff\xfe" * 8)
+  want = b"\xff\xfe" * 8 + generate()[3].bytes + b"\n"
+  assert run(f"--file={tmp_path}/prompt") == 0
+  assert capfdbinary.readouterr().out == want
+  monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe" * 8)))
+  assert run() == 0
+  assert capfdbinary.readouterr().out == want
+
+
+def test_patches_are_shown(capfdbinary):
+  assert run("--prompt=a", "--show_patches") == 0
+  out = capfdbinary.readouterr().out.decode(errors="replace")
+  result = generate()[1]
+  assert f"{len(result.starts)} bytes in {result.starts.sum()} patches" in out
+  assert "entropy of the next byte" in out
+
+
+def test_lines_of_a_file(tmp_path):
+  lines = [
+    {"prompt": "a"},
+    {"prompt": "hello world", "max_bytes": 3},
+    {"prompt": "x", "temperature": -1},
+    {"prompt": "x", "colour": "red"},
+    {"text": "x"},
+    {"prompt": "x", "max_bytes": None},
+    {"prompt": "x\ud800"},
+  ]
+  text = "\n".join([json.dumps(line) for line in lines] + ["{", " ", "[" * 99999])
+  (tmp_path / "in").write_text(text)
+  out = tmp_path / "out"
+  status = run(f"--input={tmp_path}/in", f"--output={out}", "--show_patches")
+  assert status == f"error: 7 of 9 lines failed; see {out}."
+  results = [json.loads(line) for line in out.read_text().splitlines()]
+  alone = generate()
+  assert results[0]["text"] == alone[1].text and results[0]["finish"] == alone[1].finish
+  assert results[0]["log_prob"] == pytest.approx(float(alone[1].log_probs.sum()), abs=1e-3)
+  assert len(results[0]["entropies"]) == len(alone[1].starts)
+  assert results[1]["finish"] == "length" and results[1]["patch_starts"][:2] == [0, 1]
+  assert "line 3: temperature is -1" in results[2]["error"]
+  assert "unknown ['colour']" in results[3]["error"]
+  assert '"prompt"' in results[4]["error"] and "max_bytes is None" in results[5]["error"]
+  assert "lone surrogate" in results[6]["error"] and "line 8" in results[7]["error"]
+  assert "line 10: it is no JSON" in results[8]["error"]
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
+  """Where they cannot be written, that is said before anything is computed."""
+  (tmp_path / "in").write_text('{"prompt": "a"}\n')
+  assert run(f"--input={tmp_path}/in", f"--output={tmp_path}").endswith("name of a file.")
+  assert run(f"--input={tmp_path}/in", f"--output={tmp_path}/no/out").startswith("error: ")
+  (tmp_path / "link").symlink_to(tmp_path / "out")
+  assert run(f"--input={tmp_path}/in", f"--output={tmp_path}/link") == 0
+  assert (tmp_path / "link").is_symlink() and "a" in (tmp_path / "out").read_text()
+  (tmp_path / "link").unlink()
+  (tmp_path / "out").write_text("of before")
+  monkeypatch.setattr(generator.Generator, "stream", _interrupted)
+  assert run(f"--input={tmp_path}/in", f"--output={tmp_path}/out") == 130
+  assert (tmp_path / "out").read_text() == "of before"
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def _interrupted(*_, **__):
+  raise KeyboardInterrupt
+
+
+def test_mistakes_are_named(tmp_path):
+  assert run("--prompt=a", "--top_p=0.5").startswith("error: temperature 0")
+  assert run("--prompt=a", "--stop=").startswith("error: The stop string b''")
+  assert "max_length" in run("--prompt=" + "a" * 60, "--max_length=50")
+  assert "say how to --draft" in run("--prompt=a", "--draft_length=3")
+  assert run(f"--file={tmp_path}/none").startswith("error: ")
+  assert run(f"--input={tmp_path}/none").startswith("error: --input needs --output")
+  assert run(f"--input={tmp_path}/none", "--output=x").startswith("error: ")
+  assert "and it --input" in run("--prompt=a", f"--output={tmp_path}/x")
+  assert run("--help") == 0
+  assert GREEDY.max_bytes == 24

@@ -1,0 +1,134 @@
+"""FLOPs against numbers worked out by hand, and against XLA's count of a program."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_runs import tiny_config
+
+from blt_jax import config as settings
+from blt_jax import kinds
+from blt_jax.cost import chips, flops
+from blt_jax.models import init
+from blt_jax.models.config import (
+  BLTConfig,
+  ByteLMConfig,
+  CrossAttentionConfig,
+  TransformerConfig,
+)
+
+# Forward FLOPs per byte at 4.5 bytes per patch and contexts of 8,192 bytes. In millions,
+# blt_1b is: latent transformer (MLP 1677.722, projections 838.861, attention 186.516) / 4.5;
+# encoder 26.216; decoder 235.948 and output 0.532; cross-attentions 6.063 and 54.581.
+PAPER_SIZES = {
+  "blt_400m": 381_832_286.8,
+  "blt_1b": 924_030_166.9,
+  "blt_2b": 1_295_331_505.0,
+  "blt_4b": 2_234_150_229.3,
+  "blt_8b": 3_341_270_591.2,
+}
+
+
+def _preset(name):
+  return settings.make_model_config(
+    importlib.import_module(f"configs.{name}").get_config().model
+  )
+
+
+@pytest.mark.parametrize("name", PAPER_SIZES)
+def test_papers_sizes_cost_what_the_paper_charges(name):
+  assert kinds.flops_per_byte(_preset(name), 4.5, 8192) == pytest.approx(
+    PAPER_SIZES[name], rel=1e-9
+  )
+
+
+@pytest.mark.parametrize(
+  ("name", "patch_size", "seq_len", "expected"),
+  [("blt_1b", 4, 8192, 1_007_271_936.0), ("blt_8b", 6, 16_384, 2_628_489_159.1)],
+)
+def test_patch_size_and_context(name, patch_size, seq_len, expected):
+  value = kinds.flops_per_byte(_preset(name), patch_size, seq_len)
+  assert value == pytest.approx(expected, rel=1e-9)
+
+
+def test_byte_lm_costs_its_stack_and_its_output():
+  config = ByteLMConfig(TransformerConfig(dim=64, num_layers=2, num_heads=4, window=9))
+  mlp, projections = 2 * 2 * 64 * 2 * 256, 2 * 2 * 64 * 256
+  attention, output = 2 * 4 * 64 * (9 + 1) / 2, 2 * 64 * 260
+  expected = mlp + projections + attention + output
+  assert kinds.flops_per_byte(config, 1.0, 100) == expected
+  shorter_than_the_window = expected - 2 * 4 * 64 * 2
+  assert kinds.flops_per_byte(config, 1.0, 5) == shorter_than_the_window
+
+
+def test_impossible_sizes_are_errors():
+  with pytest.raises(ValueError, match="patch_size 0.5 and seq_len 8 must be at least 1"):
+    kinds.flops_per_byte(_preset("blt_1b"), 0.5, 8)
+
+
+def test_model_flops_of_a_small_blt_by_hand():
+  local = TransformerConfig(dim=8, num_layers=2, num_heads=2, mlp_dim=16, window=3)
+  latent = TransformerConfig(dim=12, num_layers=3, num_heads=2, num_kv_heads=1, mlp_dim=32)
+  cross = CrossAttentionConfig(num_heads=2)
+  everywhere = CrossAttentionConfig(num_heads=2, all_layers=True)
+  config = BLTConfig(local, latent, local, cross, everywhere, vectors_per_patch=2)
+  seq_len, num_patches = 10, 4
+  local_pairs = 1 + 2 + 3 * 8
+  local_flops = 2 * (10 * (4 * 2 * 8 * 8 + 3 * 2 * 8 * 16) + local_pairs * 4 * 8)
+  latent_pairs = 1 + 2 + 3 + 4
+  latent_matrices = 4 * (2 * 2 * 12 * 12 + 2 * 2 * 12 * 6 + 3 * 2 * 12 * 32)
+  latent_flops = 3 * (latent_matrices + latent_pairs * 4 * 12)
+  bridge = 4 * 2 * (8 * 16 + 16 * 12 + 12 * 16)
+  one_crossing = 2 * 2 * 8 * 8 * (8 + 10) + 10 * 2 * 4 * 8
+  output = 10 * 2 * 8 * 260
+  forward = 2 * local_flops + latent_flops + bridge + (1 + 2) * one_crossing + output
+  assert kinds.model_flops(config, seq_len, num_patches) == 3 * forward
+
+
+def test_model_flops_are_what_xla_counts_in_the_forward_pass():
+  """One layer, so that nothing is in a loop, and no window, which XLA pads."""
+  config = tiny_config("byte_lm").model
+  config.transformer.update(dim=64, mlp_dim=128, window=None)
+  model_config = settings.make_model_config(config)
+  model = kinds.build_model(model_config)
+  tokens = jax.ShapeDtypeStruct((1, 64), jnp.int32)
+  forward = jax.jit(lambda p, t: model.apply({"params": p}, t))
+  counted = forward.lower(init.abstract_params(model), tokens).cost_analysis()["flops"]
+  masked_pairs = 64 * 64 - flops.visible_pairs(64, None)
+  expected = kinds.model_flops(model_config, 64, 0) / 3 + masked_pairs * 4 * 64
+  assert expected < counted < 1.1 * expected  # norms, softmax, activations
+
+
+@given(st.integers(1, 60), st.integers(1, 80))
+def test_visible_pairs_are_those_of_the_mask(length, window):
+  mask = [(q, k) for q in range(length) for k in range(q + 1) if q - k < window]
+  assert flops.visible_pairs(length, window) == len(mask)
+  assert flops.visible_pairs(length, None) == length * (length + 1) // 2
+
+
+@pytest.mark.parametrize(
+  ("device_kind", "peak"),
+  [
+    ("TPU v4", 275e12),
+    ("TPU v5 lite", 197e12),
+    ("TPU v5", 459e12),
+    ("TPU v6 lite", 918e12),
+    ("TPU7x", 1153.5e12),
+    ("NVIDIA H100 80GB HBM3", 989e12),
+    ("NVIDIA H100 PCIe", 756e12),
+    ("NVIDIA H200", 989e12),
+    ("NVIDIA A100-SXM4-40GB", 312e12),
+    ("cpu", None),
+  ],
+)
+def test_peak_flops_by_jax_name(device_kind, peak):
+  assert flops.peak_flops(device_kind) == peak
+
+
+def test_a_gpu_is_told_from_its_variants():
+  assert chips.find_chip("NVIDIA A100-SXM4-80GB").hbm_bytes == 80e9
+  assert chips.find_chip("NVIDIA A100-SXM4-40GB").hbm_bytes == 40e9
+  assert chips.find_chip("Apple M3") is None

@@ -1,0 +1,83 @@
+"""The full forward pass as the reference of everything that decodes with caches."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from forward import entropies_of, logits_of, pad_lengths, stack
+
+from blt_jax import kinds, patching, tokenizer
+from blt_jax.decode.language_model import LanguageModel, from_blt
+from blt_jax.models import init
+from blt_jax.models.blt import BLT
+from blt_jax.models.config import BLTConfig, ByteLMConfig
+from blt_jax.patching import PatchingConfig
+
+LENGTH = 64  # bytes of every text, so that one compiled program serves all
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncached:
+  """A BLT and its entropy model."""
+
+  config: BLTConfig
+  params: Any
+  patching: PatchingConfig
+  entropy_config: ByteLMConfig
+  entropy_params: Any
+
+  def entropies(self, ids: np.ndarray) -> np.ndarray:
+    """Entropies [B, n] at ids [B, n]."""
+    tokens = np.pad(ids, ((0, 0), (0, LENGTH - ids.shape[1])))
+    entropies = entropies_of(self.entropy_config, self.entropy_params, tokens)
+    return np.asarray(entropies)[:, : ids.shape[1]]
+
+  def lengths(self, ids: np.ndarray) -> np.ndarray:
+    """Patch lengths [B, P] of ids [B, n], the next byte included."""
+    return patching.patch_lengths(ids, self.patching, self.entropies(ids))
+
+  def logits(self, ids: np.ndarray) -> np.ndarray:
+    """Logits [B, n, V] at ids [B, n]."""
+    lengths = pad_lengths(self.lengths(ids), LENGTH, LENGTH + 1)
+    tokens = np.pad(ids, ((0, 0), (0, LENGTH - ids.shape[1])))
+    return np.asarray(logits_of(self.config, self.params, tokens, lengths))[:, : ids.shape[1]]
+
+  def cached(self, **changes) -> LanguageModel:
+    """The same with caches."""
+    entropy_model = self.entropy_config, self.entropy_params
+    return from_blt(BLT(self.config), self.params, self.patching, entropy_model, **changes)
+
+
+@functools.cache
+def random_blt(config: BLTConfig, threshold: float = 3.0, **rule) -> Uncached:
+  """Random parameters, sharpened so that entropies and likeliest bytes vary."""
+  entropy_config = ByteLMConfig(stack(16, 1, window=5))
+  entropy_params = random_params(entropy_config)
+  entropy_params["output"]["kernel"] *= 3
+  params = random_params(config)
+  rule = PatchingConfig(threshold=threshold, **rule)
+  return Uncached(config, params, rule, entropy_config, entropy_params)
+
+
+def random_params(config: BLTConfig | ByteLMConfig) -> Any:
+  """Parameters drawn with numpy, which has nothing to compile."""
+  rng = np.random.default_rng(0)
+
+  def draw(path, shape):
+    is_norm = "scale" in str(path[-1])
+    spread = 0.1 if is_norm else shape.shape[-2] ** -0.5
+    return jnp.asarray(is_norm + spread * rng.standard_normal(shape.shape), shape.dtype)
+
+  shapes = init.abstract_params(kinds.build_model(config))
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def random_text(rng: np.random.Generator, rows: int, length: int) -> np.ndarray:
+  """Ids [rows, length], some of them ends of documents."""
+  ids = rng.integers(0, tokenizer.VOCAB_SIZE, (rows, length)).astype(np.int32)
+  ids[rng.random(ids.shape) < 0.1] = tokenizer.EOS_ID
+  ids[:, 0] = tokenizer.BOS_ID
+  return ids
