@@ -86,12 +86,13 @@ def _chunk_kernel(
   gradient_ref: Any,
   row_ref: Any,
   source_ref: Any,
-  _: Any,
+  zeros_ref: Any,
   total_ref: Any,
   partial_ref: Any,
   *,
   width: int,
 ) -> None:
+  del zeros_ref  # the memory of `total_ref`
   chunk, columns = pl.program_id(0), pl.ds(pl.program_id(1) * width, width)
   begin, last = chunk * _CHUNK, row_ref.shape[0] - 1
   before = jnp.where(chunk > 0, row_ref[jnp.maximum(begin - 1, 0)], -1)
@@ -115,15 +116,16 @@ def _chunk_kernel(
 
 
 def _spread_kernel(
-  row_ref: Any, end_ref: Any, partial_ref: Any, _: Any, total_ref: Any, *, width: int
+  row_ref: Any, end_ref: Any, partial_ref: Any, whole_ref: Any, total_ref: Any, *, width: int
 ) -> None:
+  del whole_ref  # the memory of `total_ref`
   chunk, columns = pl.program_id(0), pl.ds(pl.program_id(1) * width, width)
   row, end = row_ref[(chunk + 1) * _CHUNK - 1], end_ref[chunk]
   before = jnp.where(chunk > 0, row_ref[jnp.maximum(chunk * _CHUNK - 1, 0)], -1)
   is_mine = (end > chunk + 1) & (row != before) & (row < total_ref.shape[0])
 
   @pl.when(is_mine)
-  def _() -> None:
+  def add_up() -> None:
     def add(index: Any, total: jax.Array) -> jax.Array:
       first = chunk + 1 + index * _PARTIALS
       here = pl.ds(first, _PARTIALS)
