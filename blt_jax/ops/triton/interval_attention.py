@@ -18,8 +18,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from blt_jax.ops import device
 from blt_jax.ops.online_softmax import LOG2_E, MASKED
 
+_ROOM = 160 * 1024  # bytes of fast memory that tiles of wide heads may need
 _LOWEST = MASKED / 1000  # a largest score of nothing, above what is masked and scaled
 
 
@@ -42,9 +44,9 @@ class Tile(NamedTuple):
 class Tiles(NamedTuple):
   """The tiles of the three kernels."""
 
-  forward: Tile = Tile(64, 64, 4, 3)
+  forward: Tile = Tile(64, 64, 4, 2)
   to_query: Tile = Tile(64, 64, 4, 2)
-  to_key: Tile = Tile(64, 64, 4, 3)
+  to_key: Tile = Tile(32, 64, 4, 3)
 
 
 def fits(query: jax.Array) -> bool:
@@ -54,8 +56,13 @@ def fits(query: jax.Array) -> bool:
 
 
 def tiles_for(query: jax.Array) -> Tiles:
-  """Tiles for queries [B, S, N, H] that fit the fast memory of the GPUs at hand."""
-  return Tiles()
+  """Tiles for queries [B, S, N, H], the fastest of an H200 where there is room for them."""
+  head_bytes = query.shape[-1] * query.dtype.itemsize
+  if head_bytes <= 128:
+    return Tiles()
+  if head_bytes <= 256 and device.shared_memory() >= _ROOM:
+    return Tiles(Tile(64, 64, 4, 2), Tile(64, 32, 4, 2), Tile(32, 64, 4, 2))
+  return Tiles(*[Tile(32, 32, 4, 1)] * 3)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
