@@ -10,7 +10,26 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from blt_jax.ops import heads
+from blt_jax.ops import device, heads
+from blt_jax.ops.triton import bytes_attend as bytes_kernel
+from blt_jax.ops.triton import patch_pool, patch_sum
+from blt_jax.ops.triton import patches_attend as patches_kernel
+
+_POOLS = {
+  "avg": patch_pool.MEAN,
+  "mean": patch_pool.MEAN,
+  "min": patch_pool.LEAST,
+  "max": patch_pool.LARGEST,
+}
+
+
+def has_kernels() -> bool:
+  """Whether bytes and patches have kernels on the mesh in force.
+
+  A kernel is not divided over devices: with several, call these functions on each
+  device's shard.
+  """
+  return device.kernels() == "triton"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -26,6 +45,8 @@ def _expand_forward(patch_values, ids, is_sorted):
 
 def _expand_backward(is_sorted, residuals, gradient):
   ids, num_patches = residuals
+  if is_sorted and has_kernels() and patch_sum.fits(gradient):
+    return patch_sum.reduce_sum(gradient, ids, num_patches), None
   # The transpose of a gather does not know that ids are sorted and sums in the dtype
   # of the values; this sum does neither.
   summed = reduce_sum(gradient.astype(jnp.float32), ids, num_patches, is_sorted)
@@ -63,6 +84,9 @@ def pool(byte_states: jax.Array, ids: jax.Array, num_patches: int, modes: str) -
   Returns:
     [B, P, D * number of modes] in the dtype of `byte_states`; zeros for empty patches.
   """
+  if has_kernels() and patch_pool.fits(byte_states):
+    parts = tuple(sorted(_POOLS[mode] for mode in modes.split("_")))
+    return patch_pool.pool(byte_states, ids, num_patches, parts)
   states = byte_states.astype(jnp.float32)
   count = reduce_sum(jnp.ones((*ids.shape, 1)), ids, num_patches)
   pooled = []
@@ -97,10 +121,12 @@ def patches_attend(
       None where documents do not matter.
 
   Returns:
-    [B, P, K, N, H] in the dtype of `query`; softmax in float32.
+    [B, P, K, N, H] in the dtype of `query`, zeros for empty patches; softmax in float32.
   """
   batch, num_patches, slots, num_heads, head_dim = query.shape
   window = window or 1
+  if window == 1 and has_kernels() and patches_kernel.fits(query, key):
+    return patches_kernel.attend(query, key, value, patch_ids)
   in_order = window == 1
   # A byte stands once for each patch that reads it; ids past the end are dropped.
   ids = jnp.concatenate([patch_ids + i for i in range(window)], axis=1)
@@ -162,6 +188,8 @@ def bytes_attend(
   """
   num_heads, head_dim = query.shape[2:]
   slots = key.shape[2]
+  if window in (None, 1) and has_kernels() and bytes_kernel.fits(query, key):
+    return bytes_kernel.attend(query, key, value, patch_ids)
   ids = [patch_ids - i for i in range(window or 1)]
   flat, key, value = (heads.side_by_side(x, num_heads) for x in (query, key, value))
 

@@ -10,6 +10,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from blt_jax.ops import device
 from blt_jax.parallel import distributed
 from blt_jax.runs import metrics
 from blt_jax.runs.loss_guard import LossGuard
@@ -62,7 +63,10 @@ class RunLog:
     if step:
       logging.info("Continuing at step %d of %d.", step, self._num_steps)
     num_params = sum(x.size for x in jax.tree.leaves(params))
-    logging.info("%s parameters, %d devices.", f"{num_params:,}", jax.device_count())
+    kernels = device.kernels_of(jax.devices()[0])
+    logging.info(
+      "%s parameters, %d devices, kernels: %s.", f"{num_params:,}", jax.device_count(), kernels
+    )
     self._look()
 
   def add(self, step: int, step_metrics: Mapping[str, jax.Array], batch: Batch) -> None:
