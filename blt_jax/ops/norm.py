@@ -59,7 +59,8 @@ def _save(x, scale, epsilon, readers):
 
 def _backward(epsilon, readers, residuals, gradients):
   del readers
-  return norm_gradient.rms_norm_gradient(*residuals, *gradients, epsilon)
+  (x, scale), (to_itself, to_readers) = residuals, gradients
+  return norm_gradient.rms_norm_gradient(x, scale, to_itself, to_readers, epsilon)
 
 
 _fan_out.defvjp(_save, _backward)

@@ -152,7 +152,7 @@ def _call(kernel, tile, grid, like, *arrays, interpret):
 
 def _precision(dtype):
   """That of XLA's products, to which a kernel gives nothing by default."""
-  is_open = dtype == jnp.float32 and jax.config.jax_default_matmul_precision is None
+  is_open = dtype == jnp.float32 and jax.config.jax_default_matmul_precision is None  # type: ignore[attr-defined]
   return jax.lax.Precision.DEFAULT if is_open else None
 
 
@@ -253,10 +253,7 @@ def _to_key_kernel(
     return _in_three(begin, *full, end, add, carry)
 
   carry = (jnp.zeros(key.shape, jnp.float32),) * 2
-  if shared == 1:
-    carry = add_head(0, carry)
-  else:
-    carry = jax.lax.fori_loop(0, shared, add_head, carry)
+  carry = add_head(0, carry) if shared == 1 else jax.lax.fori_loop(0, shared, add_head, carry)
   to_key, to_value = carry
   _write(to_key_ref, row, start, group, to_key * scale)
   _write(to_value_ref, row, start, group, to_value)
