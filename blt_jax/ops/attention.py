@@ -12,6 +12,7 @@ from blt_jax.ops.masked_attention import masked_attention
 from blt_jax.ops.tpu import attention as tpu_attention
 from blt_jax.ops.triton import attention as gpu_attention
 from blt_jax.ops.triton import interval_attention
+from blt_jax.ops.window_attention import window_attention
 
 SAVED_AS = "attention"  # what a remat policy may save: outputs, and of kernels logsumexps
 
@@ -30,6 +31,7 @@ class Past(NamedTuple):
   document_ids: jax.Array
 
 
+_LOOPED = 128  # windows from here on: the scores of a few blocks of queries fill a CPU's cache
 NOTHING = -1  # the document of a position that does not exist
 
 
@@ -70,17 +72,14 @@ def attention(
     return interval_attention.interval_attention(
       query, key, value, first, last, interval_attention.tiles_for(query), SAVED_AS
     )
-  grouped = query.reshape(batch, seq_len, key.shape[2], -1, head_dim)
   if past is not None:
-    output = _resumed(grouped, key, value, window, document_ids, past)
+    output = _resumed(query, key, value, window, document_ids, past)
   elif window is None or window >= seq_len:
-    output = _full(grouped, key, value, document_ids)
+    grouped = query.reshape(batch, seq_len, key.shape[2], -1, head_dim)
+    output = _full(grouped, key, value, document_ids).reshape(query.shape)
   else:
-    # Scores, kept for the backward pass, would take far more memory than all else.
-    output = jax.checkpoint(_banded, static_argnums=3)(
-      grouped, key, value, window, document_ids
-    )
-  return checkpoint_name(output.reshape(batch, seq_len, heads, head_dim), SAVED_AS)
+    output = _windowed(query, key, value, window, document_ids)
+  return checkpoint_name(output, SAVED_AS)
 
 
 def first_visible(document_ids: jax.Array, window: int) -> jax.Array:
@@ -130,21 +129,35 @@ def _resumed(query, key, value, window, document_ids, past):
   """A row that goes on; bfloat16 rows on a GPU have a kernel of their own."""
   sizes = (query.shape[1], window)
   if query.dtype != jnp.bfloat16 or any(n % gpu_attention.BLOCK for n in sizes):
-    return _banded(query, key, value, window, document_ids, past)
+    return _windowed(query, key, value, window, document_ids, past)
 
   def on_gpu(query, key, value, own, past_key, past_value, before):
     documents = jnp.concatenate([before, own], axis=1)
     first = first_visible(documents, window)[:, window:] - window
-    flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
-    output = gpu_attention.interval_attention(flat, (key, value), (past_key, past_value), first)
-    return output.reshape(query.shape)
+    return gpu_attention.interval_attention(query, (key, value), (past_key, past_value), first)
 
   def elsewhere(query, key, value, own, *past):
-    return _banded(query, key, value, window, own, Past(*past))
+    return _windowed(query, key, value, window, own, Past(*past))
 
   return jax.lax.platform_dependent(
     query, key, value, document_ids, *past, cuda=on_gpu, default=elsewhere
   )
+
+
+def _windowed(query, key, value, window, document_ids, past=None):
+  """Heads [B, S, N, H] of queries of that shape, in plain XLA."""
+  if window >= _LOOPED:
+    if document_ids is None:
+      document_ids = jnp.zeros(query.shape[:2], jnp.int32)
+    if past is not None:
+      key, value = (jnp.concatenate(x, axis=1) for x in ((past.key, key), (past.value, value)))
+      document_ids = jnp.concatenate([past.document_ids, document_ids], axis=1)
+    first = jnp.maximum(first_visible(document_ids, window), 0)[:, -query.shape[1] :]
+    return window_attention(query, key, value, first, window)
+  grouped = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[-1])
+  # Scores, kept for the backward pass, would take far more memory than all else.
+  banded = jax.checkpoint(_banded, static_argnums=3)
+  return banded(grouped, key, value, window, document_ids, past).reshape(query.shape)
 
 
 def _full(query, key, value, document_ids):
