@@ -64,6 +64,7 @@ class OpenDocument:
     self._ends = self._lengths.cumsum(dtype=np.int64)
     self.size = len(self._tokens)
     self.index, self.reader_state, self._window = index, reader_state, window
+    self.pace, self.due, self.mark = 0.0, 0, ""  # the pool sets them
     self._check()
     self.digest = _digest(self._tokens)
     if self._lengths[0] > 1:
@@ -145,4 +146,4 @@ class OpenDocument:
 def _digest(tokens: np.ndarray) -> int:
   """Tells documents apart by their ends and their size, at a price that no document feels."""
   ends = np.concatenate([tokens[:512], tokens[-512:]])
-  return zlib.crc32(ends, len(tokens)) % (2**31 - 1) + 1
+  return zlib.crc32(ends.tobytes(), len(tokens)) % (2**31 - 1) + 1
