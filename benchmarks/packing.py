@@ -7,11 +7,13 @@ the others in random order. Patches come from spaces, and from the entropies of 
 model that learns from every fifth document, which is then left out; its threshold gives
 `--bytes_per_patch` over the mixture. P is S divided by the mean patch size of the text.
 
-Rows of a whole epoch count, the last ones too. The limit of the speed is copying: per byte
-of text 9 bytes are written as token, target and mask. That is timed as well.
+Rows of a whole epoch count, the last ones too. "docs/8" are the different documents of eight
+rows, and "again" the share of them that the eight rows before had. The limit of the speed is
+copying: per byte of text 9 bytes are written as token, target and mask. That is timed as well.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import random
@@ -75,7 +77,10 @@ def main() -> None:
     for path in arguments.source or [files.STDLIB]
   }
   results = []
-  print("patches  text            docs  mean     S     P  bytes  patches  MB/s  re-read MB")
+  print(
+    "patches  text            docs  mean     S     P  bytes  patches  MB/s  re-read MB  "
+    "docs/8  again"
+  )
   for scheme, patched in patch_all(texts, arguments.bytes_per_patch).items():
     if len(patched) > 1:
       patched["mixed"] = [d for documents in patched.values() for d in documents]
@@ -87,7 +92,8 @@ def main() -> None:
         print(
           f"{scheme:7}  {name[:14]:14} {r['documents']:5d}  {r['mean']:.2f}  {r['S']:4d} "
           f"{r['P']:5d}  {100 * r['byte_slots']:4.1f}%  {100 * r['patch_slots']:6.1f}%  "
-          f"{r['mb_per_second']:4.0f}  {r['reread_mb']:10.1f}",
+          f"{r['mb_per_second']:4.0f}  {r['reread_mb']:10.1f}  "
+          f"{r['documents_per_batch']:6.1f}  {r['documents_repeated']:5.1%}",
           flush=True,
         )
   limit = copying_limit()
@@ -153,10 +159,11 @@ def measure(documents: list, seq_len: int) -> dict[str, float]:
   num_patches = round(seq_len / mean)
   rows = packing.PackRows(_InMemory(documents), seq_len, num_patches)
   before = np.append(0, np.cumsum(sizes))  # ids before each document
-  use, reread = [], 0
+  use, reread, names = [], 0, []
   iterator = iter(rows)
   for row in iterator:
     use.append(packing.slot_use(row))
+    names.append(set(row["documents"].tolist()) - {0})
     state = iterator.get_state()
     reread = max(reread, before[state["read"]] - before[state["documents"]["next"]])
   seconds = min(_seconds(rows) for _ in range(3))
@@ -169,6 +176,17 @@ def measure(documents: list, seq_len: int) -> dict[str, float]:
     "patch_slots": float(np.mean([u["patch_slots"] for u in use])),
     "mb_per_second": float((sizes.sum() - len(sizes)) / seconds / 1e6),
     "reread_mb": float(reread / 1e6),
+    **mixing(names),
+  }
+
+
+def mixing(names: list[set[int]]) -> dict[str, float]:
+  """How many documents batches of eight rows hold, given those of each row."""
+  batches = [set().union(*names[i : i + 8]) for i in range(0, len(names) - 7, 8)]
+  repeated = [len(a & b) / len(b) for a, b in itertools.pairwise(batches)]
+  return {
+    "documents_per_batch": float(np.mean([len(batch) for batch in batches])),
+    "documents_repeated": float(np.mean(repeated)),
   }
 
 

@@ -65,6 +65,7 @@ class OpenDocument:
     self.size = len(self._tokens)
     self.pace = 1.0
     self.index, self.reader_state, self._window = index, reader_state, window
+    self.pace, self.due, self.mark = 0.0, 0, ""  # the pool sets them
     self._check()
     self.digest = _digest(self._tokens)
     if self._lengths[0] > 1:
