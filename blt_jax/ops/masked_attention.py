@@ -8,7 +8,7 @@ import numpy as np
 
 from blt_jax.ops import online_softmax
 
-_LOWEST = np.finfo(np.float32).min
+_LOWEST = float(np.finfo(np.float32).min)
 
 
 def masked_attention(
