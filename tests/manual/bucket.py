@@ -100,9 +100,8 @@ def run(root: str) -> None:
   with atomic.writing(f"{root}/in.jsonl") as file:
     file.write('{"prompt": "document", "max_bytes": 5}')
   with contextlib.suppress(SystemExit):
-    generate.main(
-      [f"--run={root}/weights", f"--input={root}/in.jsonl", f"--output={root}/out.jsonl"]
-    )
+    paths = f"--input={root}/in.jsonl", f"--output={root}/out.jsonl"
+    generate.main([f"--run={root}/weights", *paths, "--max_length=64", "--batch_size=1"])
   print(files.read_json(f"{root}/out.jsonl"))
   found = files.list_files(root)
   print(*found, sep="\n")
