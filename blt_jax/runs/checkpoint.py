@@ -15,7 +15,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from blt_jax.parallel import distributed
-from blt_jax.storage import atomic
+from blt_jax.storage import atomic, paths
 from blt_jax.storage.folders import Folder
 from blt_jax.storage.paths import Path
 from blt_jax.training.state import TrainState
@@ -60,7 +60,7 @@ class Checkpoints:
       cleanup_tmp_directories=True,
     )
     self._workdir, self._folder = workdir, _folder(workdir)
-    self._damaged = self._folder.parent / "damaged"
+    self._damaged = Folder(Folder(workdir).path_of("damaged"))
     self._is_damaged = False
     bad = [s for s in _find_steps(self._folder) if not _has_good_metrics(self._folder / str(s))]
     for step in distributed.gather(bad)[0]:
@@ -171,8 +171,9 @@ class Checkpoints:
     )
     self._is_damaged = True
     if distributed.is_lead():
-      self._damaged.mkdir(exist_ok=True)
-      (self._folder / str(step)).rename(self._damaged / f"{step}-{time.time():.0f}")
+      self._damaged.make()
+      place = self._damaged.path_of(f"{step}-{time.time():.0f}")
+      paths.move(self._folder / str(step), place)
     distributed.gather(None)  # nobody looks before it is done
 
   @contextlib.contextmanager

@@ -40,6 +40,12 @@ def exists(path: Path) -> bool:
   return filesystem.exists(name) if is_remote(path) else pathlib.Path(name).exists()
 
 
+def move(source: Path, target: Path) -> None:
+  """Moves a file, or a folder with all in it, to where nothing is on the same file system."""
+  filesystem, name = find_filesystem(source)
+  filesystem.mv(name, find_filesystem(target)[1], recursive=True)
+
+
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
   """Lets errors of a missing remote file name its path, as those of local ones do."""

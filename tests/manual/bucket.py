@@ -4,14 +4,17 @@
   python tests/manual/bucket.py
 
 A table is trained, calibrated and read from gs://, and with it a tiny BLT, its checkpoints
-included, which is stopped halfway, continued, exported, evaluated and asked to generate. All
-in the memory of a server on the loopback. Prints what the bucket holds at the end.
+included: it is stopped halfway, continued, continued past a damaged checkpoint, exported,
+evaluated and asked to generate. All in the memory of a server on the loopback, and minutes.
+Prints what the bucket holds at the end.
 """
 
 import contextlib
 import json
+import logging
 import os
 import socket
+import socketserver
 import tempfile
 
 from gcp_storage_emulator import exceptions
@@ -43,6 +46,8 @@ def main() -> None:
     NO_GCE_CHECK="true",
     JAX_PLATFORMS="cpu",
   )
+  logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
+  socketserver.BaseServer.handle_error = lambda *_: None  # of clients that hang up
   objects.download = download
   for _, methods in emulator.HANDLERS:
     methods.update({m: download for m, handler in methods.items() if handler is _download})
@@ -82,10 +87,12 @@ def run(root: str) -> None:
   config.profile.update(start=2, steps=1)
   for config.num_steps in (2, 4):
     train.train(config)
+  Folder(f"{root}/run/checkpoints/4").remove("state")
+  train.train(config)
   steps = [
     json.loads(n)["step"] for n in files.read_bytes(f"{root}/run/metrics.jsonl").splitlines()
   ]
-  assert steps == [1, 2, 2, 3, 4, 4], steps
+  assert steps == [1, 2, 2, 3, 4, 4, 3, 4, 4], steps
 
   # --- What others do with it
   export.main([f"--run={root}/run", f"--output={root}/weights"])
@@ -93,9 +100,8 @@ def run(root: str) -> None:
   with atomic.writing(f"{root}/in.jsonl") as file:
     file.write('{"prompt": "document", "max_bytes": 5}')
   with contextlib.suppress(SystemExit):
-    generate.main(
-      [f"--run={root}/weights", f"--input={root}/in.jsonl", f"--output={root}/out.jsonl"]
-    )
+    paths = f"--input={root}/in.jsonl", f"--output={root}/out.jsonl"
+    generate.main([f"--run={root}/weights", *paths, "--max_length=64", "--batch_size=1"])
   print(files.read_json(f"{root}/out.jsonl"))
   found = files.list_files(root)
   print(*found, sep="\n")
@@ -106,6 +112,7 @@ def run(root: str) -> None:
     "run/config.json",
     "weights/config.json",
   }
+  assert any(name.startswith("run/damaged/4-") for name in names)
   assert wanted <= names and Folder(f"{root}/run/checkpoints").sizes().keys() >= {"2", "4"}
 
 

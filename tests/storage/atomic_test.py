@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from tiny_runs import small_files
 
-from blt_jax.storage import atomic, files
+from blt_jax.storage import atomic, files, paths
 from blt_jax.storage.folders import Folder
 
 
@@ -105,6 +105,19 @@ def test_mistakes_are_named(tmp_path):
       files.read_json(tmp_path / "a")
   with pytest.raises(NotADirectoryError, match="a is a file; give the name of a folder"):
     Folder(tmp_path / "a").make()
+
+
+@pytest.mark.parametrize("root", ["{tmp}", "memory://moved"])
+def test_folders_are_moved_whole(root, tmp_path):
+  home = Folder(root.format(tmp=tmp_path))
+  for name in ("2", "2/deep", "damaged"):
+    Folder(home.path_of(name)).make()
+  for name in ("2/a.json", "2/deep/b.json"):
+    home.write_json(name, {"name": name})
+  paths.move(home.path_of("2"), home.path_of("damaged/2-1"))
+  assert home.read_json("damaged/2-1/deep/b.json")["name"] == "2/deep/b.json"
+  assert list(home.sizes()) == ["damaged"]
+  assert list(Folder(home.path_of("damaged/2-1")).sizes()) == ["a.json", "deep"]
 
 
 def test_a_home_is_no_folder_of_that_name(tmp_path, monkeypatch):
