@@ -9,14 +9,15 @@ see `distributed.start`. SIGTERM saves a checkpoint at the next step and ends wi
 
 import contextlib
 
-from absl import app, logging
+from absl import logging
 from etils import epath
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from blt_jax import config as settings
 from blt_jax.cli import logs
+from blt_jax.cli.parsing import Parser
 from blt_jax.parallel import distributed
-from blt_jax.runs import folder, metrics, profiling
+from blt_jax.runs import folder, metrics, profiling, settings_flags
 from blt_jax.runs.checkpoint import Checkpoints
 from blt_jax.runs.evaluation import Evaluator
 from blt_jax.runs.feed import Feed
@@ -24,18 +25,14 @@ from blt_jax.runs.log import make_run_log
 from blt_jax.runs.program import make_program
 from blt_jax.runs.stopwatch import Stopwatch
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="File with the settings.")
 
-
-def main(argv: list[str]) -> None:
-  """Reads the flags and trains."""
-  del argv
+def main(argv: list[str] | None = None) -> None:
+  """Reads the settings and trains."""
+  _, config = settings_flags.parse(Parser("train", __doc__), argv)
   logs.show_progress()
-  if _CONFIG.value is None:
-    raise app.UsageError("Give the settings: --config=configs/quickstart.py")
   distributed.start()
   with distributed.ending_together():
-    train(_CONFIG.value)
+    train(config)
 
 
 def train(config: ConfigDict) -> metrics.Numbers | None:
@@ -104,4 +101,4 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  logs.run(main)

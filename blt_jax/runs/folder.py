@@ -7,6 +7,7 @@ import time
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -29,11 +30,13 @@ class Run:
     config: the settings it was trained with.
     model: its module.
     params: its parameters, on the first device.
+    step: updates that made them.
   """
 
   config: ConfigDict
   model: nn.Module
   params: Any
+  step: int
 
 
 class EntropyModel(NamedTuple):
@@ -43,27 +46,37 @@ class EntropyModel(NamedTuple):
   params: Any
 
 
-def load_run(workdir: str | os.PathLike) -> Run:
-  """Loads the newest checkpoint of a run.
+def load_run(workdir: str | os.PathLike, step: checkpoint.Step = None) -> Run:
+  """Loads a checkpoint of a run.
+
+  Args:
+    workdir: the run's folder.
+    step: which checkpoint, as for `checkpoint.find_step`; None for the newest.
 
   Raises:
-    FileNotFoundError: the folder holds no run, or no checkpoint yet.
-    ValueError: what it holds is damaged.
+    FileNotFoundError: the folder holds no run, or no such checkpoint.
+    ValueError: what it holds is damaged, or `step` is "best" and nothing tells which is.
   """
   settings = load_config(workdir)
   model = kinds.build_model(config.make_model_config(settings.model))
-  params = checkpoint.load_params(epath.Path(workdir), abstract_params(model))
-  return Run(settings, model, params)
+  found = checkpoint.find_step(epath.Path(workdir), step)
+  params = checkpoint.load_params(epath.Path(workdir), abstract_params(model), found)
+  logging.info("Loaded step %d of %s.", found, workdir)
+  return Run(settings, model, params, found)
 
 
-def load_entropy_model(workdir: str | os.PathLike) -> EntropyModel:
+def load_entropy_model(
+  workdir: str | os.PathLike, step: checkpoint.Step = None
+) -> EntropyModel:
   """Loads the run of an entropy model.
+
+  Args: as for `load_run`.
 
   Raises:
     FileNotFoundError: as `load_run` does.
-    ValueError: the run is one of another kind of model.
+    ValueError: as `load_run`, or the run is one of another kind of model.
   """
-  run = load_run(workdir)
+  run = load_run(workdir, step)
   if run.config.model.kind != "byte_lm":
     raise ValueError(f"{workdir} is no entropy model: config.model.kind must be byte_lm.")
   return EntropyModel(run.model.config, run.params)
@@ -84,7 +97,10 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
   """
   path = epath.Path(workdir) / _CONFIG
   if not path.exists():
-    raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); train it first.")
+    hint = "train it first"
+    if path.parent.parent.name == "checkpoints":
+      hint = f"it is a checkpoint: give the run {path.parents[2]} and step {path.parent.name}"
+    raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); {hint}.")
   return ConfigDict(atomic.parse_json(path.read_bytes(), path))
 
 
