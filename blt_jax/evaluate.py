@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> None:
   """Prints one JSON object."""
   parser = Parser("evaluate", __doc__)
   run_flags.add(parser)
-  parser.add_argument("--data", required=True, help="text, as in config.data.path")
+  parser.add_argument("--data", required=True, metavar="PATH", help="text, as in config.data.path")
   parser.add_argument(
-    "--max_batches", type=int, help="look at so many batches only; by default at all"
+    "--max_batches", type=int, metavar="N", help="look at the first N batches; by default at all"
   )
   args = parser.parse_args(argv)
   logs.show_progress()
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
   batches = pipeline.evaluation_batches(
     documents, patch, dataclasses.replace(shape, batch_size=rows)
   )
-  evaluate = Evaluator(run.model, batches, mesh, args.max_batches)
+  evaluate = Evaluator(run.model, batches, mesh, args.max_batches, show_progress=True)
   params = jax.device_put(run.params, NamedSharding(mesh, PartitionSpec()))
   print(json.dumps(evaluate(params)))
 

@@ -45,7 +45,11 @@ def run(main: Callable[[], str | int | None]) -> None:
 def show_progress() -> None:
   """Shows this package's messages, and warnings of the libraries below it."""
   logging.set_verbosity(logging.INFO)
-  python_logging.getLogger().addHandler(_CONSOLE)  # once, however often it is called
+  root = python_logging.getLogger()
+  for handler in root.handlers[:]:
+    if type(handler) is python_logging.StreamHandler:  # of a library that spoke first
+      root.removeHandler(handler)
+  root.addHandler(_CONSOLE)  # once, however often this is called
 
 
 class _Console(python_logging.Handler):

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -43,16 +44,20 @@ class Parser(argparse.ArgumentParser):
     self, args: Sequence[str] | None = None, namespace: Any = None
   ) -> argparse.Namespace:
     """Reads the command line; what is unknown is an error that names the nearest option."""
-    parsed, unknown = self.parse_known_args(args, namespace)
+    arguments = sys.argv[1:] if args is None else args
+    self.check_names(arguments)
+    parsed, unknown = self.parse_known_args(arguments, namespace)
     if unknown:
-      self.reject(unknown[0])
+      self.error(f"{unknown[0]!r} belongs to no option. --help lists all.")
     return parsed
 
-  def reject(self, argument: str) -> NoReturn:
-    """Ends the program because of an argument that it does not know."""
-    name = argument.partition("=")[0]
-    hint = nearest(name, self._option_string_actions)
-    self.error(f"There is no option {argument}.{hint} --help lists all.")
+  def check_names(self, arguments: Iterable[str]) -> None:
+    """Ends the program at an unknown option, before others are missing because of it."""
+    for argument in arguments:
+      name = argument.partition("=")[0]
+      if name.startswith("--") and name not in self._option_string_actions:
+        hint = nearest(name, self._option_string_actions)
+        self.error(f"There is no option {name}.{hint} --help lists all.")
 
   def error(self, message: str) -> NoReturn:
     """Ends the program with one line."""

@@ -3,6 +3,7 @@
 import difflib
 import pathlib
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Collection, Sequence
 from importlib import util
@@ -43,13 +44,12 @@ def parse(parser: Parser, argv: Sequence[str] | None) -> tuple[Namespace, Config
     "takes one; --config.NAME=VALUE changes one of those below",
   )
   parser.epilog = f"settings, with the defaults of a BLT:\n{settings_help.to_text()}"
-  args, rest = parser.parse_known_args(argv)
-  for argument in rest:
-    if argument.startswith("-") and not _OVERRIDE.match(argument):
-      parser.reject(argument)
+  arguments = sys.argv[1:] if argv is None else argv
+  parser.check_names(a for a in arguments if not _OVERRIDE.match(a))
+  args, overrides = parser.parse_known_args(arguments)
   if args.config is None:
     parser.error("give the settings, such as --config=configs/quickstart.py; --help lists all.")
-  return args, load(args.config, rest)
+  return args, load(args.config, overrides)
 
 
 def load(config: str, overrides: Sequence[str] = ()) -> ConfigDict:
