@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import logging
+from etils import epath
 from tqdm import tqdm
 
 from blt_jax import tokenizer
@@ -61,6 +62,9 @@ def main(argv: list[str] | None = None) -> None:
   chosen = sizes[args.target_bytes_per_patch]
   patcher.save_threshold(args.run, dataclasses.replace(rule, threshold=chosen.threshold))
   logging.info("Threshold %.6f nats: %.3f bytes per patch.", chosen.threshold, chosen.mean)
+  if args.step is not None:
+    step = checkpoint.find_step(epath.Path(args.run), args.step)
+    checkpoint.warn_if_old(epath.Path(args.run), step)
   if args.png:
     found = [row.threshold for row in sizes.values()]
     grid = np.linspace(min(found), max(found), 40).tolist()

@@ -51,7 +51,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.num_patches = placeholder(int)  # P, patch slots in a row; by default S / 4, or S + 1
 
   config.patching = _declare(patching.PatchingConfig)
-  # "entropy", "space", "static" (patch_size bytes each), "byte" or "bpe" (pieces of a tokenizer).
+  # "entropy", "space", "static" (patch_size bytes each), "byte" or "bpe" (a tokenizer's pieces)
   config.patching.scheme = "entropy" if kinds.find_kind(kind).patched else "byte"
   config.patching.threshold = placeholder(float)  # nats; None: what calibrate found
   # Where the entropies of the entropy scheme come from: "model", a small entropy model on

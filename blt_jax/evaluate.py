@@ -26,9 +26,14 @@ def main(argv: list[str] | None = None) -> None:
   """Prints one JSON object."""
   parser = Parser("evaluate", __doc__)
   run_flags.add(parser)
-  parser.add_argument("--data", required=True, metavar="PATH", help="text, as in config.data.path")
   parser.add_argument(
-    "--max_batches", type=int, metavar="N", help="look at the first N batches; by default at all"
+    "--data", required=True, metavar="PATH", help="text, as in config.data.path"
+  )
+  parser.add_argument(
+    "--max_batches",
+    type=int,
+    metavar="N",
+    help="look at the first N batches; by default at all",
   )
   args = parser.parse_args(argv)
   logs.show_progress()

@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
   options = source_flags.parse(args)
   documents = sources.open_source(args.input, options, skipped)
   step = checkpoint.find_step(epath.Path(args.model), args.step)
+  checkpoint.warn_if_old(epath.Path(args.model), step)
   model = folder.load_entropy_model(args.model, step)
   model = model._replace(
     config=dataclasses.replace(model.config, dtype=args.compute_dtype or model.config.dtype)
@@ -69,8 +70,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     help="of activations; by default what the model was trained with",
   )  # fmt: skip
   add("--shard_megabytes", type=float, default=64, metavar="MB", help="text in a shard")
-  add("--num_lanes", type=int, metavar="N", help="rows scored side by side; by default as suits "
-      "the device")  # fmt: skip
+  add("--num_lanes", type=int, metavar="N", help="rows scored side by side; by default as suits"
+      " the device")  # fmt: skip
   add("--chunk_length", type=int, metavar="N", help="bytes of a row scored at once; likewise")
   add("--process", type=int, default=0, metavar="N", help="number of this process, from 0")
   add("--num_processes", type=int, default=1, metavar="N", help="how many share the work")

@@ -1,9 +1,9 @@
-"""Shows how a text falls into patches: in the terminal, or as a figure.
+r"""Shows how a text falls into patches: in the terminal, or as a figure.
 
   python -m blt_jax.show_patches --run=runs/quickstart/blt --text="A fantasy epic."
   python -m blt_jax.show_patches --run=runs/quickstart/blt --file=FILE --png=patches.png
 
-Characters stand under their first byte; bytes that are no character are written as "\\xff".
+Characters stand under their first byte; bytes that are no character are written as "\xff".
 """
 
 import os

@@ -64,7 +64,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     help="most entries of an order, 4 bytes each; a power of two",
   )  # fmt: skip
   parser.add_argument(
-    "--max_bytes", type=int, metavar="N", help="learn from the first so many; by default from all"
+    "--max_bytes",
+    type=int,
+    metavar="N",
+    help="learn from the first so many; by default from all",
   )
   source_flags.add(parser)
   parser.add_argument(

@@ -12,16 +12,18 @@ _LENGTHS = ((0x80, 1), (0xC2, 0), (0xE0, 2), (0xF0, 3), (0xF5, 4))  # first byte
 
 
 def characters(tokens: np.ndarray) -> list[str]:
-  """What to show for each byte.
+  r"""What to show for each byte.
 
   Args:
     tokens: int [n] ids.
 
   Returns:
     n texts: a character at its first byte and "" at its others; two hex digits, as in
-    "\\xff", at each byte of what is no character, or none that can be seen.
+    "\xff", at each byte of what is no character, or none that can be seen.
   """
-  values = (np.asarray(tokens, np.int64) - tokenizer.OFFSET).tolist()  # of bytes; negative if special
+  values = (
+    np.asarray(tokens, np.int64) - tokenizer.OFFSET
+  ).tolist()  # of bytes; negative if special
   shown: list[str] = []
   while len(shown) < len(values):
     shown += _next(values[len(shown) : len(shown) + 4])

@@ -15,9 +15,7 @@ def add(
     what: is in the folder, for --help.
     flag: of the folder.
   """
-  parser.add_argument(
-    flag, required=True, metavar="FOLDER", type=_folder_type(flag), help=what
-  )
+  parser.add_argument(flag, required=True, metavar="FOLDER", type=_folder_type(flag), help=what)
   parser.add_argument(
     "--step",
     type=_step,

@@ -229,6 +229,17 @@ def find_step(workdir: epath.Path, step: Step = None) -> int:
   return min(bpb, key=bpb.__getitem__)
 
 
+def warn_if_old(workdir: epath.Path, step: int) -> None:
+  """Says what training does where an entropy model was read at an earlier step than it will."""
+  newest = find_step(workdir)
+  if step != newest:
+    logging.warning(
+      "Training reads step %d of %s, not %d; to train with this one, give it a folder of its "
+      "own: python -m blt_jax.export --run=%s --step=%d --output=FOLDER",
+      newest, workdir, step, workdir, step,
+    )  # fmt: skip
+
+
 def load_params(workdir: epath.Path, abstract: Any, step: Step = None) -> Any:
   """The parameters of a checkpoint of a run, for this process alone.
 
@@ -252,9 +263,10 @@ def load_params(workdir: epath.Path, abstract: Any, step: Step = None) -> Any:
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
       raise  # not the fault of the checkpoint
     except Exception as error:  # each library below has exceptions of its own
+      others = [s for s in sorted(_find_steps(folder.parents[1])) if s != step]
       raise ValueError(
-        f"Checkpoint {step} of {workdir} cannot be read: {error}. If it is damaged, read another "
-        f"by its step ({', '.join(map(str, sorted(_find_steps(folder.parents[1]))))} are there)."
+        f"Checkpoint {step} of {workdir} cannot be read: {error}. If it is damaged, choose the "
+        f"step of another one; there are {others}."
       ) from error
 
 

@@ -56,8 +56,8 @@ def _load_patcher(section, workdir):
       raise
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     raise kind(
-      f"{error} A folder for entropy_model, and nats for threshold, stand in for what {workdir} "
-      "says."
+      f"{error} Other values of entropy_model and threshold may be given in place of those "
+      f"that {workdir} was trained with."
     ) from error
 
 

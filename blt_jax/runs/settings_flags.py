@@ -129,9 +129,7 @@ def _override(settings: ConfigDict, overrides: Sequence[str]) -> None:
   """Changes settings as `ml_collections.config_flags` does."""
   values, arguments = flags.FlagValues(), ["", *overrides]
   try:
-    config_flags.DEFINE_config_dict(
-      "config", settings, flag_values=values, sys_argv=arguments
-    )
+    config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=arguments)
     rest = values(arguments)[1:]
   except flags.IllegalFlagValueError as error:
     given = str(error).removeprefix("flag --").partition(": ")[0]

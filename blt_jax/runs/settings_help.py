@@ -101,7 +101,8 @@ def _attributes(docstring: str) -> dict[str, str]:
   section = docstring.partition("Attributes:\n")[2].partition("\n\n")[0]
   entries = re.split(r"^  (\w+): ", section, flags=re.MULTILINE)
   return {
-    name: " ".join(text.split()) for name, text in zip(entries[1::2], entries[2::2], strict=True)
+    name: " ".join(text.split())
+    for name, text in zip(entries[1::2], entries[2::2], strict=True)
   }
 
 

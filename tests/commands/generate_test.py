@@ -8,6 +8,7 @@ import pytest
 from generated import GREEDY, generate, model
 
 from blt_jax import generate as command
+from blt_jax.cli import logs
 from blt_jax.decode import generator
 from blt_jax.runs import loading
 
@@ -30,7 +31,7 @@ def _with_small_chunks(self, model, **options):
 def run(*arguments):
   """The exit status, or the message that stands for it."""
   with pytest.raises(SystemExit) as exit_:
-    command.main([*RUN, *arguments])
+    logs.run(lambda: command.main([*RUN, *arguments]))
   return exit_.value.code
 
 
