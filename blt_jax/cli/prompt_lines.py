@@ -66,7 +66,7 @@ def read(fields: dict[str, Any], options: Sampling, num_samples: int) -> PromptL
   if not tokenizer.is_text(prompt):
     raise ValueError("the prompt has a lone surrogate.")
   for name in fields.keys() - _OPTIONS:
-    if meant := difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=_MISSPELT):
+    if meant := difflib.get_close_matches(name.lower(), _OPTIONS, n=1, cutoff=_MISSPELT):
       raise ValueError(f"the field {name!r} is no option; write {meant[0]!r}, or rename it.")
     if name in _RESULTS:
       raise ValueError(f"the output has a field {name!r} of its own; rename this one.")

@@ -143,8 +143,12 @@ def test_missing_models_and_rules_are_named(tmp_path):
     calibrate.main([f"--run={tmp_path}", "--monotonic", "--threshold_add=1"])
 
 
+def test_a_table_has_no_steps(table):
+  with pytest.raises(ValueError, match="--step goes with the run of an entropy model"):
+    calibrate.main([f"--run={table}/plain", "--step=3"])
+
+
 def test_figure_is_written(table, tmp_path):
-  pytest.importorskip("matplotlib", reason="draws with matplotlib")
   calibrate.main([f"--run={table}/plain", f"--png={tmp_path}/curve.png"])
   assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
