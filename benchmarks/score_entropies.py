@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blt_jax import config, tokenizer
-from blt_jax.cost import flops
+from blt_jax import config, kinds, tokenizer
 from blt_jax.data.reading import sources
 from blt_jax.entropy.neural import BatchScorer
 from blt_jax.models import init
@@ -44,7 +43,7 @@ def main() -> None:
   documents = [tokenizer.encode(text) for text in texts]
   model = config.make_model_config(config.get_config("byte_lm").model)
   params = nn.meta.unbox(init.init_params(ByteLM(model), jax.random.key(0)))
-  per_byte = flops.model_flops(model, 4096, 1) / 3 / 4096  # forward alone
+  per_byte = kinds.model_flops(model, 4096, 1) / 3 / 4096  # forward alone
   limit = product_rate() * jax.local_device_count() / per_byte / 1e6
   print(f"limit {limit:.2f} MB/s ({per_byte / 1e6:.0f} MFLOP per byte)")
   rows = []

@@ -166,17 +166,6 @@ def make_patching_config(
   return _build(patching.PatchingConfig, fields)
 
 
-def check_counts(config: ConfigDict) -> None:
-  """Raises ValueError unless intervals, parts and rows are at least 1."""
-  intervals = ("checkpoint.every_steps", "logging.every_steps", "eval.every_steps")
-  for name in (*intervals, "optimizer.accumulate", "data.batch_size"):
-    section, _, setting = name.partition(".")
-    count = config[section][setting]
-    hint = " (more than config.num_steps: only at the end)" if name in intervals else ""
-    if count < 1:
-      raise ValueError(f"config.{name} is {count}; it must be at least 1{hint}.")
-
-
 def kept_checkpoints(config: ConfigDict) -> dict[str, Any]:
   """Which checkpoints `config.checkpoint` keeps."""
   return {name: config.checkpoint[name] for name in ("keep", "keep_every", "best")}

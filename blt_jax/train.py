@@ -17,7 +17,7 @@ from blt_jax import config as settings
 from blt_jax.cli import logs
 from blt_jax.cli.parsing import Parser
 from blt_jax.parallel import distributed
-from blt_jax.runs import folder, metrics, profiling, settings_flags
+from blt_jax.runs import bounds, folder, metrics, profiling, settings_flags
 from blt_jax.runs.checkpoint import Checkpoints
 from blt_jax.runs.evaluation import Evaluator
 from blt_jax.runs.feed import Feed
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
 def train(config: ConfigDict) -> metrics.Numbers | None:
   """Trains as `config` says; returns the held-out numbers of the end, None if preempted."""
   distributed.check_same(config)
-  settings.check_counts(config)
+  bounds.check(config)
   with distributed.failing_together():
     # --- Mesh and model
     program = make_program(config)

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> str | None:
 def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
   parser = Parser("train_compile", __doc__)
   parser.add_argument(
-    "--topology", required=True, help="slice, such as v4-128 or v6e:8x8 (see docs/aot.md)"
+    "--topology", required=True, help="slice, such as v4-128 or v6e:8x8 (see docs/tpu.md)"
   )
   parser.add_argument("--slices", type=int, help="how many; by default config.mesh.slices")
   parser.add_argument("--json", metavar="FILE", help="write the numbers there too")

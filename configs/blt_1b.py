@@ -1,24 +1,7 @@
-r"""The paper's 1B BLT.
+"""The paper's 1B BLT: `configs/blt.py:1b`."""
 
-Set `data.path` to text and `patching.entropy_model` to the run of an entropy model:
-
-  python -m blt_jax.train --config=configs/blt_1b.py --config.data.path=PATH \
-    --config.patching.entropy_model=runs/entropy_100m --config.workdir=runs/blt_1b
-"""
-
-from blt_jax.config import get_config as get_default
-from blt_jax.config import set_blt_size
+from configs import blt
 
 
 def get_config():
-  config = get_default("blt")
-  config.schedule.min_ratio = 0.0  # paper, section 4: cosine to 0
-  set_blt_size(
-    config.model,
-    local=(1024, 16),
-    latent=(2048, 16, 25),
-    decoder_layers=9,
-    cross_heads=16,
-    vectors_per_patch=2,
-  )
-  return config
+  return blt.get_config("1b")

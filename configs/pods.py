@@ -8,9 +8,8 @@ else as files in a bucket mounted by Cloud Storage FUSE.
 
 from ml_collections import ConfigDict
 
-from configs import blt_1b, blt_8b
+from configs import blt
 
-MODELS = {"1b": blt_1b, "8b": blt_8b}
 CONTEXTS = {"1b": 8192, "8b": 16_384}  # bytes
 BATCH_BYTES = 2**24
 
@@ -21,9 +20,9 @@ def get_recipe(size: str) -> ConfigDict:
   Raises:
     ValueError: an unknown size.
   """
-  if size not in MODELS:
-    raise ValueError(f"Unknown size {size!r}; choose one of {sorted(MODELS)}.")
-  config = MODELS[size].get_config()
+  if size not in CONTEXTS:
+    raise ValueError(f"Unknown size {size!r}; choose one of {sorted(CONTEXTS)}.")
+  config = blt.get_config(size)
   config.num_steps = 60_000  # a trillion bytes
   config.data.path = "/gcs/scored"
   config.patching.entropies = "stored"

@@ -58,9 +58,7 @@ def byte_lm_flops_per_byte(config: ByteLMConfig, bytes_per_patch: float, seq_len
 
 def _check_sizes(bytes_per_patch: float, seq_len: int) -> None:
   if bytes_per_patch < 1 or seq_len < 1:
-    raise ValueError(
-      f"bytes_per_patch {bytes_per_patch} and seq_len {seq_len} must be at least 1."
-    )
+    raise ValueError(f"patch_size {bytes_per_patch} and seq_len {seq_len} must be at least 1.")
 
 
 def _transformer(stack: TransformerConfig, context: float, vocab_size: int = 0) -> float:

@@ -40,7 +40,7 @@ def _preset(name):
 
 @pytest.mark.parametrize("name", PAPER_SIZES)
 def test_papers_sizes_cost_what_the_paper_charges(name):
-  assert flops.flops_per_byte(_preset(name), 4.5, 8192) == pytest.approx(
+  assert kinds.flops_per_byte(_preset(name), 4.5, 8192) == pytest.approx(
     PAPER_SIZES[name], rel=1e-9
   )
 
@@ -50,7 +50,7 @@ def test_papers_sizes_cost_what_the_paper_charges(name):
   [("blt_1b", 4, 8192, 1_007_271_936.0), ("blt_8b", 6, 16_384, 2_628_489_159.1)],
 )
 def test_patch_size_and_context(name, patch_size, seq_len, expected):
-  value = flops.flops_per_byte(_preset(name), patch_size, seq_len)
+  value = kinds.flops_per_byte(_preset(name), patch_size, seq_len)
   assert value == pytest.approx(expected, rel=1e-9)
 
 
@@ -59,14 +59,14 @@ def test_byte_lm_costs_its_stack_and_its_output():
   mlp, projections = 2 * 2 * 64 * 2 * 256, 2 * 2 * 64 * 256
   attention, output = 2 * 4 * 64 * (9 + 1) / 2, 2 * 64 * 260
   expected = mlp + projections + attention + output
-  assert flops.flops_per_byte(config, 1.0, 100) == expected
+  assert kinds.flops_per_byte(config, 1.0, 100) == expected
   shorter_than_the_window = expected - 2 * 4 * 64 * 2
-  assert flops.flops_per_byte(config, 1.0, 5) == shorter_than_the_window
+  assert kinds.flops_per_byte(config, 1.0, 5) == shorter_than_the_window
 
 
 def test_impossible_sizes_are_errors():
   with pytest.raises(ValueError, match="patch_size 0.5 and seq_len 8 must be at least 1"):
-    flops.flops_per_byte(_preset("blt_1b"), 0.5, 8)
+    kinds.flops_per_byte(_preset("blt_1b"), 0.5, 8)
 
 
 def test_model_flops_of_a_small_blt_by_hand():
@@ -85,7 +85,7 @@ def test_model_flops_of_a_small_blt_by_hand():
   one_crossing = 2 * 2 * 8 * 8 * (8 + 10) + 10 * 2 * 4 * 8
   output = 10 * 2 * 8 * 260
   forward = 2 * local_flops + latent_flops + bridge + (1 + 2) * one_crossing + output
-  assert flops.model_flops(config, seq_len, num_patches) == 3 * forward
+  assert kinds.model_flops(config, seq_len, num_patches) == 3 * forward
 
 
 def test_model_flops_are_what_xla_counts_in_the_forward_pass():
@@ -98,7 +98,7 @@ def test_model_flops_are_what_xla_counts_in_the_forward_pass():
   forward = jax.jit(lambda p, t: model.apply({"params": p}, t))
   counted = forward.lower(init.abstract_params(model), tokens).cost_analysis()["flops"]
   masked_pairs = 64 * 64 - flops.visible_pairs(64, None)
-  expected = flops.model_flops(model_config, 64, 0) / 3 + masked_pairs * 4 * 64
+  expected = kinds.model_flops(model_config, 64, 0) / 3 + masked_pairs * 4 * 64
   assert expected < counted < 1.1 * expected  # norms, softmax, activations
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from blt_jax import kinds
 from blt_jax.cost import flops
 from blt_jax.runs import metrics, stopwatch
 from blt_jax.runs.log import RunLog
@@ -53,7 +54,7 @@ def test_sums_become_rates():
 
 def test_speed_per_chip_and_share_of_the_peak(monkeypatch):
   monkeypatch.setattr(flops, "peak_flops", lambda kind: 1e4)
-  monkeypatch.setattr(flops, "flops_per_byte", lambda config, patch_size, seq_len: 100.0)
+  monkeypatch.setattr(kinds, "flops_per_byte", lambda config, patch_size, seq_len: 100.0)
   speed = metrics.Speed(None, 4096, jax.devices()[:2])
   assert speed(_SUMS, seconds=0.5) == {
     "bytes_per_second": 40.0,

@@ -1,0 +1,188 @@
+"""What each setting of a run may be: one table, checked before anything is built."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from ml_collections import ConfigDict
+
+from blt_jax import patching
+from blt_jax.models.config import DepthInit, Remat
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+  """Numbers from `low` to `high`; an open end is not among them."""
+
+  low: float
+  high: float
+  open_low: bool = False
+  open_high: bool = False
+
+  def holds(self, value: Any) -> bool:
+    """Whether a number, or each of several, lies inside; NaN never does."""
+    if isinstance(value, tuple | list):
+      return all(self.holds(item) for item in value)
+    above = self.low < value if self.open_low else self.low <= value
+    return above and (value < self.high if self.open_high else value <= self.high)
+
+  def __str__(self) -> str:
+    left, right = "(" if self.open_low else "[", ")" if self.open_high else "]"
+    return f"lie in {left}{self.low:g}, {self.high:g}{right}"
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+  """Some names."""
+
+  names: tuple[str, ...]
+
+  def holds(self, value: Any) -> bool:
+    """Whether it is one of them."""
+    return value in self.names
+
+  def __str__(self) -> str:
+    return f"be one of {self.names}"
+
+
+def _count(low: int = 1, high: float = 2**31 - 1) -> Interval:
+  return Interval(low, high)
+
+
+_SHARE = Interval(0, 1)
+_DECAY = Interval(0, 1, open_high=True)
+_POSITIVE = Interval(0, 1e6, open_low=True)
+_ROWS, _SLOTS = 2**20, 2**24  # a host could not hold more rows, or a row more bytes
+_DTYPE = OneOf(("float32", "bfloat16"))
+
+# Dotted names, the first that matches counts; None: any value of its type.
+BOUNDS: dict[str, Interval | OneOf | None] = {
+  "workdir": None,
+  "seed": Interval(0, 2**32 - 1),
+  "num_steps": _count(high=1e9),
+  "data.heldout_fraction": _DECAY,
+  "data.on_error": OneOf(("raise", "skip")),
+  "data.invalid_utf8": OneOf(("keep", "drop")),
+  "data.max_document_bytes": _count(4),
+  "data.shuffle_window": _count(high=1e9),
+  "data.num_workers": _count(0, 1024),
+  "data.pool_size": _count(high=_ROWS),
+  "data.num_streams": _count(high=_ROWS),
+  "data.batch_size": _count(high=_ROWS),
+  "data.seq_len": _count(2, _SLOTS),
+  "data.num_patches": _count(3, _SLOTS + 1),
+  "data.*": None,
+  "patching.scheme": OneOf(patching.SCHEMES),
+  "patching.entropies": OneOf(("model", "table", "stored")),
+  "patching.threshold*": Interval(-1e6, 1e6),
+  "patching.patch_size": Interval(1, _SLOTS),
+  "patching.max_patch_length": _count(high=_SLOTS),
+  "patching.*": None,
+  "model.*window": _count(high=_SLOTS),
+  "model.*init_std": Interval(0, 100),
+  "model.*norm_epsilon": Interval(0, 1),
+  "model.*rope_theta": Interval(1, 1e12),
+  "model.*mlp_multiplier": Interval(0, 1024, open_low=True),
+  "model.*mlp_multiple_of": _count(high=2**20),
+  "model.*mlp_dim": _count(0, 2**24),  # 0: as the width says
+  "model.*head_dim": _count(0, 2**16),
+  "model.*num_kv_heads": _count(0, 2**16),
+  "model.*num_heads": _count(high=2**16),
+  "model.*num_layers": _count(0, 4096),
+  "model.*.dim": _count(high=2**20),
+  "model.*remat": OneOf(get_args(Remat)),
+  "model.*depth_init": OneOf(get_args(DepthInit)),
+  "model.dtype": OneOf(("float32", "bfloat16", "float16")),
+  "model.vectors_per_patch": _count(high=1024),
+  "model.hash_sizes": _count(high=1024),
+  "model.hash_vocab_size": _count(high=2**31 - 1),
+  "model.hash_functions": _count(high=10),
+  "model.hash_rows_multiple_of": _count(high=2**31 - 1),
+  "model.ngram_vocab_sizes": _count(high=2**31 - 1),
+  "model.vocab_size": _count(high=2**24),
+  "model.eos_id": _count(0, 2**24),
+  "model.*": None,
+  "optimizer.learning_rate": Interval(0, 1000),
+  "optimizer.beta?": _DECAY,
+  "optimizer.epsilon": Interval(0, 1, open_low=True),
+  "optimizer.weight_decay": Interval(0, 1000),
+  "optimizer.clip_norm": _POSITIVE,
+  "optimizer.*_dtype": _DTYPE,
+  "optimizer.accumulate": _count(high=_ROWS),
+  "schedule.name": OneOf(("constant", "linear", "inv_sqrt", "cosine", "wsd")),
+  "schedule.warmup_steps": _count(0, 1e9),
+  "schedule.min_ratio": _SHARE,
+  "schedule.cycle_length": Interval(0, 1e6, open_low=True),
+  "schedule.decay_fraction": _SHARE,
+  "schedule.cosine_theta": _POSITIVE,
+  "schedule.exponent": _POSITIVE,
+  "mesh.data": Interval(-1, _ROWS),
+  "mesh.*": _count(high=_ROWS),
+  "checkpoint.every_steps": _count(),
+  "checkpoint.keep": _count(high=1e6),  # 0 would delete what was just saved
+  "checkpoint.keep_every": _count(),
+  "checkpoint.best": _count(0, 1e6),
+  "logging.every_steps": _count(),
+  "logging.max_loss_jump": Interval(0, float("inf"), open_low=True),
+  "logging.tensorboard": None,
+  "profile.start": _count(0),
+  "profile.steps": _count(),
+  "eval.every_steps": _count(),
+  "eval.max_batches": _count(),
+}
+
+
+def check(config: ConfigDict) -> None:
+  """Checks all settings of a run that is to be trained.
+
+  Raises:
+    ValueError: one is outside its bounds, or would do nothing.
+  """
+  for name, value in settings_of(config):
+    bound = bound_of(name)
+    if value is None or bound is None or bound.holds(value):
+      continue
+    hint = " (more than config.num_steps: only at the end)" if "every_steps" in name else ""
+    raise ValueError(f"config.{name} is {value!r}; it must {bound}{hint}.")
+  _check_inert(config)
+
+
+def settings_of(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """Dotted name and value of each setting."""
+  for name in config:
+    value = config[name]
+    if isinstance(value, ConfigDict):
+      yield from settings_of(value, f"{prefix}{name}.")
+    else:
+      yield prefix + name, value
+
+
+def bound_of(name: str) -> Interval | OneOf | None:
+  """What a setting may be.
+
+  Raises:
+    KeyError: the table lacks it.
+  """
+  for pattern, bound in BOUNDS.items():
+    if fnmatch.fnmatchcase(name, pattern):
+      return bound
+  raise KeyError(f"config.{name} has no row in runs.bounds.BOUNDS.")
+
+
+def _check_inert(config: ConfigDict) -> None:
+  """Raises where a setting would be read by nobody."""
+  if config.model.get("ngram_vocab_sizes"):
+    raise ValueError(
+      "config.model.ngram_vocab_sizes needs ids of frequency n-grams, which the data does not "
+      "bring; leave it empty and use hash_sizes."
+    )
+  if not config.patching.split_first:
+    raise ValueError(
+      "config.patching.split_first=False gives rows that no model reads; leave it True."
+    )
+  if config.patching.scheme == "lookup":
+    raise ValueError(
+      "The lookup scheme is one of patching.patch_lengths alone, which takes its table; choose "
+      "another config.patching.scheme."
+    )
