@@ -56,6 +56,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.num_patches = placeholder(int)  # P, patch slots in a row; by default S / 4, or S + 1
 
   config.patching = _declare(patching.PatchingConfig)
+  # "entropy", "space", "static" (patch_size bytes each), "byte" or "bpe" (a tokenizer's pieces)
   config.patching.scheme = "entropy" if kinds.find_kind(kind).patched else "byte"
   config.patching.threshold = placeholder(float)  # nats; None: what calibrate found
   # Where the entropies of the entropy scheme come from: "model", a small entropy model on
@@ -65,7 +66,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   config.patching.tokenizer = ""  # of the bpe scheme: file of a SentencePiece model
 
   config.model = _section_of(kinds.find_kind(kind).default())
-  config.model.kind = kind
+  config.model.kind = kind  # of kinds.KINDS; its other settings follow from it
 
   config.optimizer = _declare(optim.OptimizerConfig)
   config.optimizer.accumulate = 1  # parts of a batch whose gradients are summed one by one
@@ -78,14 +79,14 @@ def get_config(kind: str = "blt") -> ConfigDict:
   mesh.slices = 1  # pod slices, which share the batch over the network between them
 
   config.checkpoint = checkpoint = ConfigDict()
-  checkpoint.every_steps = 1000
+  checkpoint.every_steps = 1000  # steps from one checkpoint to the next; one more at the end
   checkpoint.keep = 2  # newest checkpoints to keep
   checkpoint.keep_every = placeholder(int)  # steps; also keep those at multiples of it
   checkpoint.best = 1  # also keep so many of the lowest held-out bits per byte
 
   config.logging = logging = ConfigDict()
-  logging.every_steps = 10
-  logging.tensorboard = True
+  logging.every_steps = 10  # steps from one line of metrics to the next
+  logging.tensorboard = True  # write events for TensorBoard beside metrics.jsonl
   logging.max_loss_jump = 5.0  # nats per target; a run stops when a step is so much worse
 
   config.profile = profile = ConfigDict()

@@ -9,13 +9,14 @@ see `distributed.start`. SIGTERM saves a checkpoint at the next step and ends wi
 
 import contextlib
 
-from absl import app, logging
-from ml_collections import ConfigDict, config_flags
+from absl import logging
+from ml_collections import ConfigDict
 
 from blt_jax import config as settings
 from blt_jax.cli import logs
+from blt_jax.cli.parsing import Parser
 from blt_jax.parallel import distributed
-from blt_jax.runs import bounds, folder, metrics, profiling, resolve
+from blt_jax.runs import bounds, folder, metrics, profiling, resolve, settings_flags
 from blt_jax.runs.checkpoint import Checkpoints
 from blt_jax.runs.document_counter import DocumentCounter
 from blt_jax.runs.evaluation import Evaluator
@@ -25,18 +26,14 @@ from blt_jax.runs.program import make_program
 from blt_jax.runs.stopwatch import Stopwatch
 from blt_jax.storage.folders import Folder
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="File with the settings.")
 
-
-def main(argv: list[str]) -> None:
-  """Reads the flags and trains."""
-  del argv
+def main(argv: list[str] | None = None) -> None:
+  """Reads the settings and trains."""
+  _, config = settings_flags.parse(Parser("train", __doc__), argv)
   logs.show_progress()
-  if _CONFIG.value is None:
-    raise app.UsageError("Give the settings: --config=configs/quickstart.py")
   distributed.start()
   with distributed.ending_together():
-    train(_CONFIG.value)
+    train(config)
 
 
 def train(config: ConfigDict) -> metrics.Numbers | None:
@@ -110,4 +107,4 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  logs.run(main)

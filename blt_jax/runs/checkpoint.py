@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -21,6 +21,7 @@ from blt_jax.storage.paths import Path
 from blt_jax.training.state import TrainState
 
 Json = dict[str, Any]
+Step = int | Literal["best"] | None  # which checkpoint; None: the newest
 
 
 class Checkpoint(NamedTuple):
@@ -62,7 +63,7 @@ class Checkpoints:
     self._workdir, self._folder = workdir, _folder(workdir)
     self._damaged = Folder(Folder(workdir).path_of("damaged"))
     self._is_damaged = False
-    bad = [s for s in _find_steps(self._folder) if not _has_good_metrics(self._folder / str(s))]
+    bad = [s for s in _find_steps(self._folder) if _saved_bpb(self._folder / str(s)) is None]
     for step in distributed.gather(bad)[0]:
       self._set_aside(step, "Its metrics cannot be read.")  # Orbax would not start
     self._manager = ocp.CheckpointManager(
@@ -198,30 +199,63 @@ class _OtherModelError(ValueError):
   pass
 
 
-def find_step(workdir: Path) -> int:
-  """The step of the newest checkpoint of a run.
+def find_step(workdir: Path, step: Step = None) -> int:
+  """The step of a checkpoint of a run.
+
+  Args:
+    workdir: the run's folder.
+    step: that of the checkpoint; "best" for the one with the lowest held-out bits per byte
+      among those that are there, None for the newest.
 
   Raises:
-    FileNotFoundError: there is no checkpoint.
+    FileNotFoundError: there is no such checkpoint.
+    ValueError: "best" is wanted, and none was evaluated when it was saved.
   """
-  steps = _find_steps(_folder(workdir))
+  folder = _folder(workdir)
+  steps = sorted(_find_steps(folder))
   if not steps:
     raise FileNotFoundError(f"{workdir} holds no checkpoint; train it first.")
-  return max(steps)
+  if step is None:
+    return steps[-1]
+  listed = ", ".join(map(str, steps))
+  if step != "best":
+    if step not in steps:
+      raise FileNotFoundError(f"{workdir} has no checkpoint of step {step}; it has {listed}.")
+    return step
+  saved = {s: _saved_bpb(folder / str(s)) for s in steps}
+  bpb = {s: value for s, value in saved.items() if value is not None and math.isfinite(value)}
+  if not bpb:
+    raise ValueError(
+      f"No checkpoint of {workdir} was evaluated when it was saved, so none is known to be the "
+      f"best; give the step of one: {listed}."
+    )
+  return min(bpb, key=bpb.__getitem__)
 
 
-def load_params(workdir: Path, abstract: Any) -> Any:
-  """The parameters of the newest checkpoint of a run, for this process alone.
+def warn_if_old(workdir: Path, step: int) -> None:
+  """Says what training does where an entropy model was read at an earlier step than it will."""
+  newest = find_step(workdir)
+  if step != newest:
+    logging.warning(
+      "Training reads step %d of %s, not %d; to train with this one, give it a folder of its "
+      "own: python -m blt_jax.export --run=%s --step=%d --output=FOLDER",
+      newest, workdir, step, workdir, step,
+    )  # fmt: skip
+
+
+def load_params(workdir: Path, abstract: Any, step: Step = None) -> Any:
+  """The parameters of a checkpoint of a run, for this process alone.
 
   Args:
     workdir: the run's folder.
     abstract: tree of `jax.ShapeDtypeStruct`, the parameters to restore.
+    step: which checkpoint, as for `find_step`.
 
   Raises:
-    FileNotFoundError: there is no checkpoint.
-    ValueError: it cannot be read.
+    FileNotFoundError: there is no such checkpoint.
+    ValueError: as `find_step`, or it cannot be read.
   """
-  step = find_step(workdir)
+  step = find_step(workdir, step)
   folder = _folder(workdir) / str(step) / "state"
   wanted = {"params": abstract}
   restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
@@ -232,9 +266,10 @@ def load_params(workdir: Path, abstract: Any) -> Any:
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
       raise  # not the fault of the checkpoint
     except Exception as error:  # each library below has exceptions of its own
+      others = [s for s in sorted(_find_steps(folder.parents[1])) if s != step]
       raise ValueError(
-        f"Checkpoint {step} of {workdir} cannot be read: {error}. If it is damaged, remove "
-        f"{folder.parent}, and the one before it counts."
+        f"Checkpoint {step} of {workdir} cannot be read: {error}. If it is damaged, choose the "
+        f"step of another one; there are {others}."
       ) from error
 
 
@@ -261,12 +296,13 @@ def _find_steps(folder: epath.Path) -> list[int]:
   return [found.step for found in ocp.path.step.standard_name_format().find_all(folder)]
 
 
-def _has_good_metrics(folder: epath.Path) -> bool:
-  metrics = folder / "metrics" / "metrics"
+def _saved_bpb(folder: epath.Path) -> float | None:
+  """Held-out bits per byte of a checkpoint; infinite if not measured, None if damaged."""
+  metrics = folder / "metrics" / "metrics"  # as Orbax names them
   try:
-    return not metrics.exists() or "bpb" in json.loads(metrics.read_text())
-  except ValueError:
-    return False
+    return float(json.loads(metrics.read_text())["bpb"]) if metrics.exists() else math.inf
+  except (ValueError, KeyError, TypeError):
+    return None
 
 
 def _best(count: int) -> policies.BestN:

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import os
+import pathlib
 import time
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+from absl import logging
 from ml_collections import ConfigDict
 
 from blt_jax import config, kinds
@@ -32,11 +34,13 @@ class Run:
     config: the settings it was trained with.
     model: its module.
     params: its parameters, on the first device.
+    step: updates that made them.
   """
 
   config: ConfigDict
   model: nn.Module
   params: Any
+  step: int
 
 
 class EntropyModel(NamedTuple):
@@ -46,27 +50,37 @@ class EntropyModel(NamedTuple):
   params: Any
 
 
-def load_run(workdir: str | os.PathLike) -> Run:
-  """Loads the newest checkpoint of a run.
+def load_run(workdir: str | os.PathLike, step: checkpoint.Step = None) -> Run:
+  """Loads a checkpoint of a run.
+
+  Args:
+    workdir: the run's folder.
+    step: which checkpoint, as for `checkpoint.find_step`; None for the newest.
 
   Raises:
-    FileNotFoundError: the folder holds no run, or no checkpoint yet.
-    ValueError: what it holds is damaged.
+    FileNotFoundError: the folder holds no run, or no such checkpoint.
+    ValueError: what it holds is damaged, or `step` is "best" and nothing tells which is.
   """
   settings = load_config(workdir)
   model = kinds.build_model(config.make_model_config(settings.model))
-  params = checkpoint.load_params(workdir, abstract_params(model))
-  return Run(settings, model, params)
+  found = checkpoint.find_step(workdir, step)
+  params = checkpoint.load_params(workdir, abstract_params(model), found)
+  logging.info("Loaded step %d of %s.", found, workdir)
+  return Run(settings, model, params, found)
 
 
-def load_entropy_model(workdir: str | os.PathLike) -> EntropyModel:
+def load_entropy_model(
+  workdir: str | os.PathLike, step: checkpoint.Step = None
+) -> EntropyModel:
   """Loads the run of an entropy model.
+
+  Args: as for `load_run`.
 
   Raises:
     FileNotFoundError: as `load_run` does.
-    ValueError: the run is one of another kind of model.
+    ValueError: as `load_run`, or the run is one of another kind of model.
   """
-  run = load_run(workdir)
+  run = load_run(workdir, step)
   if run.config.model.kind != "byte_lm":
     raise ValueError(f"{workdir} is no entropy model: config.model.kind must be byte_lm.")
   return EntropyModel(run.model.config, run.params)
@@ -90,7 +104,10 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
   """
   home = Folder(workdir)
   if not home.exists(_CONFIG):
-    raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); train it first.")
+    hint, place = "train it first", pathlib.PurePosixPath(workdir)
+    if place.parent.name == "checkpoints":
+      hint = f"it is a checkpoint: give the run {place.parents[1]} and step {place.name}"
+    raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); {hint}.")
   settings = home.read_json(_CONFIG)
   if settings.get("model", {}).get("kind") == "blt":
     settings["model"] = FORMER_WAYS | settings["model"]

@@ -59,7 +59,7 @@ class RunLog:
     self._warned = False
 
   def start(self, step: int, params: Any) -> None:
-    """Says what is trained."""
+    """Says what is trained, from which step on."""
     if step:
       logging.info("Continuing at step %d of %d.", step, self._num_steps)
     num_params = sum(x.size for x in jax.tree.leaves(params))
@@ -67,6 +67,8 @@ class RunLog:
     logging.info(
       "%s parameters, %d devices, kernels: %s.", f"{num_params:,}", jax.device_count(), kernels
     )
+    if step < self._num_steps:
+      logging.info("The first step compiles, which takes a while.")
     self._look()
 
   def add(self, step: int, step_metrics: Mapping[str, jax.Array], batch: Batch) -> None:
@@ -92,9 +94,12 @@ class RunLog:
       self._report(len(self._pending))
 
   def evaluation(self, step: int, numbers: metrics.Numbers) -> None:
-    """Reports held-out numbers."""
-    self._write(step, "eval", numbers)
-    logging.info("Held-out bits per byte at step %d: %.4f", step, numbers["bpb"])
+    """Reports held-out numbers; those of a step that has some stay as they were written."""
+    is_written = self._writer is not None and self._writer.has_evaluation(step)
+    if not is_written:
+      self._write(step, "eval", numbers)
+    note = " (metrics.jsonl keeps what it had)" if is_written else ""
+    logging.info("Held-out bits per byte at step %d: %.4f%s", step, numbers["bpb"], note)
     self._look(train_loss=self._guard.usual, heldout_loss=numbers.get("loss"))
 
   def close(self) -> None:
@@ -119,7 +124,7 @@ class RunLog:
       **times,
     }
     self._write(step, "train", numbers)
-    logging.info(metrics.progress_line(step, self._num_steps, numbers))
+    logging.info(metrics.progress_line(step, self._num_steps, numbers, count))
     self._look(**numbers)
 
   def _write(self, step: int, kind: str, numbers: metrics.Numbers) -> None:

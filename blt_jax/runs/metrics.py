@@ -1,5 +1,6 @@
 """Numbers of a run: from sums to rates, to JSON lines, TensorBoard and the console."""
 
+import contextlib
 import json
 import math
 import os
@@ -106,7 +107,9 @@ class MetricWriter:
 
   def __init__(self, workdir: str | os.PathLike, use_tensorboard: bool = True):
     self._mirror = Mirror(workdir, _LINES)
-    self._lines = (self._mirror.path / _LINES).open("a")
+    path = self._mirror.path / _LINES
+    self._evaluated = _evaluated_steps(path.read_text() if path.exists() else "")
+    self._lines = path.open("a")
     folder = str(self._mirror.path)
     self._board = tensorboardX.SummaryWriter(folder) if use_tensorboard else None
     self._pushed_at = time.monotonic()
@@ -124,6 +127,10 @@ class MetricWriter:
       self._mirror.push()
       self._pushed_at = time.monotonic()
 
+  def has_evaluation(self, step: int) -> bool:
+    """Whether there are numbers of an evaluation at this step, as of a run that was done."""
+    return step in self._evaluated
+
   def close(self) -> None:
     """Writes out what is buffered."""
     self._lines.close()
@@ -132,13 +139,37 @@ class MetricWriter:
     self._mirror.push()
 
 
-def progress_line(step: int, num_steps: int, numbers: Mapping[str, float]) -> str:
-  """One line for the console, with the time that is left."""
+def _evaluated_steps(lines: str) -> set[int]:
+  """The steps that rows of `metrics.jsonl` evaluate."""
+  steps = set()
+  for line in lines.splitlines():
+    with contextlib.suppress(ValueError):  # cut short by a kill
+      row = json.loads(line)
+      if row["kind"] == "eval":
+        steps.add(row["step"])
+  return steps
+
+
+def progress_line(
+  step: int, num_steps: int, numbers: Mapping[str, float], interval: int = 1
+) -> str:
+  """One line for the console.
+
+  Args:
+    step: the last one done.
+    num_steps: of the run.
+    numbers: means over the steps since the line before, and the time of a step.
+    interval: how many steps those are.
+
+  Returns:
+    The line, with the time that is left.
+  """
+  mean = f" (mean of {interval} steps)" if interval > 1 else ""
   left = (num_steps - step) * numbers["step_seconds"]
   minutes, seconds = divmod(round(left), 60)
   mfu = f"MFU {numbers['mfu']:.1%}  " if "mfu" in numbers else ""
   return (
-    f"step {step}/{num_steps}  loss {numbers['loss']:.3f}  bpb {numbers['bpb']:.3f}  "
+    f"step {step}/{num_steps}  loss {numbers['loss']:.3f}  bpb {numbers['bpb']:.3f}{mean}  "
     f"{numbers['bytes_per_second'] / 1000:.1f} kB/s  {mfu}"
     f"patch {numbers['patch_size']:.2f} B  data wait {numbers['data_wait']:.1%}  "
     f"lr {numbers['learning_rate']:.2e}  ETA {minutes}:{seconds:02d}"

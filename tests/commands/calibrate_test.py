@@ -156,8 +156,12 @@ def test_degenerate_patches_are_said(table, caplog):
   assert "above 80 % of the largest entropy" in caplog.text
 
 
+def test_a_table_has_no_steps(table):
+  with pytest.raises(ValueError, match="--step goes with the run of an entropy model"):
+    calibrate.main([f"--run={table}/plain", "--step=3"])
+
+
 def test_figure_is_written(table, tmp_path):
-  pytest.importorskip("matplotlib", reason="draws with matplotlib")
   calibrate.main([f"--run={table}/plain", f"--png={tmp_path}/curve.png"])
   assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 

@@ -90,9 +90,9 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
 
 def test_a_finished_run_stays_as_it_is(finished, text):
   kind, workdir, numbers = finished
-  before = losses(workdir)
+  before = (workdir / "metrics.jsonl").read_text()
   assert train.train(_config(kind, text, workdir)) == numbers
-  assert losses(workdir) == before
+  assert (workdir / "metrics.jsonl").read_text() == before
 
 
 def test_evaluate_scores_a_run_on_files(finished, text, capsys):
@@ -101,6 +101,28 @@ def test_evaluate_scores_a_run_on_files(finished, text, capsys):
   numbers = json.loads(capsys.readouterr().out)
   assert numbers["bytes"] == (text / "file_0.py").stat().st_size
   assert 0 < numbers["bpb"] < 9
+
+
+def test_programs_read_the_checkpoint_that_is_asked_for(finished, text, tmp_path, capsys):
+  _, workdir, _ = finished
+  found = []
+  for step in ("4", "6", "best"):  # the last one alone was evaluated
+    evaluate.main([f"--run={workdir}", f"--data={text / 'file_0.py'}", f"--step={step}"])
+    found.append(json.loads(capsys.readouterr().out)["bpb"])
+  assert found[0] != found[1] == found[2]
+  export.main([f"--run={workdir}", f"--output={tmp_path / 'out'}", "--step=4"])
+  old = runs.load_run(tmp_path / "out")
+  assert old.step == 4
+  jax.tree.map(np.testing.assert_array_equal, old.params, runs.load_run(workdir, 4).params)
+  with pytest.raises(FileNotFoundError, match="no checkpoint of step 5; it has 4, 6"):
+    evaluate.main([f"--run={workdir}", f"--data={text}", "--step=5"])
+  with pytest.raises(SystemExit):
+    evaluate.main([f"--run={workdir}/checkpoints/4", f"--data={text}"])
+  assert f"--run={workdir} --step=4" in capsys.readouterr().err
+  with pytest.raises(
+    FileNotFoundError, match=f"is a checkpoint: give the run {workdir} and step"
+  ):
+    runs.load_run(workdir / "checkpoints" / "4")
 
 
 def test_a_run_of_another_model_is_not_overwritten(finished, text):
@@ -196,14 +218,14 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path):
   generator = Generator(loading.load_language_model(tmp_path / "blt"), prefill_chunk=8)
   result = generator.generate(["def f"], Sampling(max_bytes=8))[0]
   assert 1 <= len(result.ids) <= 8 and result.starts.sum() > 1
-  with pytest.raises(ValueError, match="--entropy_model"):
+  with pytest.raises(ValueError, match="entropy_model and threshold may"):
     loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "blt"))
-  with pytest.raises(FileNotFoundError, match="holds no run.*--entropy_model"):
+  with pytest.raises(FileNotFoundError, match="holds no run.*entropy_model and"):
     loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "nowhere"))
   with pytest.raises(ValueError, match="byte LM, so"):
     loading.load_language_model(tmp_path / "entropy", threshold=1.0)
   (tmp_path / "entropy" / "config.json").write_text("")
-  with pytest.raises(ValueError, match="config.json is damaged.*--entropy_model"):
+  with pytest.raises(ValueError, match="config.json is damaged.*entropy_model and"):
     loading.load_language_model(tmp_path / "blt")
 
 

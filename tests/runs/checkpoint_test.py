@@ -9,7 +9,13 @@ import orbax.checkpoint as ocp
 import pytest
 from tiny_runs import small_files
 
-from blt_jax.runs.checkpoint import Checkpoints, find_step, load_params, save_params
+from blt_jax.runs.checkpoint import (
+  Checkpoints,
+  find_step,
+  load_params,
+  save_params,
+  warn_if_old,
+)
 from blt_jax.training.state import TrainState
 
 
@@ -147,6 +153,34 @@ def test_the_disk_is_not_blamed_for_other_processes(
     with pytest.raises(kind, match=message):
       checkpoints.check()
     monkeypatch.undo()
+
+
+def test_a_checkpoint_is_found_by_its_step_or_as_the_best(tmp_path):
+  with _open(tmp_path, keep=5) as checkpoints:
+    for step, bpb in {1: None, 2: 1.5, 4: 1.25, 7: 2.0}.items():
+      checkpoints.save(step, _state(step), {}, bpb)
+  assert [find_step(tmp_path, step) for step in (None, "best", 2)] == [7, 4, 2]
+  np.testing.assert_array_equal(
+    load_params(tmp_path, _abstract().params, "best")["w"], [4, 5, 6, 7]
+  )
+  with pytest.raises(FileNotFoundError, match="no checkpoint of step 3; it has 1, 2, 4, 7"):
+    find_step(tmp_path, 3)
+  (tmp_path / "checkpoints/4/metrics/metrics").write_text("{")
+  assert find_step(tmp_path, "best") == 2
+
+
+def test_no_best_where_none_was_evaluated(tmp_path):
+  _save(tmp_path, 1, 2)
+  with pytest.raises(ValueError, match="none is known to be the best; .* step of one: 1, 2"):
+    find_step(tmp_path, "best")
+
+
+def test_an_old_entropy_model_is_no_silent_choice(tmp_path, caplog):
+  _save(tmp_path, 1, 2)
+  warn_if_old(tmp_path, 2)
+  assert "export" not in caplog.text
+  warn_if_old(tmp_path, 1)
+  assert f"export --run={tmp_path} --step=1" in caplog.text
 
 
 def test_parameters_alone(tmp_path):

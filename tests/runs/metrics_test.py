@@ -171,6 +171,19 @@ def test_log_warns_of_rows_and_of_text_known_by_heart(leads, tmp_path, caplog):
   assert "held-out loss 5.555" in by_heart
 
 
+def test_a_step_is_evaluated_in_one_row(tmp_path, caplog):
+  """Also where a run that was done is started again, or a row was cut short by a kill."""
+  caplog.set_level("INFO")
+  (tmp_path / "metrics.jsonl").write_text('{"step": 2, "kind": "eval", "bp\n')
+  for bpb in (1.5, 1.25):
+    log = _log(tmp_path, metrics.MetricWriter(tmp_path, use_tensorboard=False))
+    log.evaluation(2, {"bpb": bpb})
+    log.close()
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()[1:]
+  assert [json.loads(line)["bpb"] for line in lines] == [1.5]
+  assert "at step 2: 1.2500 (metrics.jsonl keeps what it had)" in caplog.text
+
+
 def test_a_process_that_does_not_lead_writes_nothing(tmp_path):
   log = _log(tmp_path, writer=None, every_steps=1)
   log.evaluation(3, {"bpb": 1.5})
@@ -190,9 +203,12 @@ def test_progress_line_names_what_one_watches():
   numbers = metrics.summarise(_SUMS) | dict(
     bytes_per_second=2000.0, data_wait=0.25, learning_rate=1e-3, step_seconds=2.0, mfu=0.4
   )
-  assert metrics.progress_line(40, 100, numbers) == (
-    "step 40/100  loss 2.727  bpb 4.328  2.0 kB/s  MFU 40.0%  patch 2.00 B  "
-    "data wait 25.0%  lr 1.00e-03  ETA 2:00"
+  rest = "2.0 kB/s  MFU 40.0%  patch 2.00 B  data wait 25.0%  lr 1.00e-03  ETA 2:00"
+  assert metrics.progress_line(40, 100, numbers, interval=10) == (
+    f"step 40/100  loss 2.727  bpb 4.328 (mean of 10 steps)  {rest}"
+  )
+  assert (
+    metrics.progress_line(40, 100, numbers) == f"step 40/100  loss 2.727  bpb 4.328  {rest}"
   )
 
 
