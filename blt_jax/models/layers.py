@@ -60,9 +60,7 @@ class RMSNorm(nn.Module):
     return self.fan_out(x, 1)[1][0]
 
   @nn.compact
-  def fan_out(
-    self, x: jax.Array, readers: int
-  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  def fan_out(self, x: jax.Array, readers: int) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     """Returns `x` for the residual, and what each of its readers gets; see `ops.norm`."""
     init = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
     scale = self.param("scale", init, (x.shape[-1],), jnp.float32)

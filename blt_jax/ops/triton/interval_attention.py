@@ -144,9 +144,7 @@ def _call(kernel, tile, grid, like, *arrays, interpret):
     in_specs=[anywhere] * len(arrays),
     out_specs=[anywhere] * len(like),
     out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like],
-    compiler_params=plgpu.CompilerParams(
-      num_warps=tile.num_warps, num_stages=tile.num_stages
-    ),
+    compiler_params=plgpu.CompilerParams(num_warps=tile.num_warps, num_stages=tile.num_stages),
     interpret=interpret,
     name=kernel.__name__.strip("_"),
   )(*arrays)
