@@ -206,10 +206,13 @@ def _passes(program: programs.Program, params: Any, batch: Any) -> dict[str, Any
     return sums["nats"] / sums["targets"]
 
   functions = {"forward": loss, "forward_backward": jax.value_and_grad(loss)}
+  options = {"compiler_options": program.options["compiler_options"]}
   passes = {}
   for name, function in functions.items():
     with sharding.on_mesh(program.mesh):
-      compiled, numbers = _compile(lambda f=function: jax.jit(f).trace(params, batch))
+      compiled, numbers = _compile(
+        lambda f=function: jax.jit(f, **options).trace(params, batch)
+      )
     passes[name] = (lambda run=compiled: run(params, batch)), numbers
   return passes
 

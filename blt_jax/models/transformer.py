@@ -80,7 +80,7 @@ def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> 
     "matmuls"      also gate and up, 2 F                          1
     "dots"         all products with weights, 6 D + 2 F           1
 
-  Attention itself runs once more with "full" and "dots"; everywhere but on TPUs, its
+  Attention itself runs once more with "full" and "dots"; without kernels (`ops.device`), its
   scores are computed again with all policies, those of a window even with "none".
 
   Args:

@@ -253,8 +253,9 @@ def _to_key_kernel(
     return _in_three(begin, *full, end, add, carry)
 
   carry = (jnp.zeros(key.shape, jnp.float32),) * 2
-  carry = add_head(0, carry) if shared == 1 else jax.lax.fori_loop(0, shared, add_head, carry)
-  to_key, to_value = carry
+  to_key, to_value = (
+    add_head(0, carry) if shared == 1 else jax.lax.fori_loop(0, shared, add_head, carry)
+  )
   _write(to_key_ref, row, start, group, to_key * scale)
   _write(to_value_ref, row, start, group, to_value)
 
