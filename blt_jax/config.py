@@ -44,10 +44,9 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.max_document_bytes = 65_536  # longer text files become several documents
   data.shuffle_window = 10_000  # documents; for what cannot be shuffled globally
   data.num_workers = 0  # processes that patch each stream; 0: a thread of this one
-  # Rows are filled from so many open documents of each stream, and so many bytes of them. None:
-  # 256 and 3 MiB, or 32 and 384 KiB for each row of a batch.
+  # Rows are filled from so many open documents of each stream; None: 256, or 32 for each row.
   data.pool_size = placeholder(int)
-  data.pool_bytes = placeholder(int)
+  data.pool_bytes = placeholder(int)  # of them together; None: 3 MiB, or 384 KiB for each row
   # Rows come from so many independent streams of documents, which the processes share: batches
   # depend on it and not on the number of processes. None: as the run began, first one each.
   data.num_streams = placeholder(int)

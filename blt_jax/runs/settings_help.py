@@ -15,6 +15,12 @@ from blt_jax import config, kinds, patching
 from blt_jax.training import optim
 
 _WIDTH, _INDENT = 96, " " * 8
+_HEAD = """# Settings
+
+Every setting of a run, as `blt_jax/config.py` and the dataclasses that it names declare them.
+A config file in `configs/` or `--config.NAME=VALUE` changes them. `None` means what the last
+column says, or that it is left open. What each may be stands in `blt_jax/runs/bounds.py`.
+This page is made by `PYTHONPATH=. python tests/manual/settings_page.py`."""
 
 
 class Setting(NamedTuple):
@@ -74,6 +80,22 @@ def to_text(kind: str = "blt") -> str:
       text, width=_WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT
     )
   return "\n".join(lines)
+
+
+def to_markdown() -> str:
+  """A page with a table of each section's settings, for all kinds of models."""
+  page = [_HEAD]
+  for kind in kinds.KINDS:
+    rows = settings(kind)
+    if kind != "blt":  # the other sections are alike
+      rows = [row for row in rows if row.name.startswith("model.")]
+    section = None
+    for name, default, comment in rows:
+      if section != (section := name.partition(".")[0] if "." in name else "the run"):
+        of_kind = f" (`{kind}`)" if section == "model" else ""
+        page += ["", f"## {section}{of_kind}", "", "| setting | default | |", "|---|---|---|"]
+      page.append(f"| `{name}` | `{default!r}` | {comment.replace('|', 'or')} |")
+  return "\n".join(page) + "\n"
 
 
 def flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

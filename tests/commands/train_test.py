@@ -222,7 +222,7 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path):
     loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "blt"))
   with pytest.raises(FileNotFoundError, match="holds no run.*entropy_model and"):
     loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "nowhere"))
-  with pytest.raises(ValueError, match="byte LM, so"):
+  with pytest.raises(ValueError, match="reads no patches, so"):
     loading.load_language_model(tmp_path / "entropy", threshold=1.0)
   (tmp_path / "entropy" / "config.json").write_text("")
   with pytest.raises(ValueError, match="config.json is damaged.*entropy_model and"):
@@ -249,13 +249,16 @@ _MISTAKES = {
     "config.data.mixture.web is 'stdlib'",
   ),
   "heads": (dict(model=dict(latent=dict(num_heads=5))), "dim 32 must be a multiple"),
-  "scheme": (dict(patching=dict(scheme="words")), "Unknown scheme 'words'"),
+  "scheme": (dict(patching=dict(scheme="words")), "scheme is 'words'; it must be one of"),
   "no entropy model": (dict(patching=dict(scheme="entropy")), "config.patching.entropy_model"),
   "no run": (
     dict(patching=dict(scheme="entropy", entropy_model="nothing")),
     "nothing holds no run",
   ),
-  "schedule": (dict(schedule=dict(name="cosin")), "Unknown schedule 'cosin'"),
+  "schedule": (
+    dict(schedule=dict(name="cosin")),
+    "schedule.name is 'cosin'; it must be one of",
+  ),
   "streams": (dict(data=dict(num_streams=3)), "num_streams 3 must be a multiple"),
   "interval": (dict(eval=dict(every_steps=0)), "config.eval.every_steps is 0"),
   "parts": (dict(optimizer=dict(accumulate=0)), "config.optimizer.accumulate is 0"),

@@ -1,5 +1,7 @@
 """Settings on the command line, and what --help says of them."""
 
+import pathlib
+
 import pytest
 from absl import flags
 
@@ -164,6 +166,11 @@ def test_comments_come_from_where_settings_are_declared():
   assert said["model.latent.window"].startswith("positions that attention sees")
   names = list(said)
   assert names[0] == "workdir" and names.index("data.path") < names.index("model.dtype")
+
+
+def test_the_page_of_settings_is_up_to_date():
+  page = pathlib.Path(__file__).parents[2] / "docs" / "settings.md"
+  assert page.read_text(encoding="utf-8") == settings_help.to_markdown()
 
 
 def test_help_lists_the_settings(capsys):
