@@ -209,10 +209,9 @@ def _passes(program: programs.Program, params: Any, batch: Any) -> dict[str, Any
   options = {"compiler_options": program.options["compiler_options"]}
   passes = {}
   for name, function in functions.items():
+    jitted = jax.jit(function, **options)
     with sharding.on_mesh(program.mesh):
-      compiled, numbers = _compile(
-        lambda f=function: jax.jit(f, **options).trace(params, batch)
-      )
+      compiled, numbers = _compile(lambda f=jitted: f.trace(params, batch))
     passes[name] = (lambda run=compiled: run(params, batch)), numbers
   return passes
 

@@ -99,7 +99,9 @@ def test_settings_end_above_the_rooms_of_arrays(module):
 
 @pytest.mark.parametrize("module", in_rooms(*NUMERIC_ROOMS))
 def test_public_functions_of_arrays_say_their_shapes(module):
-  for function in ast.walk(tree(module)):
+  body = tree(module).body
+  methods = [f for part in body if isinstance(part, ast.ClassDef) for f in part.body]
+  for function in (*body, *methods):
     if isinstance(function, ast.FunctionDef) and not function.name.startswith("_"):
       annotations = [ast.unparse(a.annotation) for a in function.args.args if a.annotation]
       if any(kind in text for text in annotations for kind in ("jax.Array", "np.ndarray")):

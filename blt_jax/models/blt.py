@@ -31,6 +31,7 @@ class BLT(nn.Module):
   """
 
   config: BLTConfig
+  batch_keys = ("ngram_ids",)  # what it may take beside tokens and patches
 
   def setup(self):
     c = self.config

@@ -16,13 +16,12 @@ from blt_jax.ops import losses
 from blt_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-_COMMON = ("tokens", "targets", "loss_mask", "patch_lengths")  # of all kinds of models
 Metrics = dict[str, jax.Array]
 
 
 def predict(model: nn.Module, params: Any, batch: Batch) -> jax.Array:
   """Logits [B, S, V] of a batch; what only its kind of model reads goes there by name."""
-  extras = {key: array for key, array in batch.items() if key not in _COMMON}
+  extras = {key: batch[key] for key in model.batch_keys if key in batch}
   return model.apply({"params": params}, batch["tokens"], batch["patch_lengths"], **extras)
 
 
