@@ -105,7 +105,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.vocab_size": _count(high=2**24),
   "model.eos_id": _count(0, 2**24),
   "model.*": None,
-  "optimizer.learning_rate": Interval(0, 1000),
+  "optimizer.learning_rate": Interval(0, 3e38),
   "optimizer.beta?": _DECAY,
   "optimizer.epsilon": Interval(0, 1, open_low=True),
   "optimizer.weight_decay": Interval(0, 1000),

@@ -35,7 +35,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   """
   whole = _copy(config)
   data, began_with = whole.data, folder.find_config(config.workdir)
-  num_shares = host_share(data.batch_size, sharding.make_mesh(**whole.mesh)).count
+  mesh = sharding.make_mesh(**whole.mesh)
+  sharding.check_batch_size(data.batch_size, whole.optimizer.accumulate, mesh)
+  num_shares = host_share(data.batch_size, mesh).count
   _keep_former_ways(whole, began_with)
   data.num_patches = settings.make_batch_shape(whole).num_patches
   data.num_streams = _num_streams(data, began_with, num_shares)

@@ -6,13 +6,12 @@ import json
 import grain
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from blt_jax import calibrate, patching, train_table
+from blt_jax import calibrate, config, patching, train_table
 from blt_jax.data.reading.documents import Document
 from blt_jax.entropy.table import TableModel
 from blt_jax.patching import PatchingConfig, thresholds
-from blt_jax.runs import patcher
+from blt_jax.runs import patcher, resolve
 
 _RNG = np.random.default_rng(0)
 _SCORED = [
@@ -188,12 +187,15 @@ def test_training_knows_what_its_threshold_was_for(tmp_path):
 def test_training_refuses_the_threshold_of_another_rule(tmp_path):
   patcher.save_threshold(tmp_path, PatchingConfig(threshold=1.5, threshold_add=0.0))
 
+  def find(**rule):
+    section = config.get_config().patching
+    section.update(entropy_model=str(tmp_path), **rule)
+    return resolve.resolve_patching(section)
+
   def load(**rule):
-    return patcher._load_threshold(str(tmp_path), ConfigDict({**default, **rule}))
+    patcher._check_threshold(str(tmp_path), find(**rule))
 
-  default = {name: getattr(PatchingConfig(), name) for name in patcher.RULE}
-
-  assert load(threshold_add=0.0) == 1.5
+  assert find(threshold_add=0.0).threshold == 1.5
   with pytest.raises(
     ValueError, match=rf"threshold_add=None.*calibrate --run={tmp_path}` find"
   ):

@@ -214,7 +214,8 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path):
   assert runs.load_config(tmp_path / "blt").patching.threshold == 5.0
   patcher.save_threshold(tmp_path / "entropy", PatchingConfig(threshold=4.0))
   goes_on = _config("blt", text, tmp_path / "blt", patching=patching)
-  assert train.train(goes_on) == numbers and goes_on.patching.threshold == 5.0
+  assert train.train(goes_on) == numbers and goes_on.patching.threshold is None
+  assert runs.load_config(tmp_path / "blt").patching.threshold == 5.0
   generator = Generator(loading.load_language_model(tmp_path / "blt"), prefill_chunk=8)
   result = generator.generate(["def f"], Sampling(max_bytes=8))[0]
   assert 1 <= len(result.ids) <= 8 and result.starts.sum() > 1

@@ -68,7 +68,7 @@ def overlap(
   of `call` and arrays marked by `retain`, stays until both chains are done.
 
   Args:
-    first: gives a small array, and what else it likes.
+    first: gives a small array [...], and what else it likes.
     second: gives the array that it makes last, and what else it likes.
 
   Returns:

@@ -112,7 +112,7 @@ def call(
   Args:
     kernel: takes references to the inputs, then to the outputs.
     grid: numbers of programs.
-    inputs: arrays.
+    inputs: arrays [...].
     outputs: shape and dtype of each.
     interpret: run as plain jax, for tests.
     name: shown in profiles.
