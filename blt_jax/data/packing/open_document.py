@@ -63,7 +63,6 @@ class OpenDocument:
     self._tokens, self._lengths = document["tokens"], document["patch_lengths"]
     self._ends = self._lengths.cumsum(dtype=np.int64)
     self.size = len(self._tokens)
-    self.pace = 1.0
     self.index, self.reader_state, self._window = index, reader_state, window
     self.pace, self.due, self.mark = 0.0, 0, ""  # the pool sets them
     self._check()
