@@ -22,6 +22,7 @@ setuptools.setup(
     "fsspec>=2026.2",
     "grain>=0.2.18",
     "jax>=0.10.2",
+    "matplotlib>=3.9",
     "ml_collections>=1.1",
     "numpy>=2.0",
     "optax>=0.2.6",
@@ -37,10 +38,8 @@ setuptools.setup(
     "parquet": ["pyarrow>=18"],
     "bpe": ["sentencepiece>=0.2"],
     "convert": ["torch>=2.13", "transformers>=5.23"],
-    "plot": ["matplotlib>=3.9"],
     "dev": [
       "hypothesis>=6.120",
-      "matplotlib>=3.9",
       "mypy>=1.15",
       "pyarrow>=18",
       "pytest>=8.3",

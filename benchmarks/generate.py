@@ -24,7 +24,7 @@ import hugging_face
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from blt_jax import config as settings
 from blt_jax import tokenizer
@@ -33,8 +33,8 @@ from blt_jax.decode import loop, placement, sampling
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
 from blt_jax.decode.drafting import Drafting
+from blt_jax.decode.from_params import blt_weights, byte_lm_weights
 from blt_jax.decode.language_model import LanguageModel
-from blt_jax.decode.weights import blt_weights, byte_lm_weights
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.init import abstract_params
@@ -54,19 +54,20 @@ class Paced:
 
   source: EntropyModel
   is_uneven: bool = False
+  gives_logits: bool = dataclasses.field(default=True, init=False)
 
   def init(self, batch_size, capacity, chunk):
     return self.source.init(batch_size, capacity, chunk)
 
   def read(self, weights, cache, tokens, count):
-    entropies, logits, cache = self.source.read(weights, cache, tokens, count)
-    rows = np.arange(len(tokens))[:, None]
+    entropies, logits, pending = self.source.read(weights, cache, tokens, count)
+    rows, position = np.arange(len(tokens))[:, None], pending.trail.position  # [B, C + 1]
     if self.is_uneven:
-      due = jnp.asarray(_STARTS)[(cache.cursor.position[:, 1:] + 997 * rows) % len(_STARTS)]
+      due = jnp.asarray(_STARTS)[(position[:, 1:] + 997 * rows) % len(_STARTS)]
     else:  # rows begin out of step
-      patch = jnp.floor(cache.cursor.position / _PATCH_SIZE + rows / len(tokens))
+      patch = jnp.floor(position / _PATCH_SIZE + rows / len(tokens))
       due = patch[:, 1:] != patch[:, :-1]
-    return jnp.where(due, 10, 0) + 1e-6 * entropies, logits, cache
+    return jnp.where(due, 10, 0) + 1e-6 * entropies, logits, pending
 
 
 def main() -> None:
@@ -126,15 +127,11 @@ def abstract_model(size: str, is_uneven: bool = False) -> tuple[BLTReader, Any]:
   entropy = _model_config("entropy_100m.py")
   source = Paced(EntropyModel(ByteLMReader(entropy, "bfloat16")), is_uneven)
   reader = BLTReader(blt, PatchingConfig(threshold=5.0), "bfloat16", source)
-  shapes = {
-    "model": jax.eval_shape(
-      lambda p: blt_weights(blt, p, "bfloat16"), abstract_params(BLT(blt))
-    ),
-    "source": jax.eval_shape(
-      lambda p: byte_lm_weights(entropy, p, "bfloat16"), abstract_params(ByteLM(entropy))
-    ),
-  }
-  return reader, shapes
+  params = abstract_params(BLT(blt))
+  shapes = jax.eval_shape(lambda p: blt_weights(blt, p, "bfloat16"), params)
+  params = abstract_params(ByteLM(entropy))
+  source_shapes = jax.eval_shape(lambda p: byte_lm_weights(entropy, p, "bfloat16"), params)
+  return reader, dataclasses.replace(shapes, source=source_shapes)
 
 
 def _model_config(name: str) -> Any:
@@ -149,9 +146,8 @@ def random_model(size: str, is_uneven: bool = False) -> LanguageModel:
   weights = [_random(x, i) for i, x in enumerate(leaves)]
   weights = jax.tree.unflatten(tree, weights)
   # No row should end on its own.
-  output = weights["model"]["output"]
-  weights["model"]["output"] = output.at[tokenizer.EOS_ID].set(0)
-  return LanguageModel(reader, weights)
+  output = weights.output.at[tokenizer.EOS_ID].set(0)
+  return LanguageModel(reader, dataclasses.replace(weights, output=output))
 
 
 def _random(shape, seed):
@@ -170,7 +166,7 @@ def compile_for(name: str, size: str, batch: int) -> dict[str, Any]:
   weights = _placed(shapes, placement.weight_shardings(shapes, mesh))
   prompts = np.zeros((batch, 256), np.int32)
   state = jax.eval_shape(lambda w: start(reader, w, prompts, 4096 + 16), shapes)
-  state = _placed(state, placement.cache_shardings(state, mesh))
+  state = _placed(state, state_shardings(state, mesh))
   scalar = NamedSharding(mesh, PartitionSpec())
   begin = time.perf_counter()
   compiled = loop.generate.lower(
@@ -195,6 +191,18 @@ def compile_for(name: str, size: str, batch: int) -> dict[str, Any]:
   }
 
 
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+  """Shardings of rows being continued: heads of keys and values over "tensor"."""
+
+  def place(x):
+    axes: list[str | None] = [None] * len(x.shape)
+    if len(x.shape) >= 4:
+      axes[-2] = "heads"
+    return placement.fit(axes, x.shape, mesh)
+
+  return jax.tree.map(place, state)
+
+
 def _placed(shapes, shardings):
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
@@ -207,12 +215,11 @@ def traffic_per_byte(model: LanguageModel) -> float:
   def size(tree):
     return sum(x.nbytes for x in jax.tree.leaves(tree))
 
-  weights = model.weights["model"]
-  latent = {k: weights.get(k) for k in ("latent", "latent_projection")}
-  every_byte = size([weights["encoder"], weights["decoder"], weights["output"]])
-  source = model.weights.get("source", {})
-  every_byte += size({k: v for k, v in source.items() if k != "embedding"})
-  return every_byte + size(latent) / _PATCH_SIZE
+  weights = model.weights
+  every_byte = size([weights.encoder, weights.decoder, weights.output])
+  if weights.source is not None:
+    every_byte += size([weights.source.layers, weights.source.norm, weights.source.output])
+  return every_byte + size([weights.latent, weights.latent_projection]) / _PATCH_SIZE
 
 
 def bandwidth() -> float:

@@ -10,14 +10,15 @@ model, where training finds it if config.patching asks for the same rule.
 import argparse
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
 from blt_jax import tokenizer
-from blt_jax.cli import logs, plots, source_flags
+from blt_jax.cli import logs, plots, run_flags, source_flags
+from blt_jax.cli.parsing import Parser
 from blt_jax.data import mixture
 from blt_jax.data.reading import scored, sources
 from blt_jax.data.reading.documents import Dataset, SourceOptions
@@ -26,8 +27,10 @@ from blt_jax.entropy.neural import EntropyScorer
 from blt_jax.entropy.table import TableModel, is_table
 from blt_jax.patching import PatchingConfig, thresholds
 from blt_jax.patching.thresholds import PatchSizes, Scored
-from blt_jax.runs import corpus, patcher
+from blt_jax.runs import checkpoint, corpus, patcher
 from blt_jax.runs import folder as runs
+from blt_jax.runs.warning_signs import WarningSigns
+from blt_jax.storage import atomic
 
 _TARGETS = (2.0, 3.0, 4.0, 4.5, 5.0, 6.0, 8.0)
 
@@ -47,7 +50,9 @@ def main(argv: list[str] | None = None) -> None:
   if source_flags.parse(args) != SourceOptions() and not args.data:
     raise ValueError("--text_field, --on_error and --invalid_utf8 say how to read --data.")
   reread = functools.partial(source_flags.parse, args)
-  documents = read_scored(args.run, rule.reset_at_newline, args.data, args.max_bytes, reread)
+  documents = read_scored(
+    args.run, rule.reset_at_newline, args.data, args.max_bytes, reread, args.step
+  )
   sizes = measure(documents, rule, args.target_bytes_per_patch)
   print(" target   threshold   mean  median  95 %  one-byte")
   for target, row in sorted(sizes.items()):
@@ -56,8 +61,16 @@ def main(argv: list[str] | None = None) -> None:
       f"  {row.high:4.0f}  {row.one_byte:7.1%}"
     )
   chosen = sizes[args.target_bytes_per_patch]
-  patcher.save_threshold(args.run, dataclasses.replace(rule, threshold=chosen.threshold))
   logging.info("Threshold %.6f nats: %.3f bytes per patch.", chosen.threshold, chosen.mean)
+  measured = {
+    "target_bytes_per_patch": args.target_bytes_per_patch,
+    "largest_entropy": thresholds.largest_entropy(documents, rule),
+  }
+  warn(chosen, measured)
+  rule = dataclasses.replace(rule, threshold=chosen.threshold)
+  patcher.save_threshold(args.run, rule, **measured)
+  if args.step is not None:
+    checkpoint.warn_if_old(args.run, checkpoint.find_step(args.run, args.step))
   if args.png:
     found = [row.threshold for row in sizes.values()]
     grid = np.linspace(min(found), max(found), 40).tolist()
@@ -65,26 +78,24 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  parser = Parser("calibrate", __doc__)
+  run_flags.add(
+    parser, "folder of an entropy model's run, of a table model, or of stored entropies"
   )
   parser.add_argument(
-    "--run",
-    required=True,
-    help="folder of an entropy model's run, of a table model, or of stored entropies",
-  )
-  parser.add_argument(
-    "--target_bytes_per_patch", type=float, default=4.5, help="mean patch size wanted (4.5)"
-  )
+    "--target_bytes_per_patch", type=float, default=4.5, metavar="BYTES",
+    help="mean patch size wanted",
+  )  # fmt: skip
   parser.add_argument(
     "--data",
+    metavar="PATH",
     help="text to look at; by default what the model learned, which surprises it less than "
     "new text, so that new text falls into shorter patches",
   )
   parser.add_argument(
-    "--max_bytes", type=int, default=500_000, help="how much of it to score (500,000)"
+    "--max_bytes", type=int, default=500_000, metavar="N", help="how much of it to score"
   )
-  source_flags.add(parser, default="of --data; as the model's text was read")
+  source_flags.add(parser, default="for --data; by default as for the model's text")
   rules = parser.add_mutually_exclusive_group()
   rules.add_argument(
     "--monotonic", action="store_true",
@@ -102,7 +113,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     "--reset_at_newline", action="store_true",
     help="with entropies whose context begins anew after each newline",
   )  # fmt: skip
-  parser.add_argument("--png", metavar="FILE", help="draw patch sizes over thresholds")
+  plots.add_flag(parser, "draw patch sizes over thresholds")
   return parser.parse_args(argv)
 
 
@@ -115,6 +126,7 @@ def read_scored(
   data: str | None,
   max_bytes: int,
   reread: Callable[[SourceOptions], SourceOptions] = lambda options: options,
+  step: checkpoint.Step = None,
 ) -> list[Scored]:
   """Documents with entropies, as training would see them.
 
@@ -124,12 +136,15 @@ def read_scored(
     data: text to score; None for what the model learned, or what is stored.
     max_bytes: how much of it.
     reread: how `data` is read, from how the model's text was.
+    step: of the run's checkpoint, as for `checkpoint.find_step`.
 
   Raises:
     FileNotFoundError: the folder holds no model, or there is no text.
-    ValueError: the entropies are of another kind.
+    ValueError: the entropies are of another kind, or there are no steps to choose from.
   """
   scorer: Scorer | None
+  if step is not None and (scored.is_scored(folder) or is_table(folder)):
+    raise ValueError(f"--step goes with the run of an entropy model; {folder} is none.")
   if scored.is_scored(folder):
     parts, scorer = _stored(folder, reset_at_newline, data), None
   elif is_table(folder):
@@ -140,7 +155,7 @@ def read_scored(
     parts, scorer = _text(source), table
   else:
     settings = runs.load_config(folder).data
-    scorer = EntropyScorer(*runs.load_entropy_model(folder), reset_at_newline)
+    scorer = EntropyScorer(*runs.load_entropy_model(folder, step), reset_at_newline)
     options = reread(corpus.source_options(settings))
     text = data and _text(sources.open_source(data, options))
     parts = text or corpus.open_parts(settings)[0]
@@ -205,6 +220,18 @@ def measure(
   return {t: thresholds.patch_sizes(documents, rule, found[t]) for t in targets}
 
 
+def warn(chosen: PatchSizes, measured: Mapping[str, float | None]) -> None:
+  """Warns of patches that no model will learn from.
+
+  Args:
+    chosen: the patches.
+    measured: what `patcher.save_threshold` takes.
+  """
+  WarningSigns(scheme="entropy", **measured).look(
+    threshold=chosen.threshold, patch_size=chosen.mean, one_byte_patches=chosen.one_byte
+  )
+
+
 def draw(curve: Sequence[PatchSizes], chosen: PatchSizes, path: str) -> None:
   """Draws patch sizes, and the share of one-byte patches, over the threshold.
 
@@ -224,7 +251,8 @@ def draw(curve: Sequence[PatchSizes], chosen: PatchSizes, path: str) -> None:
   share.plot(chosen.threshold, chosen.one_byte, "o", color="tab:red")
   share.set_ylabel("Share of one-byte patches")
   share.set_xlabel("Threshold (nats)")
-  figure.savefig(path, dpi=150)
+  with atomic.new_file(path) as file:
+    figure.savefig(file, dpi=150)
   pyplot.close(figure)
 
 

@@ -36,16 +36,17 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.mixture = ConfigDict()  # instead of a path: name = (path, weight), ...
   data.heldout_path = ""  # held-out text; empty: split some off every source
   data.heldout_fraction = 0.02  # of the documents, where they are split off
+  # Hashed with a document's text to choose those; None: as the run began, else the usual one.
+  data.heldout_salt = placeholder(str)
   data.text_field = "text"  # of JSONL lines; the column of Parquet files
   data.on_error = "raise"  # or "skip": leave bad input out, count it and go on
   data.invalid_utf8 = "keep"  # documents as the bytes they are; or "drop"
   data.max_document_bytes = 65_536  # longer text files become several documents
   data.shuffle_window = 10_000  # documents; for what cannot be shuffled globally
   data.num_workers = 0  # processes that patch each stream; 0: a thread of this one
-  # Rows are filled from so many open documents of each stream, and so many bytes of them. None:
-  # 256 and 3 MiB, or 32 and 384 KiB for each row of a batch.
+  # Rows are filled from so many open documents of each stream; None: 256, or 32 for each row.
   data.pool_size = placeholder(int)
-  data.pool_bytes = placeholder(int)
+  data.pool_bytes = placeholder(int)  # of them together; None: 3 MiB, or 384 KiB for each row
   # Rows come from so many independent streams of documents, which the processes share: batches
   # depend on it and not on the number of processes. None: as the run began, first one each.
   data.num_streams = placeholder(int)
@@ -54,6 +55,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.num_patches = placeholder(int)  # P, patch slots in a row; by default S / 4, or S + 1
 
   config.patching = _declare(patching.PatchingConfig)
+  # "entropy", "space", "static" (patch_size bytes each), "byte" or "bpe" (a tokenizer's pieces)
   config.patching.scheme = "entropy" if kinds.find_kind(kind).patched else "byte"
   config.patching.threshold = placeholder(float)  # nats; None: what calibrate found
   # Where the entropies of the entropy scheme come from: "model", a small entropy model on
@@ -63,7 +65,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   config.patching.tokenizer = ""  # of the bpe scheme: file of a SentencePiece model
 
   config.model = _section_of(kinds.find_kind(kind).default())
-  config.model.kind = kind
+  config.model.kind = kind  # of kinds.KINDS; its other settings follow from it
 
   config.optimizer = _declare(optim.OptimizerConfig)
   config.optimizer.accumulate = 1  # parts of a batch whose gradients are summed one by one
@@ -76,14 +78,14 @@ def get_config(kind: str = "blt") -> ConfigDict:
   mesh.slices = 1  # pod slices, which share the batch over the network between them
 
   config.checkpoint = checkpoint = ConfigDict()
-  checkpoint.every_steps = 1000
+  checkpoint.every_steps = 1000  # steps from one checkpoint to the next; one more at the end
   checkpoint.keep = 2  # newest checkpoints to keep
   checkpoint.keep_every = placeholder(int)  # steps; also keep those at multiples of it
   checkpoint.best = 1  # also keep so many of the lowest held-out bits per byte
 
   config.logging = logging = ConfigDict()
-  logging.every_steps = 10
-  logging.tensorboard = True
+  logging.every_steps = 10  # steps from one line of metrics to the next
+  logging.tensorboard = True  # write events for TensorBoard beside metrics.jsonl
   logging.max_loss_jump = 5.0  # nats per target; a run stops when a step is so much worse
 
   config.profile = profile = ConfigDict()

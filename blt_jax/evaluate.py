@@ -1,9 +1,12 @@
 """Bits per byte of a trained model on text.
 
-python -m blt_jax.evaluate --run=runs/quickstart/blt --data=PATH
+  python -m blt_jax.evaluate --run=runs/quickstart/blt --data=PATH
+  python -m blt_jax.evaluate --run=runs/quickstart/blt --data=PATH --step=best
+
+Prints one JSON object: `loss` in nats per predicted byte, `bpb` in bits per byte, `patch_size`
+in bytes, the shares of byte and patch slots in use, and the number of `bytes`.
 """
 
-import argparse
 import dataclasses
 import json
 
@@ -11,25 +14,36 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from blt_jax import config as settings
-from blt_jax.cli import logs
+from blt_jax.cli import logs, run_flags
+from blt_jax.cli.parsing import Parser
 from blt_jax.data import pipeline
 from blt_jax.parallel import sharding
-from blt_jax.runs import corpus, folder, patcher
+from blt_jax.runs import corpus, folder, patcher, resolve
 from blt_jax.runs.evaluation import Evaluator
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Prints one JSON object: loss, bpb, patch_size, bytes."""
-  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("--run", required=True, help="folder of the run")
-  parser.add_argument("--data", required=True, help="text, as in config.data.path")
-  parser.add_argument("--max_batches", type=int, help="stop early; by default all")
+  """Prints one JSON object."""
+  parser = Parser("evaluate", __doc__)
+  run_flags.add(parser)
+  parser.add_argument(
+    "--data", required=True, metavar="PATH", help="text, as in config.data.path"
+  )
+  parser.add_argument(
+    "--max_batches",
+    type=int,
+    metavar="N",
+    help="look at the first N batches; by default at all",
+  )
   args = parser.parse_args(argv)
   logs.show_progress()
-  run = folder.load_run(args.run)
+  if args.max_batches is not None and args.max_batches < 1:
+    raise ValueError(f"--max_batches must be 1 or more, got {args.max_batches}.")
+  run = folder.load_run(args.run, args.step)
   section, stored = run.config.patching, []
   if (manifest := corpus.find_manifest(args.data)) is not None:
-    section.entropies, stored = "stored", [(args.data, manifest)]
+    stored = [(args.data, manifest)]
+    section = resolve.resolve_patching(resolve.changed(section, entropies="stored"), stored)
   patch = patcher.load_patcher(section, stored).documents()
   documents = corpus.open_all(args.data, run.config.data)
   mesh = sharding.make_mesh()
@@ -38,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
   batches = pipeline.evaluation_batches(
     documents, patch, dataclasses.replace(shape, batch_size=rows)
   )
-  evaluate = Evaluator(run.model, batches, mesh, args.max_batches)
+  evaluate = Evaluator(run.model, batches, mesh, args.max_batches, show_progress=True)
   params = jax.device_put(run.params, NamedSharding(mesh, PartitionSpec()))
   print(json.dumps(evaluate(params)))
 

@@ -32,7 +32,7 @@ class Kind:
     model_flops: FLOPs of one row of a training step, (config, seq_len, num_patches).
     default: a config of the size that a run trains unless it says otherwise.
     tiny: a small valid config, for tests and first tries.
-    batch_keys: extra arrays of a batch that the module may take.
+    batch_keys: extra arrays of a batch that the module may take, as it says itself.
     patched: whether it reads `patch_lengths`.
   """
 
@@ -93,7 +93,7 @@ KINDS: dict[str, Kind] = {
     model_flops=flops.blt_model_flops,
     default=_blt,
     tiny=_tiny_blt,
-    batch_keys=("ngram_ids",),
+    batch_keys=BLT.batch_keys,
     patched=True,
   ),
   "byte_lm": Kind(

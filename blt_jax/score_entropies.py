@@ -1,4 +1,4 @@
-"""Scores documents with a trained entropy model and stores them with their entropies.
+r"""Scores documents with a trained entropy model and stores them with their entropies.
 
   python -m blt_jax.score_entropies --model=runs/entropy --input=data.jsonl --output=scored
   python -m blt_jax.calibrate --run=scored --target_bytes_per_patch=4.5
@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import grain
 import jax
 from absl import logging
-from etils import epath
 from tqdm import tqdm
 
 from blt_jax import tokenizer
-from blt_jax.cli import logs, source_flags
+from blt_jax.cli import logs, run_flags, source_flags
+from blt_jax.cli.parsing import Parser
 from blt_jax.data.mixture import EveryNth
 from blt_jax.data.reading import scored, shards, sources, streams
 from blt_jax.data.reading.documents import Dataset, Document, Skipped, SourceOptions
@@ -44,23 +44,23 @@ def main(argv: list[str] | None = None) -> None:
   skipped = Skipped()
   options = source_flags.parse(args)
   documents = sources.open_source(args.input, options, skipped)
-  model = folder.load_entropy_model(args.model)
+  step = checkpoint.find_step(args.model, args.step)
+  checkpoint.warn_if_old(args.model, step)
+  model = folder.load_entropy_model(args.model, step)
   model = model._replace(
     config=dataclasses.replace(model.config, dtype=args.compute_dtype or model.config.dtype)
   )
   scorer = _make_scorer(args, model)
-  scored.begin(args.output, _make_manifest(args, options, model))
+  scored.begin(args.output, _make_manifest(args, options, model, step))
   score(args, documents, scorer, skipped)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = Parser("score_entropies", __doc__)
+  run_flags.add(parser, "folder of the entropy model's run", "--model")
   add = parser.add_argument
-  add("--model", required=True, help="folder of the entropy model's run")
-  add("--input", required=True, help="text, as in config.data.path")
-  add("--output", required=True, help="folder for the shards, local or gs://")
+  add("--input", required=True, metavar="PATH", help="text, as in config.data.path")
+  add("--output", required=True, metavar="FOLDER", help="for the shards, local or gs://")
   source_flags.add(parser)
   add("--reset_at_newline", action="store_true", help="begin contexts anew after newlines")
   add("--dtype", default="float16", choices=("float16", "float32"), help="of the entropies")
@@ -68,11 +68,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     "--compute_dtype", choices=("bfloat16", "float32"),
     help="of activations; by default what the model was trained with",
   )  # fmt: skip
-  add("--shard_megabytes", type=float, default=64, help="text in a shard (64)")
-  add("--num_lanes", type=int, help="rows scored side by side; by default as it suits")
-  add("--chunk_length", type=int, help="bytes of a row scored at once; likewise")
-  add("--process", type=int, default=0, help="number of this process, from 0")
-  add("--num_processes", type=int, default=1, help="how many share the work")
+  add("--shard_megabytes", type=float, default=64, metavar="MB", help="text in a shard")
+  add("--num_lanes", type=int, metavar="N", help="rows scored side by side; by default as suits"
+      " the device")  # fmt: skip
+  add("--chunk_length", type=int, metavar="N", help="bytes of a row scored at once; likewise")
+  add("--process", type=int, default=0, metavar="N", help="number of this process, from 0")
+  add("--num_processes", type=int, default=1, metavar="N", help="how many share the work")
   return parser.parse_args(argv)
 
 
@@ -96,11 +97,11 @@ def _make_scorer(args: argparse.Namespace, model: folder.EntropyModel) -> BatchS
 
 
 def _make_manifest(
-  args: argparse.Namespace, options: SourceOptions, model: folder.EntropyModel
+  args: argparse.Namespace, options: SourceOptions, model: folder.EntropyModel, step: int
 ) -> scored.Manifest:
   return scored.Manifest(
     model=args.model,
-    step=checkpoint.find_step(epath.Path(args.model)),
+    step=step,
     digest=patcher.params_digest(model.params),
     window=window_of(model.config),
     compute_dtype=model.config.dtype,

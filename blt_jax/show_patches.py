@@ -1,36 +1,44 @@
-"""Shows how a text falls into patches: in the terminal, or as a figure.
+r"""Shows how a text falls into patches: in the terminal, or as a figure.
 
-python -m blt_jax.show_patches --run=runs/quickstart/blt --text="A fantasy epic."
-python -m blt_jax.show_patches --run=runs/quickstart/blt --text=... --png=patches.png
+  python -m blt_jax.show_patches --run=runs/quickstart/blt --text="A fantasy epic."
+  python -m blt_jax.show_patches --run=runs/quickstart/blt --file=FILE --png=patches.png
+
+Characters stand under their first byte; bytes that are no character are written as "\xff".
 """
 
-import argparse
-import pathlib
+import os
 import sys
 
 import numpy as np
 
 from blt_jax import patching
-from blt_jax.cli import logs
-from blt_jax.cli.patch_view import Patched, draw, render
+from blt_jax.cli import logs, patch_view, plots
+from blt_jax.cli.parsing import Parser
+from blt_jax.cli.patch_view import Patched
 from blt_jax.runs import folder
 from blt_jax.runs import patcher as patchers
+from blt_jax.storage import files
+
+_TEXT = "Byte Latent Transformers group bytes."
 
 
 def main(argv: list[str] | None = None) -> None:
   """Prints the patches; draws them on request."""
-  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("--run", required=True, help="folder of a BLT's run")
-  parser.add_argument("--text", default="Byte Latent Transformers group bytes.")
-  parser.add_argument("--file", help="show this file instead of --text")
-  parser.add_argument("--png", help="draw the entropies to this file as well")
+  parser = Parser("show_patches", __doc__)
+  parser.add_argument("--run", required=True, metavar="FOLDER", help="folder of a BLT's run")
+  text = parser.add_mutually_exclusive_group()
+  text.add_argument("--text", default=_TEXT, help="what to show")
+  text.add_argument("--file", help="show this file instead")
+  plots.add_flag(parser, "draw the entropies of the bytes to this file as well")
   args = parser.parse_args(argv)
   logs.show_progress()
-  text = pathlib.Path(args.file).read_bytes() if args.file else args.text
-  patched = patch_text(text, patchers.load_patcher(folder.load_config(args.run).patching))
-  print(render(patched, use_colour=sys.stdout.isatty()))
+  shown = files.read_bytes(args.file) if args.file else os.fsencode(args.text)
   if args.png:
-    draw(patched, args.png)
+    patch_view.check_length(len(shown))
+  patched = patch_text(shown, patchers.load_patcher(folder.load_config(args.run).patching))
+  print(patch_view.render(patched, use_colour=sys.stdout.isatty()))
+  if args.png:
+    patch_view.draw(patched, args.png)
 
 
 def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:

@@ -9,14 +9,14 @@ see `distributed.start`. SIGTERM saves a checkpoint at the next step and ends wi
 
 import contextlib
 
-from absl import app, logging
-from etils import epath
-from ml_collections import ConfigDict, config_flags
+from absl import logging
+from ml_collections import ConfigDict
 
 from blt_jax import config as settings
 from blt_jax.cli import logs
+from blt_jax.cli.parsing import Parser
 from blt_jax.parallel import distributed
-from blt_jax.runs import bounds, folder, metrics, profiling
+from blt_jax.runs import bounds, folder, metrics, profiling, resolve, settings_flags
 from blt_jax.runs.checkpoint import Checkpoints
 from blt_jax.runs.document_counter import DocumentCounter
 from blt_jax.runs.evaluation import Evaluator
@@ -24,26 +24,26 @@ from blt_jax.runs.feed import Feed
 from blt_jax.runs.log import make_run_log
 from blt_jax.runs.program import make_program
 from blt_jax.runs.stopwatch import Stopwatch
+from blt_jax.storage.folders import Folder
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="File with the settings.")
 
-
-def main(argv: list[str]) -> None:
-  """Reads the flags and trains."""
-  del argv
+def main(argv: list[str] | None = None) -> None:
+  """Reads the settings and trains."""
+  _, config = settings_flags.parse(Parser("train", __doc__), argv)
   logs.show_progress()
-  if _CONFIG.value is None:
-    raise app.UsageError("Give the settings: --config=configs/quickstart.py")
   distributed.start()
   with distributed.ending_together():
-    train(_CONFIG.value)
+    train(config)
 
 
 def train(config: ConfigDict) -> metrics.Numbers | None:
   """Trains as `config` says; returns the held-out numbers of the end, None if preempted."""
-  distributed.check_same(config)
+  distributed.check_same(folder.to_plain(config))
   bounds.check(config)
   with distributed.failing_together():
+    # --- Settings: what they leave open is decided once
+    config = resolve.resolve(config)
+
     # --- Mesh and model
     program = make_program(config)
     mesh, model = program.mesh, program.model
@@ -52,20 +52,20 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
     feed = Feed(config, mesh)
 
   # --- The run's folder
-  workdir = epath.Path(config.workdir)
-  folder.share_config(workdir, config)
-  checkpoints = Checkpoints(workdir, **settings.kept_checkpoints(config))
+  folder.share_config(config.workdir, config)
+  checkpoints = Checkpoints(config.workdir, **settings.kept_checkpoints(config))
 
   # --- State: continue from the run's newest checkpoint that can be read, else start
   restored = checkpoints.restore(program.abstract_state)
   step, state, extra = restored or (0, program.create_state(), {})
   batches = feed.training_batches(step, extra.get("data"))
   stopwatch = Stopwatch(**extra.get("time", {}))
-  log = make_run_log(config, model, mesh, program.learning_rate, stopwatch)
+  log = make_run_log(config, model, mesh, program.learning_rate, stopwatch, feed.calibration)
   log.start(step, state.params)
 
   # --- Compiled functions
-  train_step = profiling.Profiled(program.train_step(), workdir / "profile", **config.profile)
+  traces = Folder(config.workdir).path_of("profile")
+  train_step = profiling.Profiled(program.train_step(), traces, **config.profile)
   count_documents = DocumentCounter(mesh, config.data.num_streams)
   evaluate = Evaluator(model, feed.heldout_batches(), mesh, config.eval.max_batches)
 
@@ -107,4 +107,4 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
 
 
 if __name__ == "__main__":
-  app.run(main)
+  logs.run(main)

@@ -6,50 +6,55 @@
 Needs libtpu (`pip install 'blt_jax[tpu]'`) and minutes. Exit status 1: it does not fit.
 """
 
+import argparse
 import contextlib
-import json
 import math
-import pathlib
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import logging
+from ml_collections import ConfigDict
 
 from blt_jax import config as settings
 from blt_jax import kinds
 from blt_jax.cli import logs
-from blt_jax.cost import advice, hlo, kernels, report, topologies, work
-from blt_jax.runs import program
+from blt_jax.cli.parsing import Parser
+from blt_jax.cost import hlo, kernels, report, topologies, work
+from blt_jax.runs import advice, program, settings_flags
 from blt_jax.storage import atomic
 
 _HEARTBEAT = 30  # seconds between signs of life
 
 
-def main(argv: list[str]) -> None:
-  """Reads the flags, compiles and reports."""
-  del argv
+def main(argv: list[str] | None = None) -> str | None:
+  """Reads the settings, compiles and reports; returns why the step does not fit."""
+  args, config = _parse(argv)
   logs.show_progress()
-  given = flags.FLAGS
-  if given.config is None or given.topology is None:
-    raise app.UsageError("Give --config=configs/tpu_v4.py and --topology=v4-128")
   jax.config.update("jax_platforms", "cpu")  # a TPU at hand is not for this
-  config = given.config
-  if given.slices:
-    config.mesh.slices = given.slices
-  topology = topologies.get_topology(given.topology, config.mesh.slices)
+  if args.slices is not None:
+    config.mesh.slices = args.slices
+  topology = topologies.get_topology(args.topology, config.mesh.slices)
   try:
     result = compile_step(config, topology)
   except advice.OutOfMemoryError as error:
-    print(error, file=sys.stderr)
-    sys.exit(1)
+    return f"error: {error}"
   print(report.to_text(result))
-  if given.json:
-    atomic.write_text(pathlib.Path(given.json), json.dumps(result.to_dict(), indent=2))
+  if args.json:
+    atomic.write_json(args.json, result.to_dict())
+  return None
+
+
+def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
+  parser = Parser("train_compile", __doc__)
+  parser.add_argument(
+    "--topology", required=True, help="slice, such as v4-128 or v6e:8x8 (see docs/tpu.md)"
+  )
+  parser.add_argument("--slices", type=int, help="how many; by default config.mesh.slices")
+  parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
+  return settings_flags.parse(parser, argv)
 
 
 def compile_step(config: ConfigDict, topology: topologies.Topology) -> report.Report:
@@ -159,9 +164,5 @@ def _flops(config, done, num_chips):
   )
 
 
-if __name__ == "__main__":  # flags of this program only: `train` has a --config as well
-  config_flags.DEFINE_config_file("config", help_string="File with the settings.")
-  flags.DEFINE_string("topology", None, "Slice, such as v4-128 or v6e:8x8.")
-  flags.DEFINE_integer("slices", None, "Slices; by default config.mesh.slices.")
-  flags.DEFINE_string("json", None, "File for the numbers.")
-  app.run(main)
+if __name__ == "__main__":
+  logs.run(main)

@@ -1,7 +1,7 @@
 """Trains a table model: entropies of the next byte from counts of byte n-grams.
 
-python -m blt_jax.train_table --input=PATH --output=runs/table
-python -m blt_jax.calibrate --run=runs/table --target_bytes_per_patch=4.5
+  python -m blt_jax.train_table --input=PATH --output=runs/table
+  python -m blt_jax.calibrate --run=runs/table --target_bytes_per_patch=4.5
 
 Neither training nor patching with a table needs an accelerator. It sees at most seven
 bytes before the next one; contexts that it saw less than twice give way to shorter ones.
@@ -10,7 +10,6 @@ bytes before the next one; contexts that it saw less than twice give way to shor
 import argparse
 import dataclasses
 import hashlib
-import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from blt_jax import tokenizer
 from blt_jax.cli import logs, source_flags
+from blt_jax.cli.parsing import Parser
 from blt_jax.data.reading import sources
 from blt_jax.entropy import kneser_ney, ngram_counts, table
 from blt_jax.entropy.contexts import MAX_ORDER
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
   """Trains, writes the table and says how good it is."""
   args = _parse(argv)
   logs.show_progress()
-  if pathlib.Path(args.output).exists():
+  if not table.is_free(args.output):
     raise ValueError(f"{args.output} exists; remove it, or choose another --output.")
   orders = _parse_orders(args.orders)
   if args.buckets not in (1 << n for n in range(8, 32)):
@@ -50,19 +50,24 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  parser = Parser("train_table", __doc__)
+  parser.add_argument(
+    "--input", required=True, metavar="PATH", help="text, as in config.data.path"
   )
-  parser.add_argument("--input", required=True, help="text, as in config.data.path")
-  parser.add_argument("--output", required=True, help="folder for the table; must be new")
+  parser.add_argument("--output", required=True, metavar="FOLDER", help="to make for the table")
   parser.add_argument(
     "--orders", default="1,2,3,4,5,6,7", help="bytes of context to distinguish, at most 7"
   )
   parser.add_argument(
-    "--buckets", type=int, default=1 << 22,
+    "--buckets", type=int, default=1 << 22, metavar="N",
     help="most entries of an order, 4 bytes each; a power of two",
   )  # fmt: skip
-  parser.add_argument("--max_bytes", type=int, help="learn from the first so many only")
+  parser.add_argument(
+    "--max_bytes",
+    type=int,
+    metavar="N",
+    help="learn from the first so many; by default from all",
+  )
   source_flags.add(parser)
   parser.add_argument(
     "--reset_at_newline", action="store_true", help="begin contexts anew after each newline"

@@ -11,6 +11,8 @@ from blt_jax.config import get_config as get_default
 
 
 def get_config(stage="blt"):
+  if stage not in ("blt", "entropy"):
+    raise ValueError(f"Unknown stage {stage!r}; choose 'blt' or 'entropy'.")
   config = get_default("byte_lm" if stage == "entropy" else "blt")
   config.workdir = f"runs/quickstart/{stage}"
   config.data.max_document_bytes = 2048  # so that a short run sees parts of many files

@@ -132,6 +132,47 @@ def test_hashes_depend_on_the_window_only():
   )
 
 
+def random_documents(seed):
+  """Ids [B, S], the documents that they are in, and where those begin."""
+  rng = np.random.default_rng(seed)
+  tokens = rng.integers(0, 260, (4, 40)).astype(np.int32)
+  begins = rng.random(tokens.shape) < 0.2
+  return tokens, np.cumsum(begins, axis=1), begins
+
+
+@pytest.mark.parametrize("jit", [True, False])
+def test_bytes_of_other_documents_count_as_zero(jit):
+  """A document hashes as a row of its own."""
+  tokens, documents, begins = random_documents(1)
+  hash_ids = jitted_ids if jit else hashing.ngram_hash_ids
+  ids = hashing.ngram_hash_ids(tokens, (3, 1, 8), 97, 2, documents)
+  on_jax = hash_ids(jnp.asarray(tokens), (3, 1, 8), 97, 2, jnp.asarray(documents))
+  assert isinstance(ids, np.ndarray) and ids.dtype == on_jax.dtype == np.int32
+  chex.assert_trees_all_equal(np.asarray(on_jax), ids)
+  for row, begin in enumerate(begins):
+    for piece in np.split(np.arange(tokens.shape[1]), np.flatnonzero(begin)):
+      alone = hashing.ngram_hash_ids(tokens[row : row + 1, piece], (3, 1, 8), 97, 2)
+      chex.assert_trees_all_equal(ids[:, row, piece], alone[:, 0])
+
+
+def test_documents_by_hand():
+  tokens, documents = np.array([[5, 6, 7, 8, 9]]), np.array([[0, 0, 3, 3, 3]])
+  ids = hashing.ngram_hash_ids(tokens, (3,), 500002, document_ids=documents)[0, 0]
+  windows = [0, 0, 5], [0, 5, 6], [0, 0, 7], [0, 7, 8], [7, 8, 9]
+  assert ids.tolist() == [python_hash(w, hashing.PRIMES[0], 500002) for w in windows]
+  table = hashing.NgramTable(np.array([[6, 7], [7, 8], [0, 7]]))
+  assert table.ids(tokens).tolist() == [[0, 0, 4, 5, 0]]
+  assert table.ids(tokens, documents).tolist() == [[0, 0, 6, 5, 0]]
+
+
+def test_documents_of_another_shape():
+  tokens, documents = np.ones((2, 4), np.int32), np.zeros((1, 4), np.int32)
+  with pytest.raises(ValueError, match=r"shape of tokens, \(2, 4\), got \(1, 4\)"):
+    hashing.ngram_hash_ids(tokens, (3,), 97, document_ids=documents)
+  with pytest.raises(ValueError, match=r"shape of tokens, \(2, 4\), got \(1, 4\)"):
+    hashing.NgramTable(np.array([[7, 8]])).ids(tokens, documents)
+
+
 @pytest.mark.parametrize("sizes, vocab_size", [((0, 3), 97), ((3,), 0), ((3,), 2**31)])
 @pytest.mark.parametrize("to_array", [np.asarray, jnp.asarray])
 def test_hash_errors(sizes, vocab_size, to_array):

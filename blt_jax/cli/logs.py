@@ -1,11 +1,26 @@
-"""Console output of the programs."""
+"""Console output of the programs: messages, and how they end."""
 
+import faulthandler
 import logging as python_logging
 import os
+import pathlib
 import sys
 from collections.abc import Callable
 
+import jax
 from absl import logging
+from tqdm import tqdm
+
+_PACKAGE = f"{pathlib.Path(__file__).parents[1]}{os.sep}"
+# What a user can do something about; anything else is a fault of this package.
+_MISTAKES = (
+  ValueError,
+  OSError,
+  ImportError,
+  FloatingPointError,
+  MemoryError,
+  jax.errors.JaxRuntimeError,
+)
 
 
 def run(main: Callable[[], str | int | None]) -> None:
@@ -13,6 +28,7 @@ def run(main: Callable[[], str | int | None]) -> None:
 
   Of a mistake it prints what the error says, and `python -X dev` also where it was found.
   """
+  faulthandler.enable()
   try:
     sys.exit(main())
   except BrokenPipeError:  # whoever reads has enough; nothing is left to be flushed
@@ -20,23 +36,36 @@ def run(main: Callable[[], str | int | None]) -> None:
     sys.exit(1)
   except KeyboardInterrupt:
     sys.exit(130)
-  except (ValueError, OSError, ImportError) as error:
+  except _MISTAKES as error:
     if sys.flags.dev_mode:
       raise
-    sys.exit(f"error: {error}")
+    sys.exit(f"error: {error or type(error).__name__}")
 
 
 def show_progress() -> None:
   """Shows this package's messages, and warnings of the libraries below it."""
-  logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
-  handler = logging.get_absl_handler()
-  handler.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-  handler.addFilter(_is_shown)
+  root = python_logging.getLogger()
+  for handler in root.handlers[:]:
+    if type(handler) is python_logging.StreamHandler:  # of a library that spoke first
+      root.removeHandler(handler)
+  root.addHandler(_CONSOLE)  # once, however often this is called
+
+
+class _Console(python_logging.Handler):
+  """Writes messages above progress bars."""
+
+  def emit(self, record: python_logging.LogRecord) -> None:
+    tqdm.write(self.format(record), file=sys.stderr)
 
 
 def _is_shown(record: python_logging.LogRecord) -> bool:
-  if "blt_jax" in record.pathname:
+  if record.pathname.startswith(_PACKAGE):
     return True
   record.exc_info = None  # errors that matter are raised as well
   return record.levelno >= python_logging.WARNING
+
+
+_CONSOLE = _Console()
+_CONSOLE.setFormatter(python_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+_CONSOLE.addFilter(_is_shown)

@@ -7,17 +7,17 @@ from blt_jax.data.reading.documents import SourceOptions
 
 # Name -> what it says, and its choices.
 _FLAGS: dict[str, tuple[str, tuple[str, ...] | None]] = {
-  "text_field": ("of JSONL lines; the column of Parquet files", None),
-  "on_error": ("what bad input does", ("raise", "skip")),
-  "invalid_utf8": ("what becomes of documents that are no UTF-8", ("keep", "drop")),
+  "text_field": ("field of JSONL lines, or column of Parquet files, with the text", None),
+  "on_error": ("whether bad input ends the program or is left out", ("raise", "skip")),
+  "invalid_utf8": ("what becomes of documents that are not UTF-8", ("keep", "drop")),
 }
 
 
 def add(parser: argparse.ArgumentParser, default: str = "") -> None:
-  """Adds the flags; `default` says where what is not given comes from, if not from here."""
+  """Adds the flags; `default` says what goes without them, if not the usual."""
   for name, (what, choices) in _FLAGS.items():
-    value = default or getattr(SourceOptions, name)
-    parser.add_argument(f"--{name}", choices=choices, help=f"{what} ({value})")
+    value = default or f"by default {getattr(SourceOptions, name)}"
+    parser.add_argument(f"--{name}", choices=choices, help=f"{what}; {value}")
 
 
 def parse(args: argparse.Namespace, options: SourceOptions | None = None) -> SourceOptions:

@@ -5,12 +5,11 @@ Directories hold what their authors publish: `config.json` and safetensors.
 
 import dataclasses
 import functools
-import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +21,8 @@ from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import BLTConfig, ByteLMConfig
 from blt_jax.models.init import abstract_params
 from blt_jax.patching import PatchingConfig
-from blt_jax.storage import atomic
+from blt_jax.storage import atomic, files
+from blt_jax.storage.folders import Folder
 
 _Path = str | os.PathLike
 
@@ -68,9 +68,9 @@ def from_hf_state(
   entropy_params = None
   if entropy_config is not None:
     entries = names.byte_lm_entries(entropy_config, names.HF, "model.patcher.")
-    entropy_params = _assemble(entropy_config, entries, patcher)
+    entropy_params = _assemble(ByteLM(entropy_config), entries, patcher)
   entries = names.blt_entries(config, names.HF)
-  params = _assemble(config, entries, arrays)
+  params = _assemble(BLT(config), entries, arrays)
   patching = hf.patching_from_hf(config_dict)
   return Converted(config, params, entropy_config, entropy_params, patching)
 
@@ -94,28 +94,27 @@ def from_meta_state(
   """
   config = meta.blt_from_meta(args)
   entries = names.blt_entries(config, names.META)
-  params = _assemble(config, entries, arrays)
+  params = _assemble(BLT(config), entries, arrays)
   if entropy_args is None or entropy_arrays is None:
     return Converted(config, params)
   entropy_config = meta.byte_lm_from_meta(entropy_args)
   entries = names.byte_lm_entries(entropy_config, names.META)
-  entropy_params = _assemble(entropy_config, entries, entropy_arrays)
+  entropy_params = _assemble(ByteLM(entropy_config), entries, entropy_arrays)
   return Converted(config, params, entropy_config, entropy_params)
 
 
 def from_hf(directory: _Path) -> Converted:
-  """Converts a local directory with `config.json` and safetensors.
+  """Converts a directory, local or remote, with `config.json` and safetensors.
 
   Raises:
     FileNotFoundError: a file is missing.
     ValueError: as in `from_hf_state`.
   """
-  directory = pathlib.Path(directory)
-  return from_hf_state(_read_json(directory / "config.json"), read_arrays(directory))
+  return from_hf_state(_read_json(Folder(directory), "config.json"), read_arrays(directory))
 
 
 def from_meta(directory: _Path) -> Converted:
-  """Converts a local directory in Meta's published layout.
+  """Converts a directory, local or remote, in Meta's published layout.
 
   It holds `config.json` ({"args": ...}) and safetensors (or `consolidated.pth`, read by
   torch), `train_args.json` and `entropy_model/` with `params.json` and its weights;
@@ -125,17 +124,17 @@ def from_meta(directory: _Path) -> Converted:
     FileNotFoundError: a file is missing.
     ValueError: as in `from_hf_state`.
   """
-  directory = pathlib.Path(directory)
-  args = _read_json(directory / "config.json")
+  folder = Folder(directory)
+  args = _read_json(folder, "config.json")
   args = args.get("args", args)
   entropy_args = entropy_arrays = patching = None
-  if (directory / "entropy_model").exists():
-    entropy_args = _read_json(directory / "entropy_model" / "params.json")["entropy_model"]
+  if folder.exists("entropy_model"):
+    entropy_args = _read_json(folder, "entropy_model/params.json")["entropy_model"]
     # Meta's loader sets these whatever the file says.
     entropy_args |= {"attn_impl": "xformers", "attn_bias_type": "local_block_causal"}
-    entropy_arrays = read_arrays(directory / "entropy_model")
-  if (directory / "train_args.json").exists():
-    train_args = _read_json(directory / "train_args.json")
+    entropy_arrays = read_arrays(folder.path_of("entropy_model"))
+  if folder.exists("train_args.json"):
+    train_args = _read_json(folder, "train_args.json")
     patcher_args = train_args.get("data", {}).get("patcher_args") or {}
     patching = meta.patching_from_meta(patcher_args)
   converted = from_meta_state(args, read_arrays(directory), entropy_args, entropy_arrays)
@@ -155,17 +154,16 @@ def to_hf(directory: _Path, converted: Converted) -> None:
   if c.entropy_config is not None:
     entries = names.byte_lm_entries(c.entropy_config, names.HF, "model.patcher.")
     arrays |= _split(entries, c.entropy_params)
-  directory = pathlib.Path(directory)
-  directory.mkdir(parents=True, exist_ok=True)
-  weights = directory / "model.safetensors"
-  if weights.exists():
-    raise FileExistsError(f"{weights} exists; choose another directory or remove it.")
-  # Written aside and renamed, so that a file cut short never looks whole.
-  partial = weights.with_suffix(".partial")
-  metadata = {"format": "pt"}
-  safetensors.flax.save_file({k: jnp.asarray(v) for k, v in arrays.items()}, partial, metadata)
-  (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-  partial.rename(weights)
+  folder, weights = Folder(directory), "model.safetensors"
+  folder.make()
+  if folder.exists(weights):
+    raise FileExistsError(
+      f"{folder.path_of(weights)} exists; choose another directory or remove it."
+    )
+  folder.write_json("config.json", config)
+  tensors = {k: jnp.asarray(v) for k, v in arrays.items()}
+  with atomic.explaining(directory), folder.new_file(weights) as path:
+    safetensors.flax.save_file(tensors, path, {"format": "pt"})
 
 
 def read_arrays(directory: _Path) -> dict[str, np.ndarray]:
@@ -175,22 +173,24 @@ def read_arrays(directory: _Path) -> dict[str, np.ndarray]:
     FileNotFoundError: there is neither.
     ImportError: a .pth file is there and torch is not.
   """
-  directory = pathlib.Path(directory)
+  folder = Folder(directory)
   arrays: dict[str, np.ndarray] = {}
-  for path in sorted(directory.glob("*.safetensors")):
-    arrays |= {k: np.asarray(v) for k, v in safetensors.flax.load_file(path).items()}
+  for name in folder.sizes():
+    if name.endswith(".safetensors"):
+      path = files.copy_here(folder.path_of(name))
+      arrays |= {k: np.asarray(v) for k, v in safetensors.flax.load_file(path).items()}
   if arrays:
     return arrays
-  for path in (directory / "consolidated.pth", directory / "consolidated/consolidated.pth"):
-    if path.exists():
-      return _read_pth(path)
+  for name in ("consolidated.pth", "consolidated/consolidated.pth"):
+    if folder.exists(name):
+      return _read_pth(files.copy_here(folder.path_of(name)))
   raise FileNotFoundError(
     f"{directory} holds no *.safetensors and no consolidated.pth; download the weights "
     "there first."
   )
 
 
-def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_pth(path: str) -> dict[str, np.ndarray]:
   try:
     import torch
   except ImportError as error:
@@ -200,16 +200,17 @@ def _read_pth(path: pathlib.Path) -> dict[str, np.ndarray]:
   return {name: tensor.float().numpy() for name, tensor in state.items()}
 
 
-def _assemble(config, entries, arrays):
+def _assemble(
+  model: nn.Module, entries: list[names.Entry], arrays: Mapping[str, np.ndarray]
+) -> Any:
   """The parameters of a model from foreign arrays."""
-  flat = names.assemble(entries, arrays, _shapes(config))
+  flat = names.assemble(entries, arrays, _shapes(model))
   return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
 @functools.lru_cache
-def _shapes(config: BLTConfig | ByteLMConfig) -> Mapping[str, tuple[int, ...]]:
+def _shapes(model: nn.Module) -> Mapping[str, tuple[int, ...]]:
   """Shapes of a model's parameters by path."""
-  model = BLT(config) if isinstance(config, BLTConfig) else ByteLM(config)
   tree = abstract_params(model)
   return {k: v.shape for k, v in flax.traverse_util.flatten_dict(tree, sep="/").items()}
 
@@ -219,7 +220,8 @@ def _split(entries, params) -> dict[str, np.ndarray]:
   return {k: v for e in entries for k, v in e.split(np.asarray(flat[e.path])).items()}
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  if not path.exists():
+def _read_json(folder: Folder, name: str) -> dict[str, Any]:
+  if not folder.exists(name):
+    path = folder.path_of(name)
     raise FileNotFoundError(f"{path} is missing; it describes the model in its directory.")
-  return atomic.parse_json(path.read_bytes(), path)
+  return folder.read_json(name)

@@ -52,6 +52,8 @@ def blt_from_hf(config: Mapping[str, Any]) -> BLTConfig:
     vocab_size=c["vocab_size"],
     document_masks=False,
     latent_document_masks=False,
+    hash_document_masks=False,
+    cross_document_masks=False,
     tie_embeddings=c["tie_word_embeddings"],
   )
 

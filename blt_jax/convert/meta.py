@@ -74,6 +74,8 @@ def blt_from_meta(args: Mapping[str, Any]) -> BLTConfig:
     vocab_size=a["vocab_size"] + a["pm_size"],
     document_masks=documents,
     latent_document_masks=latent_documents,
+    hash_document_masks=False,
+    cross_document_masks=False,
   )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from blt_jax import tokenizer
+from blt_jax.storage import files
 
 _SPACE = "▁"  # stands for a space in pieces
 _RAW = re.compile(f"([\udc80-\udcff{_SPACE}])")  # bytes that are not UTF-8; what pieces confuse
@@ -32,7 +33,7 @@ class PieceEncoder:
       import sentencepiece
     except ImportError as error:
       raise ImportError("BPE patches need sentencepiece: pip install 'blt_jax[bpe]'") from error
-    self._path = os.path.abspath(path)
+    self._path = files.copy_here(path)
     if not os.path.isfile(self._path):
       raise FileNotFoundError(
         f"No file {path}; config.patching.tokenizer is that of a SentencePiece model."

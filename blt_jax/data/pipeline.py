@@ -67,7 +67,8 @@ def evaluation_batches(
   documents: Dataset, patch: PatchDocument, shape: BatchShape
 ) -> Iterator[Batch]:
   """One pass over all documents in order; the last batch is filled with empty rows."""
-  yield from training_batches(documents, patch, dataclasses.replace(shape, pool_size=1))
+  for batch in training_batches(documents, patch, dataclasses.replace(shape, pool_size=1)):
+    yield {key: batch[key] for key in ("tokens", "targets", "loss_mask", "patch_lengths")}
 
 
 def prefetch(batches: grain.IterDataset, put: Callable[[Batch], Any]) -> grain.DatasetIterator:

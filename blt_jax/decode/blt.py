@@ -1,29 +1,32 @@
 """A BLT that reads on from caches: bytes in, logits out, patches closed on the way."""
 
 import dataclasses
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from blt_jax import hashing
-from blt_jax.decode import blt_cache, layers
+from blt_jax.decode import blt_cache, blt_parts, layers
 from blt_jax.decode.blt_cache import BLTCache
-from blt_jax.decode.byte_lm import EntropySource
-from blt_jax.decode.cursor import advance_cursor
-from blt_jax.decode.patch_encoder import encode_patches
+from blt_jax.decode.cursor import Cursor, advance_cursor
+from blt_jax.decode.reader import EntropySource, Pending
+from blt_jax.decode.weights import BLTWeights
 from blt_jax.models.config import BLTConfig
-from blt_jax.ops.ring_attention import write_ring
-from blt_jax.ops.triton import call as gpu_call
+from blt_jax.ops import decode_layers
+from blt_jax.ops.decode_layers import take
 from blt_jax.patching import PatchingConfig
+
+
+class Known(NamedTuple):
+  """What the entropy source has found of C bytes that the model is still to read."""
+
+  entropies: jax.Array  # float32 [B, C], of the predictions made at them
+  pending: Pending  # of the source
 
 
 @dataclasses.dataclass(frozen=True)
 class BLTReader:
   """Reads bytes with a `BLT`, patching them by itself.
-
-  Weights are a dict: `model`, and `source` or `lookup_table` where the rule wants them.
 
   Attributes:
     config: the model.
@@ -39,8 +42,20 @@ class BLTReader:
   source: EntropySource | None = None
   max_patches: int | None = None
 
+  @property
+  def vocab_size(self) -> int:
+    """See `Reader`."""
+    return self.config.vocab_size
+
+  @property
+  def drafters(self) -> tuple[str, ...]:
+    """See `Reader`; a draft ends where entropies say that the next byte is uncertain."""
+    if self.source is None:
+      return ()
+    return ("entropy", "decoder") if self.source.gives_logits else ("decoder",)
+
   def init(self, batch_size: int, capacity: int, chunk: int) -> BLTCache:
-    """Caches of rows that have read nothing; see `ByteLMReader.init`."""
+    """See `Reader`."""
     patches = self.max_patches or capacity + chunk  # never full
     source = self.source and self.source.init(batch_size, capacity, chunk)
     return blt_cache.init_cache(
@@ -49,273 +64,194 @@ class BLTReader:
 
   def read(
     self,
-    weights: Any,
+    weights: BLTWeights,
     cache: BLTCache,
     tokens: jax.Array,
     count: jax.Array,
-    entropies: jax.Array | None = None,
+    known: Known | None = None,
     num_latents: jax.Array | None = None,
-  ) -> tuple[jax.Array, BLTCache]:
-    """Reads the next bytes of each row.
+  ) -> tuple[jax.Array, Pending]:
+    """Reads the next bytes of each row; see `Reader`.
 
     Args:
-      weights: see the class.
-      cache: as `init` or `rewind` gave it.
+      weights: of the model and its source.
+      cache: of the rows.
       tokens: int [B, C].
       count: int [B], how many of the C are real.
-      entropies: float32 [B, C] where the source has read these bytes already.
+      known: of these bytes, where the source has read them already.
       num_latents: int [B], to do without the latent transformer: bytes then read the
         newest of this many patches, whatever closes.
-
-    Returns:
-      float32 logits [B, C, V]; and the cache, which `rewind` must be called on before
-      the next read.
     """
-    return self._read(weights, cache, tokens, count, entropies, num_latents)[:2]
+    if known is None and num_latents is None and self._reads_ahead(tokens):
+      return self._read_ahead(weights, cache, tokens, count)[:2]
+    if known is None:
+      known = self._read_source(weights, cache, tokens, count)
+    return self._read(weights, cache, tokens, count, known, num_latents)[:2]
 
   def read_byte(
     self,
-    weights: Any,
+    weights: BLTWeights,
     cache: BLTCache,
     tokens: jax.Array,
     count: jax.Array,
     may_wait: jax.Array,
-  ) -> tuple[jax.Array, BLTCache, jax.Array]:
+  ) -> tuple[jax.Array, Pending, jax.Array]:
     """Reads the next byte of each row, or of some: those that close a patch may wait.
 
     The latent transformer takes little longer for all rows than for one, so it is left
-    aside until two thirds of the rows need it.
-
-    Args:
-      weights: see the class.
-      cache: as `init` or `rewind` gave it.
-      tokens: int [B, 1].
-      count: int [B], 0 for rows that read nothing.
-      may_wait: bool [], whether rows may; now and then they must not, or a row among
-        others with long patches would wait for ever.
-
-    Returns:
-      As `read`; and int [B], the bytes read: where 0, the row has to ask again, for the
-      same byte.
+    aside until two thirds of the rows need it. Now and then rows must not wait, or one
+    among others with long patches would do so for ever. See `Reader`.
     """
-    return self._read(weights, cache, tokens, count, may_wait=may_wait)
+    if self._reads_ahead(tokens):
+      return self._read_ahead(weights, cache, tokens, count, may_wait)
+    known = self._read_source(weights, cache, tokens, count, is_again=cache.waits)
+    return self._read(weights, cache, tokens, count, known, may_wait=may_wait)
+
+  def _read_source(
+    self,
+    weights: BLTWeights,
+    cache: BLTCache,
+    tokens: jax.Array,
+    count: jax.Array,
+    is_again: jax.Array | None = None,
+  ) -> Known | None:
+    """Entropies of the next bytes; where `is_again` [B], the source has read them before."""
+    if self.source is None:
+      return None
+    fresh = count if is_again is None else jnp.where(is_again, 0, count)
+    entropies, _, pending = self.source.read(weights.source, cache.source, tokens, fresh)
+    if is_again is not None:
+      noted = take(cache.entropies, cache.cursor.position[:, None])
+      entropies = jnp.where(is_again[:, None], noted, entropies)
+    return Known(entropies, pending)
 
   def _read(
-    self, weights, cache, tokens, count, entropies=None, num_latents=None, may_wait=None
-  ):
+    self,
+    weights: BLTWeights,
+    cache: BLTCache,
+    tokens: jax.Array,
+    count: jax.Array,
+    known: Known | None,
+    num_latents: jax.Array | None = None,
+    may_wait: jax.Array | None = None,
+  ) -> tuple[jax.Array, Pending, jax.Array]:
+    """Logits [B, C, V], what gives the next cache, and the bytes [B] that were read."""
+    # Bytes to patches.
     cursor = cache.cursor
-    if self.source and entropies is None:
-      waits = cache.waits & (may_wait is not None)  # `read` asks for nothing again
-      fresh = jnp.where(waits, 0, count)
-      with gpu_call.recorded() as temporaries:
-        entropies, _, source = self.source.read(weights["source"], cache.source, tokens, fresh)
-      known = layers.take(cache.entropies, cursor.position[:, None])
-      entropies = jnp.where(waits[:, None], known, entropies)
-      cache = dataclasses.replace(cache, source=source, waits=waits)
-      if temporaries and tokens.shape[1] == 1 and num_latents is None:
-        return self._read_ahead(weights, cache, tokens, count, entropies, temporaries, may_wait)
-    if entropies is None:
-      entropies = jnp.zeros(tokens.shape)
+    entropies = jnp.zeros(tokens.shape) if known is None else known.entropies
     begins, trail = advance_cursor(
-      self.patching, cursor, tokens, entropies, weights.get("lookup_table"), cache.text.shape[1]
+      self.patching, cursor, tokens, entropies, weights.lookup_table, cache.text.shape[1]
     )
-    cache = blt_cache.note(self.config, cache, tokens, count, entropies, begins, trail)
+    cache = blt_cache.write_bytes(self.config, cache, tokens, count, entropies, begins, trail)
+
+    # The encoder; the latent transformer, where patches have closed.
     span = self._span(cursor, count, trail.document[:, :-1])
-    x, cache = self._encode(weights["model"], cache, tokens, span)
-    asked = count
-    if num_latents is None:
+    x, cache = blt_parts.encode_bytes(self.config, weights, cache, tokens, span)
+    asked, newest = count, trail.patch[:, 1:]
+    if num_latents is not None:
+      newest = jnp.minimum(newest, num_latents[:, None])
+    else:
       closed = jnp.take_along_axis(trail.patch, count[:, None], axis=1)[:, 0]
       if may_wait is not None:
         count = _without_waiting(count, closed > cursor.patch, may_wait)
         closed = jnp.where(count > 0, closed, cursor.patch)
-      cache = self._think(weights["model"], cache, closed, -(-tokens.shape[1] // 4))
-      ids = trail.patch[:, 1:] - 1
-    else:
-      ids = jnp.minimum(trail.patch[:, 1:], num_latents[:, None]) - 1
-    span = dataclasses.replace(span, count=count)
-    logits, cache = self._decode(weights["model"], cache, x, ids, span)
-    return logits, dataclasses.replace(cache, cursor=trail, waits=count < asked), count
+      cache = blt_parts.add_closed_patches(
+        self.config, weights, cache, closed, -(-tokens.shape[1] // 4)
+      )
 
-  def _read_ahead(self, weights, cache, tokens, count, entropies, temporaries, may_wait):
+    # The decoder.
+    span = dataclasses.replace(span, count=count)
+    logits, cache = blt_parts.decode_bytes(self.config, weights, cache, x, newest - 1, span)
+    cache = dataclasses.replace(cache, waits=count < asked)
+    return logits, Pending(cache, trail, known and known.pending), count
+
+  def _reads_ahead(self, tokens: jax.Array) -> bool:
+    """Whether a GPU has room for the entropy model and the decoder at once."""
+    is_model = self.source is not None and self.source.gives_logits
+    return is_model and tokens.shape[1] == 1 and decode_layers.has_kernels()
+
+  def _read_ahead(
+    self,
+    weights: BLTWeights,
+    cache: BLTCache,
+    tokens: jax.Array,
+    count: jax.Array,
+    may_wait: jax.Array | None = None,
+  ) -> tuple[jax.Array, Pending, jax.Array]:
     """`_read` of one byte, none of whose models keeps a GPU busy.
 
     The decoder goes on as if no patch closed, beside the entropy model that finds out;
     where one did, it is run again, at once or when the row has waited: of a row that
     waits, no more than the encoder is.
     """
-    model, cursor = weights["model"], cache.cursor
+    cursor = cache.cursor
+    waits = jnp.zeros_like(cache.waits) if may_wait is None else cache.waits
     span = self._span(cursor, count, cursor.document[:, None])
-    x, cache = self._encode(model, cache, tokens, span)
-    fresh = dataclasses.replace(span, count=jnp.where(cache.waits, 0, count))
-    logits, cache = self._decode(model, cache, x, cursor.patch[:, None] - 1, fresh)
-    entropies = gpu_call.after(entropies, [*temporaries, logits])
-    begins, trail = advance_cursor(self.patching, cursor, tokens, entropies)
-    cache = blt_cache.note(self.config, cache, tokens, count, entropies, begins, trail)
 
+    # Entropies, and beside them the logits where no patch closes.
+    def find_entropies():
+      return self._read_source(weights, cache, tokens, count, waits)
+
+    def read_on():
+      x, new_cache = blt_parts.encode_bytes(self.config, weights, cache, tokens, span)
+      fresh = dataclasses.replace(span, count=jnp.where(waits, 0, count))
+      logits, new_cache = blt_parts.decode_bytes(
+        self.config, weights, new_cache, x, cursor.patch[:, None] - 1, fresh
+      )
+      return logits, (x, new_cache)
+
+    (entropies, source), (logits, (x, cache)) = decode_layers.overlap(find_entropies, read_on)
+
+    # Bytes to patches.
+    begins, trail = advance_cursor(self.patching, cursor, tokens, entropies)
+    cache = blt_cache.write_bytes(self.config, cache, tokens, count, entropies, begins, trail)
     closes, asked = begins[:, 0] & (count > 0), count
     if may_wait is not None:
       count = _without_waiting(count, closes, may_wait)
       closes &= count > 0
-    new = closes.astype(jnp.int32)
 
-    def again(cache):
-      rings, patches = self._add_patches(
-        model, cache, cursor.patch, new, 1, cache.latent, cache.patches
+    # The latent transformer and the decoder again, where a patch closes.
+    new = closes.astype(jnp.int32)
+    closing = dataclasses.replace(span, count=new)
+
+    def read_again(cache):
+      rings, patches = blt_parts.add_patches(
+        self.config, weights, cache, cursor.patch, new, 1, cache.latent, cache.patches
       )
       cache = dataclasses.replace(cache, latent=rings, patches=patches)
-      closing = dataclasses.replace(span, count=new)
-      after, cache = self._decode(model, cache, x, trail.patch[:, 1:] - 1, closing)
+      after, cache = blt_parts.decode_bytes(
+        self.config, weights, cache, x, trail.patch[:, 1:] - 1, closing
+      )
       return jnp.where(closes[:, None, None], after, logits), cache
 
-    logits, cache = jax.lax.cond(jnp.any(closes), again, lambda cache: (logits, cache), cache)
-    return logits, dataclasses.replace(cache, cursor=trail, waits=count < asked), count
+    def leave(cache):
+      return logits, cache
+
+    logits, cache = jax.lax.cond(jnp.any(closes), read_again, leave, cache)
+    cache = dataclasses.replace(cache, waits=count < asked)
+    return logits, Pending(cache, trail, source), count
 
   def patches_left(self, cache: BLTCache) -> jax.Array:
-    """How many patches each row has room for, int [B]; < 0 where some found none."""
+    """See `Reader`."""
     return cache.patches[0].shape[1] - cache.cursor.patch
 
-  def _span(self, cursor, count, first):
+  def patches(self, cache: BLTCache) -> tuple[jax.Array, jax.Array | None]:
+    """See `Reader`."""
+    number = jnp.arange(cache.starts.shape[1])
+    is_begun = number <= cache.cursor.patch[:, None]  # [B, M + 2]
+    at = jnp.where(is_begun, cache.starts, cache.text.shape[1])
+    starts = jnp.zeros(cache.text.shape, bool)
+    starts = jax.vmap(lambda row, at: row.at[at].set(True, mode="drop"))(starts, at)
+    return starts, cache.entropies if self.source else None
+
+  def _span(self, cursor: Cursor, count: jax.Array, first: jax.Array) -> layers.Span:
+    """The new bytes of each row; `first` [B, C] is where their documents begin."""
     if not self.config.document_masks:
       first = jnp.zeros_like(first)
     return layers.Span(cursor.position, count, first)
 
-  def _encode(self, weights, cache, tokens, span):
-    """Byte states [B, C, D] of the encoder; notes what patches will read of them."""
-    c = self.config
-    x = embed(weights, c, cache.text, tokens, span.position).astype(self.dtype)
-    angles = layers.rope_angles(c.encoder, span.positions)
-    rings, states = [], []
-    for weight, ring in zip(weights["encoder"]["layers"], cache.encoder, strict=True):
-      x, ring = layers.run_block(weight, c.encoder, x, ring, span, angles)
-      rings.append(ring)
-      states.append(x)
-    crosses = weights["encoder"].get("cross", [])
-    read = [
-      layers.cross_keys(w, c.encoder_cross, c.encoder.norm_epsilon, x)
-      for w, x in zip(crosses, states[len(states) - len(crosses) :], strict=True)
-    ]
-    pooled = states[-max(len(crosses), 1) :][: len(cache.states)]
 
-    def put(buffers, new):
-      return [
-        write_ring(buffer, values, span.position, span.count)
-        for buffer, values in zip(buffers, new, strict=True)
-      ]
-
-    return x, dataclasses.replace(
-      cache,
-      encoder=rings,
-      states=put(cache.states, pooled),
-      byte_keys=put(cache.byte_keys, read),
-    )
-
-  def _think(self, weights, cache, closed, block):
-    """Takes in the patches up to number `closed` [B], `block` of each row at a time."""
-    new = closed - cache.cursor.patch
-
-    def more(carry):
-      return carry[0] < jnp.max(new)
-
-    def step(carry):
-      done, *states = carry
-      position, count = cache.cursor.patch + done, jnp.clip(new - done, 0, block)
-      states = self._add_patches(weights, cache, position, count, block, *states)
-      return done + block, *states
-
-    carry = (jnp.zeros((), jnp.int32), cache.latent, cache.patches)
-    _, rings, patches = jax.lax.while_loop(more, step, carry)
-    return dataclasses.replace(cache, latent=rings, patches=patches)
-
-  def _add_patches(self, weights, cache, position, count, block, rings, patches):
-    """Takes in `count` [B] patches from `position` [B] on, `block` at most."""
-    c = self.config
-    ids = position[:, None] + np.arange(block)
-    real = np.arange(block) < count[:, None]
-    x = self._encode_patches(weights, cache, ids, real)
-    if "latent_projection" in weights:
-      x = layers.linear(x, weights["latent_projection"])
-    span = layers.Span(position, count, layers.take(cache.latent_first, ids))
-    x, rings = layers.run_stack(weights["latent"], c.latent, x, rings, span)
-    new_patches = self._decoder_patches(weights["decoder"], x)
-    patches = [
-      write_ring(old, new, position, count)
-      for old, new in zip(patches, new_patches, strict=True)
-    ]
-    return rings, patches
-
-  def _decoder_patches(self, weights, latents):
-    """What the decoder reads of patches with latents [B, P, latent width]."""
-    c = self.config
-    if c.project_latent:
-      latents = layers.linear(latents, weights["patch_projection"])
-    if c.decoder_cross is None:
-      return [latents]
-    vectors = latents.reshape(*latents.shape[:2], c.decoder_slots, c.decoder.dim)
-    cross, epsilon = c.decoder_cross, c.decoder.norm_epsilon
-    return [layers.cross_keys(w, cross, epsilon, vectors) for w in weights["cross"]]
-
-  def _encode_patches(self, weights, cache, ids, real):
-    starts, ends = layers.take(cache.starts, ids), layers.take(cache.starts, ids + 1)
-    context = starts
-    window = self.config.encoder_cross and self.config.encoder_cross.window
-    if window:
-      context = layers.take(cache.starts, jnp.maximum(ids - window + 1, 0))
-    ends = jnp.where(real, ends, 0)
-    starts, context = jnp.minimum(starts, ends), jnp.minimum(context, ends)
-    read = cache.states, cache.byte_keys
-    return encode_patches(weights["encoder"], self.config, *read, starts, ends, context)
-
-  def _decode(self, weights, cache, x, ids, span):
-    """Logits [B, C, V] of byte states [B, C, D] that read the patches `ids` [B, C]."""
-    c, w = self.config, weights["decoder"]
-    if c.decoder_cross is None:
-      x = x + layers.take(cache.patches[0], ids)
-    angles = layers.rope_angles(c.decoder, span.positions)
-    rings = []
-    for i, (weight, ring) in enumerate(zip(w["layers"], cache.decoder, strict=True)):
-      if c.decoder_cross and i < len(w["cross"]):
-        x = layers.read_patches(
-          w["cross"][i], c.decoder_cross, c.decoder.norm_epsilon, x, cache.patches[i], ids
-        )
-      x, ring = layers.run_block(weight, c.decoder, x, ring, span, angles)
-      rings.append(ring)
-    logits = layers.norm_linear(x, w["norm"], c.decoder.norm_epsilon, weights["output"])
-    return logits.astype(jnp.float32), dataclasses.replace(cache, decoder=rings)
-
-
-def _without_waiting(count, closes, may_wait):
+def _without_waiting(count: jax.Array, closes: jax.Array, may_wait: jax.Array) -> jax.Array:
   """Bytes [B] that rows read now: 0 where a patch closes, if too few others close one."""
   has_to = may_wait & (3 * jnp.sum(closes) < 2 * jnp.sum(count > 0))
   return jnp.where(has_to & closes, 0, count)
-
-
-def embed(
-  weights: Any, config: BLTConfig, text: jax.Array, tokens: jax.Array, position: jax.Array
-) -> jax.Array:
-  """Sum of the embeddings of new bytes [B, C] and of the n-grams that end at them.
-
-  Args:
-    weights: `embedding` and `hashes`.
-    config: the model.
-    text: int [B, T], the bytes of each row.
-    tokens: int [B, C], the new ones.
-    position: int [B], where they begin.
-
-  Returns:
-    float32 [B, C, D].
-  """
-  x = weights["embedding"][tokens].astype(jnp.float32)
-  if not config.hash_sizes:
-    return x
-  reach = max(config.hash_sizes) - 1
-  at = position[:, None] + np.arange(-reach, 0)
-  before = jnp.where(at >= 0, layers.take(text, jnp.maximum(at, 0)), 0)
-  ids = hashing.ngram_hash_ids(
-    jnp.concatenate([before, tokens], axis=1),
-    config.hash_sizes,
-    config.hash_vocab_size,
-    config.hash_functions,
-  )[:, :, reach:]
-  rows = ids + np.arange(len(ids))[:, None, None] * config.hash_vocab_size
-  rows = jax.lax.optimization_barrier(rows)  # or each of the D elements hashes again
-  return x + weights["hashes"][rows].astype(jnp.float32).sum(axis=0)

@@ -19,14 +19,14 @@ class BLTCache:
   """What a BLT remembers of each row: T bytes, M patches at most.
 
   Everything but the cursor lies where its byte or patch belongs, so a row goes back by
-  moving the cursor alone; a row that waits does so until its next read.
+  moving the cursor alone.
   """
 
   cursor: Cursor
   text: jax.Array  # int32 [B, T], the bytes read
   entropies: jax.Array  # float32 [B, T], of the predictions made at them
   starts: jax.Array  # int32 [B, M + 2], where each patch begins, the open one included
-  latent_first: jax.Array  # int32 [B, M + 2], the oldest patch that each may see
+  first_patch: jax.Array  # int32 [B, M + 2], where the document of each began, if masked
   states: list[jax.Array]  # [B, T, D], of bytes, that patches begin with
   byte_keys: list[jax.Array]  # [B, T, 2, G, H], what patches read of bytes: keys and values
   patches: list[jax.Array]  # what the decoder reads of closed patches, [B, M, ...]: keys
@@ -35,7 +35,7 @@ class BLTCache:
   latent: list[layers.Ring]
   decoder: list[layers.Ring]
   source: Any  # cache of the entropy source, or None
-  waits: jax.Array  # bool [B], rows whose next byte the entropy source has read already
+  waits: jax.Array  # bool [B], rows for whose next byte the source need not run again
 
 
 def init_cache(
@@ -82,7 +82,7 @@ def init_cache(
     text=zeros(capacity),
     entropies=zeros(capacity, dtype=jnp.float32),
     starts=zeros(num_patches + 2),
-    latent_first=zeros(num_patches + 2),
+    first_patch=zeros(num_patches + 2),
     states=buffers(max(len(byte_keys), 1) if c.repool else 1, capacity, c.encoder.dim),
     byte_keys=byte_keys,
     patches=patches or buffers(1, num_patches, c.decoder.dim),
@@ -94,7 +94,7 @@ def init_cache(
   )
 
 
-def note(
+def write_bytes(
   config: BLTConfig,
   cache: BLTCache,
   tokens: jax.Array,
@@ -122,13 +122,13 @@ def note(
   def put(values, slots, new):
     return values.at[slots].set(new, mode="drop")
 
-  latent_first = cache.latent_first
-  if config.latent_document_masks:
-    latent_first = jax.vmap(put)(latent_first, slots, trail.eos_patch[:, 1:] + 1)
+  first_patch = cache.first_patch
+  if config.latent_document_masks or config.masks_cross_windows:
+    first_patch = jax.vmap(put)(first_patch, slots, trail.eos_patch[:, 1:] + 1)
   return dataclasses.replace(
     cache,
     text=write_ring(cache.text, tokens, position, count),
     entropies=write_ring(cache.entropies, entropies, position, count),
     starts=jax.vmap(put)(cache.starts, slots, trail.position[:, 1:]),
-    latent_first=latent_first,
+    first_patch=first_patch,
   )

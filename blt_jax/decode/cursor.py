@@ -14,9 +14,9 @@ from blt_jax.patching import PatchingConfig
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cursor:
-  """What the patching of the bytes to come depends on, [B] each.
+  """What the patching of the bytes to come depends on: [B] each.
 
-  Inside one read, fields are [B, C + 1]: before it and after each of its bytes.
+  Of C bytes that are pending, there is a trail of them: [B, C + 1] each.
   """
 
   position: jax.Array  # int32, bytes read
@@ -58,12 +58,16 @@ def advance_cursor(
     capacity: the most positions of a row.
 
   Returns:
-    bool [B, C], whether the byte after each starts a patch; and the cursors [B, C + 1].
+    bool [B, C], whether the byte after each starts a patch; and the trail, fields
+    [B, C + 1], of cursors before the first byte and after each.
   """
+  # Positions, ids and entropies of the bytes and of the one before.
   length = tokens.shape[1]
-  position = cursor.position[:, None] + np.arange(length + 1)
+  position = cursor.position[:, None] + np.arange(length + 1)  # [B, C + 1]
   here, after = position[:, :-1], position[:, 1:]
   token, entropy = _prepend(cursor.token, tokens), _prepend(cursor.entropy, entropies)
+
+  # Where the rule begins a patch, and where a long one is cut.
   fires, total = _fires(config, cursor, here, token, entropy, lookup_table, capacity)
   fires |= here == 0  # the first byte is a patch of its own
   start = _last(cursor.start, after, fires)
@@ -84,29 +88,42 @@ def advance_cursor(
   )
 
 
-def _fires(config, cursor, here, token, entropy, lookup_table, capacity):
-  """Whether the rule alone begins a patch after each byte; sums of entropies."""
+def _fires(
+  config: PatchingConfig,
+  cursor: Cursor,
+  here: jax.Array,
+  token: jax.Array,
+  entropy: jax.Array,
+  lookup_table: jax.Array | None,
+  capacity: int,
+) -> tuple[jax.Array, jax.Array]:
+  """Whether the rule alone begins a patch after each byte, and sums of entropies: [B, C].
+
+  `here` [B, C] are the positions; `token` and `entropy` [B, C + 1] begin one byte before.
+  """
   total = jnp.zeros_like(entropy[:, 1:])
-  if config.scheme == "entropy" and config.cumulative:
+  is_entropy = config.scheme == "entropy"
+  if is_entropy and config.cumulative and config.threshold is not None:
     return patching.cumulative_rule(entropy[:, 1:], cursor.total, config.threshold)
-  if config.scheme == "entropy":
+  if is_entropy:
     return patching.entropy_rule(entropy[:, 1:], entropy[:, :-1], here, config), total
   if config.scheme == "space":
     return patching.space_rule(token[:, 1:], token[:, :-1]), total
-  if config.scheme == "static":
+  if config.scheme == "static" and config.patch_size is not None:
     # Divided on the host: float32 would misplace some starts of uneven sizes.
     patch = np.floor(np.arange(capacity + 1) / config.patch_size)
     return jnp.asarray(patch[1:] != patch[:-1])[here], total
-  if config.scheme == "lookup":
+  if config.scheme == "lookup" and lookup_table is not None:
     return lookup_table[token[:, :-1], token[:, 1:]], total
   return jnp.ones(here.shape, bool), total
 
 
-def _prepend(first, rest):
+def _prepend(first: jax.Array, rest: jax.Array) -> jax.Array:
+  """[B, C + 1] from [B] and [B, C]."""
   return jnp.concatenate([first[:, None], rest], axis=1)
 
 
-def _last(carried, values, chosen):
+def _last(carried: jax.Array, values: jax.Array, chosen: jax.Array) -> jax.Array:
   """The newest chosen value before each place, [B, C + 1]; values increase along a row."""
   return running_max(_prepend(carried, jnp.where(chosen, values, -1)))
 

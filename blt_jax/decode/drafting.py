@@ -10,9 +10,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from blt_jax.decode.blt import BLTReader
+from blt_jax.decode.blt import Known
 from blt_jax.decode.blt_cache import BLTCache
-from blt_jax.decode.byte_lm import EntropyModel, rewind
+from blt_jax.decode.reader import Pending, Reader
+from blt_jax.decode.weights import BLTWeights
 
 Choose = Callable[[jax.Array, jax.Array], jax.Array]  # logits [B, V], index [B] -> ids [B]
 
@@ -40,33 +41,18 @@ class Drafting:
       raise ValueError(f"A draft has 2 bytes or more, got length {self.length}.")
 
 
-def check_drafting(drafting: Drafting, reader: Any) -> None:
+def check_drafting(drafting: Drafting, reader: Reader) -> None:
   """Raises ValueError unless a reader can draft so."""
-  source = getattr(reader, "source", None)
-  if source is None:
+  if not reader.drafters:
     raise ValueError(
       "A draft ends where the next byte is uncertain, so it needs a BLT with entropies "
       "(patching scheme entropy); generate without drafts."
     )
-  if drafting.by == "entropy" and not isinstance(source, EntropyModel):
+  if drafting.by not in reader.drafters:
     raise ValueError(
-      "This model's entropies come from a table, which cannot draft bytes; draft by "
-      "'decoder', or not at all."
+      f"This model's entropies come from a table, which cannot draft bytes; draft by "
+      f"{' or '.join(map(repr, reader.drafters))}, or not at all."
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Draft:
-  """Bytes [B, C] that may follow, of which `count` [B] are meant.
-
-  The entropy source has read them; `cache` is as before them but for the source, whose
-  cursor is [B, C + 1].
-  """
-
-  tokens: jax.Array
-  count: jax.Array
-  entropies: jax.Array
-  cache: BLTCache
 
 
 @jax.tree_util.register_dataclass
@@ -75,7 +61,7 @@ class _State:
   """A draft of up to C bytes in the making."""
 
   step: jax.Array  # int32 []
-  cache: BLTCache
+  cache: BLTCache  # of rows that have read it, the entropy source alone or all
   tokens: jax.Array  # int32 [B, C], the newest of which is not read yet
   entropies: jax.Array  # float32 [B, C], of the predictions made at them
   trail: Any  # cursors of the entropy source [B, C + 1], before the draft and after each byte
@@ -85,25 +71,29 @@ class _State:
 
 def draft(
   drafting: Drafting,
-  reader: BLTReader,
-  weights: Any,
+  reader: Any,
+  weights: BLTWeights,
   cache: BLTCache,
   first: jax.Array,
   room: jax.Array,
   choose: Choose,
-) -> Draft:
-  """Drafts bytes.
+) -> tuple[jax.Array, jax.Array, jax.Array, Pending]:
+  """Drafts bytes and reads them, which verifies them.
 
   Args:
     drafting: how.
-    reader: the model, with an entropy source that gives logits if that one drafts.
+    reader: a `BLTReader` that `check_drafting` lets pass.
     weights: of the reader.
     cache: of the reader.
     first: int [B], the byte to begin with.
     room: int [B], bytes that a row may still have; 0 for rows that rest.
     choose: draws the byte after the one at `index` in the draft.
+
+  Returns:
+    Bytes int32 [B, C]; int32 [B], how many of the C are meant; the model's logits float32
+    [B, C, V] of the byte after each; and what gives the cache of rows that take some.
   """
-  start, length = cache.cursor, drafting.length
+  length = drafting.length
 
   def is_on(state):
     return (state.step < length) & jnp.any(state.goes_on)
@@ -111,18 +101,22 @@ def draft(
   def step(state):
     reads = state.goes_on.astype(jnp.int32)  # a row that has stopped reads nothing more
     token = state.tokens[jnp.arange(len(first)), jnp.minimum(state.count, length - 1)]
-    cache, logits, entropy = _read_one(
-      drafting, reader, weights, state.cache, token, reads, start.patch
+    new_cache, logits, entropy = _read_one(
+      drafting, reader, weights, state.cache, token, reads, cache.cursor.patch
     )
-    return _extend(state, cache, logits, entropy, choose, room, drafting.max_entropy)
+    return _extend(state, new_cache, logits, entropy, choose, room, drafting.max_entropy)
 
   state = jax.lax.while_loop(is_on, step, _begin(cache, first, room, length))
-  source = dataclasses.replace(state.cache.source, cursor=state.trail)
-  cache = dataclasses.replace(state.cache, cursor=start, source=source)
-  return Draft(state.tokens, state.count, state.entropies, cache)
+
+  # The rows go back to where they were; the entropy source need not read the draft again.
+  known = Known(state.entropies, Pending(state.cache.source, state.trail))
+  source = dataclasses.replace(state.cache.source, cursor=cache.source.cursor)
+  cache = dataclasses.replace(state.cache, cursor=cache.cursor, source=source)
+  logits, pending = reader.read(weights, cache, state.tokens, state.count, known)
+  return state.tokens, state.count, logits, pending
 
 
-def _begin(cache, first, room, length) -> _State:
+def _begin(cache: BLTCache, first: jax.Array, room: jax.Array, length: int) -> _State:
   """Drafts of which nothing is read."""
   batch = len(first)
   return _State(
@@ -136,22 +130,39 @@ def _begin(cache, first, room, length) -> _State:
   )
 
 
-def _read_one(drafting, reader, weights, cache, token, reads, num_latents):
+def _read_one(
+  drafting: Drafting,
+  reader: Any,
+  weights: BLTWeights,
+  cache: BLTCache,
+  token: jax.Array,
+  reads: jax.Array,
+  num_latents: jax.Array,
+) -> tuple[BLTCache, jax.Array, jax.Array]:
   """Reads one byte of the rows that draft: cache, logits [B, V], entropies [B]."""
   if drafting.by == "decoder":
-    at = cache.cursor.position
-    logits, cache = reader.read(weights, cache, token[:, None], reads, num_latents=num_latents)
-    cache = rewind(cache, reads)
-    rows = jnp.arange(len(token))
+    rows, at = jnp.arange(len(token)), cache.cursor.position
+    logits, pending = reader.read(
+      weights, cache, token[:, None], reads, num_latents=num_latents
+    )
+    cache = pending.commit(reads)
     return cache, logits[:, 0], cache.entropies[rows, at]
-  entropy, logits, source = reader.source.read(
-    weights["source"], cache.source, token[:, None], reads
+  entropy, logits, pending = reader.source.read(
+    weights.source, cache.source, token[:, None], reads
   )
-  cache = dataclasses.replace(cache, source=rewind(source, reads))
+  cache = dataclasses.replace(cache, source=pending.commit(reads))
   return cache, logits[:, 0], entropy[:, 0]
 
 
-def _extend(state, cache, logits, entropy, choose, room, max_entropy) -> _State:
+def _extend(
+  state: _State,
+  cache: BLTCache,
+  logits: jax.Array,
+  entropy: jax.Array,
+  choose: Choose,
+  room: jax.Array,
+  max_entropy: float,
+) -> _State:
   """Takes what the newest byte gave into the draft, and the byte to follow it."""
   length = state.tokens.shape[1]
   index = jnp.where(state.goes_on, state.count, length + 1)  # there, nothing is written

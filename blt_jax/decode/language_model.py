@@ -3,13 +3,15 @@
 import dataclasses
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from blt_jax.decode.blt import BLTReader
-from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel, EntropySource
+from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
 from blt_jax.decode.cursor import check_causal
-from blt_jax.decode.weights import blt_weights, byte_lm_weights
+from blt_jax.decode.from_params import blt_weights, byte_lm_weights
+from blt_jax.decode.reader import EntropySource, Reader, UncachedReader
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
@@ -20,8 +22,21 @@ from blt_jax.patching import PatchingConfig
 class LanguageModel:
   """A reader and its weights."""
 
-  reader: ByteLMReader | BLTReader
+  reader: Reader
   weights: Any
+
+
+def from_module(module: nn.Module, params: Any) -> LanguageModel:
+  """Any model, without caches: slow and exact; see `UncachedReader`.
+
+  Args:
+    module: causal; called with int tokens [B, S] alone, it gives logits [B, S, V]. S is
+      the most bytes that a row may have, a multiple of 128.
+    params: its parameters.
+  """
+  tokens = jax.ShapeDtypeStruct((1, 128), jnp.int32)
+  logits = jax.eval_shape(module.apply, {"params": params}, tokens)
+  return LanguageModel(UncachedReader(module, logits.shape[2]), params)
 
 
 def from_byte_lm(model: ByteLM, params: Any) -> LanguageModel:
@@ -76,12 +91,11 @@ def from_blt(
     weigh = jax.jit(lambda p: byte_lm_weights(config, p, byte_lm.dtype))
     source = EntropyModel(byte_lm), weigh(entropy_params)
   dtype = dtype or model.config.dtype
-  weights = {"model": jax.jit(lambda p: blt_weights(model.config, p, dtype))(params)}
-  if patching.scheme != "entropy":
-    source = None
-  if source is not None:
-    weights["source"] = source[1]
+  weights = jax.jit(lambda p: blt_weights(model.config, p, dtype))(params)
+  reader = BLTReader(model.config, patching, dtype, max_patches=max_patches)
+  if source is not None and patching.scheme == "entropy":
+    reader = dataclasses.replace(reader, source=source[0])
+    weights = dataclasses.replace(weights, source=source[1])
   if lookup_table is not None:
-    weights["lookup_table"] = jnp.asarray(lookup_table)
-  reader = BLTReader(model.config, patching, dtype, source and source[0], max_patches)
+    weights = dataclasses.replace(weights, lookup_table=jnp.asarray(lookup_table))
   return LanguageModel(reader, weights)

@@ -4,21 +4,15 @@ The arithmetic is that of `models.layers` and `models.local`, on `weights`.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from blt_jax.decode.weights import BlockWeights, CrossWeights
 from blt_jax.models.config import CrossAttentionConfig, TransformerConfig
-from blt_jax.ops import norm
-from blt_jax.ops.masked_attention import masked_attention
-from blt_jax.ops.ring_attention import ring_attention
-from blt_jax.ops.triton import call as gpu_call
-from blt_jax.ops.triton import matvec as gpu_matvec
-from blt_jax.ops.triton import norm as gpu_norm
-from blt_jax.ops.triton import patch_attention as gpu_patch_attention
-from blt_jax.ops.triton import ring_attention as gpu_ring_attention
+from blt_jax.ops import decode_layers, rope
+from blt_jax.ops.decode_layers import linear_add, norm_linear
 
 
 @jax.tree_util.register_dataclass
@@ -63,9 +57,7 @@ def init_rings(
     dtype: of keys and values.
   """
   size = capacity if config.window is None else config.window + chunk - 1
-  block = gpu_ring_attention.BLOCK
-  if size > block:
-    size = -(-size // block) * block
+  size = decode_layers.ring_size(size)
   shape = (batch_size, size, config.num_kv_heads, config.head_dim)
   return [
     Ring(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)
@@ -73,7 +65,7 @@ def init_rings(
 
 
 def run_stack(
-  weights: list[Any],
+  weights: list[BlockWeights],
   config: TransformerConfig,
   x: jax.Array,
   rings: list[Ring],
@@ -81,8 +73,8 @@ def run_stack(
   rope_positions: jax.Array | None = None,
 ) -> tuple[jax.Array, list[Ring]]:
   """Runs all blocks over new positions [B, C, D]."""
-  angles = rope_angles(config, span.positions if rope_positions is None else rope_positions)
-  angles = jax.tree.map(gpu_call.keep, angles)
+  positions = span.positions if rope_positions is None else rope_positions
+  angles = jax.tree.map(decode_layers.retain, rope_angles(config, positions))
   new_rings = []
   for layer, ring in zip(weights, rings, strict=True):
     x, ring = run_block(layer, config, x, ring, span, angles)
@@ -91,7 +83,7 @@ def run_stack(
 
 
 def run_block(
-  weights: Any,
+  weights: BlockWeights,
   config: TransformerConfig,
   x: jax.Array,
   ring: Ring,
@@ -99,101 +91,30 @@ def run_block(
   angles: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, Ring]:
   """Adds attention(norm(x)), then mlp(norm(x)), to new positions [B, C, D]."""
-  c, epsilon = config, config.norm_epsilon
-  projected = norm_linear(x, weights["attention_norm"], epsilon, weights["query_key_value"])
-  heads = projected.reshape(*x.shape[:2], -1, c.head_dim)
-  x, ring = _attend_add(c, x, heads, weights["output"], angles, ring, span)
-  hidden = norm_linear(x, weights["mlp_norm"], epsilon, weights["gate_up"], is_gated=True)
-  return linear_add(x, hidden, weights["down"]), ring
-
-
-def _attend_add(config, x, heads, matrix, angles, ring, span):
-  """Adds attention of queries, keys and values [B, C, N + 2 G, H] to x [B, C, D]."""
-  number, window = config.num_heads, config.window
-  here = ring.keys, ring.values, span.position, span.count, span.first
-  if _on_gpu(gpu_ring_attention.fits_attend(heads, number, ring.keys, window)):
-    x, keys, values = gpu_ring_attention.attend_add(
-      heads, angles, *here, matrix, x, window=window
-    )
-    return x, Ring(keys, values)
-  query, key, value = jnp.split(heads, [number, number + config.num_kv_heads], axis=2)
-  query, key = rotate(query, angles), rotate(key, angles)
-  mixed, keys, values = ring_attention(query, key, value, *here, window)
-  return x + linear(mixed.reshape(*x.shape[:2], -1), matrix), Ring(keys, values)
-
-
-def _on_gpu(fits: bool) -> bool:
-  """Whether to use a kernel, given that it takes the arguments."""
-  return fits and gpu_call.is_available()
+  c, w, epsilon = config, weights, config.norm_epsilon
+  projected = norm_linear(x, w.attention_norm, epsilon, w.query_key_value)
+  heads = projected.reshape(*x.shape[:2], -1, c.head_dim)  # [B, C, N + 2 G, H]
+  x, keys, values = decode_layers.attend_add(
+    heads, c.num_heads, angles, (ring.keys, ring.values), span.position, span.count,
+    span.first, w.output, x, c.window,
+  )  # fmt: skip
+  hidden = norm_linear(x, w.mlp_norm, epsilon, w.gate_up, is_gated=True)
+  return linear_add(x, hidden, w.down), Ring(keys, values)
 
 
 def rope_angles(config: TransformerConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Cosines and sines [B, C, 1, H / 2] for heads in halves; see `weights`."""
-  exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
-  frequencies = (1.0 / config.rope_theta**exponents).astype(np.float32)
-  angles = positions[..., None, None].astype(jnp.float32) * frequencies
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Rotates heads [B, C, N, H] that are ordered in halves; see `weights`."""
-  cos, sin = angles
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  rotated = [first * cos - second * sin, second * cos + first * sin]
-  return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
-
-
-def linear(x: jax.Array, matrix: jax.Array) -> jax.Array:
-  """Multiplies x [..., in] by a matrix [out, in]; the result has the dtype of x."""
-  flat = x.reshape(-1, x.shape[-1])
-  if _on_gpu(gpu_matvec.fits_matvec(flat, len(matrix))):
-    flat = gpu_matvec.matvec(flat, matrix)
-  else:
-    flat = jnp.dot(flat, matrix.astype(x.dtype).T)
-  return flat.reshape(*x.shape[:-1], -1)
-
-
-def norm_linear(
-  x: jax.Array, scale: jax.Array, epsilon: float, matrix: jax.Array, is_gated: bool = False
-) -> jax.Array:
-  """Normalises x [..., in] and multiplies it by a matrix [out, in].
-
-  With `is_gated`, silu of the first half of the result times the second half.
-  """
-  flat, size = x.reshape(-1, x.shape[-1]), len(matrix) // (2 if is_gated else 1)
-  if _on_gpu(gpu_matvec.fits_matvec(flat, size)):
-    y = gpu_matvec.matvec(flat, matrix, scale=scale, epsilon=epsilon, is_gated=is_gated)
-    return y.reshape(*x.shape[:-1], -1)
-  if _on_gpu(gpu_norm.fits_norm(flat)):
-    normed = gpu_norm.rms_norm(flat, scale, epsilon).reshape(x.shape)
-  else:
-    normed = norm.rms_norm(x, scale, epsilon)
-  y = gpu_call.keep(linear(normed, matrix))
-  if not is_gated:
-    return y
-  gate, up = jnp.split(y, 2, axis=-1)
-  return gpu_call.keep(jax.nn.silu(gate) * up)
-
-
-def linear_add(
-  residual: jax.Array, x: jax.Array, matrix: jax.Array, factor: int = 1
-) -> jax.Array:
-  """Adds `factor` times a residual [..., out] to x [..., in] times a matrix [out, in]."""
-  flat = x.reshape(-1, x.shape[-1])
-  if _on_gpu(gpu_matvec.fits_matvec(flat, len(matrix))):
-    added = residual.reshape(len(flat), -1)
-    y = gpu_matvec.matvec(flat, matrix, residual=added, factor=factor)
-    return y.reshape(residual.shape)
-  return gpu_call.keep(factor * residual + linear(x, matrix))
+  """Cosines and sines [B, C, 1, H / 2] of a stack; see `rope.rope_angles`."""
+  return rope.rope_angles(positions, config.head_dim, config.rope_theta)
 
 
 def read_patches(
-  weights: Any,
+  weights: CrossWeights,
   config: CrossAttentionConfig,
   epsilon: float,
   x: jax.Array,
   patches: jax.Array,
   ids: jax.Array,
+  first: jax.Array | None = None,
 ) -> jax.Array:
   """Each byte reads the vectors of its patches: 2 x + attention, as both references do.
 
@@ -204,47 +125,34 @@ def read_patches(
     x: [B, C, D] byte states.
     patches: [B, M, S, 2, G, H] keys and values of the vectors of each patch.
     ids: int [B, C], the newest patch that each byte reads, 0 or more.
+    first: int [B, C], the oldest that its window may reach; None for 0.
 
   Returns:
     [B, C, D].
   """
   query = cross_queries(weights, config, epsilon, x[:, :, None])
   window = config.window or 1
-  if _on_gpu(gpu_patch_attention.fits_read(query, x.shape[-1])):
-    return gpu_patch_attention.read_patches(
-      query, patches, ids, weights["output"], x, window=window, factor=2
-    )
-  return cross_output(weights, x, _attend_patches(query, patches, ids, window))
+  return decode_layers.read_patches(query, patches, ids, weights.output, x, window, first)
 
 
-def _attend_patches(query, patches, ids, window):
-  """Mixed heads [B, C, 1, G, R, H] of queries of the same shape."""
-  ids = ids[..., None] - np.arange(window)
-  read = take(patches, jnp.maximum(ids, 0))  # [B, C, window, S, 2, G, H]
-  visible = jnp.repeat(ids >= 0, read.shape[3], axis=-1)
-  read = read.reshape(*ids.shape[:2], -1, *read.shape[4:])
-  return masked_attention(query, read[:, :, :, 0], read[:, :, :, 1], visible[:, :, None])
-
-
-def take(values: jax.Array, ids: jax.Array) -> jax.Array:
-  """Looks up values [B, T, ...] at ids [B, ...], the nearest where out of range."""
-  return jax.vmap(lambda rows, at: rows.at[at].get(mode="clip"))(values, ids)
-
-
-def cross_queries(weights, config, epsilon, x):
+def cross_queries(
+  weights: CrossWeights, config: CrossAttentionConfig, epsilon: float, x: jax.Array
+) -> jax.Array:
   """Queries [..., Q, G, R, H] of x [..., Q, D]."""
-  h = norm_linear(x, weights["query_norm"], epsilon, weights["query"])
+  h = norm_linear(x, weights.query_norm, epsilon, weights.query)
   return h.reshape(
     *x.shape[:-1], config.num_kv_heads, config.num_heads // config.num_kv_heads, -1
   )
 
 
-def cross_keys(weights, config, epsilon, context):
+def cross_keys(
+  weights: CrossWeights, config: CrossAttentionConfig, epsilon: float, context: jax.Array
+) -> jax.Array:
   """Keys and values [..., M, 2, G, H] of context [..., M, D]."""
-  h = norm_linear(context, weights["context_norm"], epsilon, weights["key_value"])
+  h = norm_linear(context, weights.context_norm, epsilon, weights.key_value)
   return h.reshape(*h.shape[:-1], 2, config.num_kv_heads, -1)
 
 
-def cross_output(weights, x, mixed):
+def cross_output(weights: CrossWeights, x: jax.Array, mixed: jax.Array) -> jax.Array:
   """2 x [..., D] + the output matrix times mixed heads [..., G, R, H]."""
-  return linear_add(x, mixed.reshape(*x.shape[:-1], -1), weights["output"], factor=2)
+  return linear_add(x, mixed.reshape(*x.shape[:-1], -1), weights.output, factor=2)

@@ -9,16 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import tokenizer
-from blt_jax.decode import layers, sampling, utf8
-from blt_jax.decode.blt import BLTReader
-from blt_jax.decode.byte_lm import ByteLMReader, rewind
+from blt_jax.decode import sampling, utf8
 from blt_jax.decode.columns import pick, running_max
 from blt_jax.decode.drafting import Drafting, draft
+from blt_jax.decode.reader import Reader
+from blt_jax.ops.decode_layers import COMPILER_OPTIONS, take
 from blt_jax.ops.precision import exact_products
 from blt_jax.ops.ring_attention import write_ring
-from blt_jax.ops.triton import call as gpu_call
 
-Reader = ByteLMReader | BLTReader
 RUNNING, END, STOP, LENGTH, PATCHES = range(5)  # why a row has finished
 # Passes between two looks at who has finished: a GPU then waits for the host, while a pass
 # too many does nothing. In the last of them, no row waits.
@@ -69,7 +67,6 @@ def prefill(
     [B, T], whether it was the likeliest.
   """
   batch, capacity = tokens.shape
-  vocab_size = reader.config.vocab_size
   padded = jnp.pad(tokens, ((0, 0), (0, chunk + 1)))
 
   def more(carry):
@@ -80,19 +77,19 @@ def prefill(
     count = jnp.clip(lengths - done, 0, chunk)
     here = jax.lax.dynamic_slice_in_dim(padded, done, chunk, axis=1)
     targets = jax.lax.dynamic_slice_in_dim(padded, done + 1, chunk, axis=1)
-    new, cache = reader.read(weights, cache, here, count)
+    new, pending = reader.read(weights, cache, here, count)
     last = jax.vmap(lambda x, n: x[n - 1])(new, count)
     logits = jnp.where(count[:, None] > 0, last, logits)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(new), targets[..., None], axis=2)[..., 0]
     at = jnp.full(batch, done + 1)
     log_probs = write_ring(log_probs, chosen, at, count)
     is_best = write_ring(is_best, jnp.argmax(new, axis=-1) == targets, at, count)
-    return done + chunk, rewind(cache, count), logits, log_probs, is_best
+    return done + chunk, pending.commit(count), logits, log_probs, is_best
 
   carry = (
     jnp.zeros((), jnp.int32),
     reader.init(batch, capacity, keep_back),
-    jnp.zeros((batch, vocab_size)),
+    jnp.zeros((batch, reader.vocab_size)),
     jnp.zeros((batch, capacity + 1)),
     jnp.zeros((batch, capacity + 1), bool),
   )
@@ -147,7 +144,7 @@ def start(
 
 
 @functools.partial(jax.jit, static_argnames="reader", donate_argnames="state")
-def _begin(reader, state):
+def _begin(reader: Reader, state: State) -> State:
   """Puts all arrays where the weights are, or `generate` would be compiled for both places."""
   return dataclasses.replace(state, finish=_or_full(state.finish, reader, state.cache))
 
@@ -156,7 +153,7 @@ def _begin(reader, state):
   jax.jit,
   static_argnames=("reader", "drafting", "parts"),
   donate_argnames="state",
-  compiler_options=gpu_call.COMPILER_OPTIONS,
+  compiler_options=COMPILER_OPTIONS,
 )
 def generate(
   reader: Reader,
@@ -195,7 +192,14 @@ def generate(
     return jax.lax.while_loop(more, steps, (jnp.zeros((), jnp.int32), state))[1]
 
 
-def _step(reader, weights, state, may_wait, drafting, parts) -> State:
+def _step(
+  reader: Reader,
+  weights: Any,
+  state: State,
+  may_wait: jax.Array,
+  drafting: Drafting | None,
+  parts: frozenset[str],
+) -> State:
   """One read of every running row, and a byte more at least, but where a row waits."""
   length, cache = state.length, state.cache
   room = jnp.minimum(state.limit - length, reader.patches_left(cache))
@@ -210,16 +214,17 @@ def _step(reader, weights, state, may_wait, drafting, parts) -> State:
     at = (length + index)[:, None]
     return choose(logits[:, None], at, state.utf8[:, None], state.seen[:, None])[:, 0]
 
+  # Bytes [B, C], and the logits [B, C, V] of the byte after each.
   first = choose_one(state.logits, jnp.zeros_like(length))
   if drafting is None:
     tokens, count = first[:, None], jnp.minimum(room, 1)
-    logits, cache, count = reader.read_byte(weights, cache, tokens, count, may_wait)
+    logits, pending, count = reader.read_byte(weights, cache, tokens, count, may_wait)
   else:
-    drafted = draft(
+    tokens, count, logits, pending = draft(
       drafting, reader, weights, cache, first, room, lambda x, i: choose_one(x, i + 1)
     )
-    tokens, count = drafted.tokens, drafted.count
-    logits, cache = reader.read(weights, drafted.cache, tokens, count, drafted.entropies)
+
+  # How many of them each row takes: what it would have drawn itself, until it ends.
   asked = jnp.concatenate([state.logits[:, None], logits[:, :-1]], axis=1)
   utf8_states, seen = _along(state, tokens, parts)
   if drafting is not None:
@@ -227,17 +232,18 @@ def _step(reader, weights, state, may_wait, drafting, parts) -> State:
     wanted = choose(asked, at, utf8_states[:, :-1], seen[:, :-1])
     is_right = jnp.cumprod(tokens == wanted, axis=1).sum(axis=1)
     count = jnp.minimum(count, is_right)
-  chosen = jnp.take_along_axis(jax.nn.log_softmax(asked), tokens[..., None], axis=2)[..., 0]
   text = write_ring(state.text, tokens, length, count)
   ends = _ends(state, text, tokens)
   count = jnp.minimum(count, jnp.sum(running_max(ends) == RUNNING, axis=1) + 1)
 
-  def after(values):  # [B, C + 1, ...] -> after the last byte that counts
+  # The rows after the last byte that counts.
+  def after(values):  # [B, C + 1, ...] -> [B, ...]
     return pick(values, count)
 
-  cache = rewind(cache, count)
+  cache = pending.commit(count)
   logits = after(jnp.concatenate([state.logits[:, None], logits], axis=1))
   finish = after(jnp.concatenate([state.finish[:, None], ends], axis=1))
+  chosen = jnp.take_along_axis(jax.nn.log_softmax(asked), tokens[..., None], axis=2)[..., 0]
   return dataclasses.replace(
     state,
     cache=cache,
@@ -252,13 +258,15 @@ def _step(reader, weights, state, may_wait, drafting, parts) -> State:
   )
 
 
-def _or_full(finish, reader, cache):
-  """Why rows have finished, also for want of room for another patch."""
+def _or_full(finish: jax.Array, reader: Reader, cache: Any) -> jax.Array:
+  """Why rows have finished, int32 [B], also for want of room for another patch."""
   is_full = (finish == RUNNING) & (reader.patches_left(cache) < 1)
   return jnp.where(is_full, PATCHES, finish)
 
 
-def _along(state, tokens, parts):
+def _along(
+  state: State, tokens: jax.Array, parts: frozenset[str]
+) -> tuple[jax.Array, jax.Array]:
   """UTF-8 states [B, C + 1] and bytes seen [B, C + 1, V], before and after each token."""
   states, seen = [state.utf8], [state.seen]
   for token in tokens.T:
@@ -268,16 +276,19 @@ def _along(state, tokens, parts):
   return jnp.stack(states, axis=1), jnp.stack(seen, axis=1)
 
 
-def _ends(state, text, tokens):
+def _ends(state: State, text: jax.Array, tokens: jax.Array) -> jax.Array:
   """Why each token [B, C] would end its row: int32 [B, C], RUNNING where it would not."""
-  at = state.length[:, None] + np.arange(tokens.shape[1])
+  at = state.length[:, None] + np.arange(tokens.shape[1])  # [B, C]
+
+  # Whether the newest bytes of the continuation are a stop string, -1 being any byte.
   stop = state.options.stop  # [B, stops, length]
   window = at[..., None] - np.arange(stop.shape[-1])[::-1]  # [B, C, length]
-  newest = layers.take(text, window)
+  newest = take(text, window)
   newest = jnp.where(window >= state.prompt[:, None, None], newest, -2)
   is_any = stop[:, None] == -1
   matches = jnp.all((newest[:, :, None] == stop[:, None]) | is_any, axis=-1)
   is_stop = jnp.any(matches & ~jnp.all(is_any, axis=-1), axis=-1)
+
   ends = jnp.where(at + 1 >= state.limit[:, None], LENGTH, RUNNING)
   ends = jnp.where(is_stop, STOP, ends)
   return jnp.where(tokens == tokenizer.EOS_ID, END, ends)
@@ -285,5 +296,5 @@ def _ends(state, text, tokens):
 
 @functools.partial(jax.jit, donate_argnames="state")
 def replace_row(state: State, row: jax.Array, new: State) -> State:
-  """Puts the only row of `new` in the place of a finished one."""
+  """Puts the only row of `new`, arrays [1, ...], in the place of row number `row` []."""
   return jax.tree.map(lambda old, x: old.at[row].set(x[0]), state, new)

@@ -10,7 +10,6 @@ import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.decode import loop, sampling
-from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation, Piece, failed
 from blt_jax.decode.language_model import LanguageModel
@@ -91,7 +90,7 @@ class Rows:
         self._parts,
       )
 
-  def _refill(self, row):
+  def _refill(self, row: int) -> None:
     """Gives a row that is done to the next prompt."""
     self._rows[row] = self._waiting.popleft() if self._waiting else None
     self._sent[row] = 0
@@ -99,7 +98,7 @@ class Rows:
       new = self._start([self._rows[row]])
       self._state = loop.replace_row(self._state, jnp.int32(row), new)
 
-  def _start(self, requests) -> loop.State:
+  def _start(self, requests: Sequence[Request | None]) -> loop.State:
     """Reads prompts; rows without one rest."""
     tokens = np.zeros((len(requests), self._capacity), np.int32)
     ids = [np.array([tokenizer.BOS_ID]) if r is None else r.ids for r in requests]
@@ -116,7 +115,7 @@ class Rows:
       self._model.reader, cache, logits, log_probs, tokens, lengths, limits, options
     )
 
-  def _unsent(self, row, request, text, length):
+  def _unsent(self, row: int, request: Request, text: np.ndarray, length: int) -> np.ndarray:
     """New ids that no stop string can take back any more."""
     held = max((len(sampling.stop_ids(s)) for s in request.options.stop), default=1) - 1
     start = len(request.ids) + self._sent[row]
@@ -124,47 +123,44 @@ class Rows:
     self._sent[row] += len(ids)
     return ids
 
-  def _last_piece(self, row, request, text) -> Piece:
-    state = jax.tree.map(lambda x: x[row], self._state)
-    result = _result(self._model.reader, request, state, text)
+  def _last_piece(self, row: int, request: Request, text: np.ndarray) -> Piece:
+    result = self._result(row, request, text)
     return Piece(request.index, result.ids[self._sent[row] :], result)
 
-
-def _result(reader, request, state, text) -> Generation:
-  """Builds the result from the state of one row, the batch axis taken off."""
-  length, finish, passes = (int(x) for x in (state.length, state.finish, state.passes))
-  start, end = len(request.ids), length
-  if finish == loop.PATCHES and end == start:
-    return failed(
-      f"The prompt needs more patches than max_patches leaves room for "
-      f"({state.cache.patches[0].shape[0]}); raise it."
+  def _result(self, row: int, request: Request, text: np.ndarray) -> Generation:
+    """What became of a prompt whose row, with ids `text` [T], has finished."""
+    state, reader = self._state, self._model.reader
+    starts, entropies = reader.patches(state.cache)
+    fields = (state.length, state.finish, state.passes, state.log_probs, starts, entropies)
+    length, finish, passes, log_probs, starts, entropies = jax.device_get(
+      jax.tree.map(lambda x: x[row], fields)
     )
-  if finish == loop.STOP:
-    end -= _stop_length(request.options, text[start:end])
-  starts = entropies = None
-  if isinstance(reader, BLTReader):
-    entropies = np.asarray(state.cache.entropies)[:end] if reader.source else None
-    starts = np.zeros(end, bool)
-    places = np.asarray(state.cache.starts)[: int(state.cache.cursor.patch) + 1]
-    starts[places[places < end]] = True
-  return Generation(
-    prompt=request.ids,
-    ids=text[start:end],
-    log_probs=np.asarray(state.log_probs)[start:end],
-    finish=_FINISH[finish],
-    starts=starts,
-    entropies=entropies,
-    passes=passes,
-  )
+    start, end = len(request.ids), int(length)
+    if finish == loop.PATCHES and end == start:
+      return failed(
+        f"The prompt needs more patches than max_patches leaves room for "
+        f"({reader.max_patches}); raise it."
+      )
+    if finish == loop.STOP:
+      end -= _stop_length(request.options, text[start:end])
+    return Generation(
+      prompt=request.ids,
+      ids=text[start:end],
+      log_probs=log_probs[start:end],
+      finish=_FINISH[int(finish)],
+      starts=None if starts is None else starts[:end],
+      entropies=None if entropies is None else entropies[:end],
+      passes=int(passes),
+    )
 
 
-def _stop_length(options, ids):
+def _stop_length(options: Sampling, ids: np.ndarray) -> int:
   """Length of the longest stop string that ids end with."""
   stops = (sampling.stop_ids(s) for s in options.stop)
   return max(len(s) for s in stops if len(s) <= len(ids) and (ids[-len(s) :] == s).all())
 
 
-def _stop_shape(requests):
+def _stop_shape(requests: Sequence[Request]) -> tuple[int, int]:
   """Number and length of stop strings, rounded up so that few programs are compiled."""
   stops = [[len(sampling.stop_ids(s)) for s in r.options.stop] for r in requests]
   number = max(len(s) for s in stops)

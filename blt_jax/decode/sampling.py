@@ -13,52 +13,75 @@ from blt_jax import tokenizer
 from blt_jax.decode import utf8
 
 ALL_PARTS = frozenset(("seen", "utf8", "temperature", "filters"))
-_RULES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
-  "max_bytes": (numbers.Integral, lambda x: x >= 1, "an integer >= 1"),
-  "temperature": (numbers.Real, lambda x: 0 <= x <= 1e6, "a number in [0, 1e6]"),
-  "top_k": (numbers.Integral, lambda x: 0 <= x < 2**31, "an integer >= 0 (0 for all)"),
-  "top_p": (numbers.Real, lambda x: 0 < x <= 1, "a number in (0, 1]"),
-  "min_p": (numbers.Real, lambda x: 0 <= x < 1, "a number in [0, 1)"),
-  "repetition_penalty": (numbers.Real, lambda x: 1e-6 <= x <= 1e6, "in [1e-6, 1e6] (1: none)"),
-  "seed": (numbers.Integral, lambda x: 0 <= x < 2**32, "an integer in [0, 2**32)"),
-  "valid_utf8": (bool, lambda _: True, "true or false"),
-}
+
+
+def _option(
+  default: Any,
+  kind: type,
+  is_right: Callable[[Any], bool],
+  rule: str,
+  meaning: str,
+  dtype: str | None = None,
+) -> Any:
+  """A field of `Sampling`.
+
+  Args:
+    default: its value.
+    kind: class of its values.
+    is_right: whether a value of this class may be taken.
+    rule: says in words what is right.
+    meaning: says in words what the option does.
+    dtype: of the option in `Options`, if it is there.
+  """
+  metadata = dict(kind=kind, is_right=is_right, rule=rule, meaning=meaning, dtype=dtype)
+  return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How a text is continued.
+  """How a text is continued: the one list of options, what each means and may be."""
 
-  Attributes:
-    max_bytes: bytes to add at most.
-    temperature: 0 takes the likeliest byte; 1 samples from the model's distribution.
-    top_k: draw among this many likeliest bytes; 0 for all.
-    top_p: draw among the likeliest bytes that together have this probability.
-    min_p: draw among bytes at least this share as likely as the likeliest.
-    repetition_penalty: divides positive logits of bytes that occurred, multiplies
-      negative ones; 1 for none.
-    seed: of the draws; they depend on it and on nothing else but the text.
-    stop: texts that end the continuation; they are cut off.
-    valid_utf8: never a byte that cannot go on well-formed UTF-8, nor one that begins a
-      character which `max_bytes` would cut.
-  """
-
-  max_bytes: int = 200
-  temperature: float = 0.0
-  top_k: int = 0
-  top_p: float = 1.0
-  min_p: float = 0.0
-  repetition_penalty: float = 1.0
-  seed: int = 0
-  stop: Sequence[str | bytes] = ()
-  valid_utf8: bool = False
+  max_bytes: int = _option(
+    200, numbers.Integral, lambda x: x >= 1, "an integer >= 1", "bytes to add at most"
+  )
+  temperature: float = _option(
+    0.0, numbers.Real, lambda x: 0 <= x <= 1e6, "a number in [0, 1e6]",
+    "0 takes the likeliest byte; 1 samples from the model's distribution", "float32",
+  )  # fmt: skip
+  top_k: int = _option(
+    0, numbers.Integral, lambda x: 0 <= x < 2**31, "an integer >= 0 (0 for all)",
+    "draw among this many likeliest bytes; 0 for all", "int32",
+  )  # fmt: skip
+  top_p: float = _option(
+    1.0, numbers.Real, lambda x: 0 < x <= 1, "a number in (0, 1]",
+    "draw among the likeliest bytes that together have this probability", "float32",
+  )  # fmt: skip
+  min_p: float = _option(
+    0.0, numbers.Real, lambda x: 0 <= x < 1, "a number in [0, 1)",
+    "draw among bytes at least this share as likely as the likeliest", "float32",
+  )  # fmt: skip
+  repetition_penalty: float = _option(
+    1.0, numbers.Real, lambda x: 1e-6 <= x <= 1e6, "in [1e-6, 1e6] (1: none)",
+    "divides positive logits of bytes that occurred, multiplies negative ones; 1 for none",
+    "float32",
+  )  # fmt: skip
+  seed: int = _option(
+    0, numbers.Integral, lambda x: 0 <= x < 2**32, "an integer in [0, 2**32)",
+    "of the draws; they depend on it and on nothing else but the text", "uint32",
+  )  # fmt: skip
+  stop: Sequence[str | bytes] = dataclasses.field(
+    default=(), metadata={"meaning": "texts that end the continuation; they are cut off"}
+  )
+  valid_utf8: bool = _option(
+    False, bool, lambda _: True, "true or false",
+    "never a byte that cannot go on well-formed UTF-8, nor one that begins a character "
+    "which max_bytes would cut", "bool",
+  )  # fmt: skip
 
   def __post_init__(self):
-    for name, (kind, is_right, rule) in _RULES.items():
-      value = getattr(self, name)
-      is_kind = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
-      if not is_kind or not is_right(value):
-        raise ValueError(f"{name} is {value!r}; it must be {rule}.")
+    for field in dataclasses.fields(self):
+      if "rule" in field.metadata:
+        _check_option(field, getattr(self, field.name))
     filters = [
       name for name, off in (("top_k", 0), ("top_p", 1), ("min_p", 0))
       if getattr(self, name) != off
@@ -82,7 +105,15 @@ class Sampling:
     return frozenset(part for part, is_needed in needed.items() if is_needed)
 
 
-def _stop_texts(stop):
+def _check_option(field: dataclasses.Field, value: Any) -> None:
+  """Raises ValueError unless an option may have this value."""
+  kind, rule = field.metadata["kind"], field.metadata["rule"]
+  is_kind = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+  if not is_kind or not field.metadata["is_right"](value):
+    raise ValueError(f"{field.name} is {value!r}; it must be {rule}.")
+
+
+def _stop_texts(stop: Any) -> tuple[str | bytes, ...]:
   texts = (stop,) if isinstance(stop, str | bytes) else stop
   if not isinstance(texts, Sequence) or not all(isinstance(t, str | bytes) for t in texts):
     raise ValueError(f"stop is {stop!r}; it must be a text or a list of texts.")
@@ -115,25 +146,17 @@ class Options:
 
 def make_options(samplings: Sequence[Sampling], num_stops: int, stop_length: int) -> Options:
   """Arrays from one `Sampling` a row, with room for stop strings."""
-
-  def column(name, dtype):
-    return jnp.asarray([getattr(s, name) for s in samplings], dtype)
-
+  columns = {
+    field.name: jnp.asarray([getattr(s, field.name) for s in samplings], dtype)
+    for field in dataclasses.fields(Sampling)
+    if (dtype := field.metadata.get("dtype"))
+  }
   stop = np.full((len(samplings), num_stops, stop_length), -1, np.int32)
   for row, sampling in zip(stop, samplings, strict=True):
     for slot, text in zip(row, sampling.stop, strict=False):
       ids = stop_ids(text)
       slot[stop_length - len(ids) :] = ids
-  return Options(
-    column("temperature", jnp.float32),
-    column("top_k", jnp.int32),
-    column("top_p", jnp.float32),
-    column("min_p", jnp.float32),
-    column("repetition_penalty", jnp.float32),
-    column("seed", jnp.uint32),
-    column("valid_utf8", jnp.bool_),
-    jnp.asarray(stop),
-  )
+  return Options(**columns, stop=jnp.asarray(stop))
 
 
 def draw(
@@ -173,7 +196,7 @@ def draw(
   return jnp.where(is_greedy, jnp.argmax(logits, axis=-1), drawn).astype(jnp.int32)
 
 
-def _noise(seed, index, size):
+def _noise(seed: jax.Array, index: jax.Array, size: int) -> jax.Array:
   """Gumbel noise [size]: the largest of logits plus noise is a draw from their softmax."""
   key = jax.random.fold_in(jax.random.key(seed), index)
   return jax.random.gumbel(key, (size,), jnp.float32)
@@ -187,7 +210,7 @@ def adjust(
   seen: jax.Array,
   parts: frozenset[str] = ALL_PARTS,
 ) -> jax.Array:
-  """The logits that are sampled from: penalised, scaled, -inf where ruled out."""
+  """The logits [B, C, V] that are sampled from: penalised, scaled, -inf where ruled out."""
   if "seen" in parts:
     penalty = options.repetition_penalty[:, None, None]
     penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
@@ -201,15 +224,17 @@ def adjust(
   return _filter(logits, options) if "filters" in parts else logits
 
 
-def _filter(logits, options):
-  order = jnp.argsort(-logits, axis=-1)
-  ranked = jnp.take_along_axis(logits, order, axis=-1)
-  kept = _kept(ranked, options)
-  kept = jnp.take_along_axis(kept, jnp.argsort(order, axis=-1), axis=-1)
-  return jnp.where(kept, logits, -jnp.inf)
+def _filter(logits: jax.Array, options: Options) -> jax.Array:
+  """Logits [B, C, V], -inf where `options` keep a byte from being drawn."""
+  ranked, ids = jax.lax.top_k(logits, logits.shape[-1])
+  # The likeliest are kept, up to a last one; of equals, those with smaller ids.
+  last = jnp.sum(_kept(ranked, options), axis=-1, keepdims=True) - 1
+  least, last_id = (jnp.take_along_axis(x, last, axis=-1) for x in (ranked, ids))
+  is_kept = (logits > least) | (logits == least) & (np.arange(logits.shape[-1]) <= last_id)
+  return jnp.where(is_kept, logits, -jnp.inf)
 
 
-def _kept(ranked, options):
+def _kept(ranked: jax.Array, options: Options) -> jax.Array:
   """Which of logits [B, C, V], largest first, may be drawn; top_k, then top_p, then min_p."""
   rank = np.arange(ranked.shape[-1])
   top_k, top_p, min_p = (

@@ -1,6 +1,6 @@
 """The forward pass of a byte language model on an NVIDIA Hopper GPU, five kernels a layer.
 
-The mathematics is that of `byte_lm.ByteLM`. What `ops.hopper_layer` wants differently is
+The mathematics is that of `byte_lm.ByteLM`. What `ops.scoring` wants differently is
 done to the weights: gains of norms and the scale of attention are in them, and in each head
 the first features of all pairs come before the second ones.
 """
@@ -11,10 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import attention, norm, rope
-from blt_jax.ops.hopper import attention as hopper_attention
-from blt_jax.ops.hopper import layer as hopper_layer
-from blt_jax.ops.hopper import product as hopper_product
+from blt_jax.ops import attention, norm, rope, scoring
 from blt_jax.ops.online_softmax import LOG2_E
 
 Pair = tuple[jax.Array, jax.Array]
@@ -42,21 +39,13 @@ class Weights(NamedTuple):
   logits: jax.Array
 
 
-def fits(config: ByteLMConfig, batch_size: int, length: int) -> bool:
+def fits(config: ByteLMConfig, batch_size: int, seq_len: int) -> bool:
   """Whether the kernels can run rows [B, S] of a model that keeps a past."""
   c = config.transformer
-  window = c.window or 1
-  multiples = (
-    (batch_size * length, hopper_product.ROWS),
-    (c.dim, 2 * hopper_product.COLUMNS),
-    (c.mlp_dim, hopper_product.COLUMNS),
-    *((n * c.head_dim // 2, hopper_product.COLUMNS) for n in (c.num_heads, c.num_kv_heads)),
-    (length, hopper_attention.BLOCK),
-    (window, hopper_attention.BLOCK),
+  heads = c.num_heads, c.num_kv_heads, c.head_dim
+  return config.dtype == "bfloat16" and scoring.fits(
+    (batch_size, seq_len), c.dim, c.mlp_dim, heads, c.window or 1
   )
-  fits_heads = c.head_dim == hopper_attention.HEAD_DIM
-  divides = all(n % size == 0 for n, size in multiples)
-  return config.dtype == "bfloat16" and fits_heads and divides and length >= window
 
 
 def make_weights(params: Any, config: ByteLMConfig) -> Weights:
@@ -112,7 +101,7 @@ def resume(
   c = config.transformer
   window = past.key.shape[2]
   cos, sin = rope.rope_table(positions.reshape(-1), c.head_dim, c.rope_theta)
-  angles = hopper_layer.angle_parts(cos[:, 0, ::2], sin[:, 0, ::2])
+  angles = scoring.angle_parts(cos[:, 0, ::2], sin[:, 0, ::2])
   seen = jnp.concatenate([past.document_ids[0], document_ids], axis=1)
   first = attention.first_visible(seen, window)[:, window:] - window
 
@@ -122,16 +111,16 @@ def resume(
   def run_layer(carry, layer):
     x, squares = carry
     layer, num_rotated = layer[None], c.num_heads + c.num_kv_heads
-    heads = hopper_layer.rotated(
+    heads = scoring.rotated(
       x, scale(squares), *weights.heads, layer, angles, num_rotated
     ).reshape(*tokens.shape, -1, c.head_dim)
-    mixed = hopper_attention.interval_attention(
+    mixed = scoring.interval_attention(
       heads, (past.key, past.value), layer, first, c.num_heads
     ).reshape(len(x), -1)
-    x, squares = hopper_layer.added(x, mixed, *weights.output, layer)
-    hidden = hopper_layer.gated(x, scale(squares), *weights.mlp, layer)
+    x, squares = scoring.added(x, mixed, *weights.output, layer)
+    hidden = scoring.gated(x, scale(squares), *weights.mlp, layer)
     last = heads[:, -window:, c.num_heads :]
-    return hopper_layer.added(x, hidden, *weights.down, layer), jnp.split(last, 2, axis=2)
+    return scoring.added(x, hidden, *weights.down, layer), jnp.split(last, 2, axis=2)
 
   x = weights.embedding[tokens.reshape(-1)]
   (x, _), (key, value) = jax.lax.scan(run_layer, (x, _squares(x)), jnp.arange(c.num_layers))
@@ -143,5 +132,5 @@ def resume(
 
 def _squares(x):
   """Parts of the sums of squares of rows [M, D], as `added` gives them."""
-  parts = x.astype(jnp.float32).reshape(len(x), -1, 2 * hopper_product.COLUMNS)
+  parts = x.astype(jnp.float32).reshape(len(x), -1, scoring.SQUARES)
   return jnp.square(parts).sum(axis=2).T

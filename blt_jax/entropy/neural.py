@@ -18,8 +18,7 @@ from blt_jax.entropy import hopper_byte_lm
 from blt_jax.models import transformer
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import attention, losses
-from blt_jax.ops.hopper import mosaic
+from blt_jax.ops import attention, losses, scoring
 from blt_jax.ops.precision import exact_products
 
 # Documents of a lane begin at multiples of this, so that the order of the sums in a
@@ -51,36 +50,24 @@ class EntropyScorer:
     Raises:
       ValueError: the model has no window, so there is no end to what it must keep.
     """
-    self._length = max(chunk_length, window_of(config))
-    self._config, self._params = config, jax.device_get(params)
-    self._reset = reset_at_newline
+    window_of(config)
+    self._options = config, jax.device_get(params), reset_at_newline, 1, chunk_length
 
   @functools.cached_property
-  def _on_cpu(self):
-    cpu = jax.local_devices(backend="cpu")[0]
-    with jax.default_device(cpu):
-      past = transformer.empty_past(self._config.transformer, 1, self._config.dtype)
-    return cpu, jax.device_put(self._params, cpu), past, make_scoring_step(self._config)
+  def _scorer(self) -> "BatchScorer":
+    devices = jax.local_devices(backend="cpu")[:1]
+    return BatchScorer(*self._options, devices)
 
   def __call__(self, tokens: np.ndarray) -> np.ndarray:
     """Entropies in nats, float32 [n], of the predictions made at ids [n]."""
-    cpu, params, past, step = self._on_cpu
-    padded = -(-len(tokens) // self._length) * self._length
-    rows = np.zeros((3, 1, padded), np.int32)
-    rows[:, 0, : len(tokens)] = tokens, *locate(tokens, self._reset)
-    scores = []
-    with jax.default_device(cpu):
-      for start in range(0, padded, self._length):
-        entropies, past = step(params, rows[:, :, start : start + self._length], past)
-        scores.append(entropies)
-    return np.concatenate(jax.device_get(scores), axis=1)[0, : len(tokens)]
+    return self._scorer([tokens])[0]
 
   def __getstate__(self) -> dict[str, Any]:
-    return {k: v for k, v in self.__dict__.items() if k != "_on_cpu"}
+    return {"_options": self._options}
 
 
 class BatchScorer:
-  """Gives the entropies of many documents at once, on all local devices.
+  """Gives the entropies of many documents at once.
 
   Documents stand one after another in lanes, which go through the model side by side.
   """
@@ -92,6 +79,7 @@ class BatchScorer:
     reset_at_newline: bool = False,
     num_lanes: int = 8,
     chunk_length: int = 512,
+    devices: Sequence[jax.Device] | None = None,
   ):
     """Takes a model and its parameters.
 
@@ -101,19 +89,19 @@ class BatchScorer:
       reset_at_newline: the context begins anew after each newline byte.
       num_lanes: rows of a batch; rounded up to a multiple of the devices.
       chunk_length: bytes of a row scored in one go; at least a window is.
+      devices: to run on; by default all local ones.
 
     Raises:
       ValueError: the model has no window.
     """
     self._length = max(chunk_length, window_of(config))
-    mesh = jax.make_mesh(
-      (jax.local_device_count(),), ("data",), (AxisType.Auto,), devices=jax.local_devices()
-    )
+    devices = jax.local_devices() if devices is None else devices
+    mesh = jax.make_mesh((len(devices),), ("data",), (AxisType.Auto,), devices=devices)
     self._rows = NamedSharding(mesh, PartitionSpec(None, "data"))
     self._lanes = -(-num_lanes // mesh.size) * mesh.size
     self._reset = reset_at_newline
     share = self._lanes // mesh.size
-    if mosaic.is_hopper(mesh.devices[0]) and hopper_byte_lm.fits(config, share, self._length):
+    if scoring.runs_on(devices[0]) and hopper_byte_lm.fits(config, share, self._length):
       params = jax.jit(hopper_byte_lm.make_weights, static_argnums=1)(params, config)
       self._step = make_hopper_step(config, mesh)
     else:

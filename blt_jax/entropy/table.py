@@ -9,10 +9,7 @@ A table has 2**b entries, uint32: 16 bits that tell the context from others that
 the same entry, and 16 bits of entropy.
 """
 
-import json
 import os
-import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +24,8 @@ from blt_jax.entropy.contexts import (
   context_windows,
   split_windows,
 )
-from blt_jax.storage import atomic
+from blt_jax.storage import atomic, files
+from blt_jax.storage.folders import Folder
 
 Array = Any  # np.ndarray or jax.Array
 
@@ -40,7 +38,7 @@ _STEP = 2.0**-13  # nats per unit of an entry's lower half; ln 256 is 5.55
 class TableModel:
   """Gives the entropy after each byte of a document; see `transforms.Scorer`.
 
-  Its arrays are mapped from files, so worker processes share them; pickling sends the path.
+  Its arrays are mapped from a file, so worker processes share them; pickling sends its path.
 
   Attributes:
     info: what `table.json` holds: what the table was made from, and its sizes.
@@ -48,25 +46,28 @@ class TableModel:
   """
 
   def __init__(self, folder: str | os.PathLike):
-    """Opens a folder that `save_table` wrote.
+    """Opens a folder that `save_table` wrote; of a remote one, a copy of the entries.
 
     Raises:
       FileNotFoundError: there is no table.
       ValueError: the table is of another version, or its files do not fit together.
     """
-    self._folder = pathlib.Path(folder).absolute()
-    self.info = _load_info(self._folder)
+    home = Folder(folder)
+    self.__setstate__((_load_info(home), _copy_entries(home)))
+
+  def __getstate__(self):
+    return self.info, self._path
+
+  def __setstate__(self, state):
+    self.info, self._path = state
     self.reset_at_newline: bool = self.info["reset_at_newline"]
-    entries = _load_entries(self._folder / _ENTRIES, sum(self.info["buckets"]))
+    entries = _load_entries(self._path, sum(self.info["buckets"]))
     ends = np.cumsum(self.info["buckets"])
     tables = np.split(entries, ends[:-1])
     self._tables = [
       (order, ContextHash(order, len(table)), table)
       for order, table in zip(self.info["orders"], tables, strict=True)
     ]
-
-  def __reduce__(self):
-    return TableModel, (self._folder,)
 
   def __call__(self, tokens: np.ndarray) -> np.ndarray:
     """Entropies in nats, float32 [n], of the predictions made at ids [n]."""
@@ -141,10 +142,10 @@ def make_entries(
 def save_table(
   folder: str | os.PathLike, tables: Sequence[np.ndarray], info: dict[str, Any]
 ) -> None:
-  """Writes a table aside, then gives the folder its name.
+  """Writes a table; without `table.json`, its last file, a folder is none.
 
   Args:
-    folder: of the table; it must not exist.
+    folder: of the table; see `is_free`.
     tables: entries of each order, as from `make_entries`.
     info: `orders` (bytes of context, ascending), `entropy` (nats, without context),
       `reset_at_newline`, and whatever says what the table was made from.
@@ -152,43 +153,53 @@ def save_table(
   Raises:
     OSError: it cannot be written.
   """
-  folder = pathlib.Path(folder)
-  partial = folder.with_name(folder.name + ".partial")
-  shutil.rmtree(partial, ignore_errors=True)
+  home = Folder(folder)
   info = {"version": VERSION, "buckets": [len(t) for t in tables], **info}
   try:
-    partial.mkdir(parents=True)
-    np.save(partial / _ENTRIES, np.concatenate(tables))
-    (partial / INFO).write_text(json.dumps(info, indent=2) + "\n")
-    partial.rename(folder)
-  except OSError as error:
-    shutil.rmtree(partial, ignore_errors=True)
-    raise OSError(
-      f"{folder} cannot be written: {error}. Check free space and permissions."
-    ) from error
+    with atomic.explaining(folder):
+      home.make()
+      with home.new_file(_ENTRIES) as path:
+        np.save(path, np.concatenate(tables))
+    home.write_json(INFO, info)
+  except OSError:
+    home.unmake(_ENTRIES)
+    raise
+
+
+def is_free(folder: str | os.PathLike) -> bool:
+  """Whether nothing is there, or no more than a `save_table` that was killed left."""
+  return all(name == _ENTRIES or name.startswith(".") for name in Folder(folder).sizes())
 
 
 def is_table(folder: str | os.PathLike) -> bool:
   """Whether a folder holds a table."""
-  return (pathlib.Path(folder) / INFO).exists()
+  return Folder(folder).exists(INFO)
 
 
-def _load_info(folder: pathlib.Path) -> dict[str, Any]:
-  path = folder / INFO
-  if not path.exists():
+def _load_info(home: Folder) -> dict[str, Any]:
+  if not home.exists(INFO):
     raise FileNotFoundError(
-      f"{folder} holds no table model (no {INFO}); make one with "
-      "`python -m blt_jax.train_table`."
+      f"{home} holds no table model (no {INFO}); make one with `python -m blt_jax.train_table`."
     )
-  info = atomic.parse_json(path.read_bytes(), path)
+  info = home.read_json(INFO)
   if info.get("version") != VERSION:
     raise ValueError(
-      f"{path} has version {info.get('version')}, this code reads {VERSION}; train it anew."
+      f"{home.path_of(INFO)} has version {info.get('version')}, this code reads {VERSION}; "
+      "train it anew."
     )
   return info
 
 
-def _load_entries(path: pathlib.Path, size: int) -> np.ndarray:
+def _copy_entries(home: Folder) -> str:
+  """The path of the entries on this machine."""
+  path = home.path_of(_ENTRIES)
+  try:
+    return files.copy_here(path)
+  except FileNotFoundError as error:
+    raise ValueError(f"{path} is missing; train it anew.") from error
+
+
+def _load_entries(path: str, size: int) -> np.ndarray:
   try:
     entries = np.load(path, mmap_mode="r")
   except (OSError, ValueError, EOFError) as error:

@@ -31,6 +31,7 @@ class BLT(nn.Module):
   """
 
   config: BLTConfig
+  batch_keys = ("ngram_ids",)  # what it may take beside tokens and patches
 
   def setup(self):
     c = self.config
@@ -73,7 +74,7 @@ class BLT(nn.Module):
     states, patches = self.encode(tokens, patch_ids, patch_lengths.shape[1], ngram_ids)
     latents = self.think(tokens, patches, patch_ids)
     decoder_ids = patching.decoder_patch_ids(patch_lengths, seq_len)
-    return self.decode(tokens, states, latents, decoder_ids)
+    return self.decode(tokens, states, latents, decoder_ids, patch_ids)
 
   def encode(
     self,
@@ -83,8 +84,16 @@ class BLT(nn.Module):
     ngram_ids: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """Byte states [B, S, D] and patches [B, P, patch_dim] of ids [B, S]."""
-    embeddings = self.embedder(tokens, ngram_ids)
-    return self.encoder(embeddings, patch_ids, num_patches, self._documents(tokens))
+    c = self.config
+    documents = transformer.document_ids(tokens, tokenizer.EOS_ID)
+    embeddings = self.embedder(tokens, ngram_ids, documents if c.hash_document_masks else None)
+    return self.encoder(
+      embeddings,
+      patch_ids,
+      num_patches,
+      documents if c.document_masks else None,
+      self._cross_documents(tokens, patch_ids, num_patches),
+    )
 
   def think(self, tokens: jax.Array, patches: jax.Array, patch_ids: jax.Array) -> jax.Array:
     """Latents [B, P, latent width] of patches [B, P, patch_dim]."""
@@ -94,19 +103,31 @@ class BLT(nn.Module):
     return self.latent(patches, documents)
 
   def decode(
-    self, tokens: jax.Array, states: jax.Array, latents: jax.Array, decoder_ids: jax.Array
+    self,
+    tokens: jax.Array,
+    states: jax.Array,
+    latents: jax.Array,
+    decoder_ids: jax.Array,
+    patch_ids: jax.Array,
   ) -> jax.Array:
     """Logits [B, S, V] from byte states [B, S, D] and latents [B, P, latent width]."""
-    x = self.decoder(states, latents, decoder_ids, self._documents(tokens))
+    documents = None
+    if self.config.document_masks:
+      documents = transformer.document_ids(tokens, tokenizer.EOS_ID)
+    patch_documents = self._cross_documents(tokens, patch_ids, latents.shape[1])
+    x = self.decoder(states, latents, decoder_ids, documents, patch_documents)
     if self.config.tie_embeddings:
       table = self.embedder.byte_table()
       return jnp.dot(x, table.T.astype(x.dtype)).astype(jnp.float32)
     return self.output(x).astype(jnp.float32)
 
-  def _documents(self, tokens):
-    if not self.config.document_masks:
+  def _cross_documents(
+    self, tokens: jax.Array, patch_ids: jax.Array, num_patches: int
+  ) -> jax.Array | None:
+    """Documents of patches [B, P], where windows of cross-attention must know them."""
+    if not self.config.masks_cross_windows:
       return None
-    return transformer.document_ids(tokens, tokenizer.EOS_ID)
+    return patch_document_ids(tokens, patch_ids, num_patches)
 
 
 def patch_document_ids(tokens: jax.Array, patch_ids: jax.Array, num_patches: int) -> jax.Array:

@@ -13,6 +13,7 @@ class ByteLM(nn.Module):
   """Embedding, blocks, norm, output (Meta `transformer.py` `LMTransformer`)."""
 
   config: ByteLMConfig
+  batch_keys = ()  # what it may take beside tokens
 
   @nn.compact
   def __call__(self, tokens: jax.Array, patch_lengths: jax.Array | None = None) -> jax.Array:

@@ -164,6 +164,10 @@ class BLTConfig:
     vocab_size: V.
     document_masks: local attention stays inside documents.
     latent_document_masks: so does latent attention.
+    hash_document_masks: hashed n-grams take bytes of other documents for 0, as those left
+      of a row. False, as in the references, makes logits depend on what stands before.
+    cross_document_masks: windows of cross-attention stay inside documents; the references'
+      do not.
     tie_embeddings: the output matrix is the byte embedding table.
     dtype: of activations; parameters are float32.
   """
@@ -185,6 +189,8 @@ class BLTConfig:
   vocab_size: int = tokenizer.VOCAB_SIZE
   document_masks: bool = True
   latent_document_masks: bool = True
+  hash_document_masks: bool = True
+  cross_document_masks: bool = True
   tie_embeddings: bool = False
   dtype: str = "float32"
 
@@ -225,6 +231,12 @@ class BLTConfig:
     """Rows of all hash tables together."""
     multiple = self.hash_rows_multiple_of
     return -(-self.num_hash_tables * self.hash_vocab_size // multiple) * multiple
+
+  @property
+  def masks_cross_windows(self) -> bool:
+    """Whether a cross-attention reads several patches, of one document alone."""
+    crosses = (self.encoder_cross, self.decoder_cross)
+    return self.cross_document_masks and any(x and (x.window or 1) > 1 for x in crosses)
 
   @property
   def decoder_slots(self) -> int:

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 
 
 def init_params(model: nn.Module, rng: jax.Array) -> Any:
-  """Fresh parameters; leaves carry their logical names."""
+  """Fresh parameters, float32; leaves carry their logical names.
+
+  Args:
+    model: of any kind; it is called with tokens [1, 4] and patch lengths [1, 5].
+    rng: key [].
+  """
   tokens, lengths = jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 5), jnp.int32)
   tables = len(getattr(model.config, "ngram_vocab_sizes", ()))
   extras = {"ngram_ids": jnp.zeros((tables, 1, 4), jnp.int32)} if tables else {}

@@ -5,7 +5,7 @@ Initialisation follows Meta `base_transformer.py`: normal, cut at 3 standard dev
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from blt_jax.models import partitioning
 from blt_jax.models.config import CrossAttentionConfig, TransformerConfig
-from blt_jax.ops import attention, norm, patch_attention, rope
+from blt_jax.ops import attention, device, norm, patch_attention, rope
 
 Std = Callable[[int], Any]  # fan-in -> standard deviation, a float or a scalar array
 
@@ -45,7 +45,7 @@ class Linear(nn.Module):
     kernel = self.param("kernel", init, (fan_in, self.features), jnp.float32)
     # A product of two matrices has the faster gradient on CPUs. On TPUs, heads would be
     # moved twice for it, to bring rows together and the row's positions next to each other.
-    inputs = x if attention.on_tpus() else x.reshape(-1, fan_in)
+    inputs = x if device.kernels() == "tpu" else x.reshape(-1, fan_in)
     flat = jnp.dot(inputs, kernel.astype(x.dtype)).reshape(*x.shape[:-1], self.features)
     # Named for policies of recomputation. Heads apart would take twice the memory on TPUs.
     return checkpoint_name(flat, self.name)
@@ -56,11 +56,21 @@ class RMSNorm(nn.Module):
 
   epsilon: float
 
-  @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    return self.fan_out(x, 1)[1][0]
+
+  @nn.compact
+  def fan_out(self, x: jax.Array, readers: int) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Returns `x` for the residual, and what each of its readers gets; see `ops.norm`."""
     init = nn.with_logical_partitioning(nn.initializers.ones, ("norm",))
     scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
-    return norm.rms_norm(x, scale, self.epsilon)
+    if device.kernels() != "triton":
+      return norm.fan_out(x, scale, self.epsilon, readers)
+    # The partitioner cannot split kernels.
+    rows = ("batch", *(None,) * (x.ndim - 1))
+    normalise = functools.partial(norm.fan_out, epsilon=self.epsilon, readers=readers)
+    outputs = rows, (rows,) * readers
+    return partitioning.per_shard(normalise, (rows, ("norm",)), outputs)(x, scale)
 
 
 class Embedding(nn.Module):
@@ -85,22 +95,29 @@ class SelfAttention(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: jax.Array,
+    inputs: Sequence[jax.Array],
     rope_table: tuple[jax.Array, jax.Array],
     document_ids: jax.Array | None,
     past: attention.Past | None = None,
   ) -> tuple[jax.Array, attention.Past | None]:
-    """Returns [B, S, D], and the past of what follows where a past was given."""
-    c = self.config
-    batch, seq_len, dim = x.shape
+    """Returns [B, S, D], and the past of what follows where a past was given.
 
-    def project(name, heads):
+    Args:
+      inputs: [B, S, D] for queries, keys and values; see `RMSNorm.fan_out`.
+      rope_table: see `ops.rope`.
+      document_ids: int [B, S] or None.
+      past: what precedes the row; None for nothing.
+    """
+    c = self.config
+    batch, seq_len, dim = inputs[0].shape
+
+    def project(name, x, heads):
       flat = Linear(heads * c.head_dim, ("embed", "heads"), self.std, name=name)(x)
       return flat.reshape(batch, seq_len, heads, c.head_dim)
 
-    query = rope.apply_rope(project("query", c.num_heads), rope_table)
-    key = rope.apply_rope(project("key", c.num_kv_heads), rope_table)
-    value = project("value", c.num_kv_heads)
+    query = rope.apply_rope(project("query", inputs[0], c.num_heads), rope_table)
+    key = rope.apply_rope(project("key", inputs[1], c.num_kv_heads), rope_table)
+    value = project("value", inputs[2], c.num_kv_heads)
     mixed = self._attend(query, key, value, document_ids, past).reshape(batch, seq_len, -1)
     # The reference scales the output matrix by the width of the model as well.
     output = Linear(dim, ("contracted", None), lambda _: self.std(dim), name="output")
@@ -143,14 +160,16 @@ class MLP(nn.Module):
   std: Std = fan_in_std
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, inputs: Sequence[jax.Array]) -> jax.Array:
+    """Returns [B, S, D] from two of it, for gate and up; see `RMSNorm.fan_out`."""
 
-    def widen(name):
+    def widen(name, x):
       wide = Linear(self.hidden_dim, ("embed", "mlp"), self.std, name=name)(x)
       return partitioning.constrain(wide, "batch", None, "mlp")
 
-    hidden = nn.silu(widen("gate")) * widen("up")
-    return Linear(x.shape[-1], ("contracted", None), self.std, name="down")(hidden)
+    hidden = nn.silu(widen("gate", inputs[0])) * widen("up", inputs[1])
+    dim = inputs[0].shape[-1]
+    return Linear(dim, ("contracted", None), self.std, name="down")(hidden)
 
 
 class CrossAttention(nn.Module):
@@ -166,13 +185,20 @@ class CrossAttention(nn.Module):
   std: Std = fan_in_std
 
   @nn.compact
-  def __call__(self, x: jax.Array, context: jax.Array, patch_ids: jax.Array) -> jax.Array:
+  def __call__(
+    self,
+    x: jax.Array,
+    context: jax.Array,
+    patch_ids: jax.Array,
+    patch_documents: jax.Array | None = None,
+  ) -> jax.Array:
     """Returns x + attention in the shape of x.
 
     Args:
       x: queries, bytes [B, S, D] or patches [B, P, K, D].
       context: keys and values, the other of the two.
       patch_ids: [B, S] patch that each byte belongs to, or reads.
+      patch_documents: [B, P] document of each patch, beyond which no window reaches, or None.
     """
     c = self.config
     dim = x.shape[-1]
@@ -182,22 +208,26 @@ class CrossAttention(nn.Module):
       flat = Linear(heads * head_dim, ("embed", "heads"), self.std, name=name)(inputs)
       return flat.reshape(*inputs.shape[:-1], heads, head_dim)
 
-    query = project("query", RMSNorm(self.epsilon, name="query_norm")(x), c.num_heads)
-    context = RMSNorm(self.epsilon, name="context_norm")(context)
-    key = project("key", context, c.num_kv_heads)
-    value = project("value", context, c.num_kv_heads)
-    mixed = self._attend(query, key, value, patch_ids).reshape(*x.shape[:-1], -1)
+    x, (for_query,) = RMSNorm(self.epsilon, name="query_norm").fan_out(x, 1)
+    query = project("query", for_query, c.num_heads)
+    _, for_both = RMSNorm(self.epsilon, name="context_norm").fan_out(context, 2)
+    key = project("key", for_both[0], c.num_kv_heads)
+    value = project("value", for_both[1], c.num_kv_heads)
+    mixed = self._attend(query, key, value, patch_ids, patch_documents)
+    mixed = mixed.reshape(*x.shape[:-1], -1)
     mixed = checkpoint_name(mixed, attention.SAVED_AS)
     output = Linear(dim, ("contracted", None), lambda _: self.std(dim), name="output")
     return x + output(mixed)
 
-  def _attend(self, query, key, value, patch_ids):
-    attend = (
-      patch_attention.bytes_attend if self.bytes_are_queries else patch_attention.patches_attend
-    )
-    attend = functools.partial(attend, window=self.config.window)
-    if partitioning.num_shards("heads") > 1:  # else the borders of shards only cost time
+  def _attend(self, query, key, value, patch_ids, patch_documents):
+    def attend(query, key, value, patch_ids, patch_documents):
+      by_bytes, by_patches = patch_attention.bytes_attend, patch_attention.patches_attend
+      read = by_bytes if self.bytes_are_queries else by_patches
+      return read(query, key, value, patch_ids, self.config.window, patch_documents)
+
+    # Kernels are not divided by the partitioner; else borders of shards only cost time.
+    if partitioning.num_shards("heads") > 1 or patch_attention.has_kernels():
       own, other = (("batch", *(None,) * (x.ndim - 3), "heads", None) for x in (query, key))
-      inputs = (own, other, other, ("batch", None))
+      inputs = (own, other, other, ("batch", None), ("batch", None))
       attend = _on_shards(attend, inputs, own, key.shape[-2])
-    return attend(query, key, value, patch_ids)
+    return attend(query, key, value, patch_ids, patch_documents)

@@ -29,8 +29,22 @@ class Embedder(nn.Module):
       self.hashes = layers.Embedding(c.hash_rows, c.encoder.dim, ("hash_rows", None))
     self.ngrams = [layers.Embedding(rows, c.encoder.dim) for rows in c.ngram_vocab_sizes]
 
-  def __call__(self, tokens: jax.Array, ngram_ids: jax.Array | None = None) -> jax.Array:
-    """Embeds ids [B, S], with `ngram_ids` [tables, B, S] where configured: [B, S, D]."""
+  def __call__(
+    self,
+    tokens: jax.Array,
+    ngram_ids: jax.Array | None = None,
+    document_ids: jax.Array | None = None,
+  ) -> jax.Array:
+    """Embeds ids.
+
+    Args:
+      tokens: int [B, S].
+      ngram_ids: int [tables, B, S] of the frequency n-gram tables, where configured.
+      document_ids: int [B, S] to hash inside documents, or None.
+
+    Returns:
+      [B, S, D].
+    """
     c = self.config
     ids_by_table = [] if ngram_ids is None else list(ngram_ids)
     if len(ids_by_table) != len(c.ngram_vocab_sizes):
@@ -38,27 +52,33 @@ class Embedder(nn.Module):
         f"The model has {len(c.ngram_vocab_sizes)} frequency n-gram tables, ngram_ids "
         f"has {len(ids_by_table)}; look ids up with hashing.NgramTable."
       )
-    embeddings = self.bytes()[tokens]
+    embeddings = self._sum_rows(self.bytes(), jnp.asarray(tokens)[None], "vocab", "float32")
     if c.hash_rows:
-      embeddings += self._hash_embeddings(jnp.asarray(tokens))
+      rows = self._hash_rows(jnp.asarray(tokens), document_ids)
+      embeddings += self._sum_rows(self.hashes(), rows, "hash_rows", c.dtype)
     for ngrams, ids in zip(self.ngrams, ids_by_table, strict=True):
-      embeddings += ngrams()[ids]
+      embeddings += self._sum_rows(ngrams(), ids[None], "vocab", "float32")
     return partitioning.constrain(embeddings.astype(c.dtype), "batch", None, None)
 
-  def _hash_embeddings(self, tokens):
-    """The sum of the embeddings of hashed n-grams, float32 [B, S, D]."""
+  def _hash_rows(self, tokens: jax.Array, document_ids: jax.Array | None) -> jax.Array:
+    """Rows of the hashed n-grams that end at each byte, int32 [T, B, S]."""
     c = self.config
-    ids = hashing.ngram_hash_ids(tokens, c.hash_sizes, c.hash_vocab_size, c.hash_functions)
-    rows = ids + np.arange(len(ids), dtype=np.int32)[:, None, None] * c.hash_vocab_size
+    ids = hashing.ngram_hash_ids(
+      tokens, c.hash_sizes, c.hash_vocab_size, c.hash_functions, document_ids
+    )
+    return ids + np.arange(len(ids), dtype=np.int32)[:, None, None] * c.hash_vocab_size
+
+  def _sum_rows(self, table: jax.Array, rows: jax.Array, name: str, dtype: str) -> jax.Array:
+    """The sum of rows [T, B, S] of a table with `name` for its rows, float32 [B, S, D]."""
+    seq_len = rows.shape[2]
     look_up = functools.partial(
-      hash_tables.lookup_sum, dtype=c.dtype, axes=partitioning.axes_of("hash_rows")
+      hash_tables.lookup_sum, dtype=dtype, axes=partitioning.axes_of(name)
     )
     # Devices that have the same rows share their bytes, the last one with some to spare.
-    spare = -tokens.shape[1] % partitioning.num_shards("bytes")
+    spare = -seq_len % partitioning.num_shards("bytes")
     rows = jnp.pad(rows, ((0, 0), (0, 0), (0, spare)))
-    inputs, outputs = [("hash_rows", None), (None, "batch", "bytes")], ("batch", "bytes", None)
-    summed = partitioning.per_shard(look_up, inputs, outputs)(self.hashes(), rows)
-    return summed[:, : tokens.shape[1]]
+    inputs, outputs = [(name, None), (None, "batch", "bytes")], ("batch", "bytes", None)
+    return partitioning.per_shard(look_up, inputs, outputs)(table, rows)[:, :seq_len]
 
   def byte_table(self) -> jax.Array:
     """The embeddings [V, D] of the ids."""
@@ -69,6 +89,17 @@ def _slots(patches, count):
   """[B, P, K * D] -> [B, P, K, D], gathered once, not wherever heads are cut anew."""
   patches = partitioning.constrain(patches, *partitioning.STATES)
   return patches.reshape(*patches.shape[:2], count, -1)
+
+
+def _on_rows(function: Any) -> Any:
+  """Makes a function of states and ids run on each device's rows where it has kernels.
+
+  The partitioner cannot split kernels.
+  """
+  if not patch_attention.has_kernels():
+    return function
+  inputs = partitioning.STATES, ("batch", None)
+  return partitioning.per_shard(function, inputs, partitioning.STATES)
 
 
 class LocalEncoder(nn.Module):
@@ -83,6 +114,7 @@ class LocalEncoder(nn.Module):
     patch_ids: jax.Array,
     num_patches: int,
     document_ids: jax.Array | None,
+    patch_documents: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """Returns byte states [B, S, D] and patches [B, P, patch_dim].
 
@@ -91,6 +123,7 @@ class LocalEncoder(nn.Module):
       patch_ids: int [B, S] patch of each byte.
       num_patches: P.
       document_ids: int [B, S] or None.
+      patch_documents: int [B, P], beyond which windows of patches do not reach, or None.
     """
     c = self.config
     table = transformer.position_table(c.encoder, x.shape[1])
@@ -99,19 +132,21 @@ class LocalEncoder(nn.Module):
       first_read = 0 if c.encoder_cross.all_layers else c.encoder.num_layers - 1
       features = c.vectors_per_patch * c.encoder.dim
       project = layers.Linear(features, ("embed", "heads"), name="patch_projection")
+    pool = _on_rows(
+      functools.partial(patch_attention.pool, num_patches=num_patches, modes=c.pooling)
+    )
     patches = None
     for layer in range(c.encoder.num_layers):
       x, _ = block_class(c.encoder, name=f"layers_{layer}")(x, layer, table, document_ids)
       if c.encoder_cross and layer >= first_read:
         if patches is None or c.repool:
-          pooled = patch_attention.pool(x, patch_ids, num_patches, c.pooling)
-          patches = _slots(project(pooled), c.vectors_per_patch)
-        patches = self._read_bytes(layer - first_read, patches, x, patch_ids)
+          patches = _slots(project(pool(x, patch_ids)), c.vectors_per_patch)
+        patches = self._read_bytes(layer - first_read, patches, x, patch_ids, patch_documents)
     if patches is None:
-      return x, patch_attention.pool(x, patch_ids, num_patches, c.pooling)
+      return x, pool(x, patch_ids)
     return x, patches.reshape(*patches.shape[:2], -1)
 
-  def _read_bytes(self, index, patches, x, patch_ids):
+  def _read_bytes(self, index, patches, x, patch_ids, patch_documents):
     """The cross-attention number `index`: patches [B, P, K, D] read the bytes [B, S, D]."""
     stack = self.config.encoder
     cross = transformer.recomputed(layers.CrossAttention, stack)(
@@ -121,7 +156,7 @@ class LocalEncoder(nn.Module):
       std=transformer.depth_std(stack, index),
       name=f"cross_{index}",
     )
-    return patches + cross(patches, x, patch_ids)  # the residual counts twice
+    return patches + cross(patches, x, patch_ids, patch_documents)  # the residual counts twice
 
 
 class DecoderLayer(nn.Module):
@@ -138,6 +173,7 @@ class DecoderLayer(nn.Module):
     patch_ids: jax.Array,
     rope_table: tuple[jax.Array, jax.Array],
     document_ids: jax.Array | None,
+    patch_documents: jax.Array | None,
   ) -> tuple[jax.Array, None]:
     """Returns ([B, S, D], None), in the form of a scan over layers."""
     c = self.config
@@ -148,7 +184,7 @@ class DecoderLayer(nn.Module):
       std=transformer.depth_std(c.decoder, layer),
       name="cross",
     )
-    x = x + cross(x, patches, patch_ids)  # the residual counts twice
+    x = x + cross(x, patches, patch_ids, patch_documents)  # the residual counts twice
     return transformer.Block(c.decoder, name="block")(x, layer, rope_table, document_ids)
 
 
@@ -164,6 +200,7 @@ class LocalDecoder(nn.Module):
     latents: jax.Array,
     patch_ids: jax.Array,
     document_ids: jax.Array | None,
+    patch_documents: jax.Array | None = None,
   ) -> jax.Array:
     """Returns [B, S, D].
 
@@ -172,6 +209,7 @@ class LocalDecoder(nn.Module):
       latents: [B, P, latent width].
       patch_ids: int [B, S] patch that each byte reads.
       document_ids: int [B, S] or None.
+      patch_documents: int [B, P], beyond which windows of patches do not reach, or None.
     """
     c = self.config
     if c.project_latent:
@@ -182,20 +220,21 @@ class LocalDecoder(nn.Module):
     table = transformer.position_table(c.decoder, x.shape[1])
     indices = jnp.arange(c.decoder.num_layers)
     if c.decoder_cross and c.decoder_cross.all_layers:
-      stack = transformer.stacked(DecoderLayer, c.decoder, num_shared=4)
-      x, _ = stack(c, name="layers")(x, indices, patches, patch_ids, table, document_ids)
+      stack = transformer.stacked(DecoderLayer, c.decoder, num_shared=5)
+      shared = patches, patch_ids, table, document_ids, patch_documents
+      x, _ = stack(c, name="layers")(x, indices, *shared)
     else:
-      x = self._read_once(x, patches, patch_ids)
+      x = self._read_once(x, patches, patch_ids, patch_documents)
       stack = transformer.stacked(transformer.Block, c.decoder, num_shared=2)
       x, _ = stack(c.decoder, name="layers")(x, indices, table, document_ids)
     return layers.RMSNorm(c.decoder.norm_epsilon, name="norm")(x)
 
-  def _read_once(self, x, patches, patch_ids):
+  def _read_once(self, x, patches, patch_ids, patch_documents):
     """Takes the patches in before the first layer only."""
     c = self.config
     if c.decoder_cross is None:
-      return x + patch_attention.expand(patches[:, :, 0], patch_ids)
+      return x + _on_rows(patch_attention.expand)(patches[:, :, 0], patch_ids)
     std = transformer.depth_std(c.decoder, 0)
     epsilon = c.decoder.norm_epsilon
     cross = layers.CrossAttention(c.decoder_cross, epsilon, True, std, name="cross_0")
-    return x + cross(x, patches, patch_ids)
+    return x + cross(x, patches, patch_ids, patch_documents)

@@ -21,7 +21,7 @@ def mesh_axes(names: Names) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
-  """Places an array, dimension by dimension."""
+  """Places an array [n1, n2, ...] by the logical name of each dimension; None: anywhere."""
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, mesh_axes(names))

@@ -1,5 +1,6 @@
 """Transformer blocks and their stacking."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -59,10 +60,11 @@ class Block(nn.Module):
     std = depth_std(c, layer)
     attend = layers.SelfAttention(c, std, name="attention")
     mlp = layers.MLP(c.mlp_dim, std, name="mlp")
-    normed = layers.RMSNorm(c.norm_epsilon, name="attention_norm")(x)
+    x, normed = layers.RMSNorm(c.norm_epsilon, name="attention_norm").fan_out(x, 3)
     attended, kept = attend(normed, rope_table, document_ids, past)
     x = partitioning.constrain(x + attended, *partitioning.STATES)
-    x = x + mlp(layers.RMSNorm(c.norm_epsilon, name="mlp_norm")(x))
+    x, normed = layers.RMSNorm(c.norm_epsilon, name="mlp_norm").fan_out(x, 2)
+    x = x + mlp(normed)
     return partitioning.constrain(x, *partitioning.STATES), kept
 
 
@@ -78,7 +80,7 @@ def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> 
     "matmuls"      also gate and up, 2 F                          1
     "dots"         all products with weights, 6 D + 2 F           1
 
-  Attention itself runs once more with "full" and "dots"; everywhere but on TPUs, its
+  Attention itself runs once more with "full" and "dots"; without kernels (`ops.device`), its
   scores are computed again with all policies, those of a window even with "none".
 
   Args:
@@ -99,9 +101,9 @@ def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> 
 def stacked(
   layer: Any, config: TransformerConfig, num_shared: int, has_past: bool = False
 ) -> Any:
-  """A module class that runs `layer` once per layer of `config`.
+  """What makes a module that runs `layer` once per layer of `config`.
 
-  Parameters get a leading axis named "layers".
+  Its parameters have a leading axis named "layers".
 
   Args:
     layer: module class called as (x, layer index, *shared) -> (x, None).
@@ -109,7 +111,7 @@ def stacked(
     num_shared: number of arguments that all layers share.
     has_past: whether a last argument holds something for each layer.
   """
-  return nn.scan(
+  scanned = nn.scan(
     recomputed(layer, config, in_loop=not config.unroll),
     variable_axes={"params": 0},
     split_rngs={"params": True},
@@ -118,6 +120,51 @@ def stacked(
     unroll=config.num_layers if config.unroll else 1,
     metadata_params={nn.PARTITION_NAME: "layers"},
   )
+
+  def make(*args, name):
+    stack = scanned(*args, name=name)
+    if not config.unroll or has_past or stack.is_initializing():
+      return stack
+    single = recomputed(layer, config)(*args, parent=None)
+    return functools.partial(_run_in_turn, single, stack.variables["params"])
+
+  return make
+
+
+def _run_in_turn(layer, stacked_params, x, indices, *shared):
+  """Runs the layers that `stacked` makes, written out: ([B, S, D], None)."""
+
+  @jax.jit  # which traces the layer once for all
+  def run(params, x, index, *shared):
+    return layer.apply({"params": params}, x, index, *shared)[0]
+
+  for index, params in zip(indices, _layers_of(stacked_params), strict=True):
+    x = run(params, x, index, *shared)
+  return x, None
+
+
+@jax.custom_vjp
+def _layers_of(stacked_params):
+  """Trees of parameters, one for each layer.
+
+  The gradient is written layer by layer into its place: a scan that is written out keeps
+  the layers' gradients and puts all together in the end, at five times the cost on GPUs.
+  """
+  count = len(jax.tree.leaves(stacked_params)[0])
+  return tuple(jax.tree.map(lambda x: x[i], stacked_params) for i in range(count))  # noqa: B023
+
+
+def _stack_gradients(_, gradients):
+  def put_together(*layers):
+    total = jax.lax.empty((len(layers), *layers[0].shape), layers[0].dtype)
+    for i, layer in enumerate(layers):
+      total = jax.lax.dynamic_update_index_in_dim(total, layer, i, 0)
+    return total
+
+  return (jax.tree.map(put_together, *gradients),)
+
+
+_layers_of.defvjp(lambda params: (_layers_of(params), None), _stack_gradients)
 
 
 class Transformer(nn.Module):

@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
+from blt_jax.ops import device
 from blt_jax.ops.masked_attention import masked_attention
 from blt_jax.ops.tpu import attention as tpu_attention
 from blt_jax.ops.triton import attention as gpu_attention
+from blt_jax.ops.triton import interval_attention
+from blt_jax.ops.window_attention import window_attention
 
-SAVED_AS = "attention"  # what a remat policy may save: outputs, and on TPUs logsumexps
+SAVED_AS = "attention"  # what a remat policy may save: outputs, and of kernels logsumexps
 
 
 class Past(NamedTuple):
@@ -28,6 +31,7 @@ class Past(NamedTuple):
   document_ids: jax.Array
 
 
+_LOOPED = 128  # windows from here on: the scores of a few blocks of queries fill a CPU's cache
 NOTHING = -1  # the document of a position that does not exist
 
 
@@ -42,45 +46,40 @@ def attention(
 ) -> jax.Array:
   """Softmax attention of each position to itself and what came before it.
 
-  Time and memory are O(S * window) with a window, O(S * S) without; on TPUs, the memory
-  is O(S). Under a mesh of TPUs it has to be called on each device's shard.
+  Time and memory are O(S * window) with a window, O(S * S) without; with kernels, the
+  memory is O(S). Under a mesh it has to be called on each device's shard.
 
   Args:
     query: [B, S, N, H].
     key: [B, S, G, H]; each of the G heads serves N / G adjacent query heads.
     value: [B, S, G, H].
     window: how many positions are visible, the query's own included; None for all.
-    document_ids: int [B, S]; positions see their own document only.
+    document_ids: int [B, S]; positions see their own document only. A document's
+      positions are adjacent.
     past: what precedes the row; needs a window and `document_ids`.
 
   Returns:
     [B, S, N, H] in the dtype of `query`; softmax in float32.
   """
   batch, seq_len, heads, head_dim = query.shape
-  if past is None and on_tpus():
+  kernels = device.kernels()
+  if past is None and kernels == "tpu":
     return tpu_attention.splash_attention(
       query, key, value, window=window, document_ids=document_ids, saved_as=SAVED_AS
     )
-  grouped = query.reshape(batch, seq_len, key.shape[2], -1, head_dim)
-  if past is not None:
-    output = _resumed(grouped, key, value, window, document_ids, past)
-  elif window is None or window >= seq_len:
-    output = _full(grouped, key, value, document_ids)
-  else:
-    # Scores, kept for the backward pass, would take far more memory than all else.
-    output = jax.checkpoint(_banded, static_argnums=3)(
-      grouped, key, value, window, document_ids
+  if past is None and kernels == "triton" and interval_attention.fits(query):
+    first, last = intervals(document_ids, window, (batch, seq_len))
+    return interval_attention.interval_attention(
+      query, key, value, first, last, interval_attention.tiles_for(query), SAVED_AS
     )
-  return checkpoint_name(output.reshape(batch, seq_len, heads, head_dim), SAVED_AS)
-
-
-def on_tpus() -> bool:
-  """Whether the mesh in force is one of TPUs.
-
-  Not `platform_dependent`: the backward pass would keep what each of its branches needs.
-  """
-  device = jax.sharding.get_abstract_mesh().abstract_device
-  return device is not None and device.platform == "tpu"
+  if past is not None:
+    output = _resumed(query, key, value, window, document_ids, past)
+  elif window is None or window >= seq_len:
+    grouped = query.reshape(batch, seq_len, key.shape[2], -1, head_dim)
+    output = _full(grouped, key, value, document_ids).reshape(query.shape)
+  else:
+    output = _windowed(query, key, value, window, document_ids)
+  return checkpoint_name(output, SAVED_AS)
 
 
 def first_visible(document_ids: jax.Array, window: int) -> jax.Array:
@@ -89,6 +88,34 @@ def first_visible(document_ids: jax.Array, window: int) -> jax.Array:
   changes = document_ids[:, 1:] != document_ids[:, :-1]
   starts = jnp.pad(changes, ((0, 0), (1, 0))) * position
   return jnp.maximum(jax.lax.cummax(starts, axis=1), position - window + 1)
+
+
+def intervals(
+  document_ids: jax.Array | None, window: int | None, shape: tuple[int, int]
+) -> tuple[jax.Array, jax.Array]:
+  """What each position sees, and who sees it.
+
+  Args:
+    document_ids: int [B, S], or None where documents do not matter.
+    window: positions visible, or None for all.
+    shape: (B, S).
+
+  Returns:
+    int32 [B, S] twice: the first position that each one sees, and one past the last
+    position that sees it.
+  """
+  seq_len = shape[1]
+  if document_ids is None:
+    document_ids = jnp.zeros(shape, jnp.int32)
+  window = min(window or seq_len, seq_len)
+  first = jnp.maximum(first_visible(document_ids, window), 0)
+  position = jnp.arange(seq_len)
+  changes = document_ids[:, 1:] != document_ids[:, :-1]
+  is_last = jnp.pad(changes, ((0, 0), (0, 1)), constant_values=True)
+  ends = jax.lax.cummin(jnp.where(is_last, position + 1, seq_len), axis=1, reverse=True)
+  last = jnp.minimum(ends, position + window)
+  # Named lest each layer count them again in the backward pass.
+  return tuple(checkpoint_name(x.astype(jnp.int32), SAVED_AS) for x in (first, last))
 
 
 def keep(past: Past, row: Past) -> Past:
@@ -102,21 +129,35 @@ def _resumed(query, key, value, window, document_ids, past):
   """A row that goes on; bfloat16 rows on a GPU have a kernel of their own."""
   sizes = (query.shape[1], window)
   if query.dtype != jnp.bfloat16 or any(n % gpu_attention.BLOCK for n in sizes):
-    return _banded(query, key, value, window, document_ids, past)
+    return _windowed(query, key, value, window, document_ids, past)
 
   def on_gpu(query, key, value, own, past_key, past_value, before):
     documents = jnp.concatenate([before, own], axis=1)
     first = first_visible(documents, window)[:, window:] - window
-    flat = query.reshape(*query.shape[:2], -1, query.shape[-1])
-    output = gpu_attention.interval_attention(flat, (key, value), (past_key, past_value), first)
-    return output.reshape(query.shape)
+    return gpu_attention.interval_attention(query, (key, value), (past_key, past_value), first)
 
   def elsewhere(query, key, value, own, *past):
-    return _banded(query, key, value, window, own, Past(*past))
+    return _windowed(query, key, value, window, own, Past(*past))
 
   return jax.lax.platform_dependent(
     query, key, value, document_ids, *past, cuda=on_gpu, default=elsewhere
   )
+
+
+def _windowed(query, key, value, window, document_ids, past=None):
+  """Heads [B, S, N, H] of queries of that shape, in plain XLA."""
+  if window >= _LOOPED:
+    if document_ids is None:
+      document_ids = jnp.zeros(query.shape[:2], jnp.int32)
+    if past is not None:
+      key, value = (jnp.concatenate(x, axis=1) for x in ((past.key, key), (past.value, value)))
+      document_ids = jnp.concatenate([past.document_ids, document_ids], axis=1)
+    first = jnp.maximum(first_visible(document_ids, window), 0)[:, -query.shape[1] :]
+    return window_attention(query, key, value, first, window)
+  grouped = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[-1])
+  # Scores, kept for the backward pass, would take far more memory than all else.
+  banded = jax.checkpoint(_banded, static_argnums=3)
+  return banded(grouped, key, value, window, document_ids, past).reshape(query.shape)
 
 
 def _full(query, key, value, document_ids):

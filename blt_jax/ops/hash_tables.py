@@ -14,6 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from blt_jax.ops import device
+from blt_jax.ops.triton import table_gradient
+
 Axes = tuple[str, ...]  # mesh axes that rows are split over, outermost first
 
 
@@ -105,6 +108,8 @@ def _sum_repeats(distinct: _Distinct, gradient: jax.Array) -> jax.Array:
 
 def _scatter(like, rows, gradient):
   """The gradient of the table [R, D] from that of the bytes [M, D]; rows [T, M]."""
+  if device.kernels() == "triton" and table_gradient.fits(gradient.shape[-1]):
+    return _scatter_on_gpu(like, rows.reshape(-1), gradient)
   total = jnp.zeros((len(like), gradient.shape[-1]), like.dtype)
   if like.dtype == jnp.float32:
     for numbers in rows:
@@ -116,6 +121,14 @@ def _scatter(like, rows, gradient):
   return total.at[distinct.values].set(
     sums, mode="drop", unique_indices=True, indices_are_sorted=True
   )
+
+
+def _scatter_on_gpu(like, numbers, gradient):
+  """`_scatter` of lookups [n]; always in the same order, unlike XLA's own there."""
+  places = jnp.arange(len(numbers))
+  ordered, order = jax.lax.sort((numbers, places), num_keys=1)
+  sources = order % len(gradient)
+  return table_gradient.add_rows(gradient, ordered, sources, len(like), like.dtype)
 
 
 # --- Many devices

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_MASKED = np.finfo(np.float32).min
+from blt_jax.ops import online_softmax
+
+_LOWEST = float(np.finfo(np.float32).min)
 
 
 def masked_attention(
@@ -23,7 +25,7 @@ def masked_attention(
   Returns:
     [..., Q, G, R, H] in the dtype of `query`; softmax in float32.
   """
-  scores = _scores(query, key, visible, _MASKED)
+  scores = _scores(query, key, visible, _LOWEST)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   return jnp.einsum("...grqk,...kgh->...qgrh", weights, value).astype(query.dtype)
 
@@ -46,28 +48,34 @@ def blockwise_attention(
     softmax in float32.
   """
 
-  def add(block, carry):
-    largest, total, mixed = carry  # [..., G, R, Q], the last one with [..., H]
+  def add(block, state):
     key, value, visible = read(block)
-    scores = _scores(query, key, visible, -jnp.inf)
-    highest = jnp.maximum(largest, scores.max(axis=-1))
-    floor = jnp.where(jnp.isfinite(highest), highest, 0)
-    weights, scale = jnp.exp(scores - floor[..., None]), jnp.exp(largest - floor)
-    added = jnp.einsum(
-      "...grqk,...kgh->...grqh", weights.astype(value.dtype), value,
-      preferred_element_type=jnp.float32,
-    )  # fmt: skip
-    return highest, total * scale + weights.sum(-1), mixed * scale[..., None] + added
+    scores = _scores(query, key, visible, online_softmax.MASKED, online_softmax.LOG2_E)
 
-  nothing = jnp.zeros_like(jnp.moveaxis(query, -4, -2), jnp.float32)
-  carry = jnp.full_like(nothing[..., 0], -jnp.inf), nothing[..., 0], nothing
+    def mix(weights):
+      return jnp.einsum(
+        "...grqk,...kgh->...grqh", weights.astype(value.dtype), value,
+        preferred_element_type=jnp.float32,
+      )  # fmt: skip
+
+    return online_softmax.add(state, scores, mix)
+
+  *lead, length, groups, repeats, head_dim = query.shape
+  nothing = online_softmax.nothing((*lead, groups, repeats, length), head_dim)
   # The first is not asked for: on a GPU the host waits for each answer.
-  _, total, mixed = jax.lax.fori_loop(1, num_blocks, add, add(0, carry))
+  _, total, mixed = jax.lax.fori_loop(1, num_blocks, add, add(0, nothing))
   mixed = mixed / jnp.where(total > 0, total, 1)[..., None]
   return jnp.moveaxis(mixed, -2, -4).astype(query.dtype)
 
 
-def _scores(query, key, visible, masked):
-  """Scaled products float32 [..., G, R, Q, K], `masked` where not visible."""
+def _scores(
+  query: jax.Array,
+  key: jax.Array,
+  visible: jax.Array | np.ndarray,
+  masked: float,
+  factor: float = 1.0,
+) -> jax.Array:
+  """Scaled products float32 [..., G, R, Q, K] times `factor`, `masked` where not visible."""
   scores = jnp.einsum("...qgrh,...kgh->...grqk", query, key, preferred_element_type=jnp.float32)
-  return jnp.where(visible[..., None, None, :, :], scores * query.shape[-1] ** -0.5, masked)
+  scale = query.shape[-1] ** -0.5 * factor
+  return jnp.where(visible[..., None, None, :, :], scores * scale, masked)

@@ -10,14 +10,13 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
 import blt_jax
 
@@ -117,13 +116,16 @@ def failing_together() -> Iterator[None]:
     raise RuntimeError(f"Another process failed: {'; '.join(failed)}")
 
 
-def check_same(config: ConfigDict) -> None:
+def check_same(settings: Mapping[str, Any]) -> None:
   """Checks that all processes run the same code with the same settings.
+
+  Args:
+    settings: section -> what JSON can hold.
 
   Raises:
     ValueError: on all processes; the message says which differs in what.
   """
-  digests = gather(_digests(config))
+  digests = gather(_digests(settings))
   common = [Counter(d.get(part) for d in digests).most_common(1)[0][0] for part in digests[0]]
   usual = dict(zip(digests[0], common, strict=True))
   different = [
@@ -169,13 +171,12 @@ def _ask_to_stop(signum: int, frame: Any) -> None:
   _asked_to_stop = True
 
 
-def _digests(config: ConfigDict) -> dict[str, str]:
+def _digests(settings: Mapping[str, Any]) -> dict[str, str]:
   """A digest of the code, and one of each section of the settings."""
   root = pathlib.Path(blt_jax.__file__).parent
   code = hashlib.sha256()
   for path in sorted(root.rglob("*.py")):
     code.update(str(path.relative_to(root)).encode() + path.read_bytes())
-  settings = json.loads(config.to_json_best_effort())
   sections = {f"config.{k}": json.dumps(v, sort_keys=True) for k, v in settings.items()}
   digests = {k: hashlib.sha256(v.encode()).hexdigest()[:16] for k, v in sections.items()}
   return {"the code": code.hexdigest()[:16]} | digests

@@ -40,6 +40,17 @@ def patch_sizes(scored: Sequence[Scored], rule: PatchingConfig, threshold: float
   return PatchSizes(threshold, *map(float, (lengths.mean(), median, high, one_byte)))
 
 
+def largest_entropy(scored: Sequence[Scored], rule: PatchingConfig) -> float | None:
+  """The largest value that the rule compares with its threshold, nats: entropy or its rise.
+
+  None for sums of entropies, which have no largest.
+  """
+  if rule.cumulative:
+    return None
+  compared = [np.diff(h) if rule.monotonic else h[1:] for _, h in scored]  # byte 0: never
+  return float(np.concatenate(compared).max(initial=0.0))
+
+
 def possible_means(scored: Sequence[Scored], rule: PatchingConfig) -> tuple[float, float]:
   """The smallest and the largest mean patch size that any threshold gives."""
   return _mean(scored, rule, _LOWEST), _mean(scored, rule, _highest(rule))

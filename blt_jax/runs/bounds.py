@@ -53,6 +53,7 @@ def _count(low: int = 1, high: float = 2**31 - 1) -> Interval:
 _SHARE = Interval(0, 1)
 _DECAY = Interval(0, 1, open_high=True)
 _POSITIVE = Interval(0, 1e6, open_low=True)
+_LIMIT = Interval(0, float("inf"), open_low=True)  # infinite: none
 _ROWS, _SLOTS = 2**20, 2**24  # a host could not hold more rows, or a row more bytes
 _DTYPE = OneOf(("float32", "bfloat16"))
 
@@ -104,11 +105,11 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.vocab_size": _count(high=2**24),
   "model.eos_id": _count(0, 2**24),
   "model.*": None,
-  "optimizer.learning_rate": Interval(0, 1000),
+  "optimizer.learning_rate": Interval(0, 3e38),
   "optimizer.beta?": _DECAY,
   "optimizer.epsilon": Interval(0, 1, open_low=True),
   "optimizer.weight_decay": Interval(0, 1000),
-  "optimizer.clip_norm": _POSITIVE,
+  "optimizer.clip_norm": _LIMIT,
   "optimizer.*_dtype": _DTYPE,
   "optimizer.accumulate": _count(high=_ROWS),
   "schedule.name": OneOf(("constant", "linear", "inv_sqrt", "cosine", "wsd")),
@@ -125,7 +126,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "checkpoint.keep_every": _count(),
   "checkpoint.best": _count(0, 1e6),
   "logging.every_steps": _count(),
-  "logging.max_loss_jump": Interval(0, float("inf"), open_low=True),
+  "logging.max_loss_jump": _LIMIT,
   "logging.tensorboard": None,
   "profile.start": _count(0),
   "profile.steps": _count(),

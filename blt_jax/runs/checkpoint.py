@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -15,10 +15,13 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from blt_jax.parallel import distributed
-from blt_jax.storage import files
+from blt_jax.storage import atomic, paths
+from blt_jax.storage.folders import Folder
+from blt_jax.storage.paths import Path
 from blt_jax.training.state import TrainState
 
 Json = dict[str, Any]
+Step = int | Literal["best"] | None  # which checkpoint; None: the newest
 
 
 class Checkpoint(NamedTuple):
@@ -37,7 +40,7 @@ class Checkpoints:
   """
 
   def __init__(
-    self, workdir: epath.Path, keep: int = 2, keep_every: int | None = None, best: int = 0
+    self, workdir: Path, keep: int = 2, keep_every: int | None = None, best: int = 0
   ):
     """Opens the folder and removes what a killed process left half-written.
 
@@ -58,8 +61,9 @@ class Checkpoints:
       cleanup_tmp_directories=True,
     )
     self._workdir, self._folder = workdir, _folder(workdir)
+    self._damaged = Folder(Folder(workdir).path_of("damaged"))
     self._is_damaged = False
-    bad = [s for s in _find_steps(self._folder) if not _has_good_metrics(self._folder / str(s))]
+    bad = [s for s in _find_steps(self._folder) if _saved_bpb(self._folder / str(s)) is None]
     for step in distributed.gather(bad)[0]:
       self._set_aside(step, "Its metrics cannot be read.")  # Orbax would not start
     self._manager = ocp.CheckpointManager(
@@ -131,7 +135,7 @@ class Checkpoints:
     if self._is_damaged:
       raise ValueError(
         f"None of the checkpoints of {self._workdir} can be read. They are in "
-        f"{self._workdir / 'damaged'}; start again in another config.workdir."
+        f"{self._damaged}; start again in another config.workdir."
       )
     return None
 
@@ -168,9 +172,9 @@ class Checkpoints:
     )
     self._is_damaged = True
     if distributed.is_lead():
-      (self._workdir / "damaged").mkdir(exist_ok=True)
-      place = self._workdir / "damaged" / f"{step}-{time.time():.0f}"
-      (self._folder / str(step)).rename(place)
+      self._damaged.make()
+      place = self._damaged.path_of(f"{step}-{time.time():.0f}")
+      paths.move(self._folder / str(step), place)
     distributed.gather(None)  # nobody looks before it is done
 
   @contextlib.contextmanager
@@ -180,7 +184,7 @@ class Checkpoints:
     except jax.errors.JaxRuntimeError:
       raise  # of a step or of a connection, not of writing
     except Exception as error:  # each library below has exceptions of its own
-      advice = "Check free space and permissions"
+      advice = atomic.CHECK
       if isinstance(error, TimeoutError):  # so Orbax calls all that ends its waiting
         advice = (
           "Another process stopped first (see its log), or the disk or bucket is too slow"
@@ -195,30 +199,63 @@ class _OtherModelError(ValueError):
   pass
 
 
-def find_step(workdir: epath.Path) -> int:
-  """The step of the newest checkpoint of a run.
+def find_step(workdir: Path, step: Step = None) -> int:
+  """The step of a checkpoint of a run.
+
+  Args:
+    workdir: the run's folder.
+    step: that of the checkpoint; "best" for the one with the lowest held-out bits per byte
+      among those that are there, None for the newest.
 
   Raises:
-    FileNotFoundError: there is no checkpoint.
+    FileNotFoundError: there is no such checkpoint.
+    ValueError: "best" is wanted, and none was evaluated when it was saved.
   """
-  steps = _find_steps(_folder(workdir))
+  folder = _folder(workdir)
+  steps = sorted(_find_steps(folder))
   if not steps:
     raise FileNotFoundError(f"{workdir} holds no checkpoint; train it first.")
-  return max(steps)
+  if step is None:
+    return steps[-1]
+  listed = ", ".join(map(str, steps))
+  if step != "best":
+    if step not in steps:
+      raise FileNotFoundError(f"{workdir} has no checkpoint of step {step}; it has {listed}.")
+    return step
+  saved = {s: _saved_bpb(folder / str(s)) for s in steps}
+  bpb = {s: value for s, value in saved.items() if value is not None and math.isfinite(value)}
+  if not bpb:
+    raise ValueError(
+      f"No checkpoint of {workdir} was evaluated when it was saved, so none is known to be the "
+      f"best; give the step of one: {listed}."
+    )
+  return min(bpb, key=bpb.__getitem__)
 
 
-def load_params(workdir: epath.Path, abstract: Any) -> Any:
-  """The parameters of the newest checkpoint of a run, for this process alone.
+def warn_if_old(workdir: Path, step: int) -> None:
+  """Says what training does where an entropy model was read at an earlier step than it will."""
+  newest = find_step(workdir)
+  if step != newest:
+    logging.warning(
+      "Training reads step %d of %s, not %d; to train with this one, give it a folder of its "
+      "own: python -m blt_jax.export --run=%s --step=%d --output=FOLDER",
+      newest, workdir, step, workdir, step,
+    )  # fmt: skip
+
+
+def load_params(workdir: Path, abstract: Any, step: Step = None) -> Any:
+  """The parameters of a checkpoint of a run, for this process alone.
 
   Args:
     workdir: the run's folder.
     abstract: tree of `jax.ShapeDtypeStruct`, the parameters to restore.
+    step: which checkpoint, as for `find_step`.
 
   Raises:
-    FileNotFoundError: there is no checkpoint.
-    ValueError: it cannot be read.
+    FileNotFoundError: there is no such checkpoint.
+    ValueError: as `find_step`, or it cannot be read.
   """
-  step = find_step(workdir)
+  step = find_step(workdir, step)
   folder = _folder(workdir) / str(step) / "state"
   wanted = {"params": abstract}
   restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
@@ -229,13 +266,14 @@ def load_params(workdir: epath.Path, abstract: Any) -> Any:
     except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
       raise  # not the fault of the checkpoint
     except Exception as error:  # each library below has exceptions of its own
+      others = [s for s in sorted(_find_steps(folder.parents[1])) if s != step]
       raise ValueError(
-        f"Checkpoint {step} of {workdir} cannot be read: {error}. If it is damaged, remove "
-        f"{folder.parent}, and the one before it counts."
+        f"Checkpoint {step} of {workdir} cannot be read: {error}. If it is damaged, choose the "
+        f"step of another one; there are {others}."
       ) from error
 
 
-def save_params(workdir: epath.Path, step: int, params: Any) -> None:
+def save_params(workdir: Path, step: int, params: Any) -> None:
   """Writes parameters only, where `load_params` finds them."""
   items = ocp.args.Composite(state=ocp.args.StandardSave({"params": params}))
   with ocp.CheckpointManager(_folder(workdir)) as manager:
@@ -258,12 +296,13 @@ def _find_steps(folder: epath.Path) -> list[int]:
   return [found.step for found in ocp.path.step.standard_name_format().find_all(folder)]
 
 
-def _has_good_metrics(folder: epath.Path) -> bool:
-  metrics = folder / "metrics" / "metrics"
+def _saved_bpb(folder: epath.Path) -> float | None:
+  """Held-out bits per byte of a checkpoint; infinite if not measured, None if damaged."""
+  metrics = folder / "metrics" / "metrics"  # as Orbax names them
   try:
-    return not metrics.exists() or "bpb" in json.loads(metrics.read_text())
-  except ValueError:
-    return False
+    return float(json.loads(metrics.read_text())["bpb"]) if metrics.exists() else math.inf
+  except (ValueError, KeyError, TypeError):
+    return None
 
 
 def _best(count: int) -> policies.BestN:
@@ -283,7 +322,13 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   return {name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _folder(workdir: epath.Path) -> epath.Path:
-  """Orbax wants the whole path."""
-  folder = epath.Path(workdir) / "checkpoints"
-  return folder if files.is_remote(str(folder)) else folder.resolve()
+def _folder(workdir: Path) -> epath.Path:
+  """As Orbax wants it, which stores arrays with TensorStore.
+
+  Raises:
+    ValueError: TensorStore does not write there.
+  """
+  folder = Folder(workdir)
+  if folder.is_remote and not folder.path.startswith(("gs://", "s3://")):
+    raise ValueError(f"{workdir} can hold no checkpoints; give a folder, or gs:// or s3://.")
+  return epath.Path(folder.path_of("checkpoints"))

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 from ml_collections import ConfigDict
 
 from blt_jax.data import mixture
-from blt_jax.data.reading import scored, sources
+from blt_jax.data.reading import heldout, scored, sources
 from blt_jax.data.reading.documents import Dataset, Skipped, SourceOptions
 
 Parts: TypeAlias = dict[str, tuple[Dataset, float]]
@@ -38,21 +38,27 @@ def open_corpus(data: ConfigDict) -> Corpus:
   return Corpus(*open_parts(data), data.shuffle_window)
 
 
+def salt_of(data: ConfigDict) -> str:
+  """What divides training and held-out text; runs of before there was a salt have none."""
+  salt = data.get("heldout_salt", heldout.NO_SALT)
+  return heldout.SALT if salt is None else salt
+
+
 def open_parts(data: ConfigDict) -> tuple[Parts, Parts]:
   """Opens the sources of (training, held-out) text: name -> documents and weight."""
-  options = source_options(data)
-  parts, heldout = {}, {}
+  options, salt = source_options(data), salt_of(data)
+  parts, tests = {}, {}
   for name, (path, weight) in _parts(data).items():
     skipped = Skipped(name if data.mixture else "")
     if data.heldout_path:
       train = sources.open_source(path, options, skipped)
     else:
-      train, held = sources.open_split(path, data.heldout_fraction, options, skipped)
-      heldout[name] = held, 1.0
+      train, held = sources.open_split(path, data.heldout_fraction, options, skipped, salt)
+      tests[name] = held, 1.0
     parts[name] = train, weight
   if data.heldout_path:
-    heldout["heldout"] = sources.open_source(data.heldout_path, options), 1.0
-  return parts, heldout
+    tests["heldout"] = sources.open_source(data.heldout_path, options), 1.0
+  return parts, tests
 
 
 def stored_manifests(data: ConfigDict) -> list[tuple[str, scored.Manifest | None]]:

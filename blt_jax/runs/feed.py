@@ -15,7 +15,7 @@ from blt_jax.data import pipeline
 from blt_jax.data.row_streams import RowStreams
 from blt_jax.parallel import distributed, sharding
 from blt_jax.parallel.host_share import host_share
-from blt_jax.runs import corpus, folder
+from blt_jax.runs import corpus
 from blt_jax.runs import patcher as patchers
 
 # Of all streams: {"seed": int, "reading": str, "streams": {number: state}}.
@@ -27,23 +27,21 @@ class Feed:
 
   The rows of a batch come from `num_streams` independent streams of documents, each process
   runs its share of them; so batches do not depend on the number of processes.
+
+  Attributes:
+    calibration: see `patchers.Patcher`.
   """
 
   def __init__(self, config: ConfigDict, mesh: Mesh):
-    """Opens the text and the patcher; sets what the config leaves open.
+    """Opens the text and the patcher of settings as `resolve.resolve` gives them.
 
-    That is `config.data.num_streams`, and the threshold: as the run began, else as
-    calibration found it.
-
-    Raises: as `corpus.open_corpus`, `patchers.load_patcher` and `host_share` do, and
-      ValueError: the streams do not divide among processes and rows.
+    Raises: as `corpus.open_corpus`, `patchers.load_patcher` and `host_share` do.
     """
     self._shape = settings.make_batch_shape(config)
     self._share = host_share(self._shape.batch_size, mesh)
-    self._num_streams = _count_streams(config, self._share.count)
-    _keep_threshold(config)
+    self._num_streams = config.data.num_streams
     patcher = patchers.load_patcher(config.patching, corpus.stored_manifests(config.data))
-    self._patch = patcher.documents()
+    self._patch, self.calibration = patcher.documents(), patcher.calibration
     self._corpus = corpus.open_corpus(config.data)
     self._num_workers, self._seed = config.data.num_workers, config.seed
     is_stream = isinstance(self._corpus.stream(self._seed), grain.IterDataset)
@@ -52,9 +50,6 @@ class Feed:
     )
     self._put = functools.partial(sharding.put_batch, mesh=mesh)
     self._batches: grain.DatasetIterator | None = None
-    config.data.num_streams = self._num_streams
-    if patcher.config.scheme == "entropy":
-      config.patching.threshold = patcher.config.threshold
 
   def training_batches(self, step: int = 0, state: State | None = None) -> Iterator[Any]:
     """Batches on the devices, made ahead.
@@ -112,28 +107,3 @@ class Feed:
       )
       for i in self._share.streams(count)
     }
-
-
-def _keep_threshold(config: ConfigDict) -> None:
-  """A run that goes on keeps its threshold, whatever calibration found since."""
-  section, began_with = config.patching, folder.find_section(config.workdir, "patching")
-  names = "scheme", "patch_size", *patchers.RULE
-  is_same = section.entropy_model in ("", began_with.get("entropy_model"))
-  is_same = is_same and all(began_with.get(name, "") == section[name] for name in names)
-  if section.threshold is None and is_same:
-    section.threshold = began_with.get("threshold")
-
-
-def _count_streams(config: ConfigDict, num_shares: int) -> int:
-  """As the config says, else as the run began, else one for each share of a batch."""
-  batch_size, count = config.data.batch_size, config.data.num_streams
-  if count is None:
-    began_with = folder.find_section(config.workdir, "data").get("num_streams") or num_shares
-    fits = not began_with % num_shares and not batch_size % began_with
-    return began_with if fits else num_shares
-  if count < 1 or count % num_shares or batch_size % count:
-    raise ValueError(
-      f"config.data.num_streams {count} must be a multiple of the {num_shares} processes that "
-      f"share a batch, and divide config.data.batch_size {batch_size}."
-    )
-  return count

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import os
+import pathlib
 import time
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-from etils import epath
+from absl import logging
 from ml_collections import ConfigDict
 
 from blt_jax import config, kinds
@@ -16,8 +17,12 @@ from blt_jax.models.init import abstract_params
 from blt_jax.parallel import distributed
 from blt_jax.runs import checkpoint
 from blt_jax.storage import atomic
+from blt_jax.storage.folders import Folder
 
 _CONFIG = "config.json"
+# Settings of a BLT that came later, as all runs had them before: one whose config.json lacks
+# a setting keeps to that.
+FORMER_WAYS = {"hash_document_masks": False, "cross_document_masks": False}
 _SEEN_AFTER = 60  # seconds until network disks show what another host wrote
 
 
@@ -29,11 +34,13 @@ class Run:
     config: the settings it was trained with.
     model: its module.
     params: its parameters, on the first device.
+    step: updates that made them.
   """
 
   config: ConfigDict
   model: nn.Module
   params: Any
+  step: int
 
 
 class EntropyModel(NamedTuple):
@@ -43,36 +50,49 @@ class EntropyModel(NamedTuple):
   params: Any
 
 
-def load_run(workdir: str | os.PathLike) -> Run:
-  """Loads the newest checkpoint of a run.
+def load_run(workdir: str | os.PathLike, step: checkpoint.Step = None) -> Run:
+  """Loads a checkpoint of a run.
+
+  Args:
+    workdir: the run's folder.
+    step: which checkpoint, as for `checkpoint.find_step`; None for the newest.
 
   Raises:
-    FileNotFoundError: the folder holds no run, or no checkpoint yet.
-    ValueError: what it holds is damaged.
+    FileNotFoundError: the folder holds no run, or no such checkpoint.
+    ValueError: what it holds is damaged, or `step` is "best" and nothing tells which is.
   """
   settings = load_config(workdir)
   model = kinds.build_model(config.make_model_config(settings.model))
-  params = checkpoint.load_params(epath.Path(workdir), abstract_params(model))
-  return Run(settings, model, params)
+  found = checkpoint.find_step(workdir, step)
+  params = checkpoint.load_params(workdir, abstract_params(model), found)
+  logging.info("Loaded step %d of %s.", found, workdir)
+  return Run(settings, model, params, found)
 
 
-def load_entropy_model(workdir: str | os.PathLike) -> EntropyModel:
+def load_entropy_model(
+  workdir: str | os.PathLike, step: checkpoint.Step = None
+) -> EntropyModel:
   """Loads the run of an entropy model.
+
+  Args: as for `load_run`.
 
   Raises:
     FileNotFoundError: as `load_run` does.
-    ValueError: the run is one of another kind of model.
+    ValueError: as `load_run`, or the run is one of another kind of model.
   """
-  run = load_run(workdir)
+  run = load_run(workdir, step)
   if run.config.model.kind != "byte_lm":
     raise ValueError(f"{workdir} is no entropy model: config.model.kind must be byte_lm.")
   return EntropyModel(run.model.config, run.params)
 
 
 def _architecture(model):
-  """Settings of a model without those that change only how it is computed."""
+  """Settings of a model without those that change only how it is computed.
+
+  What is not given is None, and was 0 in settings of before.
+  """
   kept = {k: v for k, v in model.items() if k not in ("remat", "unroll")}
-  return {k: _architecture(v) if isinstance(v, dict) else v for k, v in kept.items()}
+  return {k: _architecture(v) if isinstance(v, dict) else v or None for k, v in kept.items()}
 
 
 def load_config(workdir: str | os.PathLike) -> ConfigDict:
@@ -82,20 +102,24 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
     FileNotFoundError: the folder holds no run.
     ValueError: its settings are damaged.
   """
-  path = epath.Path(workdir) / _CONFIG
-  if not path.exists():
-    raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); train it first.")
-  return ConfigDict(atomic.parse_json(path.read_bytes(), path))
+  home = Folder(workdir)
+  if not home.exists(_CONFIG):
+    hint, place = "train it first", pathlib.PurePosixPath(workdir)
+    if place.parent.name == "checkpoints":
+      hint = f"it is a checkpoint: give the run {place.parents[1]} and step {place.name}"
+    raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); {hint}.")
+  settings = home.read_json(_CONFIG)
+  if settings.get("model", {}).get("kind") == "blt":
+    settings["model"] = FORMER_WAYS | settings["model"]
+  return ConfigDict(settings)
 
 
-def find_section(workdir: str | os.PathLike, section: str) -> ConfigDict:
-  """A section of the settings that a run began with; empty if there is no run yet."""
-  if not (epath.Path(workdir) / _CONFIG).exists():
-    return ConfigDict()
-  return load_config(workdir).get(section, ConfigDict())
+def find_config(workdir: str | os.PathLike) -> ConfigDict:
+  """The settings that a run began with; empty if there is no run yet."""
+  return load_config(workdir) if Folder(workdir).exists(_CONFIG) else ConfigDict()
 
 
-def share_config(workdir: epath.Path, settings: ConfigDict) -> None:
+def share_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
   """Has process 0 write the settings of a run into its folder; all processes call it.
 
   Raises:
@@ -107,7 +131,7 @@ def share_config(workdir: epath.Path, settings: ConfigDict) -> None:
       save_config(workdir, settings)
   with distributed.failing_together():
     deadline = time.monotonic() + _SEEN_AFTER
-    while not (workdir / _CONFIG).exists():
+    while not Folder(workdir).exists(_CONFIG):
       if time.monotonic() > deadline:
         raise FileNotFoundError(
           f"config.workdir {workdir} must be one folder that all hosts see, on a shared disk "
@@ -116,28 +140,31 @@ def share_config(workdir: epath.Path, settings: ConfigDict) -> None:
       time.sleep(1)
 
 
-def save_config(workdir: epath.Path, settings: ConfigDict) -> None:
+def to_plain(settings: ConfigDict) -> dict[str, Any]:
+  """Settings as JSON holds them."""
+  return json.loads(settings.to_json_best_effort())
+
+
+def save_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
   """Writes the settings of a run into its folder, which it makes.
 
   Raises:
     ValueError: the folder holds a run of another model.
     OSError: it cannot be written.
   """
-  text = settings.to_json_best_effort(indent=2)
-  if (workdir / _CONFIG).exists():
+  plain = to_plain(settings)
+  home = Folder(workdir)
+  if home.exists(_CONFIG):
     old = _architecture(load_config(workdir).model.to_dict())
-    new = _architecture(json.loads(text)["model"])
+    new = _architecture(plain["model"])
     changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     if changed:
       raise ValueError(
         f"{workdir} holds a run of another model: config.model differs in {changed}. "
         "Choose another config.workdir, or remove the old run."
       )
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(workdir / _CONFIG, text)
-  except OSError as error:
-    raise OSError(
-      f"config.workdir {workdir} cannot be written: {error}. Choose a folder or a bucket where "
-      "you may write."
-    ) from error
+  advice = "Choose a folder or a bucket where you may write"
+  with atomic.explaining(f"config.workdir {workdir}", advice):
+    home.make()
+    with atomic.writing(home.path_of(_CONFIG)) as file:
+      file.write(json.dumps(plain, indent=2) + "\n")

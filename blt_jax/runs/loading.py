@@ -6,7 +6,7 @@ from blt_jax import kinds
 from blt_jax.decode import language_model
 from blt_jax.decode.table import TableSource
 from blt_jax.entropy.table import TableModel, is_table
-from blt_jax.runs import folder
+from blt_jax.runs import checkpoint, folder, resolve
 from blt_jax.runs import patcher as patchers
 
 
@@ -14,6 +14,7 @@ def load_language_model(
   workdir: str | os.PathLike,
   entropy_model: str | None = None,
   threshold: float | None = None,
+  step: checkpoint.Step = None,
 ) -> language_model.LanguageModel:
   """What generation needs of a run: the model, patching and entropy model included.
 
@@ -21,12 +22,13 @@ def load_language_model(
     workdir: folder of the run.
     entropy_model: folder of the entropy model's run, instead of the one trained with.
     threshold: nats, likewise.
+    step: which checkpoint of the run, as for `checkpoint.find_step`.
 
   Raises:
-    FileNotFoundError: there is no run, or its entropy model is missing.
+    FileNotFoundError: there is no run, no such checkpoint, or its entropy model is missing.
     ValueError: as `runs.load_run` and `patchers.load_patcher`, or what is given has no use.
   """
-  run = folder.load_run(workdir)
+  run = folder.load_run(workdir, step)
   section = run.config.patching
   kind = kinds.kind_of(run.model.config)
   if not kind.patched:
@@ -35,9 +37,10 @@ def load_language_model(
   if section.scheme != "entropy":
     _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)
   if entropy_model:
-    section.entropy_model = entropy_model
-    section.entropies = "table" if is_table(entropy_model) else "model"
-  section.threshold = section.threshold if threshold is None else threshold
+    entropies = "table" if is_table(entropy_model) else "model"
+    section = resolve.changed(section, entropy_model=entropy_model, entropies=entropies)
+  if threshold is not None:
+    section = resolve.changed(section, threshold=threshold)
   patcher = _load_patcher(section, workdir)
   model = patcher.entropy_model
   if isinstance(model, TableModel):
@@ -54,8 +57,8 @@ def _load_patcher(section, workdir):
       raise
     kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
     raise kind(
-      f"{error} To generate, --entropy_model=FOLDER and --threshold=NATS give what is "
-      f"missing in {workdir}."
+      f"{error} Other values of entropy_model and threshold may be given in place of those "
+      f"that {workdir} was trained with."
     ) from error
 
 

@@ -7,14 +7,15 @@ import flax.linen as nn
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from blt_jax.ops import device
 from blt_jax.parallel import distributed
 from blt_jax.runs import metrics
 from blt_jax.runs.loss_guard import LossGuard
 from blt_jax.runs.stopwatch import Stopwatch
+from blt_jax.runs.warning_signs import WarningSigns, make_warning_signs
 
 Batch = Mapping[str, jax.Array]
 
@@ -35,6 +36,7 @@ class RunLog:
     guard: LossGuard,
     stopwatch: Stopwatch,
     writer: metrics.MetricWriter | None,
+    signs: WarningSigns | None = None,
   ):
     """Takes how often to report, what to compute and where to write, if anywhere.
 
@@ -46,20 +48,28 @@ class RunLog:
       guard: looks at every step.
       stopwatch: measures.
       writer: None on all processes but the lead.
+      signs: what to warn of; likewise.
     """
     self._num_steps, self._every = num_steps, every_steps
     self._learning_rate, self._speed = learning_rate, speed
-    self._guard, self._stopwatch, self._writer = guard, stopwatch, writer
+    self._guard, self._stopwatch = guard, stopwatch
+    self._writer, self._signs = writer, signs
     self._pending: list[tuple[int, Any, Batch]] = []
     self._is_first = True
     self._warned = False
 
   def start(self, step: int, params: Any) -> None:
-    """Says what is trained."""
+    """Says what is trained, from which step on."""
     if step:
       logging.info("Continuing at step %d of %d.", step, self._num_steps)
     num_params = sum(x.size for x in jax.tree.leaves(params))
-    logging.info("%s parameters, %d devices.", f"{num_params:,}", jax.device_count())
+    kernels = device.kernels_of(jax.devices()[0])
+    logging.info(
+      "%s parameters, %d devices, kernels: %s.", f"{num_params:,}", jax.device_count(), kernels
+    )
+    if step < self._num_steps:
+      logging.info("The first step compiles, which takes a while.")
+    self._look()
 
   def add(self, step: int, step_metrics: Mapping[str, jax.Array], batch: Batch) -> None:
     """Takes a step just dispatched; reports the steps before it when enough are there.
@@ -84,9 +94,13 @@ class RunLog:
       self._report(len(self._pending))
 
   def evaluation(self, step: int, numbers: metrics.Numbers) -> None:
-    """Reports held-out numbers."""
-    self._write(step, "eval", numbers)
-    logging.info("Held-out bits per byte at step %d: %.4f", step, numbers["bpb"])
+    """Reports held-out numbers; those of a step that has some stay as they were written."""
+    is_written = self._writer is not None and self._writer.has_evaluation(step)
+    if not is_written:
+      self._write(step, "eval", numbers)
+    note = " (metrics.jsonl keeps what it had)" if is_written else ""
+    logging.info("Held-out bits per byte at step %d: %.4f%s", step, numbers["bpb"], note)
+    self._look(train_loss=self._guard.usual, heldout_loss=numbers.get("loss"))
 
   def close(self) -> None:
     """Writes out what is buffered."""
@@ -110,11 +124,16 @@ class RunLog:
       **times,
     }
     self._write(step, "train", numbers)
-    logging.info(metrics.progress_line(step, self._num_steps, numbers))
+    logging.info(metrics.progress_line(step, self._num_steps, numbers, count))
+    self._look(**numbers)
 
   def _write(self, step: int, kind: str, numbers: metrics.Numbers) -> None:
     if self._writer is not None:
       self._writer.write(step, kind, numbers)
+
+  def _look(self, **numbers: float | None) -> None:
+    if self._signs is not None:
+      self._signs.look(**numbers)
 
 
 def make_run_log(
@@ -123,10 +142,14 @@ def make_run_log(
   mesh: Mesh,
   learning_rate: Callable[[int], Any],
   stopwatch: Stopwatch,
+  calibration: Mapping[str, float],
 ) -> RunLog:
-  """The log of a run; only process 0 writes."""
-  workdir, section = epath.Path(config.workdir), config.logging
-  writer = metrics.MetricWriter(workdir, section.tensorboard) if distributed.is_lead() else None
+  """The log of a run; only process 0 writes, and warns of signs in what it writes."""
+  workdir, section = config.workdir, config.logging
+  writer = signs = None
+  if distributed.is_lead():
+    writer = metrics.MetricWriter(workdir, section.tensorboard)
+    signs = make_warning_signs(config, calibration)
   return RunLog(
     num_steps=config.num_steps,
     every_steps=section.every_steps,
@@ -135,4 +158,5 @@ def make_run_log(
     guard=LossGuard(workdir, section.max_loss_jump),
     stopwatch=stopwatch,
     writer=writer,
+    signs=signs,
   )

@@ -1,25 +1,31 @@
 """Stops a run whose loss explodes, and keeps the batch that did it."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
+
+from blt_jax.storage.folders import Folder
 
 
 class LossGuard:
-  """Looks at each step's loss before anything is saved after it."""
+  """Looks at each step's loss before anything is saved after it.
 
-  def __init__(self, workdir: epath.Path, max_jump: float):
+  Attributes:
+    usual: mean loss of the steps so far, nats per target; the last fifty or so weigh most.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, max_jump: float):
     """Takes where to write a bad batch, and by how much the loss may rise.
 
     Args:
       workdir: the run's folder.
       max_jump: nats per target above the mean of the steps before, the last fifty or so.
     """
-    self._workdir, self._max_jump = workdir, max_jump
-    self._usual: float | None = None
+    self._folder, self._max_jump = Folder(workdir), max_jump
+    self.usual: float | None = None
 
   def check(self, step: int, sums: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> None:
     """Looks at one step.
@@ -34,20 +40,20 @@ class LossGuard:
     """
     loss = float(sums["nats"]) / max(float(sums["targets"]), 1)
     finite = np.isfinite(loss) and np.isfinite(sums["grad_norm"])
-    usual = loss if self._usual is None else self._usual
+    usual = loss if self.usual is None else self.usual
     if finite and loss <= usual + self._max_jump:
-      self._usual = usual + 0.02 * (loss - usual)
+      self.usual = usual + 0.02 * (loss - usual)
       return
-    path = self._workdir / f"bad_batch_{step}_process_{jax.process_index()}.npz"
+    name = f"bad_batch_{step}_process_{jax.process_index()}.npz"
     rows: dict[str, Any] = {name: local_rows(array) for name, array in batch.items()}
-    with path.open("wb") as file:
-      np.savez(file, **rows)
+    with self._folder.new_file(name) as path:
+      np.savez(path, **rows)
     what = "jumped" if finite else "or its gradient became NaN or infinite: it went"
     raise FloatingPointError(
       f"The loss {what} from about {usual:.3f} to {loss:.3f} at step {step}. The batch is in "
-      f"{path}, and no checkpoint was saved since. Lower config.optimizer.learning_rate, or "
-      "raise config.logging.max_loss_jump if jumps are harmless, and start again: the run "
-      "continues from its newest checkpoint."
+      f"{self._folder.path_of(name)}, and no checkpoint was saved since. Lower "
+      "config.optimizer.learning_rate, or raise config.logging.max_loss_jump if jumps are "
+      "harmless, and start again: the run continues from its newest checkpoint."
     )
 
 

@@ -1,7 +1,9 @@
 """Numbers of a run: from sums to rates, to JSON lines, TensorBoard and the console."""
 
+import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,13 +11,13 @@ from typing import Any
 import jax
 import tensorboardX
 from absl import logging
-from etils import epath
 
 from blt_jax import kinds
 from blt_jax.cost import flops
-from blt_jax.storage import files
+from blt_jax.storage.folders import Mirror
 
 Numbers = dict[str, float]
+_LINES = "metrics.jsonl"
 _UPLOAD_SECONDS = 60
 
 
@@ -25,9 +27,9 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
   Returns:
     `loss` in nats per target; `bpb`, bits per byte: the cross entropy of all targets,
     EOS included, over the number of bytes; `patch_size` in bytes per patch; the shares
-    of byte slots with a target and of patch slots with a patch; `documents_per_batch`,
-    different documents that a step learns from, and `documents_repeated`, the share of them
-    that the step before had.
+    `one_byte_patches` of all patches, of byte slots with a target and of patch slots with a
+    patch; `documents_per_batch`, different documents that a step learns from, and
+    `documents_repeated`, the share of them that the step before had.
   """
   mixing = {}
   if "documents" in sums:
@@ -39,6 +41,7 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     "loss": float(sums["nats"] / max(sums["targets"], 1)),
     "bpb": float(sums["nats"] / math.log(2) / max(sums["bytes"], 1)),
     "patch_size": _patch_size(sums),
+    "one_byte_patches": float(sums["one_byte_patches"] / max(sums["patches"], 1)),
     "byte_slot_use": float(sums["targets"] / sums["byte_slots"]),
     "patch_slot_use": float(sums["patches"] / sums["patch_slots"]),
     **mixing,
@@ -97,64 +100,76 @@ class Speed:
 
 
 class MetricWriter:
-  """Writes numbers to `metrics.jsonl` and TensorBoard events in a run's folder."""
+  """Writes numbers to `metrics.jsonl` and TensorBoard events in a run's folder.
 
-  def __init__(self, workdir: epath.Path, use_tensorboard: bool = True):
-    is_remote = files.is_remote(str(workdir))
-    self._lines = (_RemoteLines if is_remote else _LocalLines)(workdir / "metrics.jsonl")
-    self._board = tensorboardX.SummaryWriter(str(workdir)) if use_tensorboard else None
+  Into a remote one they come once a minute or so.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, use_tensorboard: bool = True):
+    self._mirror = Mirror(workdir, _LINES)
+    path = self._mirror.path / _LINES
+    self._evaluated = _evaluated_steps(path.read_text() if path.exists() else "")
+    self._lines = path.open("a")
+    folder = str(self._mirror.path)
+    self._board = tensorboardX.SummaryWriter(folder) if use_tensorboard else None
+    self._pushed_at = time.monotonic()
 
   def write(self, step: int, prefix: str, numbers: Mapping[str, float]) -> None:
     """Writes numbers under `prefix`, "train" or "eval", as of `step`."""
-    self._lines.add(json.dumps({"step": step, "kind": prefix, **numbers}) + "\n")
+    self._lines.write(json.dumps({"step": step, "kind": prefix, **numbers}) + "\n")
+    self._lines.flush()
     if self._board is not None:
       for name, value in numbers.items():
         self._board.add_scalar(f"{prefix}/{name}", value, step)
+    if time.monotonic() > self._pushed_at + _UPLOAD_SECONDS:
+      if self._board is not None:
+        self._board.flush()
+      self._mirror.push()
+      self._pushed_at = time.monotonic()
+
+  def has_evaluation(self, step: int) -> bool:
+    """Whether there are numbers of an evaluation at this step, as of a run that was done."""
+    return step in self._evaluated
 
   def close(self) -> None:
     """Writes out what is buffered."""
     self._lines.close()
     if self._board is not None:
       self._board.close()
+    self._mirror.push()
 
 
-class _LocalLines:
-  def __init__(self, path: epath.Path):
-    self._file = path.open("a")
-
-  def add(self, line: str) -> None:
-    self._file.write(line)
-    self._file.flush()
-
-  def close(self) -> None:
-    self._file.close()
-
-
-class _RemoteLines:
-  """Objects of a bucket cannot grow: the whole is written again, once a minute or so."""
-
-  def __init__(self, path: epath.Path):
-    self._path = path
-    self._text = path.read_text() if path.exists() else ""
-    self._written_at = time.monotonic()
-
-  def add(self, line: str) -> None:
-    self._text += line
-    if time.monotonic() > self._written_at + _UPLOAD_SECONDS:
-      self.close()
-
-  def close(self) -> None:
-    self._path.write_text(self._text)
-    self._written_at = time.monotonic()
+def _evaluated_steps(lines: str) -> set[int]:
+  """The steps that rows of `metrics.jsonl` evaluate."""
+  steps = set()
+  for line in lines.splitlines():
+    with contextlib.suppress(ValueError):  # cut short by a kill
+      row = json.loads(line)
+      if row["kind"] == "eval":
+        steps.add(row["step"])
+  return steps
 
 
-def progress_line(step: int, num_steps: int, numbers: Mapping[str, float]) -> str:
-  """One line for the console, with the time that is left."""
+def progress_line(
+  step: int, num_steps: int, numbers: Mapping[str, float], interval: int = 1
+) -> str:
+  """One line for the console.
+
+  Args:
+    step: the last one done.
+    num_steps: of the run.
+    numbers: means over the steps since the line before, and the time of a step.
+    interval: how many steps those are.
+
+  Returns:
+    The line, with the time that is left.
+  """
+  mean = f" (mean of {interval} steps)" if interval > 1 else ""
   left = (num_steps - step) * numbers["step_seconds"]
   minutes, seconds = divmod(round(left), 60)
   mfu = f"MFU {numbers['mfu']:.1%}  " if "mfu" in numbers else ""
   return (
-    f"step {step}/{num_steps}  loss {numbers['loss']:.3f}  bpb {numbers['bpb']:.3f}  "
+    f"step {step}/{num_steps}  loss {numbers['loss']:.3f}  bpb {numbers['bpb']:.3f}{mean}  "
     f"{numbers['bytes_per_second'] / 1000:.1f} kB/s  {mfu}"
     f"patch {numbers['patch_size']:.2f} B  data wait {numbers['data_wait']:.1%}  "
     f"lr {numbers['learning_rate']:.2e}  ETA {minutes}:{seconds:02d}"

@@ -1,9 +1,10 @@
 """How a run groups bytes, from `config.patching`: rule, threshold, source of entropies."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ RULE = (
   "threshold_add",
   "reset_at_newline",
 )  # what a threshold goes with
+_MEASURED = ("target_bytes_per_patch", "largest_entropy")
 
 Stored = Sequence[tuple[str, Manifest | None]]  # path of a source, what made its entropies
 
@@ -40,11 +42,14 @@ class Patcher:
     config: the scheme.
     entropy_model: of the entropy scheme.
     encoder: of the bpe scheme.
+    calibration: what `save_threshold` took with the threshold; empty if it is of another
+      origin.
   """
 
   config: PatchingConfig
   entropy_model: runs.EntropyModel | TableModel | None = None
   encoder: PieceEncoder | None = None
+  calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def documents(self) -> PatchDocument:
     """The transformation of raw documents, for the pipeline."""
@@ -60,16 +65,14 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
   """Builds the patching of `config.patching`, entropy model and threshold included.
 
   Args:
-    section: `config.patching`. Where text brings entropies, the entropy model becomes
-      what made them, and the threshold the one calibrated on them, unless they are set.
+    section: `config.patching`, as `resolve.resolve_patching` gives it.
     stored: for each source of text its path, and what made its entropies or None.
 
   Raises:
     FileNotFoundError: the entropy model or the tokenizer is missing.
     ImportError: the bpe scheme lacks its library.
-    ValueError: the scheme is none for training, or lacks a model, a tokenizer or a threshold;
-      or the text has no entropies and needs some, has some that would go unused, or has
-      those of another model or rule than the run's.
+    ValueError: the scheme lacks a model, a tokenizer or a threshold, or the entropies of the
+      text are those of another model or rule than the run's.
   """
   if section.scheme != "entropy":
     encoder = _load_encoder(section)
@@ -78,8 +81,6 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
     raise ValueError(
       f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."
     )
-  for path, manifest in stored:
-    _adopt(section, path, manifest)
   folder = section.entropy_model
   if not folder:
     raise ValueError(
@@ -89,18 +90,13 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
     )
   is_table = section.entropies == "table"
   model = _load_table(folder, section) if is_table else _load_model(folder, stored)
-  threshold = None
-  if section.threshold is None and section.patch_size is None:
-    threshold = _load_threshold(folder, section)
-  return Patcher(config.make_patching_config(section, threshold), model)
+  _check_threshold(folder, section)
+  rule = config.make_patching_config(section)
+  folders = [*(path for path, _ in stored), folder]
+  return Patcher(rule, model, calibration=_find_calibration(rule, folders))
 
 
 def _load_encoder(section: ConfigDict) -> PieceEncoder | None:
-  if section.scheme == "lookup":
-    raise ValueError(
-      "The lookup scheme is one of patching.patch_lengths alone, which takes its table; choose "
-      "another config.patching.scheme."
-    )
   if section.scheme != "bpe":
     return None
   if not section.tokenizer:
@@ -108,25 +104,6 @@ def _load_encoder(section: ConfigDict) -> PieceEncoder | None:
       "The bpe scheme needs config.patching.tokenizer, the file of a SentencePiece model."
     )
   return PieceEncoder(section.tokenizer)
-
-
-def _adopt(section: ConfigDict, path: str, manifest: Manifest | None) -> None:
-  if (manifest is not None) != (section.entropies == "stored"):
-    way_out = (
-      f"python -m blt_jax.score_entropies --input={path} --output=... makes some"
-      if manifest is None
-      else "set config.patching.entropies=stored to use them"
-    )
-    raise ValueError(
-      f"config.patching.entropies is {section.entropies!r} and {path} holds "
-      f"{'no' if manifest is None else 'stored'} entropies; {way_out}."
-    )
-  if manifest is None:
-    return
-  _check_reset(section, f"The entropies of {path} were made", manifest.reset_at_newline)
-  section.entropy_model = section.entropy_model or manifest.model
-  if section.threshold is None and Folder(path).exists(THRESHOLD_FILE):
-    section.threshold = _load_threshold(path, section)
 
 
 def _load_model(folder: str, stored: Stored) -> runs.EntropyModel:
@@ -162,19 +139,39 @@ def params_digest(params: Any) -> str:
   return digest.hexdigest()[:16]
 
 
-def save_threshold(workdir: str | os.PathLike, rule: PatchingConfig) -> None:
-  """Writes the rule that calibration found next to its model; see `load_patcher`."""
+def save_threshold(
+  workdir: str | os.PathLike, rule: PatchingConfig, **measured: float | None
+) -> None:
+  """Writes the rule that calibration found next to its model; see `load_patcher`.
+
+  Args:
+    workdir: folder of the model, or of the stored entropies.
+    rule: with its threshold.
+    measured: `target_bytes_per_patch`, and `largest_entropy` of the sample in nats, so that
+      training can warn when its text is of another kind.
+  """
   found = {name: getattr(rule, name) for name in ("threshold", *RULE)}
-  Folder(workdir).write_json(THRESHOLD_FILE, found)
+  Folder(workdir).write_json(THRESHOLD_FILE, found | measured)
+
+
+def _find_calibration(rule: PatchingConfig, folders: Sequence[str]) -> dict[str, float]:
+  """What stands beside this very threshold in one of the folders."""
+  for home in map(Folder, folders):
+    with contextlib.suppress(OSError, ValueError):  # missing or damaged: only warnings need it
+      found = home.read_json(THRESHOLD_FILE)
+      if all(found.get(name, False) == getattr(rule, name) for name in ("threshold", *RULE)):
+        return {name: found[name] for name in _MEASURED if found.get(name) is not None}
+  return {}
 
 
 def _load_table(folder: str, section: ConfigDict) -> TableModel:
   table = TableModel(folder)
-  _check_reset(section, f"The table of {folder} was trained", table.reset_at_newline)
+  check_reset(section, f"The table of {folder} was trained", table.reset_at_newline)
   return table
 
 
-def _check_reset(section: ConfigDict, what_was_done: str, given: bool) -> None:
+def check_reset(section: ConfigDict, what_was_done: str, given: bool) -> None:
+  """Raises ValueError where entropies have another context than the run's."""
   if given != section.reset_at_newline:
     raise ValueError(
       f"{what_was_done} with reset_at_newline={given}; set config.patching.reset_at_newline "
@@ -182,16 +179,13 @@ def _check_reset(section: ConfigDict, what_was_done: str, given: bool) -> None:
     )
 
 
-def _load_threshold(folder: str, section: ConfigDict) -> float:
-  home = Folder(folder)
-  found = home.read_json(THRESHOLD_FILE) if home.exists(THRESHOLD_FILE) else {}
-  if not found or any(found.get(name, False) != section[name] for name in RULE):
+def _check_threshold(folder: str, section: ConfigDict) -> None:
+  if section.threshold is None and section.patch_size is None:
     rule = ", ".join(f"{name}={section[name]}" for name in RULE)
     raise ValueError(
       f"No threshold for {rule}: set config.patching.threshold (nats), or let "
       f"`python -m blt_jax.calibrate --run={folder}{_flags(section)}` find one."
     )
-  return found["threshold"]
 
 
 def _flags(section: ConfigDict) -> str:

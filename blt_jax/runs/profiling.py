@@ -1,12 +1,13 @@
 """A trace of a few steps for xprof."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
-from etils import epath
 
 from blt_jax.parallel import distributed
+from blt_jax.storage.folders import Mirror
 
 
 class Profiled:
@@ -15,7 +16,9 @@ class Profiled:
   Process 0 writes the trace; `xprof --logdir` or TensorBoard shows it.
   """
 
-  def __init__(self, step: Callable[..., Any], folder: epath.Path, start: int, steps: int):
+  def __init__(
+    self, step: Callable[..., Any], folder: str | os.PathLike, start: int, steps: int
+  ):
     """Takes the function and the window.
 
     Args:
@@ -32,16 +35,17 @@ class Profiled:
         f"config.profile.start {start} must be a step, or 0 for no trace, and "
         f"config.profile.steps {steps} at least 1."
       )
-    self._step, self._folder = step, folder
+    self._step, self._mirror = step, Mirror(folder)
     self._first, self._last = (start, start + steps - 1) if distributed.is_lead() else (0, -1)
 
   def __call__(self, step: int, *args: Any) -> Any:
     """Calls the function as step number `step`."""
     if step == self._first:
-      jax.profiler.start_trace(str(self._folder))
+      jax.profiler.start_trace(str(self._mirror.path))
     with jax.profiler.StepTraceAnnotation("train", step_num=step):
       result = self._step(*args)
     if self._first and step == self._last:
       jax.block_until_ready(result)
       jax.profiler.stop_trace()
+      self._mirror.push()
     return result

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from blt_jax import config as settings
 from blt_jax import kinds
+from blt_jax.ops import device
 from blt_jax.parallel import sharding
 from blt_jax.training import state as train_state
 from blt_jax.training import steps
@@ -87,7 +88,11 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     param_dtype=param_dtype,
     abstract_state=state,
     step=steps.make_train_step(model, optimizer, accumulate),
-    options=dict(donate_argnames="state", out_shardings=(placed, None)),
+    options=dict(
+      donate_argnames="state",
+      out_shardings=(placed, None),
+      compiler_options=device.compiler_options(mesh.devices.flat[0]),
+    ),
   )
 
 

@@ -1,58 +1,82 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there: the one place that writes aside and renames."""
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from etils import epath
+from blt_jax.storage import paths
+from blt_jax.storage.paths import Path
+
+CHECK = "Check free space and permissions"
 
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[TextIO]:
-  """A text file that takes its name when all is written, so that none cut short looks whole.
+def new_file(path: Path) -> Iterator[pathlib.Path]:
+  """A local path to write a file at, which takes its name or is uploaded if all went well.
 
-  What is no file, such as /dev/stdout, is written to as it is; of a link, what it leads to.
+  It has the file's own name, in a hidden folder beside it; that of a remote file lies among
+  the temporary files (TMPDIR). What is no file, such as /dev/stdout, is written to as it
+  is; of a link, what it leads to.
 
   Raises:
     OSError: it cannot be written; before anything is, where that can be known.
+    ValueError: no library for such a URL.
   """
-  whole = epath.Path(path)
-  if whole.is_dir():
-    raise IsADirectoryError(f"{whole} is a folder; give the name of a file.")
-  if os.path.exists(path) and not os.path.isfile(path):
-    with whole.open("w", encoding="utf-8") as file:
-      yield file
+  filesystem, name = paths.find_filesystem(path)
+  if filesystem.isdir(name):
+    raise IsADirectoryError(f"{path} is a folder; give the name of a file.")
+  if paths.is_remote(path):
+    with tempfile.TemporaryDirectory() as aside:
+      partial = pathlib.Path(aside, name.rpartition("/")[2])
+      yield partial
+      with paths.naming(path):
+        filesystem.put_file(str(partial), name)
     return
-  if os.path.islink(path):
-    whole = epath.Path(os.path.realpath(path))
-  partial = whole.with_suffix(f".{os.getpid()}.partial")  # processes may share the folder
-  try:
-    with partial.open("w", encoding="utf-8") as file:
-      yield file
+  if os.path.exists(name) and not os.path.isfile(name):
+    yield pathlib.Path(name)
+    return
+  whole = pathlib.Path(os.path.realpath(name))
+  if not whole.parent.is_dir():
+    raise FileNotFoundError(f"no folder {whole.parent}; make it first.")
+  with tempfile.TemporaryDirectory(".partial", f".{whole.name}.", whole.parent) as aside:
+    partial = pathlib.Path(aside, whole.name)
+    yield partial
+    with partial.open("rb") as file:
+      os.fsync(file.fileno())  # or a power cut leaves a whole name and nothing in it
     partial.replace(whole)
-  except BaseException:
-    partial.unlink(missing_ok=True)
-    raise
 
 
-def parse_json(text: str | bytes, path: str | os.PathLike) -> dict[str, Any]:
-  """The fields of a JSON file that this project wrote.
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[TextIO]:
+  """Opens a `new_file` of text."""
+  with new_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+    yield file
+
+
+@contextlib.contextmanager
+def explaining(path: Path, advice: str = CHECK) -> Iterator[None]:
+  """Says what an error of writing means.
 
   Raises:
-    ValueError: somebody damaged it.
+    OSError: what was raised, with the path and the advice; but for a folder in the way.
   """
   try:
-    fields = json.loads(text)
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f"{path} is damaged, it is no JSON: {error}.") from None
-  if not isinstance(fields, dict):
-    raise ValueError(f"{path} is damaged, it holds no JSON object.")
-  return fields
+    yield
+  except IsADirectoryError:
+    raise  # `new_file` says what to do
+  except (OSError, RuntimeError) as error:
+    raise OSError(f"{path} cannot be written: {str(error).rstrip('.')}. {advice}.") from error
 
 
-def write_text(path: epath.Path, text: str) -> None:
-  """Writes a whole text and a newline."""
-  with writing(path) as file:
-    file.write(text + "\n")
+def write_json(path: Path, fields: Mapping[str, Any]) -> None:
+  """Writes a JSON object.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  with explaining(path), writing(path) as file:
+    file.write(json.dumps(fields, indent=2) + "\n")

@@ -1,17 +1,19 @@
-"""Files, local or remote, by one kind of path."""
+"""Files to read, local or remote: which there are, and what is in them."""
 
 import functools
 import glob
 import hashlib
+import json
 import os
 import pathlib
 import sysconfig
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
+
+from blt_jax.storage import atomic, paths
+from blt_jax.storage.paths import Path
 
 STDLIB = "stdlib"
 
@@ -34,21 +36,33 @@ def format_of(path: str) -> str:
   return next((f for end, f in _FORMATS.items() if path.lower().endswith(end)), "text")
 
 
-def is_remote(path: str) -> bool:
-  """Whether a path is a URL such as gs://bucket/file."""
-  return "://" in path
-
-
-def find_filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
-  """The file system of a path, and the path there.
+def read_bytes(path: Path) -> bytes:
+  """All bytes of a file, as it is stored.
 
   Raises:
-    ValueError: no library for such a URL.
+    FileNotFoundError: it is not there.
+  """
+  filesystem, name = paths.find_filesystem(path)
+  if not paths.is_remote(path):
+    return pathlib.Path(name).read_bytes()  # also of a pipe
+  with paths.naming(path):
+    return filesystem.cat_file(name)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """The fields of a JSON file that this project wrote.
+
+  Raises:
+    FileNotFoundError: it is not there.
+    ValueError: somebody damaged it.
   """
   try:
-    return fsspec.core.url_to_fs(path)
-  except ImportError as error:
-    raise ValueError(f"{path} cannot be opened: {error}.") from error
+    fields = json.loads(read_bytes(path))
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"{path} is damaged, it is no JSON: {error}.") from None
+  if not isinstance(fields, dict):
+    raise ValueError(f"{path} is damaged, it holds no JSON object.")
+  return fields
 
 
 def list_files(path: str, reject: Callable[[OSError], None] | None = None) -> list[str]:
@@ -70,8 +84,8 @@ def list_files(path: str, reject: Callable[[OSError], None] | None = None) -> li
   """
   if path == STDLIB:
     return _list_stdlib()
-  filesystem, root = find_filesystem(path)
-  if filesystem.isdir(root) and isinstance(filesystem, LocalFileSystem):
+  filesystem, root = paths.find_filesystem(path)
+  if filesystem.isdir(root) and not paths.is_remote(path):
     found = dict.fromkeys(_walk(root, reject or _raise), {"type": "file"})
   elif filesystem.isdir(root):
     found = filesystem.find(root, detail=True)
@@ -90,7 +104,7 @@ def list_files(path: str, reject: Callable[[OSError], None] | None = None) -> li
     raise FileNotFoundError(
       f"No file or folder {path}; give that of your text (config.data.path, --input, --data)."
     )
-  if not isinstance(filesystem, LocalFileSystem):
+  if paths.is_remote(path):
     names = [filesystem.unstrip_protocol(n) for n in names]
   return sorted(names)
 
@@ -98,27 +112,27 @@ def list_files(path: str, reject: Callable[[OSError], None] | None = None) -> li
 def _walk(root: str, reject: Callable[[OSError], None]) -> Iterator[str]:
   """Files at any depth; fsspec's own walk leaves out what it cannot read, without a word."""
   for folder, _, names in os.walk(root, onerror=reject):
-    paths = (f"{folder.rstrip('/')}/{name}" for name in names)
-    yield from (path for path in paths if os.path.isfile(path) or os.path.islink(path))
+    found = (f"{folder.rstrip('/')}/{name}" for name in names)
+    yield from (path for path in found if os.path.isfile(path) or os.path.islink(path))
 
 
 def _raise(error: OSError) -> None:
   raise error
 
 
-def sizes_of(paths: Sequence[str]) -> list[int]:
+def sizes_of(found: Sequence[str]) -> list[int]:
   """Bytes of files, all local or all at one place; 0 of a link that leads nowhere."""
-  if paths and is_remote(paths[0]):
-    return find_filesystem(paths[0])[0].sizes(list(paths))
-  return [os.path.getsize(path) if os.path.exists(path) else 0 for path in paths]
+  if found and paths.is_remote(found[0]):
+    return fsspec.core.url_to_fs(found[0])[0].sizes(list(found))  # as listed, if just now
+  return [os.path.getsize(path) if os.path.exists(path) else 0 for path in found]
 
 
-def fingerprint(paths: Sequence[str]) -> str:
+def fingerprint(found: Sequence[str]) -> str:
   """A text that tells files from others, by their names and sizes."""
-  sizes = sizes_of(paths)
-  names = [path.rpartition("/")[2] for path in paths]
+  sizes = sizes_of(found)
+  names = [path.rpartition("/")[2] for path in found]
   digest = hashlib.sha256(repr([*zip(names, sizes, strict=True)]).encode()).hexdigest()[:8]
-  return f"{len(paths):,} files of {sum(sizes):,} bytes ({digest})"
+  return f"{len(found):,} files of {sum(sizes):,} bytes ({digest})"
 
 
 def _list_stdlib() -> list[str]:
@@ -154,25 +168,28 @@ def _prepare(path: str) -> fsspec.core.OpenFile:
   return fsspec.open(path, "rb", compression=compression)
 
 
-def copy_here(path: str) -> str:
+def copy_here(path: Path) -> str:
   """A path on this machine's disks of a file: its own, or that of a copy.
 
   Copies of remote files lie in `$XDG_CACHE_HOME/blt_jax` (~/.cache/blt_jax), whole, and
   stay there for other processes and runs, until somebody removes them. A file that has
   changed is copied again.
+
+  Raises:
+    FileNotFoundError: a remote file is not there.
   """
-  if not is_remote(path):
-    return path
-  filesystem, name = find_filesystem(path)
+  filesystem, name = paths.find_filesystem(path)
+  if not paths.is_remote(path):
+    return name
   cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "blt_jax"
   cache.mkdir(parents=True, exist_ok=True)
-  version = f"{filesystem.unstrip_protocol(name)} {filesystem.ukey(name)}"
-  key = hashlib.sha256(version.encode()).hexdigest()[:32]
-  copy = cache / f"{key}-{name.rpartition('/')[2]}"
-  if not copy.exists():
-    with tempfile.TemporaryDirectory(dir=cache) as aside:  # others may copy the same file
-      filesystem.get_file(name, f"{aside}/{copy.name}")
-      os.replace(f"{aside}/{copy.name}", copy)
+  with paths.naming(path):
+    version = f"{filesystem.unstrip_protocol(name)} {filesystem.ukey(name)}"
+    key = hashlib.sha256(version.encode()).hexdigest()[:32]
+    copy = cache / f"{key}-{name.rpartition('/')[2]}"
+    if not copy.exists():
+      with atomic.new_file(copy) as aside:  # others may copy the same file
+        filesystem.get_file(name, str(aside))
   return str(copy)
 
 
@@ -192,7 +209,7 @@ class RangeReader:
     Raises:
       OSError: it cannot be read, or is shorter.
     """
-    if is_remote(path):
+    if paths.is_remote(path):
       filesystem, name = fsspec.core.url_to_fs(path)
       content = filesystem.cat_file(name, start, stop)
     else:

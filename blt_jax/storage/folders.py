@@ -1,31 +1,31 @@
 """Folders, local or remote, whose files are whole or not there."""
 
 import contextlib
-import json
 import operator
 import os
 import pathlib
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
-from etils import epath
-
-from blt_jax.storage import atomic, files
+from blt_jax.storage import atomic, files, paths
+from blt_jax.storage.paths import Path
 
 
 class Folder:
   """A folder on a disk, or at a URL that fsspec knows, such as gs://."""
 
-  def __init__(self, path: str | os.PathLike):
+  def __init__(self, path: Path):
     """Takes the path; nothing need be there.
 
     Raises:
       ValueError: no library for such a URL.
     """
     self.path = os.fspath(path)
-    self._filesystem, self._root = files.find_filesystem(self.path)
-    self._local = None if files.is_remote(self.path) else pathlib.Path(self._root)
+    self.is_remote = paths.is_remote(self.path)
+    root = paths.find_filesystem(self.path)[1]
+    self._root = self.path.rstrip("/") if self.is_remote else root
 
   def __str__(self) -> str:
     return self.path
@@ -36,78 +36,86 @@ class Folder:
     Raises:
       NotADirectoryError: there is a file of this name.
     """
-    if not self._local:
+    if self.is_remote:
       return
     try:
-      self._local.mkdir(parents=True, exist_ok=True)
+      os.makedirs(self._root, exist_ok=True)
     except FileExistsError as error:
       raise NotADirectoryError(f"{self} is a file; give the name of a folder.") from error
 
   def path_of(self, name: str) -> str:
-    """The path of a file."""
-    return str(self._local / name) if self._local else f"{self.path.rstrip('/')}/{name}"
+    """The whole path of a file."""
+    return f"{self._root}/{name}"
 
   def sizes(self) -> dict[str, int]:
     """Name -> bytes of all in it, in the order of their names; empty where it is missing."""
-    if not self._filesystem.exists(self._root):
+    if not paths.exists(self._root):
       return {}
-    found = self._filesystem.ls(self._root, detail=True, refresh=True)
-    return {
-      f["name"].rpartition("/")[2]: f["size"]
-      for f in sorted(found, key=operator.itemgetter("name"))
-    }
+    filesystem, root = paths.find_filesystem(self._root)
+    found = sorted(filesystem.ls(root, detail=True), key=operator.itemgetter("name"))
+    return {f["name"].rpartition("/")[2]: f["size"] for f in found}
 
   def exists(self, name: str) -> bool:
     """Whether there is such a file."""
-    return self._filesystem.exists(f"{self._root}/{name}")
+    return paths.exists(self.path_of(name))
 
   def remove(self, name: str) -> None:
-    """Removes a file."""
-    self._filesystem.rm_file(f"{self._root}/{name}")
+    """Removes a file, or a folder with all in it."""
+    filesystem, path = paths.find_filesystem(self.path_of(name))
+    filesystem.rm(path, recursive=True)
+
+  def unmake(self, *names: str) -> None:
+    """Removes files that may be there and, if nothing else is in it, the folder."""
+    for name in filter(self.exists, names):
+      self.remove(name)
+    if not self.is_remote:
+      with contextlib.suppress(OSError):
+        os.rmdir(self._root)
 
   def read_json(self, name: str) -> dict[str, Any]:
-    """The fields of a JSON file.
+    """The fields of a JSON file, see `files.read_json`."""
+    return files.read_json(self.path_of(name))
+
+  def write_json(self, name: str, fields: Mapping[str, Any]) -> None:
+    """Writes a JSON file, see `atomic.write_json`."""
+    atomic.write_json(self.path_of(name), fields)
+
+  def new_file(self, name: str) -> contextlib.AbstractContextManager[pathlib.Path]:
+    """A local path to write a file at, see `atomic.new_file`."""
+    return atomic.new_file(self.path_of(name))
+
+
+class Mirror:
+  """A folder of this machine: that which is meant, or one whose files are uploaded to it.
+
+  Objects of a bucket cannot grow: each `push` writes them again.
+
+  Attributes:
+    path: of the folder of this machine.
+  """
+
+  def __init__(self, folder: Path, *names: str):
+    """Takes the folder, and the names of files to go on with where they are in it.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: no library for such a URL.
     """
-    content = self._filesystem.cat_file(f"{self._root}/{name}")
-    return atomic.parse_json(content, self.path_of(name))
+    self._folder = Folder(folder)
+    self._aside = tempfile.TemporaryDirectory() if self._folder.is_remote else None
+    if self._aside is None:
+      self.path = pathlib.Path(paths.find_filesystem(folder)[1])
+      return
+    self.path = pathlib.Path(self._aside.name)
+    for name in filter(self._folder.exists, names):
+      (self.path / name).write_bytes(files.read_bytes(self._folder.path_of(name)))
 
-  def write_json(self, name: str, fields: dict[str, Any]) -> None:
-    """Writes a JSON file.
+  def push(self) -> None:
+    """Uploads all files, where they are to be remote.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: they cannot be written.
     """
-    text = json.dumps(fields, indent=2)
-    try:
-      if self._local:
-        atomic.write_text(epath.Path(self._local / name), text)
-      else:
-        self._filesystem.pipe_file(f"{self._root}/{name}", f"{text}\n".encode())
-    except OSError as error:
-      raise OSError(
-        f"{self.path_of(name)} cannot be written: {error}. Check free space and permissions."
-      ) from error
-
-  @contextlib.contextmanager
-  def new_file(self, name: str) -> Iterator[pathlib.Path]:
-    """A local path to write a file at, which gets its name at the end if all went well.
-
-    For a remote folder it lies among the temporary files (TMPDIR) until it is uploaded.
-    """
-    if self._local:
-      partial = (self._local / name).with_suffix(f".{os.getpid()}.partial")
-      try:
-        yield partial
-        with partial.open("rb") as file:
-          os.fsync(file.fileno())  # or a power cut leaves a whole name and nothing in it
-        partial.rename(self._local / name)
-      except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    else:
-      with tempfile.TemporaryDirectory() as aside:
-        yield pathlib.Path(aside) / name
-        self._filesystem.put_file(f"{aside}/{name}", f"{self._root}/{name}")
+    for path in self.path.rglob("*") if self._aside is not None else ():
+      if path.is_file():
+        with self._folder.new_file(path.relative_to(self.path).as_posix()) as copy:
+          shutil.copyfile(path, copy)

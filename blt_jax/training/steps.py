@@ -16,13 +16,12 @@ from blt_jax.ops import losses
 from blt_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-_COMMON = ("tokens", "targets", "loss_mask", "patch_lengths")  # of all kinds of models
 Metrics = dict[str, jax.Array]
 
 
 def predict(model: nn.Module, params: Any, batch: Batch) -> jax.Array:
   """Logits [B, S, V] of a batch; what only its kind of model reads goes there by name."""
-  extras = {key: array for key, array in batch.items() if key not in _COMMON}
+  extras = {key: batch[key] for key in model.batch_keys if key in batch}
   return model.apply({"params": params}, batch["tokens"], batch["patch_lengths"], **extras)
 
 
@@ -31,8 +30,8 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
 
   Returns:
     float32 scalars: `nats` of cross entropy, `targets` that count in the loss, `bytes`
-    among them (all but EOS), `inputs` that are not padding, and their `patches`;
-    `byte_slots` and `patch_slots`, the size of the batch.
+    among them (all but EOS), `inputs` that are not padding, their `patches` and the
+    `one_byte_patches` among these; `byte_slots` and `patch_slots`, the size of the batch.
   """
   mask = batch["loss_mask"]
   nats = losses.cross_entropy_nats(predict(model, params, batch), batch["targets"])
@@ -46,6 +45,7 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
     "bytes": mask & (batch["targets"] >= tokenizer.OFFSET),
     "inputs": is_input,
     "patches": is_patch,
+    "one_byte_patches": is_patch & (lengths == 1),
     "byte_slots": jnp.ones_like(mask),
     "patch_slots": jnp.ones_like(is_patch),
   }

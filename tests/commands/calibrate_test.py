@@ -6,13 +6,12 @@ import json
 import grain
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from blt_jax import calibrate, patching, train_table
+from blt_jax import calibrate, config, patching, train_table
 from blt_jax.data.reading.documents import Document
 from blt_jax.entropy.table import TableModel
 from blt_jax.patching import PatchingConfig, thresholds
-from blt_jax.runs import patcher
+from blt_jax.runs import patcher, resolve
 
 _RNG = np.random.default_rng(0)
 _SCORED = [
@@ -106,12 +105,15 @@ def test_command_prints_the_curve_and_saves_the_rule(table, flags, rule, capsys,
   )
   found = json.loads((table / "plain" / "threshold.json").read_text())
   default = {name: getattr(PatchingConfig(), name) for name in patcher.RULE}
-  threshold = found.pop("threshold")
+  threshold, largest = found.pop("threshold"), found.pop("largest_entropy")
+  assert found.pop("target_bytes_per_patch") == 3.5
   assert found == {**default, **rule}
   assert rows[rows[:, 0] == 3.5, 1] == pytest.approx(threshold, abs=1e-6)
   scored = calibrate.read_scored(str(table / "plain"), False, None, 500_000)
   sizes = thresholds.patch_sizes(scored, PatchingConfig(**found), threshold)
   assert rows[rows[:, 0] == 3.5, 2] == pytest.approx(sizes.mean, abs=0.005)
+  compared = [np.diff(h) if "monotonic" in rule else h[1:] for _, h in scored]
+  assert largest == (None if "cumulative" in rule else np.concatenate(compared).max())
 
 
 def test_kinds_of_entropies_must_agree(table):
@@ -143,8 +145,22 @@ def test_missing_models_and_rules_are_named(tmp_path):
     calibrate.main([f"--run={tmp_path}", "--monotonic", "--threshold_add=1"])
 
 
+def test_degenerate_patches_are_said(table, caplog):
+  """Of repeated words all that is hard to predict is where a word begins."""
+  calibrate.main([f"--run={table}/plain", "--target_bytes_per_patch=3.5", "--monotonic"])
+  assert not [r for r in caplog.records if r.levelname == "WARNING"]
+  calibrate.main([f"--run={table}/plain", "--target_bytes_per_patch=1.2"])
+  assert "of the patches have one byte, more than half" in caplog.text
+  calibrate.main([f"--run={table}/plain", "--target_bytes_per_patch=60"])
+  assert "above 80 % of the largest entropy" in caplog.text
+
+
+def test_a_table_has_no_steps(table):
+  with pytest.raises(ValueError, match="--step goes with the run of an entropy model"):
+    calibrate.main([f"--run={table}/plain", "--step=3"])
+
+
 def test_figure_is_written(table, tmp_path):
-  pytest.importorskip("matplotlib", reason="draws with matplotlib")
   calibrate.main([f"--run={table}/plain", f"--png={tmp_path}/curve.png"])
   assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -152,15 +168,34 @@ def test_figure_is_written(table, tmp_path):
 # --- What training reads
 
 
+def test_training_knows_what_its_threshold_was_for(tmp_path):
+  measured = dict(target_bytes_per_patch=4.5, largest_entropy=3.9)
+  patcher.save_threshold(tmp_path, PatchingConfig(threshold=1.5), **measured)
+
+  def find(**rule):
+    folders = [str(tmp_path / "nowhere"), str(tmp_path)]
+    return patcher._find_calibration(PatchingConfig(**rule), folders)
+
+  assert find(threshold=1.5) == measured
+  assert find(threshold=1.6) == find(threshold=1.5, monotonic=True) == {}
+  patcher.save_threshold(tmp_path, PatchingConfig(threshold=1.5))
+  assert find(threshold=1.5) == {}
+  (tmp_path / "threshold.json").write_text("{")
+  assert find(threshold=1.5) == {}
+
+
 def test_training_refuses_the_threshold_of_another_rule(tmp_path):
   patcher.save_threshold(tmp_path, PatchingConfig(threshold=1.5, threshold_add=0.0))
 
+  def find(**rule):
+    section = config.get_config().patching
+    section.update(entropy_model=str(tmp_path), **rule)
+    return resolve.resolve_patching(section)
+
   def load(**rule):
-    return patcher._load_threshold(str(tmp_path), ConfigDict({**default, **rule}))
+    patcher._check_threshold(str(tmp_path), find(**rule))
 
-  default = {name: getattr(PatchingConfig(), name) for name in patcher.RULE}
-
-  assert load(threshold_add=0.0) == 1.5
+  assert find(threshold_add=0.0).threshold == 1.5
   with pytest.raises(
     ValueError, match=rf"threshold_add=None.*calibrate --run={tmp_path}` find"
   ):

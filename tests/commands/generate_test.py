@@ -4,10 +4,12 @@ import io
 import json
 import sys
 
+import fsspec
 import pytest
 from generated import GREEDY, generate, model
 
 from blt_jax import generate as command
+from blt_jax.cli import logs
 from blt_jax.decode import generator
 from blt_jax.runs import loading
 
@@ -30,7 +32,7 @@ def _with_small_chunks(self, model, **options):
 def run(*arguments):
   """The exit status, or the message that stands for it."""
   with pytest.raises(SystemExit) as exit_:
-    command.main([*RUN, *arguments])
+    logs.run(lambda: command.main([*RUN, *arguments]))
   return exit_.value.code
 
 
@@ -61,9 +63,9 @@ def test_patches_are_shown(capfdbinary):
 def test_lines_of_a_file(tmp_path):
   lines = [
     {"prompt": "a"},
-    {"prompt": "hello world", "max_bytes": 3},
-    {"prompt": "x", "temperature": -1},
-    {"prompt": "x", "colour": "red"},
+    {"prompt": "hello world", "max_bytes": 3, "id": 7},
+    {"prompt": "x", "temperature": -1, "id": 8},
+    {"prompt": "x", "max_byte": 3},
     {"text": "x"},
     {"prompt": "x", "max_bytes": None},
     {"prompt": "x\ud800"},
@@ -79,12 +81,28 @@ def test_lines_of_a_file(tmp_path):
   assert results[0]["log_prob"] == pytest.approx(float(alone[1].log_probs.sum()), abs=1e-3)
   assert len(results[0]["entropies"]) == len(alone[1].starts)
   assert results[1]["finish"] == "length" and results[1]["patch_starts"][:2] == [0, 1]
+  assert results[1]["id"] == 7 and results[2]["id"] == 8
   assert "line 3: temperature is -1" in results[2]["error"]
-  assert "unknown ['colour']" in results[3]["error"]
+  assert "'max_byte' is no option; write 'max_bytes'" in results[3]["error"]
   assert '"prompt"' in results[4]["error"] and "max_bytes is None" in results[5]["error"]
   assert "lone surrogate" in results[6]["error"] and "line 8" in results[7]["error"]
   assert "line 10: it is no JSON" in results[8]["error"]
   assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_several_samples_of_a_line_and_of_a_prompt(tmp_path, capfdbinary):
+  lines = [{"prompt": "a", "id": 1, "num_samples": 1}, {"prompt": "hello", "id": 2, "seed": 7}]
+  (tmp_path / "in").write_text("\n".join(map(json.dumps, lines)))
+  options = ["--temperature=1", "--num_samples=2"]
+  assert run(f"--input={tmp_path}/in", f"--output={tmp_path}/out", *options) == 0
+  results = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+  assert [(r["id"], r.get("seed")) for r in results] == [(1, None), (2, 7), (2, 8)]
+  first, second = (bytes.fromhex(r["bytes_hex"]) for r in results[1:])  # of random weights
+  assert first != second and len(first) == results[1]["bytes"]
+  capfdbinary.readouterr()
+  assert run("--prompt=hello", "--seed=7", *options) == 0
+  out = capfdbinary.readouterr().out
+  assert out == b"--- seed 7\nhello" + first + b"\n--- seed 8\nhello" + second + b"\n"
 
 
 def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
@@ -103,6 +121,16 @@ def test_results_are_whole_or_not_there(tmp_path, monkeypatch):
   assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
 
 
+def test_lines_of_a_bucket(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  memory = fsspec.filesystem("memory")
+  memory.pipe_file("/in", b'{"prompt": "a"}\n')
+  assert run("--input=memory://in", "--output=memory://out") == 0
+  assert json.loads(memory.cat_file("/out"))["text"] == generate()[1].text
+  assert run("--input=memory://none", "--output=memory://out").endswith("'memory://none'")
+  assert not list(tmp_path.iterdir())
+
+
 def _interrupted(*_, **__):
   raise KeyboardInterrupt
 
@@ -116,5 +144,7 @@ def test_mistakes_are_named(tmp_path):
   assert run(f"--input={tmp_path}/none").startswith("error: --input needs --output")
   assert run(f"--input={tmp_path}/none", "--output=x").startswith("error: ")
   assert "and it --input" in run("--prompt=a", f"--output={tmp_path}/x")
+  assert "would be the same" in run("--prompt=a", "--num_samples=2")
+  assert run("--promt=a") == 2
   assert run("--help") == 0
   assert GREEDY.max_bytes == 24

@@ -90,9 +90,9 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
 
 def test_a_finished_run_stays_as_it_is(finished, text):
   kind, workdir, numbers = finished
-  before = losses(workdir)
+  before = (workdir / "metrics.jsonl").read_text()
   assert train.train(_config(kind, text, workdir)) == numbers
-  assert losses(workdir) == before
+  assert (workdir / "metrics.jsonl").read_text() == before
 
 
 def test_evaluate_scores_a_run_on_files(finished, text, capsys):
@@ -101,6 +101,28 @@ def test_evaluate_scores_a_run_on_files(finished, text, capsys):
   numbers = json.loads(capsys.readouterr().out)
   assert numbers["bytes"] == (text / "file_0.py").stat().st_size
   assert 0 < numbers["bpb"] < 9
+
+
+def test_programs_read_the_checkpoint_that_is_asked_for(finished, text, tmp_path, capsys):
+  _, workdir, _ = finished
+  found = []
+  for step in ("4", "6", "best"):  # the last one alone was evaluated
+    evaluate.main([f"--run={workdir}", f"--data={text / 'file_0.py'}", f"--step={step}"])
+    found.append(json.loads(capsys.readouterr().out)["bpb"])
+  assert found[0] != found[1] == found[2]
+  export.main([f"--run={workdir}", f"--output={tmp_path / 'out'}", "--step=4"])
+  old = runs.load_run(tmp_path / "out")
+  assert old.step == 4
+  jax.tree.map(np.testing.assert_array_equal, old.params, runs.load_run(workdir, 4).params)
+  with pytest.raises(FileNotFoundError, match="no checkpoint of step 5; it has 4, 6"):
+    evaluate.main([f"--run={workdir}", f"--data={text}", "--step=5"])
+  with pytest.raises(SystemExit):
+    evaluate.main([f"--run={workdir}/checkpoints/4", f"--data={text}"])
+  assert f"--run={workdir} --step=4" in capsys.readouterr().err
+  with pytest.raises(
+    FileNotFoundError, match=f"is a checkpoint: give the run {workdir} and step"
+  ):
+    runs.load_run(workdir / "checkpoints" / "4")
 
 
 def test_a_run_of_another_model_is_not_overwritten(finished, text):
@@ -119,6 +141,36 @@ def test_remat_may_change_while_a_model_trains(tmp_path):
   config.model.transformer.update(remat="full", unroll=True)
   runs.save_config(tmp_path, config)
   assert runs.load_config(tmp_path).model.transformer.remat == "full"
+
+
+def test_runs_from_before_a_setting_keep_their_ways(tmp_path, caplog, monkeypatch):
+  later = "hash_document_masks", "cross_document_masks"
+
+  def configure():
+    return tiny_config("blt", workdir=str(tmp_path / "run"))
+
+  resolved = []
+
+  def stop(config):  # as soon as train knows what it trains
+    resolved.append(config)
+    raise InterruptedError([config.model[name] for name in later])
+
+  monkeypatch.setattr(train, "make_program", stop)
+  with pytest.raises(InterruptedError, match="True, True"):
+    train.train(configure())
+  runs.save_config(tmp_path / "run", configure())
+  path = tmp_path / "run" / "config.json"
+  stored = json.loads(path.read_text())
+  path.write_text(json.dumps(stored | {"model": {
+      k: v for k, v in stored["model"].items() if k not in later}}))  # fmt: skip
+  old = settings.make_model_config(runs.load_config(tmp_path / "run").model)
+  assert not old.hash_document_masks and not old.cross_document_masks
+  for _ in range(2):  # whether the run's settings lack it or say it
+    caplog.clear()
+    with pytest.raises(InterruptedError, match="False, False"):
+      train.train(configure())
+    assert all(f"config.model.{name}=False and goes on so" in caplog.text for name in later)
+    runs.save_config(tmp_path / "run", resolved[-1])
 
 
 def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
@@ -162,18 +214,19 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path):
   assert runs.load_config(tmp_path / "blt").patching.threshold == 5.0
   patcher.save_threshold(tmp_path / "entropy", PatchingConfig(threshold=4.0))
   goes_on = _config("blt", text, tmp_path / "blt", patching=patching)
-  assert train.train(goes_on) == numbers and goes_on.patching.threshold == 5.0
+  assert train.train(goes_on) == numbers and goes_on.patching.threshold is None
+  assert runs.load_config(tmp_path / "blt").patching.threshold == 5.0
   generator = Generator(loading.load_language_model(tmp_path / "blt"), prefill_chunk=8)
   result = generator.generate(["def f"], Sampling(max_bytes=8))[0]
   assert 1 <= len(result.ids) <= 8 and result.starts.sum() > 1
-  with pytest.raises(ValueError, match="--entropy_model"):
+  with pytest.raises(ValueError, match="entropy_model and threshold may"):
     loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "blt"))
-  with pytest.raises(FileNotFoundError, match="holds no run.*--entropy_model"):
+  with pytest.raises(FileNotFoundError, match="holds no run.*entropy_model and"):
     loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "nowhere"))
-  with pytest.raises(ValueError, match="byte LM, so"):
+  with pytest.raises(ValueError, match="reads no patches, so"):
     loading.load_language_model(tmp_path / "entropy", threshold=1.0)
   (tmp_path / "entropy" / "config.json").write_text("")
-  with pytest.raises(ValueError, match="config.json is damaged.*--entropy_model"):
+  with pytest.raises(ValueError, match="config.json is damaged.*entropy_model and"):
     loading.load_language_model(tmp_path / "blt")
 
 
@@ -197,13 +250,16 @@ _MISTAKES = {
     "config.data.mixture.web is 'stdlib'",
   ),
   "heads": (dict(model=dict(latent=dict(num_heads=5))), "dim 32 must be a multiple"),
-  "scheme": (dict(patching=dict(scheme="words")), "Unknown scheme 'words'"),
+  "scheme": (dict(patching=dict(scheme="words")), "scheme is 'words'; it must be one of"),
   "no entropy model": (dict(patching=dict(scheme="entropy")), "config.patching.entropy_model"),
   "no run": (
     dict(patching=dict(scheme="entropy", entropy_model="nothing")),
     "nothing holds no run",
   ),
-  "schedule": (dict(schedule=dict(name="cosin")), "Unknown schedule 'cosin'"),
+  "schedule": (
+    dict(schedule=dict(name="cosin")),
+    "schedule.name is 'cosin'; it must be one of",
+  ),
   "streams": (dict(data=dict(num_streams=3)), "num_streams 3 must be a multiple"),
   "interval": (dict(eval=dict(every_steps=0)), "config.eval.every_steps is 0"),
   "parts": (dict(optimizer=dict(accumulate=0)), "config.optimizer.accumulate is 0"),

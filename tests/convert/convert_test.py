@@ -66,6 +66,7 @@ def test_from_hf_reads_everything():
   assert c.entropy_config.transformer.rope_theta == 10_000
   assert (c.config.hash_vocab_size, c.config.hash_sizes) == (101, (3, 4, 5, 6, 7, 8))
   assert c.config.repool and not c.config.document_masks
+  assert not c.config.hash_document_masks and not c.config.cross_document_masks
   assert c.patching == PatchingConfig(threshold=2.8846821784973145)
   kernel = c.params["encoder"]["layers_0"]["attention"]["query"]["kernel"]
   want = hf_arrays()["model.local_encoder.layers.0.self_attn.q_proj.weight"]
@@ -160,6 +161,7 @@ def test_from_meta_state_equals_from_meta(tmp_path):
   assert got.patching == PatchingConfig(threshold=args["patcher"]["threshold"])
   check_equal(dataclasses.replace(got, patching=None), want)
   assert got.config.document_masks and got.config.latent_document_masks
+  assert not got.config.hash_document_masks and not got.config.cross_document_masks
   assert got.config.encoder.window == 8 and not got.config.repool
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from tiny_runs import tiny_config
 
-from blt_jax.cost import advice, chips, report
+from blt_jax.cost import chips, report
 from blt_jax.cost.work import Buffer, Exchange, Work
+from blt_jax.runs import advice
 
 CHIP = chips.Chip("TPU v4", 100.0, 1000.0, 10.0, 1.0, 6, 0.5, clock=20.0)
 

@@ -1,5 +1,7 @@
 """Holding documents out by their content."""
 
+import hashlib
+
 import grain
 import pytest
 from source_files import write
@@ -7,7 +9,7 @@ from source_files import write
 from blt_jax import config
 from blt_jax.data.reading import heldout, sources
 from blt_jax.data.reading.documents import Document, SourceOptions
-from blt_jax.runs import corpus
+from blt_jax.runs import corpus, folder, resolve
 
 
 def texts(dataset):
@@ -68,6 +70,81 @@ def test_streams_with_too_little_have_a_clear_error(tmp_path):
   path = write(tmp_path / "a.jsonl.gz", ["1", "2"])
   with pytest.raises(ValueError, match="heldout_path"):
     sources.open_split(path, 0.0)
+
+
+def plain_rank(text):
+  return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+
+
+@pytest.mark.parametrize("end", [".jsonl", ".jsonl.gz"])
+def test_text_that_was_chosen_by_its_hash_is_divided_as_wanted(tmp_path, end, caplog):
+  """The 1,000 of 10,000 documents with the lowest SHA-256, in any order."""
+  lowest = sorted((b"%d" % i for i in range(10_000)), key=plain_rank)[:1000]
+  path = write(tmp_path / f"a{end}", [text.decode() for text in sorted(lowest)])
+  caplog.set_level("INFO")
+  _, held = map(texts, sources.open_split(path, 0.05))
+  assert 35 < len(held) < 70
+  start, message = ("Start of " if end.endswith("gz") else ""), caplog.messages[-1]
+  assert message.startswith(f"{start}{path}: held out are {len(held)} of 1,000 documents (")
+  assert caplog.records[-1].levelname == "INFO"
+  _, held = map(texts, sources.open_split(path, 0.05, salt=heldout.NO_SALT))
+  assert set(held) == {text for text in lowest if plain_rank(text) <= 0.05 * 2**64}
+  record, message = caplog.records[-1], caplog.messages[-1]
+  assert record.levelname == "WARNING" and "of 1,000 documents (5" in message
+  assert "heldout_fraction is 5.0%, more than a factor of two off" in message
+
+
+def test_shares_of_bytes_are_judged_too(caplog):
+  caplog.set_level("INFO")
+  documents = [b"%d" % i for i in range(100)]
+  held = texts(heldout.hold_out(dataset_of(documents), 0.2)[1])
+  assert caplog.records[-1].levelname == "INFO"
+  longer = dataset_of([held[0] * 5000, *documents])
+  salt = next(  # one that holds the long document out
+    s for s in map(str, range(99)) if heldout.rank(held[0] * 5000, s) < 0.1 * 2**64
+  )
+  heldout.hold_out(longer, 0.2, salt=salt)
+  assert caplog.records[-1].levelname == "WARNING" and "bytes (9" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+def test_endless_streams_of_one_text_are_refused(fraction):
+  same = grain.MapDataset.source([Document(b"same")]).to_iter_dataset()
+  endless = grain.experimental.RepeatIterDataset(same)
+  with pytest.raises(ValueError, match=f"heldout_fraction {fraction:.3g}.*heldout_path"):
+    heldout.hold_out_of_stream(endless, fraction)
+
+
+def test_runs_keep_the_split_they_began_with(tmp_path):
+  path = write(tmp_path / "a.jsonl", [str(i) for i in range(200)])
+
+  def resume(began_with, **data):
+    """The held-out text of a run that goes on, and that of whoever reads its settings."""
+    settings = config.get_config()
+    settings.workdir = str(tmp_path / "run")
+    settings.data.update(path=path, heldout_fraction=0.3, **data)
+    if began_with is not None:
+      old = settings.copy_and_resolve_references()
+      old.data.heldout_salt = began_with
+      if not began_with:
+        del old.data.heldout_salt
+      folder.save_config(tmp_path / "run", old)
+    settings = resolve.resolve(settings)
+    folder.save_config(tmp_path / "run", settings)
+    loaded = folder.load_config(tmp_path / "run").data
+    parts = [corpus.open_parts(data)[1]["text"][0] for data in (settings.data, loaded)]
+    assert texts(parts[0]) == texts(parts[1])
+    return texts(parts[0])
+
+  documents = [str(i).encode() for i in range(200)]
+  limit = 0.3 * 2**64
+  assert resume(None) == [d for d in documents if heldout.rank(d) <= limit]
+  assert resume("mine") == [d for d in documents if heldout.rank(d, "mine") <= limit]
+  plain = [d for d in documents if plain_rank(d) <= limit]
+  assert resume("") == plain
+  assert resume("", heldout_salt="") == plain
+  with pytest.raises(ValueError, match="heldout_salt is 'other', and .* began with ''"):
+    resume("", heldout_salt="other")
 
 
 def test_heldout_path_is_read_beside(tmp_path):

@@ -3,8 +3,7 @@
 import golden_cases
 import numpy as np
 import pytest
-
-from blt_jax.data import reference_packing
+import reference_packing
 
 _CASES = golden_cases.load("packing_cases")
 

@@ -19,6 +19,7 @@ from blt_jax.decode import loop, placement, sampling
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
+from blt_jax.models.config import CrossAttentionConfig
 from blt_jax.parallel import sharding
 from blt_jax.patching import PatchingConfig
 
@@ -58,6 +59,18 @@ def test_generates_what_the_full_forward_says(options):
     )
     assert result.finish == "end" or len(result.ids) == 24
     check(result, random_blt(TINY), options is GREEDY)
+
+
+@pytest.mark.parametrize("drafting", DRAFTS, ids=lambda d: d and d.by)
+def test_a_document_after_another_in_the_prompt(drafting):
+  """Its n-grams and windows begin anew, as in the full forward."""
+  window = CrossAttentionConfig(4, window=3, all_layers=True)
+  uncached = random_blt(dataclasses.replace(TINY, encoder_cross=window, decoder_cross=window))
+  first, second = tokenizer.encode("ab ab"), tokenizer.encode("ab a", add_eos=False)
+  prompt = np.concatenate([first, second])
+  generator = Generator(uncached.cached(), drafting=drafting, prefill_chunk=4)
+  for result in generator.generate([prompt, second], GREEDY):
+    check(result, uncached, is_greedy=True)
 
 
 def test_a_row_does_not_depend_on_the_others():
@@ -216,7 +229,7 @@ def test_sharded_over_devices():
     pytest.skip("needs eight devices")
   mesh = sharding.make_mesh(1, 4, 2)
   sharded = placement.shard(model(), mesh)
-  assert len(sharded.weights["model"]["latent"][0]["gate_up"].sharding.device_set) == 8
+  assert len(sharded.weights.latent[0].gate_up.sharding.device_set) == 8
   got = Generator(sharded, batch_size=2, prefill_chunk=4).generate(PROMPTS, GREEDY)
   for one, other in zip(got, generate(), strict=True):
     same(one, other)

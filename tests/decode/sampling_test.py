@@ -53,6 +53,31 @@ def test_draws_follow_the_distribution(options, want):
   np.testing.assert_allclose(_shares(**options), want, atol=0.03)
 
 
+def _filtered(logits, top_k, top_p, min_p):
+  """Logits [V], -inf where filtered out: one rule after the other, by NumPy."""
+  order = np.lexsort((np.arange(len(logits)), -logits))
+  order = order[: top_k or None]
+  shares = np.exp(logits[order] - logits[order[0]])
+  shares /= shares.sum()
+  inside = np.cumsum(shares) - shares < top_p
+  order = order[inside & (shares >= min_p * shares[0])]
+  want = np.full_like(logits, -np.inf)
+  want[order] = logits[order]
+  return want
+
+
+@pytest.mark.parametrize("top_k, top_p, min_p", [
+  (3, 1.0, 0.0), (0, 0.61, 0.0), (0, 1.0, 0.3), (9, 0.83, 0.05), (0, 1.0, 0.0), (1, 0.1, 0.9),
+])  # fmt: skip
+def test_filters_keep_the_likeliest_and_of_equals_the_first(top_k, top_p, min_p):
+  logits = np.random.default_rng(0).integers(-6, 3, (4, 3, 40)).astype(np.float32) / 2
+  filters = Sampling(temperature=1.0, top_k=top_k, top_p=top_p, min_p=min_p)
+  options = sampling.make_options([filters] * 4, 1, 1)
+  got = sampling.adjust(logits, 0, options, 0, None, frozenset(["filters"]))
+  want = [_filtered(row, top_k, top_p, min_p) for row in logits.reshape(-1, 40)]
+  np.testing.assert_array_equal(np.reshape(got, (-1, 40)), want)
+
+
 def test_penalised_bytes_are_rarer():
   """Of log-probability log(.4), doubled to log(.16)."""
   want = np.array([0.16, 0.3, 0.2, 0.1]) / 0.76

@@ -58,7 +58,9 @@ class Cloud:
   def environment(self):
     """The variables with which launch/ finds the programs."""
     path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "STANDIN_CLOUD": str(self.folder)}
+    own = {"PATH": path, "STANDIN_CLOUD": str(self.folder)}
+    # Who runs the tests may have chosen a Python and a folder for themselves.
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHON", "VENV")} | own
 
   def calls(self, *words):
     """Arguments of the calls whose first words these are."""
@@ -251,7 +253,7 @@ def _workers(cloud, node, worker):
     _fail(f"(gcloud.compute.tpus.tpu-vm) {node} has state {request['nodes'][node]}")
   first = list(request["nodes"]).index(node) * NUM_WORKERS
   chosen = range(NUM_WORKERS) if worker == "all" else [int(worker)]
-  remote = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VENV")}
+  remote = {k: v for k, v in os.environ.items() if k not in ("PYTHON", "PYTHONPATH", "VENV")}
   for i in chosen:
     home = cloud.folder / node / str(i)
     yield (

@@ -41,7 +41,7 @@ def intermediates(config, params, tokens, lengths):
       encoder_hidden=states,
       patches=patches,
       global_hidden=latents,
-      logits=model.decode(tokens, states, latents, decoder_ids),
+      logits=model.decode(tokens, states, latents, decoder_ids, ids),
     )
 
   return nn.apply(run, BLT(config))({"params": params})

@@ -35,7 +35,8 @@ ONCE = CrossAttentionConfig(4)
 VARIANTS = {
     "meta": DEEP,
     "hf": dataclasses.replace(
-        DEEP, repool=True, document_masks=False, latent_document_masks=False),
+        DEEP, repool=True, document_masks=False, latent_document_masks=False,
+        hash_document_masks=False),
     "one read": dataclasses.replace(DEEP, encoder_cross=ONCE, decoder_cross=ONCE),
     "windows": dataclasses.replace(
         TINY,
@@ -160,10 +161,7 @@ def test_gradients_reach_every_parameter(name):
 
 
 def test_documents_do_not_see_each_other():
-  """Self-attention stops at EOS; hashes, which reach across, are switched off."""
-  config = dataclasses.replace(DEEP, hash_sizes=())
-  params = dict(tiny_params("meta"))
-  params["embedder"] = {"bytes": params["embedder"]["bytes"]}
+  config, params = DEEP, tiny_params("meta")
   tokens = np.full((2, SEQ_LEN), 70, np.int32)
   tokens[:, 7] = tokenizer.EOS_ID
   tokens[1, 6] = 90
@@ -176,7 +174,8 @@ def test_documents_do_not_see_each_other():
 
   for found, end in zip(differences(config), (8, 3, 3), strict=True):
     assert (found[end:] <= SAME["atol"]).all() and found[:end].max() > 1e-3
-  config = dataclasses.replace(config, document_masks=False, latent_document_masks=False)
+  masks = "document_masks", "latent_document_masks", "hash_document_masks"
+  config = dataclasses.replace(config, **dict.fromkeys(masks, False))
   for found, end in zip(differences(config), (8, 3, 3), strict=True):
     assert found[end:].max() > 1e-3
 

@@ -19,6 +19,7 @@ from references import hf, meta
 
 from blt_jax import patching, tokenizer
 from blt_jax.convert import names
+from blt_jax.models import transformer
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.ops import losses
@@ -119,6 +120,21 @@ def test_meta_intermediates():
     (got["global_hidden"], run["global_hidden"]),
   ):
     chex.assert_trees_all_close(ours[filled], theirs[filled], **FLOAT32)
+
+
+@pytest.mark.parametrize("load, name", [(hf, "input_ids"), (meta, "x")])
+def test_references_hash_across_documents(load, name):
+  """The rows compared above hold several documents, and hashing apart would be seen."""
+  c, run = load()
+  tokens = run[name]
+  assert (tokens[:, :-1] == tokenizer.EOS_ID).any()
+  documents = transformer.document_ids(tokens, tokenizer.EOS_ID)
+
+  def embed(model):
+    return model.embedder(tokens, None, documents)
+
+  embeddings = BLT(c.config).apply({"params": c.params}, method=embed)
+  assert abs(embeddings - run["input_embeds"]).max() > 0.01
 
 
 def test_meta_loss_and_gradients():

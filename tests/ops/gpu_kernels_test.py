@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from golden_cases import SAME
 
-from blt_jax.decode import layers, patch_encoder
-from blt_jax.decode.layers import rotate
-from blt_jax.ops import attention, norm
+from blt_jax.ops import attention, decode_layers, norm
 from blt_jax.ops.ring_attention import ring_attention
+from blt_jax.ops.rope import rotate_halves
 from blt_jax.ops.triton import attention as gpu_attention
+from blt_jax.ops.triton import call as gpu_call
 from blt_jax.ops.triton import matvec as gpu_matvec
 from blt_jax.ops.triton import norm as gpu_norm
 from blt_jax.ops.triton import patch_attention as gpu_patch_attention
@@ -79,7 +79,7 @@ def test_attend_add(window, size, length, key_heads, head_dim, out, monkeypatch)
     heads, angles, *rings, position, count, first, matrix, residual, window=window,
     interpret=True,
   )  # fmt: skip
-  rotated = rotate(heads[:, :, : 4 + key_heads], angles)
+  rotated = rotate_halves(heads[:, :, : 4 + key_heads], angles)
   mixed, *want = ring_attention(
     rotated[:, :, :4], rotated[:, :, 4:], heads[:, :, 4 + key_heads :], *rings,
     position, count, first, window,
@@ -90,20 +90,22 @@ def test_attend_add(window, size, length, key_heads, head_dim, out, monkeypatch)
   chex.assert_trees_all_close(list(got[1:]), want, **SAME)
 
 
+@pytest.mark.parametrize("first", [None, [[0, 1, 1], [2, 2, 4]]])
 @pytest.mark.parametrize("window", [1, 3])
 @pytest.mark.parametrize("heads, head_dim", [(2, 32), (12, 64)])
-def test_read_patches(window, heads, head_dim):
+def test_read_patches(window, heads, head_dim, first):
   keys = jax.random.split(jax.random.key(2), 4)
   query = jax.random.normal(keys[0], (2, 3, 1, heads, 1, head_dim))
   patches = jax.random.normal(keys[1], (2, 5, 3, 2, heads, head_dim))
   ids = jnp.array([[0, 1, 2], [3, 4, 4]])
+  first = None if first is None else jnp.array(first)
   matrix = jax.random.normal(keys[2], (12, heads * head_dim)) / 8
   residual = jax.random.normal(keys[3], (2, 3, 12))
   assert gpu_patch_attention.fits_read(query, 12)
   got = gpu_patch_attention.read_patches(
-    query, patches, ids, matrix, residual, window=window, factor=2.0, interpret=True
+    query, patches, ids, matrix, residual, first, window=window, factor=2.0, interpret=True
   )
-  mixed = layers._attend_patches(query, patches, ids, window).reshape(2, 3, -1)
+  mixed = decode_layers.attend_patches(query, patches, ids, window, first).reshape(2, 3, -1)
   chex.assert_trees_all_close(got, 2 * residual + mixed @ matrix.T, rtol=1e-4, atol=1e-4)
 
 
@@ -116,7 +118,7 @@ def test_pool(modes):
   states = jax.random.normal(jax.random.key(4), (2, 40, 512))
   assert gpu_patch_encoder.fits_pool(states)
   got = gpu_patch_encoder.pool(states, _STARTS, _ENDS, modes, interpret=True)
-  want = patch_encoder.pool(states, _STARTS, _ENDS, modes)
+  want = decode_layers.pool_bytes(states, _STARTS, _ENDS, modes)
   chex.assert_trees_all_close(got, want, **SAME)
 
 
@@ -127,7 +129,7 @@ def test_patches_attend(slots, heads, repeats):
   read = jax.random.normal(keys[1], (2, 40, 2, heads, 32))
   assert gpu_patch_encoder.fits_attend(query, read)
   got = gpu_patch_encoder.attend(query, read, _STARTS, _ENDS, interpret=True)
-  want = patch_encoder.attend(query, read, _STARTS, _ENDS)
+  want = decode_layers.attend_bytes(query, read, _STARTS, _ENDS)
   chex.assert_trees_all_close(got, want, **SAME)
 
 
@@ -148,3 +150,25 @@ def test_interval_attention(window):
     query, row, past, seen[:, window:] - window, interpret=True
   )
   chex.assert_trees_all_close(got, want, **SAME)
+
+
+def test_overlap_retains_what_the_first_chain_makes(monkeypatch):
+  """Until the small array is copied, and what the second chain makes last is there."""
+  retained, x = [], jnp.arange(4.0)
+
+  def after(small, others):
+    retained.extend(others)
+    return small
+
+  monkeypatch.setattr(gpu_call, "_after", after)
+
+  def first():
+    doubled = gpu_call.retain(2 * x)
+    sine = jnp.sin(doubled)
+    return gpu_call.retain(sine + 1).sum(), {"sine": sine}
+
+  (small, rest), (last, others) = gpu_call.overlap(first, lambda: (x + 5, "others"))
+  sine = jnp.sin(2 * x)
+  chex.assert_trees_all_close((small, rest), ((sine + 1).sum(), {"sine": sine}))
+  chex.assert_trees_all_close(retained, [2 * x, sine + 1, x + 5])
+  assert others == "others" and last is retained[-1]

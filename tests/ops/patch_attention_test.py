@@ -18,7 +18,10 @@ from blt_jax.models.config import CrossAttentionConfig
 from blt_jax.ops import patch_attention
 
 WINDOWS = [None, 1, 2, 3]
+# Documents of the patches below; patches of a byte that is yet to come, or of none, have one.
+DOCUMENTS = np.array([[0, 0, 1, 1, 1, 2], [0, 1, 1, 1, 1, 1], [0, 1, 2, 2, 3, 3]])
 LENGTHS = np.array([[1, 4, 1, 3, 2, 3], [1, 6, 7, 0, 0, 0], [1, 1, 1, 1, 1, 9]])
+DOCUMENTS = np.array([[0, 0, 1, 1, 1, 2], [0, 1, 1, 1, 1, 1], [0, 1, 2, 2, 3, 3]])  # of patches
 SEQ_LEN, SLOTS = 13, 2
 
 
@@ -67,7 +70,7 @@ def decoder_mask(lengths, seq_len, window):
 
 
 def check_patches_attend(
-  lengths, seq_len, window, visible, heads=4, kv_heads=2, has_gradients=True
+  lengths, seq_len, window, visible, heads=4, kv_heads=2, has_gradients=True, documents=None
 ):
   batch, num_patches = lengths.shape
   inputs = (
@@ -76,7 +79,9 @@ def check_patches_attend(
     normal(2, batch, seq_len, kv_heads, 8),
   )
   ids = patching.patch_ids(jnp.asarray(lengths), seq_len)
-  attend = functools.partial(patch_attention.patches_attend, patch_ids=ids, window=window)
+  attend = functools.partial(
+    patch_attention.patches_attend, patch_ids=ids, window=window, patch_documents=documents
+  )
   by_mask = functools.partial(patches_attend_by_mask, visible=visible)
   got, want = (with_gradients(f, has_gradients)(*inputs) for f in (attend, by_mask))
   chex.assert_trees_all_close(got, want, **SAME)
@@ -85,7 +90,7 @@ def check_patches_attend(
 
 
 def check_bytes_attend(
-  lengths, seq_len, window, visible, heads=4, kv_heads=2, has_gradients=True
+  lengths, seq_len, window, visible, heads=4, kv_heads=2, has_gradients=True, documents=None
 ):
   batch, num_patches = lengths.shape
   inputs = (
@@ -94,7 +99,9 @@ def check_bytes_attend(
     normal(2, batch, num_patches, SLOTS, kv_heads, 8),
   )
   ids = patching.decoder_patch_ids(jnp.asarray(lengths), seq_len)
-  attend = functools.partial(patch_attention.bytes_attend, patch_ids=ids, window=window)
+  attend = functools.partial(
+    patch_attention.bytes_attend, patch_ids=ids, window=window, patch_documents=documents
+  )
   by_mask = functools.partial(bytes_attend_by_mask, visible=visible)
   got, want = (with_gradients(f, has_gradients)(*inputs) for f in (attend, by_mask))
   chex.assert_trees_all_close(got, want, **SAME)
@@ -108,6 +115,40 @@ def test_patches_attend_equals_a_mask(window):
 @pytest.mark.parametrize("window", WINDOWS)
 def test_bytes_attend_equals_a_mask(window):
   check_bytes_attend(LENGTHS, SEQ_LEN, window, decoder_mask(LENGTHS, SEQ_LEN, window))
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_windows_stay_inside_documents(window):
+  documents = jnp.asarray(DOCUMENTS)
+  of_vectors = jnp.repeat(documents, SLOTS, axis=1)
+
+  def documents_of_bytes(find_ids):
+    return jnp.take_along_axis(documents, jnp.asarray(find_ids(LENGTHS, SEQ_LEN)), axis=1)
+
+  visible = encoder_mask(LENGTHS, SEQ_LEN, window)
+  own = documents_of_bytes(patching.patch_ids)
+  inside = visible & (of_vectors[:, :, None] == own[:, None])
+  assert (window > 1) == bool((visible != inside).any())
+  check_patches_attend(LENGTHS, SEQ_LEN, window, inside, documents=documents)
+
+  visible = decoder_mask(LENGTHS, SEQ_LEN, window)
+  own = documents_of_bytes(patching.decoder_patch_ids)
+  inside = visible & (own[:, :, None] == of_vectors[:, None])
+  assert (window > 1) == bool((visible != inside).any())
+  check_bytes_attend(LENGTHS, SEQ_LEN, window, inside, documents=documents)
+
+
+def test_gradients_of_bytes_that_no_patch_reads_are_finite():
+  """Their scores are far above those of the patch that stands in for none."""
+  query = jnp.array([[100.0, 1.0]])[:, :, None, None, None]
+  key = jnp.array([[100.0, 1.0]])[:, :, None, None]
+  ids, documents = jnp.array([[0, 1]]), jnp.array([[0, 1]])
+
+  def loss(query, key):
+    return patch_attention.patches_attend(query, key, key, ids, 2, documents).sum()
+
+  assert loss(query, key) == 101  # each reads its own byte
+  chex.assert_tree_all_finite(jax.grad(loss, argnums=(0, 1))(query, key))
 
 
 @pytest.mark.parametrize("heads, kv_heads", [(4, 4), (4, 1), (6, 3)])

@@ -120,7 +120,7 @@ def test_the_door_opens_on_a_mesh_of_tpus(monkeypatch):
   with jax.sharding.use_abstract_mesh(mesh):
     assert "splash_mha" in str(jax.make_jaxpr(attend)(*inputs))
   # There is no TPU to run on: the same door, opened by hand.
-  monkeypatch.setattr(attention, "on_tpus", lambda: True)
+  monkeypatch.setattr(attention.device, "kernels", lambda: "tpu")
   chex.assert_trees_all_close(attend(*inputs), want, **SAME)
 
 

@@ -13,6 +13,7 @@ from tiny_runs import tiny_config
 from blt_jax.data.row_streams import RowStreams
 from blt_jax.parallel import distributed, sharding
 from blt_jax.parallel.host_share import HostShare, host_share
+from blt_jax.runs import folder
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ def test_half_a_group_of_variables_is_an_error(variables, monkeypatch):
 
 
 def test_a_process_alone_agrees_with_itself():
-  distributed.check_same(tiny_config("byte_lm"))
+  distributed.check_same(folder.to_plain(tiny_config("byte_lm")))
   assert distributed.gather({"a": [1]}) == [{"a": [1]}]
   with pytest.raises(KeyError), distributed.failing_together():
     raise KeyError("its own error")
@@ -42,7 +43,7 @@ def test_all_are_told_who_differs_in_what(monkeypatch):
   other = usual | {"config.seed": "3", "config.data": "4"}
   monkeypatch.setattr(distributed, "gather", lambda value: [usual, usual, other, usual])
   with pytest.raises(ValueError, match="process 2 in config.data, config.seed differs"):
-    distributed.check_same(tiny_config("byte_lm"))
+    distributed.check_same(folder.to_plain(tiny_config("byte_lm")))
 
 
 def test_all_raise_what_one_does(monkeypatch):
@@ -56,7 +57,7 @@ def test_all_raise_what_one_does(monkeypatch):
 
 def test_sigterm_is_seen_at_the_next_step():
   program = (
-    "import os, signal; from blt_jax import distributed; distributed.start(); "
+    "import os, signal; from blt_jax.parallel import distributed; distributed.start(); "
     "assert not distributed.preempted(1); os.kill(os.getpid(), signal.SIGTERM); "
     "assert distributed.preempted(2)"
   )
@@ -98,7 +99,7 @@ def test_rows_of_streams_stand_together_and_resume_by_number():
 def test_an_error_of_a_disk_is_the_last_that_is_heard(error, last_line):
   code = f"""
 import atexit
-from blt_jax import distributed
+from blt_jax.parallel import distributed
 atexit.register(print, "told at the exit")
 with distributed.ending_together():
   raise {error}

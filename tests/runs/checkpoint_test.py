@@ -7,10 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from etils import epath
 from tiny_runs import small_files
 
-from blt_jax.runs.checkpoint import Checkpoints, find_step, load_params, save_params
+from blt_jax.runs.checkpoint import (
+  Checkpoints,
+  find_step,
+  load_params,
+  save_params,
+  warn_if_old,
+)
 from blt_jax.training.state import TrainState
 
 
@@ -28,7 +33,7 @@ def _abstract(size=4):
 
 @contextlib.contextmanager
 def _open(workdir, **options):
-  with contextlib.closing(Checkpoints(epath.Path(workdir), **options)) as checkpoints:
+  with contextlib.closing(Checkpoints(workdir, **options)) as checkpoints:
     yield checkpoints
 
 
@@ -150,8 +155,36 @@ def test_the_disk_is_not_blamed_for_other_processes(
     monkeypatch.undo()
 
 
+def test_a_checkpoint_is_found_by_its_step_or_as_the_best(tmp_path):
+  with _open(tmp_path, keep=5) as checkpoints:
+    for step, bpb in {1: None, 2: 1.5, 4: 1.25, 7: 2.0}.items():
+      checkpoints.save(step, _state(step), {}, bpb)
+  assert [find_step(tmp_path, step) for step in (None, "best", 2)] == [7, 4, 2]
+  np.testing.assert_array_equal(
+    load_params(tmp_path, _abstract().params, "best")["w"], [4, 5, 6, 7]
+  )
+  with pytest.raises(FileNotFoundError, match="no checkpoint of step 3; it has 1, 2, 4, 7"):
+    find_step(tmp_path, 3)
+  (tmp_path / "checkpoints/4/metrics/metrics").write_text("{")
+  assert find_step(tmp_path, "best") == 2
+
+
+def test_no_best_where_none_was_evaluated(tmp_path):
+  _save(tmp_path, 1, 2)
+  with pytest.raises(ValueError, match="none is known to be the best; .* step of one: 1, 2"):
+    find_step(tmp_path, "best")
+
+
+def test_an_old_entropy_model_is_no_silent_choice(tmp_path, caplog):
+  _save(tmp_path, 1, 2)
+  warn_if_old(tmp_path, 2)
+  assert "export" not in caplog.text
+  warn_if_old(tmp_path, 1)
+  assert f"export --run={tmp_path} --step=1" in caplog.text
+
+
 def test_parameters_alone(tmp_path):
-  save_params(epath.Path(tmp_path), 7, _state(7).params)
+  save_params(tmp_path, 7, _state(7).params)
   assert find_step(tmp_path) == 7
   params = load_params(tmp_path, _abstract().params)
   np.testing.assert_array_equal(params["w"], [7, 8, 9, 10])

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 
 from blt_jax import kinds
 from blt_jax.cost import flops
@@ -15,10 +14,12 @@ from blt_jax.runs.log import RunLog
 from blt_jax.runs.loss_guard import LossGuard
 from blt_jax.runs.profiling import Profiled
 from blt_jax.runs.stopwatch import Stopwatch
+from blt_jax.runs.warning_signs import WarningSigns
 
 _SUMS = dict(
-  nats=60.0, targets=22, bytes=20, inputs=22, patches=11, byte_slots=40, patch_slots=22
-)
+  nats=60.0, targets=22, bytes=20, inputs=22, patches=11, one_byte_patches=3,
+  byte_slots=40, patch_slots=22,
+)  # fmt: skip
 
 
 def _batch(value=0):
@@ -48,7 +49,7 @@ def test_sums_become_rates():
   numbers = metrics.summarise(_SUMS)
   assert numbers["loss"] == 60 / 22
   assert numbers["bpb"] == pytest.approx(60 / 0.6931471805599453 / 20)
-  assert numbers["patch_size"] == 2.0
+  assert numbers["patch_size"] == 2.0 and numbers["one_byte_patches"] == 3 / 11
   assert numbers["byte_slot_use"] == 0.55 and numbers["patch_slot_use"] == 0.5
 
 
@@ -92,7 +93,7 @@ def test_goodput_counts_steps_of_this_process_and_those_before(clock):
 
 
 def test_guard_lets_a_usual_loss_pass(tmp_path):
-  guard = LossGuard(epath.Path(tmp_path), max_jump=1.0)
+  guard = LossGuard(tmp_path, max_jump=1.0)
   for step, nats in enumerate([60.0, 50.0, 80.0], start=1):
     guard.check(step, _SUMS | {"nats": nats, "grad_norm": 1.0}, _batch())
   assert not list(tmp_path.iterdir())
@@ -107,7 +108,7 @@ def test_guard_lets_a_usual_loss_pass(tmp_path):
   ],
 )
 def test_guard_stops_at_a_bad_loss_and_keeps_the_batch(bad, message, tmp_path):
-  guard = LossGuard(epath.Path(tmp_path), max_jump=1.0)
+  guard = LossGuard(tmp_path, max_jump=1.0)
   good = _SUMS | {"grad_norm": 1.0}
   guard.check(1, good, _batch(1))
   with pytest.raises(FloatingPointError, match=message):
@@ -117,20 +118,21 @@ def test_guard_stops_at_a_bad_loss_and_keeps_the_batch(bad, message, tmp_path):
     assert saved["patch_lengths"].shape == (2, 4)
 
 
-def _log(tmp_path, writer, every_steps=2):
+def _log(tmp_path, writer, every_steps=2, signs=None):
   return RunLog(
     num_steps=10,
     every_steps=every_steps,
     learning_rate=lambda step: step * 0.5,
     speed=metrics.Speed(None, 16, jax.devices("cpu")[:1]),
-    guard=LossGuard(epath.Path(tmp_path), max_jump=1.0),
+    guard=LossGuard(tmp_path, max_jump=1.0),
     stopwatch=Stopwatch(),
     writer=writer,
+    signs=signs,
   )
 
 
 def test_log_reports_one_step_late_and_the_rest_when_asked(tmp_path):
-  log = _log(tmp_path, metrics.MetricWriter(epath.Path(tmp_path), use_tensorboard=False))
+  log = _log(tmp_path, metrics.MetricWriter(tmp_path, use_tensorboard=False))
 
   def lines():
     return [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
@@ -151,6 +153,37 @@ def test_log_reports_one_step_late_and_the_rest_when_asked(tmp_path):
   assert lines()[0]["loss"] == pytest.approx(60 / 22)
 
 
+@pytest.mark.parametrize("leads", [True, False])
+def test_log_warns_of_rows_and_of_text_known_by_heart(leads, tmp_path, caplog):
+  signs = WarningSigns(seq_len=4096, num_patches=1400, target_bytes_per_patch=4.5)
+  log = _log(tmp_path, writer=None, signs=signs if leads else None)
+  step_metrics = {k: jnp.array(v, jnp.float32) for k, v in _SUMS.items()}
+  log.add(1, step_metrics | {"grad_norm": jnp.array(0.25)}, _batch())
+  log.flush()
+  log.evaluation(1, {"bpb": 7.0, "loss": 2 * 60 / 22 - 0.1})
+  log.evaluation(1, {"bpb": 7.0, "loss": 2 * 60 / 22 + 0.1})
+  warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+  if not leads:
+    assert not warnings
+    return
+  size, rows, by_heart = warnings
+  assert "2.00 bytes" in size and "config.data.num_patches=2048," in rows
+  assert "held-out loss 5.555" in by_heart
+
+
+def test_a_step_is_evaluated_in_one_row(tmp_path, caplog):
+  """Also where a run that was done is started again, or a row was cut short by a kill."""
+  caplog.set_level("INFO")
+  (tmp_path / "metrics.jsonl").write_text('{"step": 2, "kind": "eval", "bp\n')
+  for bpb in (1.5, 1.25):
+    log = _log(tmp_path, metrics.MetricWriter(tmp_path, use_tensorboard=False))
+    log.evaluation(2, {"bpb": bpb})
+    log.close()
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()[1:]
+  assert [json.loads(line)["bpb"] for line in lines] == [1.5]
+  assert "at step 2: 1.2500 (metrics.jsonl keeps what it had)" in caplog.text
+
+
 def test_a_process_that_does_not_lead_writes_nothing(tmp_path):
   log = _log(tmp_path, writer=None, every_steps=1)
   log.evaluation(3, {"bpb": 1.5})
@@ -158,21 +191,8 @@ def test_a_process_that_does_not_lead_writes_nothing(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_lines_in_a_bucket_are_written_again_with_those_of_before(tmp_path, monkeypatch):
-  monkeypatch.setattr(metrics.files, "is_remote", lambda path: True)
-  for step in (1, 2):
-    writer = metrics.MetricWriter(epath.Path(tmp_path), use_tensorboard=False)
-    writer.write(step, "train", {"loss": 2.0})
-    writer.write(step, "eval", {"loss": 2.5})
-    writer.close()
-  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
-  assert [(n["step"], n["kind"]) for n in lines] == [
-    (1, "train"), (1, "eval"), (2, "train"), (2, "eval")
-  ]  # fmt: skip
-
-
 def test_tensorboard_has_the_names_of_the_lines(tmp_path):
-  writer = metrics.MetricWriter(epath.Path(tmp_path))
+  writer = metrics.MetricWriter(tmp_path)
   writer.write(1, "train", {"loss": 2.0})
   writer.close()
   events = next(tmp_path.glob("events*")).read_bytes()
@@ -183,14 +203,17 @@ def test_progress_line_names_what_one_watches():
   numbers = metrics.summarise(_SUMS) | dict(
     bytes_per_second=2000.0, data_wait=0.25, learning_rate=1e-3, step_seconds=2.0, mfu=0.4
   )
-  assert metrics.progress_line(40, 100, numbers) == (
-    "step 40/100  loss 2.727  bpb 4.328  2.0 kB/s  MFU 40.0%  patch 2.00 B  "
-    "data wait 25.0%  lr 1.00e-03  ETA 2:00"
+  rest = "2.0 kB/s  MFU 40.0%  patch 2.00 B  data wait 25.0%  lr 1.00e-03  ETA 2:00"
+  assert metrics.progress_line(40, 100, numbers, interval=10) == (
+    f"step 40/100  loss 2.727  bpb 4.328 (mean of 10 steps)  {rest}"
+  )
+  assert (
+    metrics.progress_line(40, 100, numbers) == f"step 40/100  loss 2.727  bpb 4.328  {rest}"
   )
 
 
 def test_a_window_of_steps_is_traced(tmp_path):
-  step = Profiled(jax.jit(lambda x: x + 1), epath.Path(tmp_path), start=2, steps=2)
+  step = Profiled(jax.jit(lambda x: x + 1), tmp_path, start=2, steps=2)
   x = jnp.zeros(())
   for i in range(1, 5):
     x = step(i, x)
@@ -199,7 +222,7 @@ def test_a_window_of_steps_is_traced(tmp_path):
 
 
 def test_no_window_no_trace(tmp_path):
-  assert Profiled(lambda x: x, epath.Path(tmp_path), start=0, steps=3)(1, 5) == 5
+  assert Profiled(lambda x: x, tmp_path, start=0, steps=3)(1, 5) == 5
   assert not list(tmp_path.iterdir())
   with pytest.raises(ValueError, match="config.profile.steps 0"):
-    Profiled(lambda x: x, epath.Path(tmp_path), start=1, steps=0)
+    Profiled(lambda x: x, tmp_path, start=1, steps=0)

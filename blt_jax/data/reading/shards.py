@@ -5,13 +5,12 @@ same name, and `PP-done.json` once it has come to the end of the text. A record 
 length of a text, the text and its entropies.
 """
 
-import contextlib
 import dataclasses
 import itertools
 import os
 import pathlib
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent import futures
 from typing import Any
 
@@ -21,7 +20,7 @@ from absl import logging
 from array_record.python import array_record_module
 
 from blt_jax.data.reading.documents import Document
-from blt_jax.storage import files
+from blt_jax.storage import atomic, files
 from blt_jax.storage.folders import Folder
 
 _ENDS = "array_record", "json"  # of a shard, and of what stands beside it
@@ -60,7 +59,7 @@ def go_on(folder: str | os.PathLike, process: int) -> Progress:
       _describe_missing(process, len(whole)))  # fmt: skip
   kept = {f"{_shard_name(process, i)}.{end}" for i in range(len(whole)) for end in _ENDS}
   for name in sizes:
-    if name.startswith(f"{process:02d}-") and name not in kept:
+    if name.startswith((f"{process:02d}-", f".{process:02d}-")) and name not in kept:
       home.remove(name)
   last = whole[-1] if whole else {}
   names = last.keys() & {f.name for f in dataclasses.fields(Progress)}
@@ -133,8 +132,11 @@ def write_shard(
     OSError: the disk is full, or another error of writing; earlier shards stay as they are.
   """
   name = _shard_name(process, progress.num_shards - 1)
-  home = Folder(folder)
-  with home.new_file(f"{name}.array_record") as path, _explaining(path):
+  home, shard = Folder(folder), f"{name}.array_record"
+  advice = (
+    f"{atomic.CHECK}; shards before it are whole, and the same command goes on after them"
+  )
+  with atomic.explaining(home.path_of(shard), advice), home.new_file(shard) as path:
     count = _write_records(path, (encode(d, entropy_dtype) for d in documents))
     facts = {"records": count, "file_bytes": path.stat().st_size}
   home.write_json(f"{name}.json", facts | dataclasses.asdict(progress))
@@ -158,18 +160,6 @@ def _write_records(path: pathlib.Path, records: Iterable[bytes]) -> int:
   finally:
     reader.close()
   return count
-
-
-@contextlib.contextmanager
-def _explaining(path: pathlib.Path) -> Iterator[None]:
-  """Says what an error of writing means."""
-  try:
-    yield
-  except (OSError, RuntimeError) as error:
-    raise OSError(
-      f"{path} cannot be written: {error}. Check free space and permissions; shards before it "
-      "are whole, and the same command goes on after them."
-    ) from error
 
 
 def encode(document: Document, entropy_dtype: str) -> bytes:

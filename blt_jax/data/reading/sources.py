@@ -18,7 +18,7 @@ from blt_jax.data.reading.documents import (
   Skipped,
   SourceOptions,
 )
-from blt_jax.storage import files
+from blt_jax.storage import files, paths
 
 Reader: TypeAlias = readers.Reader | scored.ScoredReader | streams.JsonLinesStream
 
@@ -71,8 +71,9 @@ def open_split(
   heldout_fraction: float,
   options: SourceOptions | None = None,
   skipped: Skipped | None = None,
+  salt: str = heldout.SALT,
 ) -> tuple[Dataset, Dataset]:
-  """Opens (training, held-out) documents.
+  """Opens (training, held-out) documents, and says what share is held out.
 
   They are divided by their content: whole files of plain text, or pieces where there is a
   single file.
@@ -82,6 +83,7 @@ def open_split(
     heldout_fraction: how many documents to hold out, in [0, 1].
     options: see `open_source`.
     skipped: see `open_source`.
+    salt: see `heldout.hold_out`.
 
   Raises:
     FileNotFoundError: nothing is there.
@@ -90,13 +92,13 @@ def open_split(
   options, skipped = options or SourceOptions(), skipped or Skipped()
   reader = _open(path, options, skipped)
   if isinstance(reader, streams.JsonLinesStream):
-    return heldout.hold_out_of_stream(reader, heldout_fraction)
+    return heldout.hold_out_of_stream(reader, heldout_fraction, salt, path)
   file_ids = reader.file_ids if isinstance(reader, readers.TextReader) else None
   if file_ids is not None and file_ids[0] == file_ids[-1]:
     size = min(options.max_document_bytes, _HELD_OUT_PIECE)
     reader = _open(path, dataclasses.replace(options, max_document_bytes=size), skipped)
     file_ids = None
-  train, held = heldout.hold_out(reader, heldout_fraction, file_ids)
+  train, held = heldout.hold_out(reader, heldout_fraction, file_ids, salt, path)
   return _in_order(train, reader), _in_order(held, reader)
 
 
@@ -105,10 +107,10 @@ def _open(path: str, options: SourceOptions, skipped: Skipped) -> Reader:
   if scored.is_scored(path):
     reader: Reader = scored.ScoredReader(path, policy)
   else:
-    paths, kind = _choose_files(path, policy)
+    found, kind = _choose_files(path, policy)
     _check_support(path, kind)
-    _check_no_scored(paths, kind)
-    reader = _READERS[kind](paths, policy)
+    _check_no_scored(found, kind)
+    reader = _READERS[kind](found, policy)
   _check_any(reader, path, skipped)
   return reader
 
@@ -135,7 +137,7 @@ def _choose_files(path: str, policy: Policy) -> tuple[list[str], str]:
   found = files.list_files(path, reject)
   shards = [f for f in found if files.format_of(f) != "text"]
   kinds = {files.format_of(f) for f in shards}
-  if "jsonl" in kinds and ("compressed jsonl" in kinds or files.is_remote(shards[0])):
+  if "jsonl" in kinds and ("compressed jsonl" in kinds or paths.is_remote(shards[0])):
     kinds = kinds - {"jsonl"} | {"compressed jsonl"}  # one stream of both
   if len(kinds) > 1:
     raise ValueError(
@@ -152,11 +154,11 @@ def _check_support(path: str, kind: str) -> None:
     raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install blt_jax[parquet]")
 
 
-def _check_no_scored(paths: Sequence[str], kind: str) -> None:
+def _check_no_scored(found: Sequence[str], kind: str) -> None:
   """Records that are text and entropies are no text, nor would anything else tell."""
-  folders = {p.rpartition("/")[0] for p in paths} if kind == "array_record" else set()
-  if found := sorted(filter(scored.is_scored, folders)):
-    raise ValueError(f"{found[0]} holds stored entropies; give that folder itself.")
+  folders = {p.rpartition("/")[0] for p in found} if kind == "array_record" else set()
+  if scored_folders := sorted(filter(scored.is_scored, folders)):
+    raise ValueError(f"{scored_folders[0]} holds stored entropies; give that folder itself.")
 
 
 def _check_any(reader, path: str, skipped: Skipped) -> None:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from blt_jax.ops.online_softmax import LOG2_E, LOWEST, MASKED
+from blt_jax.ops import online_softmax
+from blt_jax.ops.online_softmax import LOG2_E, MASKED
 
 BLOCK = 64  # queries of a program, and keys of one step of its loops
 
@@ -67,34 +68,23 @@ def _kernel(first_ref, query_ref, *refs, scale):
   first = first_ref[...]
   lowest, diagonal = jnp.min(first), pl.program_id(0)
   own = diagonal * BLOCK + jnp.arange(BLOCK)
-  carry = (
-    jnp.zeros(query.shape, jnp.float32),  # sum of weighted values
-    jnp.full(BLOCK, LOWEST, jnp.float32),  # largest score
-    jnp.zeros(BLOCK, jnp.float32),  # sum of weights
-  )
 
-  def add(refs, offset, j, carry):
+  def add(refs, offset, j, state):
     key, value = (ref[pl.ds(j * BLOCK, BLOCK), :] for ref in refs)
     scores = jnp.dot(query, key.T, preferred_element_type=jnp.float32)
     position = j * BLOCK + jnp.arange(BLOCK) - offset
     visible = (position >= first[:, None]) & (position <= own[:, None])
-    return _add_scores(carry, jnp.where(visible, scores, MASKED), value)
 
+    def mix(weights):
+      return jnp.dot(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+
+    return online_softmax.add(state, jnp.where(visible, scores, MASKED), mix)
+
+  state = online_softmax.nothing((BLOCK,), query.shape[1])
   window = past_key.shape[0]
   begin = (jnp.minimum(lowest, 0) + window) // BLOCK
   add_past = functools.partial(add, (past_key, past_value), window)
-  carry = jax.lax.fori_loop(begin, window // BLOCK, add_past, carry)
+  state = jax.lax.fori_loop(begin, window // BLOCK, add_past, state)
   begin, add_row = jnp.maximum(lowest, 0) // BLOCK, functools.partial(add, row, 0)
-  total, _, weight_sum = jax.lax.fori_loop(begin, diagonal + 1, add_row, carry)
-  output_ref[...] = (total / weight_sum[:, None]).astype(output_ref.dtype)
-
-
-def _add_scores(carry, scores, value):
-  """One step of an online softmax, in powers of two."""
-  total, largest, weight_sum = carry
-  new_largest = jnp.maximum(largest, scores.max(axis=1))
-  rescale = jnp.exp2(largest - new_largest)
-  weights = jnp.exp2(scores - new_largest[:, None])
-  mixed = jnp.dot(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
-  total = total * rescale[:, None] + mixed
-  return total, new_largest, weight_sum * rescale + weights.sum(axis=1)
+  _, total, mixed = jax.lax.fori_loop(begin, diagonal + 1, add_row, state)
+  output_ref[...] = (mixed / total[:, None]).astype(output_ref.dtype)

@@ -1,15 +1,15 @@
 """How kernels for one NVIDIA GPU are called, and how two chains of them run at once."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import pallas as pl
+from jax.extend import core
+from jax.interpreters import mlir
 
 # Of the compiler: kernels that need nothing of each other may run at the same time.
 COMPILER_OPTIONS = {"xla_gpu_command_buffer_scheduling_mode": "CONCURRENT"}
-
-_recorded: list[jax.Array] | None = None
 
 
 def call(kernel, out_shape, *arrays, grid=(1,), aliases=None, num_warps=4, interpret=False):
@@ -43,37 +43,56 @@ def call(kernel, out_shape, *arrays, grid=(1,), aliases=None, num_warps=4, inter
     compiler_params=params,
     interpret=interpret,
   )(*arrays)
-  if _recorded is not None:
-    aliased = (aliases or {}).values()
-    _recorded.extend(x for i, x in enumerate(outputs) if i not in aliased)
-  return outputs
+  aliased = (aliases or {}).values()
+  return [x if i in aliased else retain(x) for i, x in enumerate(outputs)]
 
 
-@contextlib.contextmanager
-def recorded() -> Iterator[list[jax.Array]]:
-  """Collects what kernels called inside give, for `after`."""
-  global _recorded
-  outputs: list[jax.Array] = []
-  _recorded = outputs
-  try:
-    yield outputs
-  finally:
-    _recorded = None
+def retain(x: jax.Array) -> jax.Array:
+  """Marks an array [...] that none of these kernels made as one that `overlap` retains."""
+  return _retain.bind(x)
 
 
-def keep(x: jax.Array) -> jax.Array:
-  """Has `recorded` collect an array that none of these kernels made; returns it."""
-  if _recorded is not None and is_available():
-    _recorded.append(x)
-  return x
+_retain = core.Primitive("retain")  # the identity, to be found in a traced program
+_retain.def_impl(lambda x: x)
+_retain.def_abstract_eval(lambda x: x)
+mlir.register_lowering(_retain, lambda _, x: [x])
 
 
-def after(x: jax.Array, others: Sequence[jax.Array]) -> jax.Array:
-  """A small array, but not before others are there, nor their memory free before.
+def overlap(
+  first: Callable[[], tuple[jax.Array, Any]], second: Callable[[], tuple[jax.Array, Any]]
+) -> tuple[tuple[jax.Array, Any], tuple[jax.Array, Any]]:
+  """Runs two chains of kernels at once.
 
-  Two chains of kernels run at once only where neither writes to memory that the other is
-  done with; XLA knows nothing better than to use it again.
+  They run at once only where neither writes to memory that the other is done with, and
+  XLA knows nothing better than to use it again. So what `first` makes on its way, outputs
+  of `call` and arrays marked by `retain`, stays until both chains are done.
+
+  Args:
+    first: gives a small array [...], and what else it likes.
+    second: gives the array that it makes last, and what else it likes.
+
+  Returns:
+    What `first` gives, the small array as one that is there when both are done; and what
+    `second` gives.
   """
+  (small, rest), retained = _run_retaining(first)
+  last, others = second()
+  return (_after(small, [*retained, last]), rest), (last, others)
+
+
+def _run_retaining(function: Callable[[], Any]) -> tuple[Any, list[jax.Array]]:
+  """What a function gives, and all arrays on the way there that `retain` marked."""
+  program, shapes = jax.make_jaxpr(function, return_shape=True)()
+  results = program.jaxpr.outvars
+  marked = [eqn.invars[0] for eqn in program.jaxpr.eqns if eqn.primitive is _retain]
+  longer = program.jaxpr.replace(outvars=[*results, *marked])
+  arrays = core.jaxpr_as_fun(core.ClosedJaxpr(longer, program.consts))()
+  given = jax.tree.unflatten(jax.tree.structure(shapes), arrays[: len(results)])
+  return given, arrays[len(results) :]
+
+
+def _after(x: jax.Array, others: Sequence[jax.Array]) -> jax.Array:
+  """A copy of a small array, made when others are there and before their memory is free."""
   flat = x.reshape(-1)
   shape = jax.ShapeDtypeStruct(flat.shape, x.dtype)
   return call(_copy, [shape], flat, *others, grid=flat.shape, num_warps=1)[0].reshape(x.shape)

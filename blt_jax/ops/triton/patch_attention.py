@@ -21,6 +21,7 @@ def read_patches(
   ids: jax.Array,
   matrix: jax.Array,
   residual: jax.Array,
+  first: jax.Array | None = None,
   *,
   window: int,
   factor: float,
@@ -34,6 +35,7 @@ def read_patches(
     ids: int32 [B, C], the newest patch that each byte reads, 0 or more.
     matrix: [D, N H].
     residual: [B, C, D], of which `factor` times is added.
+    first: int32 [B, C], the oldest patch that each byte's window may reach; None for 0.
     window: how many patches a byte reads.
     factor: see `residual`.
     interpret: run as plain jax, for tests.
@@ -43,21 +45,23 @@ def read_patches(
   """
   batch, length, _, heads, _, head_dim = query.shape
   number = batch * length
-  inputs = query.reshape(number, heads, head_dim), patches, ids.reshape(number)
+  bounds = [x.reshape(number) for x in (ids, first) if x is not None]
+  inputs = query.reshape(number, heads, head_dim), patches, *bounds
   mix = functools.partial(_mix, length=length, window=window)
   flat = residual.reshape(number, -1)
   out = gpu_matvec.heads_matvec(mix, inputs, matrix, flat, head_dim, factor, interpret)
   return out.reshape(residual.shape)
 
 
-def _mix(i, heads, query_ref, patch_ref, id_ref, *, length, window):
+def _mix(i, heads, query_ref, patch_ref, id_ref, first_ref=None, *, length, window):
   _, num_patches, slots, _, _, head_dim = patch_ref.shape
   newest = jnp.minimum(id_ref[i], num_patches - 1)
+  first = 0 if first_ref is None else first_ref[i]
   query = query_ref[i, heads, :].astype(jnp.float32) * head_dim**-0.5 * LOG2_E
   scores, values = [], []
   for back in range(window):
     patch = jnp.maximum(newest - back, 0)
-    mask = jnp.minimum(newest - back, 0).astype(jnp.float32) * 1e30
+    mask = jnp.minimum(newest - back - first, 0).astype(jnp.float32) * 1e30
     for slot in range(slots):
       key, value = (
         patch_ref[i // length, patch, slot, which, heads, :].astype(jnp.float32)

@@ -119,11 +119,11 @@ def _attend_kernel(query_ref, read_ref, start_ref, end_ref, out_ref, *, per_row)
       for query in queries
     ]
     return tuple(
-      online_softmax.add(state, score, value)
+      online_softmax.add_row(state, score, value)
       for state, score in zip(states, scores, strict=True)
     )
 
-  states = (online_softmax.nothing(head_dim),) * len(queries)
+  states = (online_softmax.nothing((), head_dim),) * len(queries)
   states = _over_bytes(start_ref[patch], end_ref[patch], read_ref.shape[1], add, states)
   for i, (_, total, mixed) in zip(at, states, strict=True):
     out_ref[i] = (mixed / jnp.where(total > 0, total, 1)).astype(out_ref.dtype)

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from blt_jax.ops import online_softmax
 from blt_jax.ops.online_softmax import LOG2_E, MASKED
 from blt_jax.ops.triton import matvec as gpu_matvec
-from blt_jax.ops.triton.call import call, fits_head, keep
+from blt_jax.ops.triton.call import call, fits_head, retain
 
 BLOCK = 64  # slots of a ring that are read at once
 _MAX_QUERIES = 8  # of one key head, kept in registers
@@ -25,7 +25,7 @@ _PROGRAMS = 128  # about as many as there are multiprocessors
 def fits_attend(
   heads: jax.Array, num_heads: int, key_ring: jax.Array, window: int | None
 ) -> bool:
-  """Whether `attend_add` takes these arguments."""
+  """Whether `attend_add` takes heads [B, C, N + 2 G, H] and a ring of keys [B, R, G, H]."""
   length, size, key_heads, head_dim = heads.shape[1], *key_ring.shape[1:]
   queries = length * (num_heads // key_heads)
   has_room = window is None or size >= window + length - 1
@@ -81,7 +81,7 @@ def attend_add(
   if gpu_matvec.fits_matvec(x, len(matrix)):
     out = gpu_matvec.matvec(x, matrix, residual=flat, interpret=interpret)
   else:
-    out = keep(flat + jnp.dot(x, matrix.T))
+    out = retain(flat + jnp.dot(x, matrix.T))
   return out.reshape(residual.shape), keys, values
 
 
@@ -147,10 +147,10 @@ def _attend_kernel(
     updated = []
     for (step, _, query), state in zip(queries, states, strict=True):
       scores = jnp.where(seen >= oldest(step), (key * query[None]).sum(axis=1), MASKED)
-      updated.append(online_softmax.add(state, scores, value))
+      updated.append(online_softmax.add_row(state, scores, value))
     return tuple(updated)
 
-  states = (online_softmax.nothing(head_dim),) * len(queries)
+  states = (online_softmax.nothing((), head_dim),) * len(queries)
   share = size // block // parts
   if share == 1:  # then it is read before it is known what of it counts
     states = read(part, states)
@@ -186,12 +186,9 @@ def _store(out_refs, state, at, part):
 
 def _merge(i, heads, largest_ref, total_ref, mixed_ref):
   """Heads of vector i, [h, H], from the softmaxes of all parts."""
-  parts = range(len(mixed_ref))
-  largest = [largest_ref[part, i, heads] for part in parts]
-  highest = functools.reduce(jnp.maximum, largest)
-  scales = [jnp.exp2(x - highest) for x in largest]
-  total = sum(total_ref[part, i, heads] * scale for part, scale in enumerate(scales))
-  mixed = sum(mixed_ref[part, i, heads, :] * scales[part][:, None] for part in parts)
+  refs, parts = (largest_ref, total_ref), range(len(mixed_ref))
+  states = [(*(r[p, i, heads] for r in refs), mixed_ref[p, i, heads, :]) for p in parts]
+  _, total, mixed = online_softmax.merge(states)
   return mixed / total[:, None]
 
 

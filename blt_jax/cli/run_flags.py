@@ -1,0 +1,48 @@
+"""Flags of the programs that read a run: its folder, and which of its checkpoints."""
+
+import argparse
+import pathlib
+from collections.abc import Callable
+
+
+def add(
+  parser: argparse.ArgumentParser, what: str = "folder of the run", flag: str = "--run"
+) -> None:
+  """Adds the flag of the folder, and `--step`.
+
+  Args:
+    parser: gets them.
+    what: is in the folder, for --help.
+    flag: of the folder.
+  """
+  parser.add_argument(flag, required=True, metavar="FOLDER", type=_folder_type(flag), help=what)
+  parser.add_argument(
+    "--step",
+    type=_step,
+    metavar="N|best",
+    help="read the checkpoint of this step, or of the lowest held-out bits per byte; by "
+    "default the newest",
+  )
+
+
+def _step(text: str) -> int | str:
+  if text == "best":
+    return text
+  if text.isascii() and text.isdigit():
+    return int(text)
+  raise argparse.ArgumentTypeError(f"{text!r} is neither the number of a step nor `best`.")
+
+
+def _folder_type(flag: str) -> Callable[[str], str]:
+  """A type for argparse: a folder that is not one of a checkpoint."""
+
+  def folder(text: str) -> str:
+    path = pathlib.PurePath(text)
+    if path.parent.name == "checkpoints" and path.name.isdigit():
+      run = text.rstrip("/").removesuffix(path.name).rstrip("/").removesuffix("/checkpoints")
+      raise argparse.ArgumentTypeError(
+        f"{text} is a checkpoint; give its run and its step: {flag}={run} --step={path.name}"
+      )
+    return text
+
+  return folder

@@ -1,0 +1,200 @@
+"""What a BLT computes of new bytes and of patches that close, the rest being in its cache."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blt_jax import hashing, tokenizer
+from blt_jax.decode import layers
+from blt_jax.decode.blt_cache import BLTCache
+from blt_jax.decode.columns import running_sum
+from blt_jax.decode.patch_encoder import encode_patches
+from blt_jax.decode.weights import BLTWeights, DecoderWeights
+from blt_jax.models.config import BLTConfig
+from blt_jax.ops.decode_layers import linear, norm_linear, take
+from blt_jax.ops.ring_attention import write_ring
+
+
+def embed_bytes(
+  weights: BLTWeights,
+  config: BLTConfig,
+  text: jax.Array,
+  tokens: jax.Array,
+  position: jax.Array,
+) -> jax.Array:
+  """Sum of the embeddings of new bytes [B, C] and of the n-grams that end at them.
+
+  Args:
+    weights: of the model.
+    config: the model.
+    text: int [B, T], the bytes of each row.
+    tokens: int [B, C], the new ones.
+    position: int [B], where they begin.
+
+  Returns:
+    float32 [B, C, D].
+  """
+  x = weights.embedding[tokens].astype(jnp.float32)
+  if weights.hashes is None:
+    return x
+  reach = max(config.hash_sizes) - 1
+  at = position[:, None] + np.arange(-reach, 0)
+  before = jnp.where(at >= 0, take(text, jnp.maximum(at, 0)), 0)
+  read = jnp.concatenate([before, tokens], axis=1)
+  documents = None
+  if config.hash_document_masks:
+    ends = (read == tokenizer.EOS_ID).astype(jnp.int32)
+    documents = running_sum(ends) - ends
+  sizes = config.hash_sizes, config.hash_vocab_size, config.hash_functions
+  ids = hashing.ngram_hash_ids(read, *sizes, documents)[:, :, reach:]
+  rows = ids + np.arange(len(ids))[:, None, None] * config.hash_vocab_size
+  rows = jax.lax.optimization_barrier(rows)  # or each of the D elements hashes again
+  return x + weights.hashes[rows].astype(jnp.float32).sum(axis=0)
+
+
+def encode_bytes(
+  config: BLTConfig, weights: BLTWeights, cache: BLTCache, tokens: jax.Array, span: layers.Span
+) -> tuple[jax.Array, BLTCache]:
+  """Byte states [B, C, D] of the encoder; stores what patches will read of them."""
+  c = config
+  x = embed_bytes(weights, c, cache.text, tokens, span.position).astype(weights.embedding.dtype)
+  angles = layers.rope_angles(c.encoder, span.positions)
+  rings, states = [], []
+  for weight, ring in zip(weights.encoder.layers, cache.encoder, strict=True):
+    x, ring = layers.run_block(weight, c.encoder, x, ring, span, angles)
+    rings.append(ring)
+    states.append(x)
+
+  # Keys and values for cross-attentions, which follow the last layers; states to pool.
+  crosses, read = weights.encoder.cross, []
+  if c.encoder_cross is not None:
+    read = [
+      layers.cross_keys(w, c.encoder_cross, c.encoder.norm_epsilon, x)
+      for w, x in zip(crosses, states[-len(crosses) :], strict=True)
+    ]
+  pooled = states[-max(len(crosses), 1) :][: len(cache.states)]
+
+  def put(buffers, new):
+    return [
+      write_ring(buffer, values, span.position, span.count)
+      for buffer, values in zip(buffers, new, strict=True)
+    ]
+
+  return x, dataclasses.replace(
+    cache,
+    encoder=rings,
+    states=put(cache.states, pooled),
+    byte_keys=put(cache.byte_keys, read),
+  )
+
+
+def add_closed_patches(
+  config: BLTConfig, weights: BLTWeights, cache: BLTCache, closed: jax.Array, block: int
+) -> BLTCache:
+  """Takes in the patches up to number `closed` [B], `block` of each row at a time."""
+  new = closed - cache.cursor.patch
+
+  def more(carry):
+    return carry[0] < jnp.max(new)
+
+  def step(carry):
+    done, *states = carry
+    position, count = cache.cursor.patch + done, jnp.clip(new - done, 0, block)
+    states = add_patches(config, weights, cache, position, count, block, *states)
+    return done + block, *states
+
+  carry = (jnp.zeros((), jnp.int32), cache.latent, cache.patches)
+  _, rings, patches = jax.lax.while_loop(more, step, carry)
+  return dataclasses.replace(cache, latent=rings, patches=patches)
+
+
+def add_patches(
+  config: BLTConfig,
+  weights: BLTWeights,
+  cache: BLTCache,
+  position: jax.Array,
+  count: jax.Array,
+  block: int,
+  rings: list[layers.Ring],
+  patches: list[jax.Array],
+) -> tuple[list[layers.Ring], list[jax.Array]]:
+  """Takes in `count` [B] patches from `position` [B] on, `block` at most.
+
+  `rings` and `patches` are those of the cache, or newer, and come back with the patches.
+  """
+  c = config
+  ids = position[:, None] + np.arange(block)
+  real = jnp.arange(block) < count[:, None]
+  x = _encode_patches(config, weights, cache, ids, real)
+  if weights.latent_projection is not None:
+    x = linear(x, weights.latent_projection)
+  first = take(cache.first_patch, ids)
+  if not c.latent_document_masks:
+    first = jnp.zeros_like(first)
+  span = layers.Span(position, count, first)
+  x, rings = layers.run_stack(weights.latent, c.latent, x, rings, span)
+  new_patches = _decoder_patches(config, weights.decoder, x)
+  patches = [
+    write_ring(old, new, position, count) for old, new in zip(patches, new_patches, strict=True)
+  ]
+  return rings, patches
+
+
+def _decoder_patches(
+  config: BLTConfig, weights: DecoderWeights, latents: jax.Array
+) -> list[jax.Array]:
+  """What the decoder reads of patches with latents [B, P, latent width]."""
+  c = config
+  if weights.patch_projection is not None:
+    latents = linear(latents, weights.patch_projection)
+  if c.decoder_cross is None:
+    return [latents]
+  vectors = latents.reshape(*latents.shape[:2], c.decoder_slots, c.decoder.dim)
+  cross, epsilon = c.decoder_cross, c.decoder.norm_epsilon
+  return [layers.cross_keys(w, cross, epsilon, vectors) for w in weights.cross]
+
+
+def _encode_patches(
+  config: BLTConfig, weights: BLTWeights, cache: BLTCache, ids: jax.Array, real: jax.Array
+) -> jax.Array:
+  """Patches [B, P, K D] with numbers `ids` [B, P], of no bytes where not `real` [B, P]."""
+  starts, ends = take(cache.starts, ids), take(cache.starts, ids + 1)
+  context = starts
+  window = config.encoder_cross and config.encoder_cross.window
+  if window:
+    oldest = jnp.maximum(ids - window + 1, 0)
+    if config.masks_cross_windows:
+      oldest = jnp.maximum(oldest, take(cache.first_patch, ids))
+    context = take(cache.starts, oldest)
+  ends = jnp.where(real, ends, 0)
+  starts, context = jnp.minimum(starts, ends), jnp.minimum(context, ends)
+  read = cache.states, cache.byte_keys
+  return encode_patches(weights.encoder, config, *read, starts, ends, context)
+
+
+def decode_bytes(
+  config: BLTConfig,
+  weights: BLTWeights,
+  cache: BLTCache,
+  x: jax.Array,
+  ids: jax.Array,
+  span: layers.Span,
+) -> tuple[jax.Array, BLTCache]:
+  """Logits [B, C, V] of byte states [B, C, D] that read the patches `ids` [B, C]."""
+  c, w = config, weights.decoder
+  if c.decoder_cross is None:
+    x = x + take(cache.patches[0], ids)
+  angles = layers.rope_angles(c.decoder, span.positions)
+  first = take(cache.first_patch, ids) if c.masks_cross_windows else None
+  rings = []
+  for i, (weight, ring) in enumerate(zip(w.layers, cache.decoder, strict=True)):
+    if c.decoder_cross and i < len(w.cross):
+      x = layers.read_patches(
+        w.cross[i], c.decoder_cross, c.decoder.norm_epsilon, x, cache.patches[i], ids, first
+      )
+    x, ring = layers.run_block(weight, c.decoder, x, ring, span, angles)
+    rings.append(ring)
+  logits = norm_linear(x, w.norm, c.decoder.norm_epsilon, weights.output)
+  return logits.astype(jnp.float32), dataclasses.replace(cache, decoder=rings)

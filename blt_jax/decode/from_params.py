@@ -1,0 +1,127 @@
+"""Decode weights from a model's parameters: layers unstacked, matrices joined."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blt_jax.decode.weights import (
+  BlockWeights,
+  BLTWeights,
+  ByteLMWeights,
+  CrossWeights,
+  DecoderWeights,
+  EncoderWeights,
+)
+from blt_jax.models.config import BLTConfig, ByteLMConfig, TransformerConfig
+
+
+def byte_lm_weights(config: ByteLMConfig, params: Any, dtype: str) -> ByteLMWeights:
+  """Weights of a byte language model; matrices in `dtype`, norms in float32."""
+  table = params["embedding"]["embedding"].astype(dtype)
+  return ByteLMWeights(
+    embedding=table,
+    layers=_stack(config.transformer, params["transformer"]["layers"], dtype),
+    norm=params["norm"]["scale"],
+    output=table if config.tie_embeddings else _matrix(params["output"], dtype),
+  )
+
+
+def blt_weights(config: BLTConfig, params: Any, dtype: str) -> BLTWeights:
+  """Weights of a BLT; matrices in `dtype`, norms in float32.
+
+  Raises:
+    ValueError: the model has frequency n-gram tables, which are looked up on the host.
+  """
+  if config.ngram_vocab_sizes:
+    raise ValueError(
+      "This model has frequency n-gram tables, whose ids come from the host; generation "
+      "runs on the device alone. Use a model with hashed n-grams (hash_sizes)."
+    )
+  embedder, latent = params["embedder"], params["latent"]
+  table = embedder["bytes"]["embedding"].astype(dtype)
+  has_hashes, is_projected = "hashes" in embedder, "projection" in latent
+  return BLTWeights(
+    embedding=table,
+    hashes=embedder["hashes"]["embedding"].astype(dtype) if has_hashes else None,
+    encoder=_encoder(config, params["encoder"], dtype),
+    latent_projection=_matrix(latent["projection"], dtype) if is_projected else None,
+    latent=_stack(config.latent, latent["transformer"]["layers"], dtype),
+    decoder=_decoder(config, params["decoder"], dtype),
+    output=table if config.tie_embeddings else _matrix(params["output"], dtype),
+  )
+
+
+def _encoder(config: BLTConfig, params: Any, dtype: str) -> EncoderWeights:
+  layers = [
+    _block(config.encoder, params[f"layers_{i}"], dtype)
+    for i in range(config.encoder.num_layers)
+  ]
+  if config.encoder_cross is None:
+    return EncoderWeights(layers, cross=[])
+  names = [name for name in params if name.startswith("cross_")]
+  names.sort(key=lambda name: int(name.removeprefix("cross_")))
+  cross = [_cross(params[name], dtype) for name in names]
+  return EncoderWeights(layers, cross, _matrix(params["patch_projection"], dtype))
+
+
+def _decoder(config: BLTConfig, params: Any, dtype: str) -> DecoderWeights:
+  layers, cross = params["layers"], []
+  if config.decoder_cross and config.decoder_cross.all_layers:
+    cross = _unstack(layers["cross"], config.decoder.num_layers)
+    layers = layers["block"]
+  elif config.decoder_cross:
+    cross = [params["cross_0"]]
+  is_projected = config.project_latent
+  return DecoderWeights(
+    layers=_stack(config.decoder, layers, dtype),
+    cross=[_cross(p, dtype) for p in cross],
+    norm=params["norm"]["scale"],
+    patch_projection=_matrix(params["patch_projection"], dtype) if is_projected else None,
+  )
+
+
+def _stack(config: TransformerConfig, params: Any, dtype: str) -> list[BlockWeights]:
+  return [_block(config, p, dtype) for p in _unstack(params, config.num_layers)]
+
+
+def _unstack(params: Any, num_layers: int) -> list[Any]:
+  """One tree for each layer from a tree of arrays [L, ...]."""
+  return [jax.tree.map(lambda x, i=i: x[i], params) for i in range(num_layers)]
+
+
+def _block(config: TransformerConfig, params: Any, dtype: str) -> BlockWeights:
+  attention, mlp = params["attention"], params["mlp"]
+  query, key, value = (_matrix(attention[n], dtype) for n in ("query", "key", "value"))
+  query, key = _in_halves(query, config.head_dim), _in_halves(key, config.head_dim)
+  return BlockWeights(
+    attention_norm=params["attention_norm"]["scale"],
+    query_key_value=jnp.concatenate([query, key, value]),
+    output=_matrix(attention["output"], dtype),
+    mlp_norm=params["mlp_norm"]["scale"],
+    gate_up=jnp.concatenate([_matrix(mlp[n], dtype) for n in ("gate", "up")]),
+    down=_matrix(mlp["down"], dtype),
+  )
+
+
+def _cross(params: Any, dtype: str) -> CrossWeights:
+  return CrossWeights(
+    query_norm=params["query_norm"]["scale"],
+    context_norm=params["context_norm"]["scale"],
+    query=_matrix(params["query"], dtype),
+    key_value=jnp.concatenate([_matrix(params[n], dtype) for n in ("key", "value")]),
+    output=_matrix(params["output"], dtype),
+  )
+
+
+def _in_halves(matrix: jax.Array, head_dim: int) -> jax.Array:
+  """Orders the rows of each head: the first of every rotated pair, then the seconds."""
+  order = np.arange(head_dim).reshape(-1, 2).T.reshape(-1)
+  heads = matrix.reshape(-1, head_dim, matrix.shape[1])
+  return heads[:, order].reshape(matrix.shape)
+
+
+def _matrix(params: Any, dtype: str) -> jax.Array:
+  """A matrix [out, in] from a kernel [in, out]."""
+  return params["kernel"].astype(dtype).T

@@ -1,0 +1,166 @@
+"""Settings made whole, once: what they leave open gets its value here, and is only read after.
+
+What is left open is what the run began with, or what calibration found, or a default that
+follows from other settings.
+"""
+
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from blt_jax import config as settings
+from blt_jax.data.reading.scored import Manifest
+from blt_jax.parallel import sharding
+from blt_jax.parallel.host_share import host_share
+from blt_jax.runs import corpus, folder
+from blt_jax.runs.patcher import RULE, THRESHOLD_FILE, Stored, check_reset
+from blt_jax.storage.folders import Folder
+
+
+def resolve(config: ConfigDict) -> FrozenConfigDict:
+  """The settings of a run that is to be trained, nothing left open.
+
+  Args:
+    config: all settings; it stays as it is.
+
+  Returns:
+    A copy that nobody can write to, with `data.num_streams`, `data.num_patches`,
+    `data.heldout_salt`, and of the entropy scheme `patching.entropy_model` and `threshold`.
+    A run that goes on keeps what was the default when it began.
+
+  Raises:
+    ValueError: the run began with another split of its text; streams do not divide; or as
+      `resolve_patching`.
+  """
+  whole = _copy(config)
+  data, began_with = whole.data, folder.find_config(config.workdir)
+  mesh = sharding.make_mesh(**whole.mesh)
+  sharding.check_batch_size(data.batch_size, whole.optimizer.accumulate, mesh)
+  num_shares = host_share(data.batch_size, mesh).count
+  _keep_former_ways(whole, began_with)
+  data.num_patches = settings.make_batch_shape(whole).num_patches
+  data.num_streams = _num_streams(data, began_with, num_shares)
+  data.heldout_salt = _heldout_salt(whole, began_with)
+  if whole.patching.threshold is None:
+    whole.patching.threshold = _threshold_of_start(whole.patching, began_with)
+  whole.patching = resolve_patching(whole.patching, corpus.stored_manifests(data))
+  return FrozenConfigDict(whole)
+
+
+def resolve_patching(section: ConfigDict, stored: Stored = ()) -> ConfigDict:
+  """A copy of `config.patching` with the entropy model and the threshold of the text at hand.
+
+  Where text brings entropies, the entropy model becomes what made them, and the threshold the
+  one calibrated on them, unless they are set. A threshold that nobody found stays None.
+
+  Args:
+    section: `config.patching`; it stays as it is.
+    stored: for each source of text its path, and what made its entropies or None.
+
+  Raises:
+    ValueError: the text has no entropies and needs some, has some that would go unused, or
+      has those of another rule.
+  """
+  section = _copy(section)
+  if section.scheme != "entropy":
+    return section
+  for path, manifest in stored:
+    _adopt(section, path, manifest)
+  if section.threshold is None and section.patch_size is None:
+    section.threshold = _find_threshold(section.entropy_model, section)
+  return section
+
+
+def _keep_former_ways(config: ConfigDict, began_with: ConfigDict) -> None:
+  before = began_with.get("model", {})
+  for name, former in folder.FORMER_WAYS.items():
+    if name in config.model and before.get(name) == former != config.model[name]:
+      config.model[name] = former
+      logging.warning(
+        "The run in %s began with config.model.%s=%s and goes on so; choose another "
+        "config.workdir to train with today's default.",
+        config.workdir,
+        name,
+        former,
+      )
+
+
+def changed(section: ConfigDict, **values: Any) -> ConfigDict:
+  """A copy of a section with other values."""
+  section = _copy(section)
+  section.update(values)
+  return section
+
+
+def _copy(config: ConfigDict) -> ConfigDict:
+  """With its types; of a frozen one, a copy that can be written to."""
+  if isinstance(config, FrozenConfigDict):
+    return ConfigDict(config)
+  return config.copy_and_resolve_references()
+
+
+def _num_streams(data: ConfigDict, began_with: ConfigDict, num_shares: int) -> int:
+  """As the config says, else as the run began, else one for each share of a batch."""
+  batch_size, count = data.batch_size, data.num_streams
+  if count is None:
+    before = began_with.get("data", {}).get("num_streams") or num_shares
+    fits = not before % num_shares and not batch_size % before
+    return before if fits else num_shares
+  if count % num_shares or batch_size % count:
+    raise ValueError(
+      f"config.data.num_streams {count} must be a multiple of the {num_shares} processes that "
+      f"share a batch, and divide config.data.batch_size {batch_size}."
+    )
+  return count
+
+
+def _heldout_salt(config: ConfigDict, began_with: ConfigDict) -> str:
+  """As the run began, else as the config says, else the usual one."""
+  data = config.data
+  salt = corpus.salt_of(began_with.get("data", data))
+  if data.heldout_salt not in (None, salt):
+    raise ValueError(
+      f"config.data.heldout_salt is {data.heldout_salt!r}, and the run in {config.workdir} "
+      f"began with {salt!r}: it would be tested on text that it learned. Leave it out, or "
+      "choose another config.workdir."
+    )
+  return salt
+
+
+def _threshold_of_start(section: ConfigDict, began_with: ConfigDict) -> float | None:
+  """A run that goes on keeps its threshold, whatever calibration found since."""
+  before = began_with.get("patching", ConfigDict())
+  names = "scheme", "patch_size", *RULE
+  is_same = section.entropy_model in ("", before.get("entropy_model"))
+  is_same = is_same and all(before.get(name, "") == section[name] for name in names)
+  return before.get("threshold") if is_same else None
+
+
+def _adopt(section: ConfigDict, path: str, manifest: Manifest | None) -> None:
+  """Takes what stands beside stored entropies."""
+  if (manifest is not None) != (section.entropies == "stored"):
+    way_out = (
+      f"python -m blt_jax.score_entropies --input={path} --output=... makes some"
+      if manifest is None
+      else "set config.patching.entropies=stored to use them"
+    )
+    raise ValueError(
+      f"config.patching.entropies is {section.entropies!r} and {path} holds "
+      f"{'no' if manifest is None else 'stored'} entropies; {way_out}."
+    )
+  if manifest is None:
+    return
+  check_reset(section, f"The entropies of {path} were made", manifest.reset_at_newline)
+  section.entropy_model = section.entropy_model or manifest.model
+  if section.threshold is None:
+    section.threshold = _find_threshold(path, section)
+
+
+def _find_threshold(path: str, section: ConfigDict) -> float | None:
+  """What calibration found for the rule and wrote into a folder; None if it did not."""
+  home = Folder(path) if path else None
+  found = home.read_json(THRESHOLD_FILE) if home and home.exists(THRESHOLD_FILE) else {}
+  if not found or any(found.get(name, False) != section[name] for name in RULE):
+    return None
+  return found["threshold"]

@@ -1,0 +1,119 @@
+"""Signs that patches, rows or losses are degenerate: one table, and when to say them."""
+
+import collections
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from blt_jax import config as settings
+from blt_jax import tokenizer
+
+
+class _Sign(NamedTuple):
+  """What it looks at, when it shows, and what is said then."""
+
+  numbers: tuple[str, ...]
+  shows: Callable[..., bool]
+  text: str
+
+
+# The quickstart's entropy model has thresholds of 60 to 77 % of the largest entropy for patches
+# of 3 to 8 bytes, after 30 of its 700 steps 82 to 83 %.
+_NEAR = 0.8
+
+_SIGNS = (
+  _Sign(
+    ("threshold", "largest_entropy"),
+    lambda threshold, largest: threshold > _NEAR * largest,
+    "The threshold is {threshold:.3f} nats, above 80 % of the largest entropy, "
+    "{largest_entropy:.3f}: little but chance starts a patch. Train the entropy model longer, "
+    "or let calibrate find a lower config.patching.threshold.",
+  ),
+  _Sign(
+    ("one_byte_patches", "scheme"),
+    lambda share, scheme: share > 0.5 and scheme not in ("byte", "static"),
+    "{one_byte_patches:.0%} of the patches have one byte, more than half. Raise "
+    "config.patching.threshold, or let calibrate find one with config.patching.threshold_add "
+    "or monotonic, which part patches where the entropy rises.",
+  ),
+  _Sign(
+    ("patch_size", "target_bytes_per_patch"),
+    lambda size, target: not target / 2 <= size <= target * 2,
+    "Patches have {patch_size:.2f} bytes in the mean and {target_bytes_per_patch:.4g} were "
+    "wanted, more than a factor of two off: this text is not what the threshold was found on. "
+    "Let calibrate find config.patching.threshold on it (--data).",
+  ),
+  _Sign(
+    ("byte_slot_use", "patch_slot_use", "fitting_patches"),
+    lambda byte_use, patch_use, _: min(byte_use, patch_use) < 0.7,
+    "Rows use {byte_slot_use:.0%} of their byte slots and {patch_slot_use:.0%} of their patch "
+    "slots, and 70 % of both should be used: patches of {patch_size:.2f} bytes fill rows of "
+    "config.data.seq_len={seq_len} with config.data.num_patches={fitting_patches}, not "
+    "{num_patches}.",
+  ),
+  _Sign(
+    ("train_loss", "heldout_loss"),
+    lambda loss, heldout_loss: 2 * loss < heldout_loss,
+    "The training loss is about {train_loss:.3f} nats and the held-out loss "
+    "{heldout_loss:.3f}, more than twice that: the model knows its text by heart, or learns "
+    "other text than config.data.heldout_path has. Give more text in config.data.path, or "
+    "lower config.num_steps.",
+  ),
+)
+
+
+class WarningSigns:
+  """Looks at the numbers of a run, and warns the 1st, 10th, 100th ... time of a sign."""
+
+  def __init__(self, **known: Any):
+    """Takes the numbers that do not change."""
+    self._known = known
+    self._counts: collections.Counter[_Sign] = collections.Counter()
+
+  def look(self, **numbers: Any) -> None:
+    """Checks what can be checked with these numbers and the known ones; None is unknown.
+
+    Args:
+      numbers: `threshold`, and `largest_entropy` or whatever else the rule compares with it,
+        nats; `scheme`; `patch_size`, the mean, and `target_bytes_per_patch`; `seq_len` and
+        `num_patches` of a row; the shares `one_byte_patches` of all patches,
+        `byte_slot_use` and `patch_slot_use`; `train_loss` and `heldout_loss`, nats per
+        target. Others do not matter.
+    """
+    numbers = {k: v for k, v in {**self._known, **numbers}.items() if v is not None}
+    if {"seq_len", "patch_size"} <= numbers.keys():
+      numbers["fitting_patches"] = math.ceil(numbers["seq_len"] / max(numbers["patch_size"], 1))
+    for sign in _SIGNS:
+      is_known = all(name in numbers for name in sign.numbers)
+      if is_known and sign.shows(*(numbers[name] for name in sign.numbers)):
+        self._warn(sign, numbers)
+
+  def _warn(self, sign: _Sign, numbers: Mapping[str, Any]) -> None:
+    self._counts[sign] += 1
+    if math.log10(self._counts[sign]).is_integer():
+      logging.warning("%s", sign.text.format(**numbers))
+
+
+def make_warning_signs(config: ConfigDict, calibration: Mapping[str, float]) -> WarningSigns:
+  """Knows what `config` says of patches and rows.
+
+  Args:
+    config: the whole settings, the threshold resolved.
+    calibration: what `calibrate` measured of this threshold, see `patcher.Patcher`.
+  """
+  patching, shape = config.patching, settings.make_batch_shape(config)
+  has_threshold = patching.scheme == "entropy" and patching.threshold is not None
+  bound = None if patching.cumulative else math.log(tokenizer.VOCAB_SIZE)  # of sums: none
+  return WarningSigns(
+    scheme=patching.scheme,
+    threshold=patching.threshold if has_threshold else None,
+    largest_entropy=calibration.get("largest_entropy", bound),
+    target_bytes_per_patch=(
+      calibration.get("target_bytes_per_patch") if has_threshold else patching.patch_size
+    ),
+    seq_len=shape.seq_len,
+    num_patches=shape.num_patches,
+  )
