@@ -83,5 +83,6 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     super().__init__(prog, max_help_position=30, width=width)
 
   def _get_help_string(self, action: argparse.Action) -> str | None:
-    has_default = action.default not in (None, False, [], argparse.SUPPRESS)
-    return f"{action.help or ''}{' (%(default)s)' * has_default}"
+    is_value = isinstance(action.default, int | float | str) and action.nargs != 0
+    shown = " (%(default)s)" if is_value and action.default != argparse.SUPPRESS else ""
+    return f"{action.help or ''}{shown}"
