@@ -118,7 +118,7 @@ class Generator:
     if room < 1 and not self._truncate:
       raise ValueError(
         f"The prompt has {len(ids)} bytes, BOS included, and max_length is "
-        f"{self._max_length}: shorten it, raise --max_length, or let --truncate keep its end."
+        f"{self._max_length}: shorten it, raise max_length, or set truncate to keep its end."
       )
     longest = self._max_length - min(options.max_bytes, self._max_length // 2)
     if self._truncate and len(ids) > longest:

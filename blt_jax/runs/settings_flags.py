@@ -94,7 +94,7 @@ def _call(config: str) -> ConfigDict:
   module = util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-    settings = module.get_config(*[argument] * bool(colon))
+    settings = module.get_config(argument) if colon else module.get_config()
   except Exception as error:  # whatever its code raises
     kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
     raise ValueError(f"{config} fails: {kind}{error}") from error

@@ -93,9 +93,7 @@ def begin(folder: str | os.PathLike, manifest: Manifest) -> None:
   home.make()
   names = [n for n in home.sizes() if not n.startswith(".") and not n.endswith(".partial")]
   if names and _MANIFEST not in names:
-    raise ValueError(
-      f"{folder} holds other files, such as {names[0]}; choose an empty folder for --output."
-    )
+    raise ValueError(f"{folder} holds other files, such as {names[0]}; choose an empty folder.")
   if not names:
     home.write_json(_MANIFEST, new)
     return
@@ -104,7 +102,7 @@ def begin(folder: str | os.PathLike, manifest: Manifest) -> None:
   if changed:
     raise ValueError(
       f"{folder} holds entropies made otherwise: {'; '.join(changed)}. Choose another "
-      "--output, or remove the folder."
+      "folder, or remove this one."
     )
 
 
