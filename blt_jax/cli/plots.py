@@ -8,6 +8,8 @@ from typing import Any
 
 from absl import logging
 
+from blt_jax.storage import paths
+
 
 def add_flag(parser: argparse.ArgumentParser, what: str) -> None:
   """Adds `--png`; that its file can be drawn is known before the program does anything.
@@ -33,6 +35,8 @@ def _figure_path(text: str) -> str:
     raise argparse.ArgumentTypeError(
       f"{text} must end in one of {', '.join(f'.{s}' for s in sorted(suffixes))}"
     )
+  if paths.is_remote(text):
+    return text
   if path.is_dir() or not path.parent.is_dir():
     raise argparse.ArgumentTypeError(f"{text} must be a file in a folder that exists")
   if not os.access(path if path.exists() else path.parent, os.W_OK):

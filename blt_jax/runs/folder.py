@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import time
 from typing import Any, NamedTuple
 
@@ -104,9 +103,10 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
   """
   home = Folder(workdir)
   if not home.exists(_CONFIG):
-    hint, place = "train it first", pathlib.PurePosixPath(workdir)
-    if place.parent.name == "checkpoints":
-      hint = f"it is a checkpoint: give the run {place.parents[1]} and step {place.name}"
+    run, found, step = os.fspath(workdir).rstrip("/").rpartition("/checkpoints/")
+    hint = (
+      f"it is a checkpoint: give the run {run} and step {step}" if found else "train it first"
+    )
     raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); {hint}.")
   settings = home.read_json(_CONFIG)
   if settings.get("model", {}).get("kind") == "blt":
