@@ -9,27 +9,38 @@ import chex
 import grain
 import numpy as np
 import pytest
-from forward import logits_of, pad_lengths
+from forward import TINY, logits_of, pad_lengths, stack
 from golden_cases import FLOAT32
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models_test import DEEP, VARIANTS
 from uncached import random_params
 
 from blt_jax import hashing, patching, tokenizer
-from blt_jax.data.packing import PackRows
+from blt_jax.data.packing.rows import PackRows
 from blt_jax.models import transformer
+from blt_jax.models.config import CrossAttentionConfig
 from blt_jax.patching import PatchingConfig
 
 SEQ_LEN, ROWS, PATCHES = 48, 8, 20  # as many rows as documents, so that one program serves both
 LETTERS = tokenizer.encode("ab ", add_bos=False, add_eos=False)  # few, so that n-grams repeat
 IDS = [0, tokenizer.BOS_ID, tokenizer.EOS_ID, *LETTERS]
 TABLES = [hashing.NgramTable(np.array([*itertools.product(IDS, repeat=n)])) for n in (2, 3)]
+DEEP = dataclasses.replace(
+  TINY, encoder=stack(16, 2, window=5), latent=stack(32, 2), decoder=stack(16, 2, window=5)
+)
 FORMS = {
-  "hashes, refined patches": DEEP,
-  "one read": VARIANTS["one read"],
-  "windows of patches": dataclasses.replace(VARIANTS["windows"], vectors_per_patch=4),
-  "pooled": VARIANTS["pooled"],
+  "hashes": DEEP,
+  "one read": dataclasses.replace(
+    DEEP, encoder_cross=CrossAttentionConfig(4), decoder_cross=CrossAttentionConfig(4)
+  ),
+  "windows": dataclasses.replace(
+    TINY,
+    encoder_cross=CrossAttentionConfig(4, window=2, all_layers=True),
+    decoder_cross=CrossAttentionConfig(4, window=3),
+  ),
+  "pooled": dataclasses.replace(
+    TINY, encoder_cross=None, decoder_cross=None, pooling="avg_max", hash_functions=2
+  ),
   "tables": dataclasses.replace(DEEP, ngram_vocab_sizes=tuple(t.size for t in TABLES)),
 }
 
@@ -135,11 +146,7 @@ def test_the_patches_of_a_document_in_a_row_are_those_that_it_has_alone(seed):
 
 
 @pytest.mark.parametrize(
-  ("name", "masks"),
-  [
-    ("hashes, refined patches", "hash_document_masks"),
-    ("windows of patches", "cross_document_masks"),
-  ],
+  ("name", "masks"), [("hashes", "hash_document_masks"), ("windows", "cross_document_masks")]
 )
 def test_the_ways_of_the_reference_let_documents_mix(name, masks):
   """What conversions ask for; and the tests above would see it."""
