@@ -29,7 +29,7 @@ IDS = np.array(
 )
 BATCH, SEQ_LEN, PATCHES = *IDS.shape, 6
 # K vectors, G key heads, R query heads of each, H.
-SIZES = [(2, 4, 1, 16), (1, 3, 3, 32), (5, 2, 1, 16)]
+SIZES = [(2, 4, 1, 16), (1, 3, 3, 32), (5, 2, 1, 16), (2, 2, 2, 20)]
 
 
 def normal(seed, *shape, dtype="float32"):

@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 
 from blt_jax.ops.online_softmax import LOG2_E
 from blt_jax.ops.triton import patch_intervals
-from blt_jax.ops.triton.patch_intervals import load, over_bytes, store
+from blt_jax.ops.triton.patch_intervals import head_columns, load, over_bytes, store
 
 
 def fits(query: jax.Array, key: jax.Array) -> bool:
@@ -58,6 +58,7 @@ def _attend_forward(
     ((grouped.shape, query.dtype),),
     interpret,
     "bytes_attend",
+    _heads(key) * patch_intervals.padded(key.shape[-1]),
   )
   return output.reshape(query.shape), (query, key, value, starts)
 
@@ -74,6 +75,7 @@ def _attend_backward(
     tuple((x.shape, x.dtype) for x in (grouped, key, value)),
     interpret,
     "bytes_attend_backward",
+    _heads(key) * patch_intervals.padded(key.shape[-1]),
   )
   return to_query.reshape(query.shape), to_key, to_value, None
 
@@ -96,9 +98,9 @@ def _grid(key: jax.Array) -> tuple[int, ...]:
   return key.shape[1], key.shape[3] // _heads(key), key.shape[0]
 
 
-def _softmax(query: jax.Array, keys: Sequence[jax.Array]) -> list[jax.Array]:
+def _softmax(query: jax.Array, keys: Sequence[jax.Array], head_dim: int) -> list[jax.Array]:
   """Weights [BLOCK, heads] of each of the K vectors; queries [BLOCK, heads, H]."""
-  scale = query.shape[-1] ** -0.5 * LOG2_E
+  scale = head_dim**-0.5 * LOG2_E
   scores = [jnp.sum(query * key[None], axis=2) * scale for key in keys]
   highest = functools.reduce(jnp.maximum, scores)
   weights = [jnp.exp2(score - highest) for score in scores]
@@ -117,16 +119,18 @@ def _bytes_forward(
 ) -> None:
   patch, row = pl.program_id(0), pl.program_id(2)
   group = pl.ds(pl.program_id(1) * heads, heads)
+  slots, head_dim = key_ref.shape[2], key_ref.shape[4]
+  every, exist = head_columns(head_dim)
   keys, values = (
-    [ref[row, patch, k, group, :].astype(jnp.float32) for k in range(key_ref.shape[2])]
+    [load(ref.at[row, patch, np.int32(k), group, every], columns=exist) for k in range(slots)]
     for ref in (key_ref, value_ref)
   )
 
   def mix(first: Any, inside: jax.Array, carry: Any) -> Any:
     for r in range(query_ref.shape[3]):
-      here = row, pl.ds(first, patch_intervals.BLOCK), group, np.int32(r)
-      weights = _softmax(load(query_ref.at[*here, :], inside), keys)
-      store(output_ref.at[*here, :], _add_up(weights, values), inside)
+      here = row, pl.ds(first, patch_intervals.BLOCK), group, np.int32(r), every
+      weights = _softmax(load(query_ref.at[*here], inside, exist), keys, head_dim)
+      store(output_ref.at[*here], _add_up(weights, values), inside, exist)
     return carry
 
   begin, end = start_ref[row, patch], start_ref[row, patch + 1]
@@ -148,17 +152,20 @@ def _bytes_backward(
   patch, row = pl.program_id(0), pl.program_id(2)
   group = pl.ds(pl.program_id(1) * heads, heads)
   slots, head_dim = key_ref.shape[2], key_ref.shape[4]
+  every, exist = head_columns(head_dim)
   keys, values = (
-    [ref[row, patch, k, group, :].astype(jnp.float32) for k in range(slots)]
+    [load(ref.at[row, patch, np.int32(k), group, every], columns=exist) for k in range(slots)]
     for ref in (key_ref, value_ref)
   )
 
   def add(first: Any, inside: jax.Array, carry: Any) -> Any:
     to_keys, to_values = carry  # K each of [heads, H]
     for r in range(query_ref.shape[3]):
-      here = row, pl.ds(first, patch_intervals.BLOCK), group, np.int32(r)
-      query, gradient = (load(ref.at[*here, :], inside) for ref in (query_ref, gradient_ref))
-      weights = _softmax(query, keys)
+      here = row, pl.ds(first, patch_intervals.BLOCK), group, np.int32(r), every
+      query, gradient = (
+        load(ref.at[*here], inside, exist) for ref in (query_ref, gradient_ref)
+      )
+      weights = _softmax(query, keys, head_dim)
       to_weights = [jnp.sum(gradient * value[None], axis=2) for value in values]
       mean = functools.reduce(
         jnp.add, [w * to_w for w, to_w in zip(weights, to_weights, strict=True)]
@@ -166,7 +173,7 @@ def _bytes_backward(
       to_scores = [
         w * (to_w - mean) * head_dim**-0.5 for w, to_w in zip(weights, to_weights, strict=True)
       ]
-      store(to_query_ref.at[*here, :], _add_up(to_scores, keys), inside)
+      store(to_query_ref.at[*here], _add_up(to_scores, keys), inside, exist)
       # Bytes outside have zeros for query and gradient and add nothing.
       to_keys = tuple(
         total + jnp.sum(s[:, :, None] * query, axis=0)
@@ -178,9 +185,10 @@ def _bytes_backward(
       )
     return to_keys, to_values
 
-  nothing = (jnp.zeros((heads, head_dim), jnp.float32),) * slots
+  nothing = (jnp.zeros((heads, every.size), jnp.float32),) * slots
   begin, end = start_ref[row, patch], start_ref[row, patch + 1]
   to_keys, to_values = over_bytes(begin, end, add, (nothing, nothing))
   for k in range(slots):
-    to_key_ref[row, patch, k, group, :] = to_keys[k].astype(to_key_ref.dtype)
-    to_value_ref[row, patch, k, group, :] = to_values[k].astype(to_value_ref.dtype)
+    at = row, patch, np.int32(k), group, every
+    store(to_key_ref.at[*at], to_keys[k], columns=exist)
+    store(to_value_ref.at[*at], to_values[k], columns=exist)

@@ -4,6 +4,7 @@ A program owns one patch (and some heads or columns): it alone writes the bytes 
 interval, so that sums over bytes need no atomics and two runs agree bit for bit.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 BLOCK = 8  # bytes that a program reads at once; patches have 4 to 8 of them on average
-WARPS = 8  # of a program
 _WIDTH = 1024  # elements of a byte that a program holds at most
 _VECTORS = 4096  # elements of all vectors of a patch that a program holds at most
 
@@ -38,17 +38,31 @@ def heads_at_once(num_heads: int, head_dim: int, vectors: int) -> int:
 
   Args:
     num_heads: G.
-    head_dim: H, see `fits_heads`.
+    head_dim: H.
     vectors: of each head, that a program holds for its patch.
   """
-  most = min(_WIDTH, _VECTORS // vectors) // head_dim
+  most = min(_WIDTH, _VECTORS // vectors) // padded(head_dim)
   return largest_power_of_two(num_heads, max(most, 1))
 
 
 def fits_heads(head_dim: int, vectors: int) -> bool:
-  """Whether kernels take heads of H elements: blocks are powers of two."""
-  is_power_of_two = head_dim & (head_dim - 1) == 0
-  return is_power_of_two and 16 <= head_dim <= 256 and vectors <= 32
+  """Whether kernels hold so many vectors of H elements."""
+  return 16 <= head_dim <= 256 and vectors <= 32
+
+
+def head_columns(head_dim: int) -> tuple[Any, jax.Array | None]:
+  """The elements of a head as kernels take them, and which of them exist.
+
+  Blocks are powers of two: heads of 76 are read as 128, of which the rest is masked.
+  """
+  size = padded(head_dim)
+  exists = None if size == head_dim else jnp.arange(size) < head_dim
+  return pl.ds(0, size), exists
+
+
+def padded(head_dim: int) -> int:
+  """The power of two from H on."""
+  return 1 << (head_dim - 1).bit_length()
 
 
 def width_at_once(dim: int) -> int:
@@ -82,20 +96,42 @@ def over_bytes(begin: Any, end: Any, body: Callable[..., Any], carry: Any) -> An
   return jax.lax.fori_loop(0, (end - begin + BLOCK - 1) // BLOCK, step, carry)
 
 
-def load(ref: Any, inside: jax.Array) -> jax.Array:
-  """Float32 values of a block of bytes [BLOCK, ...], zeros where not `inside`."""
-  mask = _spread(inside, ref.shape)
-  return plgpu.load(ref, mask=mask, other=0).astype(jnp.float32)
+def load(
+  ref: Any, inside: jax.Array | None = None, columns: jax.Array | None = None
+) -> jax.Array:
+  """Float32 values of a block, zeros where it is masked.
+
+  Args:
+    ref: [..., columns], of bytes [BLOCK, ..., columns].
+    inside: bool [BLOCK], which bytes count; None for all, or where there are none.
+    columns: bool, which of the last dimension exist; None for all.
+  """
+  mask = _mask(ref.shape, inside, columns)
+  other = None if mask is None else 0
+  return plgpu.load(ref, mask=mask, other=other).astype(jnp.float32)
 
 
-def store(ref: Any, values: jax.Array, inside: jax.Array) -> None:
-  """Writes a block of bytes [BLOCK, ...] where `inside`."""
-  plgpu.store(ref, values.astype(ref.dtype), mask=_spread(inside, ref.shape))
+def store(
+  ref: Any,
+  values: jax.Array,
+  inside: jax.Array | None = None,
+  columns: jax.Array | None = None,
+) -> None:
+  """Writes a block where it is not masked; see `load`."""
+  mask = _mask(ref.shape, inside, columns)
+  plgpu.store(ref, values.astype(ref.dtype), mask=mask)
 
 
-def _spread(inside: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """[BLOCK] -> [BLOCK, ...]."""
-  return jnp.broadcast_to(inside.reshape(-1, *(1,) * (len(shape) - 1)), shape)
+def _mask(
+  shape: tuple[int, ...], inside: jax.Array | None, columns: jax.Array | None
+) -> jax.Array | None:
+  masks = []
+  if inside is not None:
+    masks.append(inside.reshape(-1, *(1,) * (len(shape) - 1)))
+  if columns is not None:
+    masks.append(columns.reshape(*(1,) * (len(shape) - 1), -1))
+  spread = [jnp.broadcast_to(mask, shape) for mask in masks]
+  return functools.reduce(jnp.logical_and, spread) if spread else None
 
 
 def call(
@@ -105,6 +141,7 @@ def call(
   outputs: tuple[tuple[tuple[int, ...], Any], ...],
   interpret: bool,
   name: str,
+  width: int,
   aliases: dict[int, int] | None = None,
 ) -> list[jax.Array]:
   """Runs a kernel whose programs read and write what they like of all arrays.
@@ -116,6 +153,7 @@ def call(
     outputs: shape and dtype of each.
     interpret: run as plain jax, for tests.
     name: shown in profiles.
+    width: elements of a byte that a program holds.
     aliases: which input has the memory of which output.
   """
   anywhere = pl.BlockSpec(memory_space=pl.ANY)
@@ -126,7 +164,9 @@ def call(
     out_specs=[anywhere] * len(outputs),
     out_shape=[jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in outputs],
     input_output_aliases=aliases or {},
-    compiler_params=plgpu.CompilerParams(num_warps=WARPS, num_stages=1),
+    compiler_params=plgpu.CompilerParams(
+      num_warps=min(max(BLOCK * width // 1024, 1), 8), num_stages=1
+    ),
     interpret=interpret,
     name=name,
   )(*inputs)

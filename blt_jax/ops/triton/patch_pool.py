@@ -59,6 +59,7 @@ def _pool_forward(
     (((batch, num_patches, dim * len(parts)), states.dtype),),
     interpret,
     "patch_pool",
+    width,
   )
   return pooled, (states, starts, pooled)
 
@@ -80,6 +81,7 @@ def _pool_backward(
     ((states.shape, states.dtype),),
     interpret,
     "patch_pool_backward",
+    width,
   )
   return to_states, None
 

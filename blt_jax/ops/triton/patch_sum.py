@@ -41,6 +41,7 @@ def reduce_sum(
     (((batch, num_patches, dim), values.dtype),),
     interpret,
     "patch_sum",
+    width,
   )
   return sums
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 
 from blt_jax.ops.online_softmax import LOG2_E, MASKED
 from blt_jax.ops.triton import patch_intervals
-from blt_jax.ops.triton.patch_intervals import load, over_bytes, store
+from blt_jax.ops.triton.patch_intervals import head_columns, load, over_bytes, store
 
 
 def fits(query: jax.Array, key: jax.Array) -> bool:
@@ -55,6 +56,7 @@ def _attend_forward(
     ((grouped.shape, query.dtype), (sums, jnp.float32)),
     interpret,
     "patches_attend",
+    _heads(grouped) * patch_intervals.padded(query.shape[-1]),
   )
   output = output.reshape(query.shape)
   return output, (query, key, value, starts, output, logsumexps)
@@ -72,6 +74,7 @@ def _attend_backward(
     tuple((x.shape, x.dtype) for x in (grouped, key, value)),
     interpret,
     "patches_attend_backward",
+    _heads(grouped) * patch_intervals.padded(query.shape[-1]),
   )
   return to_query.reshape(query.shape), to_key, to_value, None
 
@@ -99,7 +102,9 @@ def _place(query_ref: Any, heads: int) -> tuple[Any, Any, Any, list[tuple[Any, .
   _, _, slots, _, repeats, _ = query_ref.shape
   patch, row = pl.program_id(0), pl.program_id(2)
   group = pl.ds(pl.program_id(1) * heads, heads)
-  vectors = [(row, patch, k, group, r) for k in range(slots) for r in range(repeats)]
+  vectors = [
+    (row, patch, np.int32(k), group, np.int32(r)) for k in range(slots) for r in range(repeats)
+  ]
   return row, patch, group, vectors
 
 
@@ -114,19 +119,19 @@ def _patches_forward(
   heads: int,
 ) -> None:
   row, patch, group, vectors = _place(query_ref, heads)
-  head_dim = query_ref.shape[-1]
-  scale = head_dim**-0.5 * LOG2_E
+  every, exist = head_columns(query_ref.shape[-1])
+  scale = query_ref.shape[-1] ** -0.5 * LOG2_E
   # One list entry for each vector: [heads, H].
-  queries = [query_ref[*at, :].astype(jnp.float32) * scale for at in vectors]
+  queries = [load(query_ref.at[*at, every], columns=exist) * scale for at in vectors]
   nothing = (
     jnp.full(heads, MASKED, jnp.float32),  # largest score
     jnp.zeros(heads, jnp.float32),  # sum of weights
-    jnp.zeros((heads, head_dim), jnp.float32),  # sum of weighted values
+    jnp.zeros((heads, every.size), jnp.float32),  # sum of weighted values
   )
 
   def add(first: Any, inside: jax.Array, states: Any) -> Any:
-    here = row, pl.ds(first, patch_intervals.BLOCK), group
-    key, value = (load(ref.at[*here, :], inside) for ref in (key_ref, value_ref))
+    here = row, pl.ds(first, patch_intervals.BLOCK), group, every
+    key, value = (load(ref.at[*here], inside, exist) for ref in (key_ref, value_ref))
     added = []
     for query, (largest, total, mixed) in zip(queries, states, strict=True):
       scores = jnp.sum(key * query[None], axis=2)  # [BLOCK, heads]
@@ -143,7 +148,7 @@ def _patches_forward(
   states = over_bytes(begin, end, add, (nothing,) * len(vectors))
   for at, (largest, total, mixed) in zip(vectors, states, strict=True):
     total = jnp.where(total > 0, total, 1)
-    output_ref[*at, :] = (mixed / total[:, None]).astype(output_ref.dtype)
+    store(output_ref.at[*at, every], mixed / total[:, None], columns=exist)
     sums_ref[at] = largest + jnp.log2(total)
 
 
@@ -163,11 +168,13 @@ def _patches_backward(
 ) -> None:
   row, patch, group, vectors = _place(query_ref, heads)
   seq_len, head_dim = key_ref.shape[1], key_ref.shape[3]
+  every, exist = head_columns(head_dim)
   scale = head_dim**-0.5
   # One list entry for each vector: [heads, H] or [heads].
-  queries = [query_ref[*at, :].astype(jnp.float32) for at in vectors]
-  gradients = [gradient_ref[*at, :].astype(jnp.float32) for at in vectors]
-  outputs = [output_ref[*at, :].astype(jnp.float32) for at in vectors]
+  queries, gradients, outputs = (
+    [load(ref.at[*at, every], columns=exist) for at in vectors]
+    for ref in (query_ref, gradient_ref, output_ref)
+  )
   means = [jnp.sum(g * o, axis=1) for g, o in zip(gradients, outputs, strict=True)]
   sums = [sums_ref[at] for at in vectors]
 
@@ -175,10 +182,10 @@ def _patches_backward(
   # Bytes past the last patch are read by none; its program gives them zeros.
   stop = jnp.where(patch == query_ref.shape[1] - 1, seq_len, end)
 
-  def add(first: Any, exists: jax.Array, to_queries: Any) -> Any:
-    bytes_ = pl.ds(first, patch_intervals.BLOCK)
+  def add(first: Any, is_there: jax.Array, to_queries: Any) -> Any:
+    here = row, pl.ds(first, patch_intervals.BLOCK), group, every
     inside = first + jnp.arange(patch_intervals.BLOCK) < end
-    key, value = (load(r.at[row, bytes_, group, :], inside) for r in (key_ref, value_ref))
+    key, value = (load(ref.at[*here], inside, exist) for ref in (key_ref, value_ref))
     to_key, to_value = jnp.zeros_like(key), jnp.zeros_like(value)
     added = []
     for query, gradient, mean, log_sum, to_query in zip(
@@ -191,11 +198,11 @@ def _patches_backward(
       to_value += weights[:, :, None] * gradient[None]
       to_key += to_scores * query[None]
       added.append(to_query + jnp.sum(to_scores * key, axis=0))
-    store(to_key_ref.at[row, bytes_, group, :], to_key, exists)
-    store(to_value_ref.at[row, bytes_, group, :], to_value, exists)
+    store(to_key_ref.at[*here], to_key, is_there, exist)
+    store(to_value_ref.at[*here], to_value, is_there, exist)
     return tuple(added)
 
-  nothing = jnp.zeros((heads, head_dim), jnp.float32)
+  nothing = jnp.zeros((heads, every.size), jnp.float32)
   to_queries = over_bytes(begin, stop, add, (nothing,) * len(vectors))
   for at, to_query in zip(vectors, to_queries, strict=True):
-    to_query_ref[*at, :] = to_query.astype(to_query_ref.dtype)
+    store(to_query_ref.at[*at, every], to_query, columns=exist)

@@ -65,6 +65,7 @@ def add_rows(
     (((num_rows, dim), dtype), ((num_chunks, 2, dim), jnp.float32)),
     interpret,
     "table_gradient_chunks",
+    width,
     aliases={3: 0},
   )
   firsts, lasts = rows[::_CHUNK], rows[_CHUNK - 1 :: _CHUNK]
@@ -77,6 +78,7 @@ def add_rows(
     (((num_rows, dim), dtype),),
     interpret,
     "table_gradient_rows",
+    width,
     aliases={3: 0},
   )
   return total
