@@ -82,8 +82,6 @@ def test_mistakes_are_named(train, tmp_path):
   (tmp_path / "bad").write_text("bad")
   with pytest.raises(ValueError, match="bad holds no SentencePiece model"):
     load(tokenizer=str(tmp_path / "bad"))
-  with pytest.raises(ValueError, match="lookup scheme is one of patching.patch_lengths alone"):
-    load(scheme="lookup")
   normalizing = PieceEncoder(
     train(normalization_rule_name="nfkc", remove_extra_whitespaces=True)
   )

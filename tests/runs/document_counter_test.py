@@ -31,8 +31,8 @@ def test_counts_are_those_of_sets():
 
 
 _SUMS = dict(
-  nats=60.0, targets=22, bytes=20, inputs=22, patches=11, byte_slots=40, patch_slots=22,
-  documents=14, documents_repeated=7, documents_open=80, batches=2, rows=16,
+  nats=60.0, targets=22, bytes=20, inputs=22, patches=11, one_byte_patches=3, byte_slots=40,
+  patch_slots=22, documents=14, documents_repeated=7, documents_open=80, batches=2, rows=16,
 )  # fmt: skip
 
 
