@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -60,6 +61,14 @@ def test_a_resumed_run_needs_its_own_copy_alone(home, tmp_path):
   config.data.update(ngram_tables="", path=str(home / "text"))
   train.train(config)
   assert losses(tmp_path / "run") == losses(home / "run")
+
+
+def test_rows_of_ids_are_those_of_their_tokens_on_several_devices(home):
+  config = configure(home, "shared")
+  config.mesh.update(data=2, fsdp=2, tensor=2)
+  config.optimizer.accumulate = 2
+  train.train(config)
+  chex.assert_trees_all_close(losses(home / "shared"), losses(home / "run"), rtol=1e-5)
 
 
 def test_evaluate_and_scorer_find_the_tables_in_the_run(home, capsys):
