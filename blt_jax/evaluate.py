@@ -1,44 +1,94 @@
-"""Bits per byte of a trained model on text.
+"""Bits per byte of a trained model on text, or its scores at tasks.
 
   python -m blt_jax.evaluate --run=runs/quickstart/blt --data=PATH
   python -m blt_jax.evaluate --run=runs/quickstart/blt --data=PATH --step=best
+  python -m blt_jax.evaluate --run=RUN --tasks=hellaswag,cute --data=FOLDER --output=DIR
 
 Prints one JSON object: `loss` in nats per predicted byte, `bpb` in bits per byte, `patch_size`
-in bytes, the shares of byte and patch slots in use, and the number of `bytes`.
+in bytes, the shares of byte and patch slots in use, and the number of `bytes`. Of tasks it
+prints a table.
 """
 
+import argparse
 import dataclasses
 import json
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
+from tqdm import tqdm
 
 from blt_jax import config as settings
 from blt_jax.cli import logs, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.data import pipeline
+from blt_jax.evals import report as reports
+from blt_jax.evals import suite
 from blt_jax.parallel import sharding
-from blt_jax.runs import corpus, folder, ngrams, patcher, resolve
+from blt_jax.runs import corpus, folder, loading, ngrams, patcher, resolve
 from blt_jax.runs.evaluation import Evaluator
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Prints one JSON object."""
+  """Prints one JSON object, or a table of tasks."""
+  args = _parse(argv)
+  logs.show_progress()
+  for name in ("max_batches", "limit", "batch_size"):
+    value = getattr(args, name)
+    if value is not None and value < 1:
+      raise ValueError(f"--{name} must be 1 or more, got {value}.")
+  if args.tasks is not None:
+    _evaluate_tasks(args)
+  else:
+    _evaluate_text(args)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
   parser = Parser("evaluate", __doc__)
   run_flags.add(parser)
-  parser.add_argument(
-    "--data", required=True, metavar="PATH", help="text, as in config.data.path"
+  add = parser.add_argument
+  add(
+    "--data",
+    required=True,
+    metavar="PATH",
+    help="text, as in config.data.path; of --tasks the folder of their files",
   )
-  parser.add_argument(
-    "--max_batches",
-    type=int,
-    metavar="N",
-    help="look at the first N batches; by default at all",
+  add(
+    "--max_batches", type=int, metavar="N", help="of text, the first N batches; by default all"
   )
-  args = parser.parse_args(argv)
-  logs.show_progress()
-  if args.max_batches is not None and args.max_batches < 1:
-    raise ValueError(f"--max_batches must be 1 or more, got {args.max_batches}.")
+  add("--tasks", metavar="NAME,...", help=f"of {', '.join(suite.TASKS)}")
+  add("--output", metavar="FOLDER", help="of --tasks: for results.json and items.jsonl")
+  add("--limit", type=int, metavar="N", help="of --tasks: the first N rows of each")
+  add("--seed", type=int, default=0, help="of --tasks: of noises")
+  add("--batch_size", type=int, default=8, metavar="N", help="of --tasks: texts at a time")
+  return parser.parse_args(argv)
+
+
+def _evaluate_tasks(args: argparse.Namespace) -> None:
+  """Prints a table, and writes the files."""
+  if args.max_batches is not None:
+    raise ValueError("--max_batches is of text; give --limit for tasks.")
+  names = args.tasks.split(",")
+  for name in names:
+    suite.find(name)
+  model = loading.load_language_model(args.run, step=args.step)
+  with tqdm(desc="Asking", unit="request") as bar:
+
+    def progress(task: str, done: int, total: int) -> None:
+      bar.set_description(task)
+      bar.total, bar.n = total, done
+      bar.refresh()
+
+    report = suite.evaluate(
+      model, names, args.data, args.limit, args.seed, args.batch_size, progress
+    )
+  about = {"run": args.run, "step": args.step, "seed": args.seed, "limit": args.limit}
+  if args.output:
+    reports.save(args.output, report, reports.to_results(report, args.data, about))
+  print(reports.to_table(report))
+
+
+def _evaluate_text(args: argparse.Namespace) -> None:
+  """Prints one JSON object."""
   run = folder.load_run(args.run, args.step)
   section, stored = run.config.patching, []
   if (manifest := corpus.find_manifest(args.data)) is not None:

@@ -1,0 +1,51 @@
+"""Rows of tasks, from files of JSON lines."""
+
+import hashlib
+import json
+from typing import Any
+
+from blt_jax.storage import files
+from blt_jax.storage.folders import Folder
+from blt_jax.storage.paths import Path
+
+_EXAMPLES = {"mmlu_test": "mmlu_dev"}  # file -> where its examples are
+
+
+def read(folder: Path, name: str) -> list[dict[str, Any]]:
+  """The rows of NAME.jsonl in a folder.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: a line is no JSON object, or there is none.
+  """
+  home, file = Folder(folder), f"{name}.jsonl"
+  if not home.exists(file):
+    raise FileNotFoundError(f"{home.path_of(file)} is missing; a task's rows are JSON lines.")
+  path = home.path_of(file)
+  lines = enumerate(files.read_bytes(path).decode("utf-8-sig").split("\n"), 1)
+  found = [_parse(path, number, line) for number, line in lines if line.strip()]
+  if not found:
+    raise ValueError(f"{path} has no rows.")
+  return found
+
+
+def digest(folder: Path, name: str) -> str:
+  """SHA-256 of NAME.jsonl in a folder."""
+  content = files.read_bytes(Folder(folder).path_of(f"{name}.jsonl"))
+  return hashlib.sha256(content).hexdigest()
+
+
+def read_shots(folder: Path, name: str) -> list[dict[str, Any]]:
+  """The rows of examples for a file, if there are any beside it."""
+  shots = _EXAMPLES.get(name, f"{name}_shots")
+  return read(folder, shots) if Folder(folder).exists(f"{shots}.jsonl") else []
+
+
+def _parse(path: str, number: int, line: str) -> dict[str, Any]:
+  try:
+    row = json.loads(line)
+  except ValueError as error:
+    raise ValueError(f"{path}, line {number}, is no JSON ({error}).") from error
+  if not isinstance(row, dict):
+    raise ValueError(f"{path}, line {number}, is {type(row).__name__}; a row is an object.")
+  return row

@@ -1,0 +1,104 @@
+"""The suite with a model: answers in their places, files, mistakes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from forward import stack
+from uncached import random_params
+
+from blt_jax import evaluate
+from blt_jax.decode import Generator, Sampling, Scorer
+from blt_jax.decode.language_model import from_byte_lm
+from blt_jax.evals import suite
+from blt_jax.models.byte_lm import ByteLM
+from blt_jax.models.config import ByteLMConfig
+from blt_jax.runs import loading
+
+ROWS = {
+  "piqa_valid": [
+    {"goal": "sit" * i, "sol1": "a" * i, "sol2": "bcd", "label": i % 2} for i in range(1, 6)
+  ],
+  "lambada_test": [{"text": "one two"}, {"text": "a much longer text"}],
+  "bpb": [{"text": "some document"}, {"text": "é"}],
+  "g2p_cmudict": [{"word": "cat", "phonemes": "K AE1 T"}, {"word": "dogs", "phonemes": "D"}],
+  "g2p_cmudict_shots": [{"word": "a", "phonemes": "AH0"}],
+}
+
+
+@pytest.fixture(scope="module", name="model")
+def _model():
+  config = ByteLMConfig(stack(16, 1, window=8))
+  params = random_params(config)
+  params["output"]["kernel"] *= 5
+  return from_byte_lm(ByteLM(config), params)
+
+
+@pytest.fixture(scope="module", name="data")
+def _data(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("data")
+  for name, rows in ROWS.items():
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return folder
+
+
+def test_answers_are_those_of_scorer_and_generator(model, data):
+  report = suite.evaluate(model, ["piqa", "lambada", "bpb", "g2p"], str(data))
+  pairs = [
+    (f"Question: {row['goal']}\nAnswer:", f" {row[side]}")
+    for row in ROWS["piqa_valid"]
+    for side in ("sol1", "sol2")
+  ]
+  nats = np.array([x.log_prob for x in Scorer(model).loglikelihood(pairs)]).reshape(-1, 2)
+  found = [[nats for nats, _ in answers[0]] for answers in report["piqa"].answers]
+  np.testing.assert_allclose(found, nats, rtol=1e-5)
+  right = nats.argmax(axis=1) == [row["label"] for row in ROWS["piqa_valid"]]
+  assert report["piqa"].summary["acc"].value == pytest.approx(right.mean())
+  bits = -sum(Scorer(model).loglikelihood_rolling([row["text"] for row in ROWS["bpb"]]))
+  wanted = bits / np.log(2) / sum(len(row["text"].encode()) for row in ROWS["bpb"])
+  assert report["bpb"].summary["bits_per_byte"].value == pytest.approx(wanted, rel=1e-5)
+  prompts = [report["g2p"].task.requests(item)[0].prompt for item in report["g2p"].items]
+  assert prompts[1] == "Word: a\nPhonemes: AH0\n\nWord: dogs\nPhonemes:"
+  told = Generator(model).generate(prompts, Sampling(max_bytes=128))
+  assert [answer for (answer,) in report["g2p"].answers] == [t.text for t in told]
+
+
+def test_the_command_writes_a_table_and_files(model, data, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(loading, "load_language_model", lambda run, step: model)
+  output = tmp_path / "out"
+  tasks = "--tasks=piqa,piqa_noise,bpb"
+  evaluate.main(["--run=RUN", tasks, f"--data={data}", f"--output={output}", "--limit=3"])
+  table = capsys.readouterr().out
+  assert "piqa_noise" in table and "acc_norm_drop" in table and "bits_per_byte*" in table
+  results = json.loads((output / "results.json").read_text())
+  noisy = results["tasks"]["piqa_noise"]
+  assert noisy["n"] == 3 and len(noisy["digest_of_prompts"]) == 64
+  low, high = noisy["metrics"]["acc_norm"]["interval_95"]
+  assert low <= noisy["metrics"]["acc_norm"]["value"] <= high
+  assert results["versions"]["jax"] == jax.__version__ and results["limit"] == 3
+  lines = [json.loads(line) for line in (output / "items.jsonl").open()]
+  assert [line["task"] for line in lines] == ["piqa"] * 3 + ["piqa_noise"] * 3 + ["bpb"] * 2
+  assert lines[0]["row"] == ROWS["piqa_valid"][0] and len(lines[3]["answers"]) == 16
+
+
+@pytest.mark.parametrize(
+  ("flags", "error"),
+  [
+    (["--tasks=hellaswagg"], "near are hellaswag"),
+    (["--tasks=piqa,blimp"], "blimp.jsonl is missing"),
+    (["--tasks=piqa", "--limit=0"], "--limit must be 1 or more"),
+    (["--tasks=piqa", "--max_batches=2"], "--max_batches is of text"),
+  ],
+)
+def test_mistakes_are_named(flags, error, model, data, monkeypatch):
+  monkeypatch.setattr(loading, "load_language_model", lambda run, step: model)
+  with pytest.raises((ValueError, FileNotFoundError), match=error):
+    evaluate.main(["--run=RUN", f"--data={data}", *flags])
+
+
+@pytest.mark.parametrize("content", ["[1]\n", '{"a": \n', "\n"])
+def test_lines_that_are_no_rows(content, model, tmp_path):
+  (tmp_path / "piqa_valid.jsonl").write_text(content)
+  with pytest.raises(ValueError, match="piqa_valid.jsonl(, line 1, is| has no rows)"):
+    suite.evaluate(model, ["piqa"], str(tmp_path))
