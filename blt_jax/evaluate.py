@@ -59,6 +59,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add("--output", metavar="FOLDER", help="of --tasks: for results.json and items.jsonl")
   add("--limit", type=int, metavar="N", help="of --tasks: the first N rows of each")
   add("--seed", type=int, default=0, help="of --tasks: of noises")
+  add(
+    "--run_code", action="store_true", help="run the programs that the model writes; see docs"
+  )
   add("--batch_size", type=int, default=8, metavar="N", help="of --tasks: texts at a time")
   return parser.parse_args(argv)
 
@@ -79,7 +82,7 @@ def _evaluate_tasks(args: argparse.Namespace) -> None:
       bar.refresh()
 
     report = suite.evaluate(
-      model, names, args.data, args.limit, args.seed, args.batch_size, progress
+      model, names, args.data, args.limit, args.seed, args.batch_size, args.run_code, progress
     )
   about = {"run": args.run, "step": args.step, "seed": args.seed, "limit": args.limit}
   if args.output:

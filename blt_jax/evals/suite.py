@@ -7,12 +7,12 @@ from typing import Any
 
 from blt_jax.decode import Generator, Sampling, Scorer
 from blt_jax.decode.language_model import LanguageModel
-from blt_jax.evals import choices, cute, g2p, gsm8k, language, noised, rows, statistics
+from blt_jax.evals import choices, code, cute, g2p, gsm8k, language, noised, rows, statistics
 from blt_jax.evals.statistics import Estimate
 from blt_jax.evals.task import Choice, Continue, Item, Request, Row, Score, Task, Text
 
 _PLAIN: tuple[Task, ...] = (
-  *choices.TASKS, *language.TASKS, *gsm8k.TASKS, *g2p.TASKS, *cute.TASKS
+  *choices.TASKS, *language.TASKS, *gsm8k.TASKS, *g2p.TASKS, *cute.TASKS, *code.TASKS
 )  # fmt: skip
 _SPOILED = [noised.of(task) for task in choices.TASKS]
 TASKS: dict[str, Task] = {task.name: task for task in (*_PLAIN, *_SPOILED)}
@@ -48,8 +48,13 @@ class TaskReport:
 Report = dict[str, TaskReport]
 
 
-def find(name: str, seed: int = 0) -> Task:
-  """The task of a name; `seed` is that of its noises.
+def find(name: str, seed: int = 0, run_code: bool = False) -> Task:
+  """The task of a name.
+
+  Args:
+    name: of `TASKS`.
+    seed: of its noises.
+    run_code: whether programs that a model wrote may run.
 
   Raises:
     ValueError: there is none.
@@ -58,7 +63,11 @@ def find(name: str, seed: int = 0) -> Task:
     near = difflib.get_close_matches(name, TASKS, n=3) or sorted(TASKS)
     raise ValueError(f"There is no task {name!r}; near are {', '.join(near)}.")
   task = TASKS[name]
-  return dataclasses.replace(task, seed=seed) if isinstance(task, noised.Noised) else task
+  if isinstance(task, noised.Noised):
+    return dataclasses.replace(task, seed=seed)
+  return (
+    dataclasses.replace(task, run_code=run_code) if isinstance(task, code.CodeTask) else task
+  )
 
 
 def requests(
@@ -83,6 +92,7 @@ def scores(
   rows: Sequence[Row],
   answers: Sequence[Sequence[Any]],
   shots: Sequence[Row] | None = None,
+  run_code: bool = False,
 ) -> tuple[list[Score], dict[str, Estimate]]:
   """Numbers of answers: of each row, and (value, standard error) over all.
 
@@ -92,11 +102,12 @@ def scores(
     answers: [i][j] to the j-th request of row i: of a `Choice` [(nats, is_greedy)] for each
       continuation, of a `Text` nats, of a `Continue` text.
     shots: as for `requests`.
+    run_code: whether programs that a model wrote may run.
 
   Raises:
-    ValueError: as `requests`.
+    ValueError: as `requests`, or the task runs programs and may not.
   """
-  task = find(name)
+  task = find(name, run_code=run_code)
   items = task.load(rows, shots or ())
   by_item = [task.score(item, a) for item, a in zip(items, answers, strict=True)]
   return by_item, task.summarise(by_item)
@@ -109,6 +120,7 @@ def evaluate(
   limit: int | None = None,
   seed: int = 0,
   batch_size: int = 8,
+  run_code: bool = False,
   progress: Callable[[str, int, int], None] = lambda task, done, total: None,
 ) -> Report:
   """Asks a model all tasks.
@@ -120,13 +132,15 @@ def evaluate(
     limit: of rows of each; None for all.
     seed: of noises.
     batch_size: texts at a time.
+    run_code: whether programs that the model writes may run.
     progress: called with the task's name, the requests done and all of them.
 
   Raises:
     FileNotFoundError: a task has no file there.
     ValueError: a name is that of no task, or a row is none of its task.
   """
-  found = [find(name, seed) for name in tasks]
+  found = [find(name, seed, run_code) for name in tasks]
+  _check_leave(found)
   loaded = [_load(task, data, limit) for task in found]
   report = {}
   for task, items in zip(found, loaded, strict=True):
@@ -135,6 +149,13 @@ def evaluate(
     answers = [[next(told) for _ in some] for some in asked]
     report[task.name] = summarise(task, items, answers)
   return report
+
+
+def _check_leave(tasks: Sequence[Task]) -> None:
+  """Raises ValueError before anything is asked where programs may not run."""
+  for task in tasks:
+    if isinstance(task, code.CodeTask):
+      task.check_leave()
 
 
 def summarise(
@@ -151,7 +172,7 @@ def summarise(
 
 
 def _load(task: Task, data: str, limit: int | None) -> list[Item]:
-  found = rows.read(data, task.file)[:limit]
+  found = task.select(rows.read(data, task.file))[:limit]
   return task.load(found, rows.read_shots(data, task.file) if task.num_shots else ())
 
 

@@ -84,6 +84,10 @@ class Task(abc.ABC):
         f"Row {number} of {self.name} has no field {missing[0]!r}; it needs {self.fields}."
       )
 
+  def select(self, rows: Sequence[Row]) -> Sequence[Row]:
+    """Which rows of its file count."""
+    return rows
+
   def shots_of(self, row: Row, shots: Sequence[Row]) -> tuple[Row, ...]:
     """Which of the shots stand before a row."""
     del row
