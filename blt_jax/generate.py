@@ -166,7 +166,7 @@ def _run_one(
     for piece in generator.stream([prompt], options, stride):
       if piece.result is not None and piece.result.error:
         return f"error: {piece.result.error}"
-      sys.stdout.buffer.write(ahead + tokenizer.decode_bytes(piece.ids))
+      sys.stdout.buffer.write(ahead + piece.bytes)
       sys.stdout.buffer.flush()
       ahead = b""
       if piece.result is not None:

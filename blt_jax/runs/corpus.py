@@ -23,6 +23,10 @@ class Corpus(NamedTuple):
     """Documents to learn from, endless and shuffled: one of `count` disjoint streams."""
     return mixture.mix(self.train, seed, self.shuffle_window, host=(index, count))
 
+  def once(self, seed: int) -> Dataset:
+    """Each document to learn from once, source after source, each source shuffled."""
+    return mixture.mix(self.train, seed, self.shuffle_window, num_epochs=1)
+
   def test_documents(self) -> Dataset:
     """Documents to test on, once and in order."""
     return mixture.mix(self.heldout, seed=None, num_epochs=1)

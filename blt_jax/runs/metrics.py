@@ -74,7 +74,7 @@ class Speed:
   """Rates of training, of all chips and of each."""
 
   def __init__(self, config: Any, seq_len: int, devices: Sequence[jax.Device]):
-    """Takes the model, bytes in a row, and the chips that train it."""
+    """Takes the model, slots in a row for bytes or pieces, and the chips that train it."""
     self._config, self._seq_len, self._num_chips = config, seq_len, len(devices)
     self._peak = flops.peak_flops(devices[0].device_kind)
 
@@ -94,7 +94,9 @@ class Speed:
     }
     if self._peak is not None:
       patch_size = max(_patch_size(sums), 1.0)
-      forward = kinds.flops_per_byte(self._config, patch_size, self._seq_len)
+      bytes_per_slot = patch_size if kinds.kind_of(self._config).reads_pieces else 1
+      context = round(self._seq_len * bytes_per_slot)
+      forward = kinds.flops_per_byte(self._config, patch_size, context)
       numbers["mfu"] = 3 * forward * rate / self._peak
     return numbers
 

@@ -104,9 +104,12 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> steps.Batch:
   def array(width, dtype):
     return jax.ShapeDtypeStruct((shape.batch_size, width), dtype, sharding=rows)
 
-  return {
+  batch = {
     "tokens": array(shape.seq_len, jnp.int32),
     "targets": array(shape.seq_len, jnp.int32),
     "loss_mask": array(shape.seq_len, jnp.bool_),
     "patch_lengths": array(shape.num_patches, jnp.int32),
   }
+  if kinds.find_kind(config.model.kind).reads_pieces:
+    batch["target_bytes"] = array(shape.seq_len, jnp.int32)
+  return batch

@@ -13,7 +13,7 @@ from blt_jax import config as settings
 from blt_jax.data.reading.scored import Manifest
 from blt_jax.parallel import sharding
 from blt_jax.parallel.host_share import host_share
-from blt_jax.runs import corpus, folder
+from blt_jax.runs import corpus, folder, tokenizers
 from blt_jax.runs.patcher import RULE, THRESHOLD_FILE, Stored, check_reset
 from blt_jax.storage.folders import Folder
 
@@ -26,12 +26,14 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
 
   Returns:
     A copy that nobody can write to, with `data.num_streams`, `data.num_patches`,
-    `data.heldout_salt`, and of the entropy scheme `patching.entropy_model` and `threshold`.
+    `data.heldout_salt`, of the entropy scheme `patching.entropy_model` and `threshold`, and
+    with BPE pieces `patching.tokenizer` and its `tokenizer_digest`.
     A run that goes on keeps what was the default when it began.
 
   Raises:
+    FileNotFoundError: as `tokenizers.resolve`.
     ValueError: the run began with another split of its text; streams do not divide; or as
-      `resolve_patching`.
+      `resolve_patching` and `tokenizers.resolve`.
   """
   whole = _copy(config)
   data, began_with = whole.data, folder.find_config(config.workdir)
@@ -44,6 +46,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   data.heldout_salt = _heldout_salt(whole, began_with)
   if whole.patching.threshold is None:
     whole.patching.threshold = _threshold_of_start(whole.patching, began_with)
+  if tokenizers.needs_tokenizer(whole):
+    path, digest = tokenizers.resolve(whole, began_with)
+    whole.patching.update(tokenizer=path, tokenizer_digest=digest)
   whole.patching = resolve_patching(whole.patching, corpus.stored_manifests(data))
   return FrozenConfigDict(whole)
 
