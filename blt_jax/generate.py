@@ -22,7 +22,6 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from blt_jax import tokenizer
 from blt_jax.cli import logs, patch_view, prompt_lines, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.prompt_lines import PromptLine

@@ -26,7 +26,7 @@ from blt_jax.runs import bounds, corpus, settings_flags
 from blt_jax.storage import paths
 from blt_jax.storage.atomic import explaining, new_file
 
-_OPTIONS = dict(
+_OPTIONS: dict[str, Any] = dict(
   model_type="bpe",
   byte_fallback=True,
   # Text stays as it is.

@@ -166,7 +166,8 @@ class Rows:
     ends = np.cumsum(pieces.sizes[ids])
     stays = skip + piece_text.settled(raw, request.options)
     count = max(int(np.searchsorted(ends, stays, side="right")), sent)
-    return count, raw[self._num_bytes(request, ids[:sent]) : self._num_bytes(request, ids[:count])]
+    first, last = (self._num_bytes(request, ids[:n]) for n in (sent, count))
+    return count, raw[first:last]
 
   def _num_bytes(self, request: Request, ids: np.ndarray) -> int:
     """Bytes of the continuation in its first ids [n] of pieces."""

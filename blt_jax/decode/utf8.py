@@ -47,9 +47,7 @@ def tables(size: int) -> tuple[np.ndarray, np.ndarray]:
   return allowed, following
 
 
-def allowed(
-  state: jax.Array, room: jax.Array, size: int = tokenizer.VOCAB_SIZE
-) -> jax.Array:
+def allowed(state: jax.Array, room: jax.Array, size: int = tokenizer.VOCAB_SIZE) -> jax.Array:
   """Which ids may follow, and begin no character that does not fit: bool [..., V].
 
   Args:

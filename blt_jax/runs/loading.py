@@ -35,7 +35,7 @@ def load_language_model(
   if not kind.patched:
     _check_unused(f"{workdir} reads no patches", entropy_model, threshold)
     model = kind.reader(run.model, run.params)
-    pieces = patchers.load_patcher(section).encoder if kind.reads_pieces else None
+    pieces = patchers.load_patcher(section).pieces if kind.reads_pieces else None
     return dataclasses.replace(model, pieces=pieces)
   if section.scheme != "entropy":
     _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)

@@ -43,14 +43,16 @@ class Patcher:
   Attributes:
     config: the scheme.
     entropy_model: of the entropy scheme.
-    encoder: of the bpe scheme, or of a model over pieces.
+    encoder: of the bpe scheme.
+    pieces: of a model over pieces.
     calibration: what `save_threshold` took with the threshold; empty if it is of another
       origin.
   """
 
   config: PatchingConfig
   entropy_model: runs.EntropyModel | TableModel | None = None
-  encoder: PieceEncoder | PieceVocabulary | None = None
+  encoder: PieceEncoder | None = None
+  pieces: PieceVocabulary | None = None
   calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def documents(self) -> PatchDocument:
@@ -58,8 +60,8 @@ class Patcher:
     model = self.entropy_model
     if isinstance(model, runs.EntropyModel):
       return PatchDocument(self.config, EntropyScorer(*model, self.config.reset_at_newline))
-    if isinstance(self.encoder, PieceVocabulary):
-      return PatchDocument(self.config, encode=self.encoder, sizes=self.encoder.sizes)
+    if self.pieces is not None:
+      return PatchDocument(self.config, encode=self.pieces, sizes=self.pieces.sizes)
     if self.encoder is not None:
       return PatchDocument(self.config, encode=self.encoder)
     return PatchDocument(self.config, model)
@@ -79,8 +81,13 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
       of the run, or the entropies of the text are those of another model or rule than its.
   """
   if section.scheme != "entropy":
-    encoder = _load_encoder(section)
-    return Patcher(config.make_patching_config(section), encoder=encoder)
+    rule = config.make_patching_config(section)
+    if not section.get("tokenizer") and section.scheme != "bpe":
+      return Patcher(rule)
+    tokenizers.check_digest(section)
+    if section.scheme == "bpe":
+      return Patcher(rule, encoder=_load_encoder(section))
+    return Patcher(rule, pieces=PieceVocabulary(section.tokenizer))
   if section.entropies not in ENTROPIES:
     raise ValueError(
       f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."
@@ -100,18 +107,12 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
   return Patcher(rule, model, calibration=_find_calibration(rule, folders))
 
 
-def _load_encoder(section: ConfigDict) -> PieceEncoder | PieceVocabulary | None:
-  """What makes pieces, if there are any: patches of the bpe scheme, or ids."""
-  if section.scheme == "bpe" and not section.tokenizer:
+def _load_encoder(section: ConfigDict) -> PieceEncoder:
+  if not section.tokenizer:
     raise ValueError(
       "The bpe scheme needs config.patching.tokenizer, the file of a SentencePiece model."
     )
-  if not section.get("tokenizer") or section.scheme not in ("bpe", "byte"):
-    return None
-  encoder = PieceEncoder if section.scheme == "bpe" else PieceVocabulary
-  opened = encoder(section.tokenizer)
-  tokenizers.check_digest(section)
-  return opened
+  return PieceEncoder(section.tokenizer)
 
 
 def _load_model(folder: str, stored: Stored) -> runs.EntropyModel:

@@ -43,9 +43,9 @@ def resolve(config: ConfigDict, began_with: ConfigDict) -> tuple[str, str]:
   found = digest(path)
   if before.get("tokenizer_digest") not in (None, found):
     raise ValueError(
-      f"config.patching.tokenizer is {path}, and the run in {config.workdir} began with another "
-      "tokenizer: its ids would mean other pieces. Leave it out to go on with that of the run, "
-      "or choose another config.workdir."
+      f"config.patching.tokenizer is {path}, and the run in {config.workdir} began with "
+      "another tokenizer: its ids would mean other pieces. Leave it out to go on with that of "
+      "the run, or choose another config.workdir."
     )
   _check_vocabulary(config, path)
   return path, found
