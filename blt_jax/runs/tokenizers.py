@@ -94,7 +94,14 @@ def check_digest(section: ConfigDict) -> None:
     ValueError: it is another.
   """
   expected = section.get("tokenizer_digest")  # runs of before have none
-  if expected is not None and digest(section.tokenizer) != expected:
+  if expected is None:
+    return
+  if not paths.exists(section.tokenizer):
+    raise FileNotFoundError(
+      f"No file {section.tokenizer}, and no {TOKENIZER} in the folder of the run, where the "
+      "tokenizer of the run belongs; put it there."
+    )
+  if digest(section.tokenizer) != expected:
     raise ValueError(
       f"{section.tokenizer} is not the tokenizer that the run was trained with: put that one "
       f"there (its sha256 begins with {expected})."
