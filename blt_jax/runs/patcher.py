@@ -82,12 +82,12 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
   """
   if section.scheme != "entropy":
     rule = config.make_patching_config(section)
-    if not section.get("tokenizer") and section.scheme != "bpe":
-      return Patcher(rule)
     tokenizers.check_digest(section)
     if section.scheme == "bpe":
       return Patcher(rule, encoder=_load_encoder(section))
-    return Patcher(rule, pieces=PieceVocabulary(section.tokenizer))
+    if section.scheme == "byte" and section.get("tokenizer"):
+      return Patcher(rule, pieces=PieceVocabulary(section.tokenizer))
+    return Patcher(rule)
   if section.entropies not in ENTROPIES:
     raise ValueError(
       f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."

@@ -1,6 +1,7 @@
 """The tokenizer of a run: checked when it begins, kept in its folder, found there again."""
 
 import hashlib
+import os
 
 from ml_collections import ConfigDict
 
@@ -79,11 +80,20 @@ def keep(config: ConfigDict) -> None:
   """
   if not needs_tokenizer(config):
     return
-  home = Folder(config.workdir)
   with distributed.failing_together():
-    if distributed.is_lead() and not home.exists(TOKENIZER):
-      with atomic.explaining(home.path_of(TOKENIZER)), home.new_file(TOKENIZER) as copy:
-        copy.write_bytes(files.read_bytes(config.patching.tokenizer))
+    if distributed.is_lead() and not Folder(config.workdir).exists(TOKENIZER):
+      copy_to(config.workdir, config.patching.tokenizer)
+
+
+def copy_to(workdir: str | os.PathLike, path: str) -> None:
+  """Copies the file of a tokenizer into the folder of a run.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  home = Folder(workdir)
+  with atomic.explaining(home.path_of(TOKENIZER)), home.new_file(TOKENIZER) as copy:
+    copy.write_bytes(files.read_bytes(path))
 
 
 def check_digest(section: ConfigDict) -> None:

@@ -12,7 +12,16 @@ import pytest
 from tiny_runs import losses, tiny_config
 
 from blt_jax import config as settings
-from blt_jax import evaluate, generate, kinds, show_patches, tokenizer, train, train_tokenizer
+from blt_jax import (
+  evaluate,
+  export,
+  generate,
+  kinds,
+  show_patches,
+  tokenizer,
+  train,
+  train_tokenizer,
+)
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
 from blt_jax.decode.scoring import Scorer
@@ -51,7 +60,9 @@ def _config(home, workdir, **overrides):
   )
   config.patching.tokenizer = str(home / "bpe.model")
   config.model.update(vocab_size=SIZE, tie_embeddings=True)
-  config.model.transformer.update(num_heads=4, num_kv_heads=2, mlp_dim=24, window=None)
+  config.model.transformer.update(
+    dim=16, num_layers=1, num_heads=4, num_kv_heads=2, mlp_dim=24, window=None
+  )
   config.optimizer.learning_rate = 1e-2
   config.schedule.warmup_steps = 2
   config.checkpoint.every_steps = 2
@@ -167,6 +178,17 @@ def test_generate_continues_text(run, capfdbinary):
   assert capfdbinary.readouterr().out == b"the te" + text[0].bytes + b"\n"
 
 
+def test_an_exported_run_has_its_tokenizer(run, tmp_path):
+  export.main([f"--run={run}", f"--output={tmp_path / 'out'}"])
+  shutil.copytree(tmp_path / "out", tmp_path / "moved")
+  shutil.rmtree(tmp_path / "out")
+  texts = [
+    Generator(loading.load_language_model(folder)).generate(["the te"], Sampling(max_bytes=9))
+    for folder in (run, tmp_path / "moved")
+  ]
+  assert texts[0][0].bytes == texts[1][0].bytes
+
+
 # --- Mistakes
 
 
@@ -212,7 +234,9 @@ def test_a_run_without_its_tokenizer(run, tmp_path):
   fields = json.loads((copy / "config.json").read_text())
   fields["patching"]["tokenizer"] = str(tmp_path / "gone.model")
   (copy / "config.json").write_text(json.dumps(fields))
-  with pytest.raises(FileNotFoundError, match="No file .*gone.model, and no tokenizer.model in"):
+  with pytest.raises(
+    FileNotFoundError, match="No file .*gone.model, and no tokenizer.model in"
+  ):
     loading.load_language_model(copy)
 
 
