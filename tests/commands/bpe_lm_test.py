@@ -189,6 +189,18 @@ def test_an_exported_run_has_its_tokenizer(run, tmp_path):
   assert texts[0][0].bytes == texts[1][0].bytes
 
 
+def test_a_blt_with_patches_of_pieces_keeps_its_tokenizer_too(home, tmp_path, capsys):
+  config = tiny_config("blt", workdir=str(tmp_path / "run"), num_steps=1)
+  config.data.update(path=str(home / "text"), heldout_fraction=0.2)
+  path = write_tokenizer(tmp_path / "mine.model")
+  config.patching.update(scheme="bpe", tokenizer=str(path))
+  train.train(config)
+  path.unlink()
+  evaluate.main([f"--run={tmp_path / 'run'}", f"--data={home / 'text' / '0.txt'}"])
+  numbers = json.loads(capsys.readouterr().out)
+  assert numbers["bytes"] > 0 and numbers["patch_size"] > 2
+
+
 # --- Mistakes
 
 
