@@ -82,18 +82,19 @@ def read_texts(config: ConfigDict, max_bytes: int) -> Iterator[bytes]:
 
   Args:
     config: the whole settings.
-    max_bytes: of all; the last document is cut.
+    max_bytes: of all, shared by the sources as they are weighed; the last one of each is cut.
   """
-  room = max_bytes
   with tqdm(desc="Reading", unit="B", unit_scale=True) as bar:
-    for document in corpus.open_corpus(config.data).once(config.seed):
-      if room < 1:
-        return
-      if document is not None:
-        text = document.text[:room]
-        room -= len(text)
-        bar.update(len(text))
-        yield text
+    for source, share in corpus.open_corpus(config.data).once(config.seed):
+      room = round(max_bytes * share)
+      for document in source:
+        if room < 1:
+          break
+        if document is not None:
+          text = document.text[:room]
+          room -= len(text)
+          bar.update(len(text))
+          yield text
 
 
 def train(texts: list[bytes], vocab_size: int) -> bytes:

@@ -304,6 +304,18 @@ def test_train_tokenizer_learns_from_training_text_alone(home, tmp_path, capsys,
     train_tokenizer.main([f"--config={path}"])
 
 
+def test_every_source_of_a_mixture_has_its_share(home, tmp_path):
+  for name in ("a", "b"):
+    lines = [json.dumps({"text": name * (60 + i)}) + "\n" for i in range(50)]
+    (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+  config = _config(home, tmp_path / "run")
+  config.data.mixture = {
+    n: (str(tmp_path / f"{n}.jsonl"), w) for n, w in (("a", 1.0), ("b", 3.0))
+  }
+  text = b"".join(train_tokenizer.read_texts(config, 1000))
+  assert (text.count(b"a"), text.count(b"b")) == (250, 750)
+
+
 def test_what_train_tokenizer_refuses(home, tmp_path):
   path = _config_file(home, tmp_path, size=100_000)
   with pytest.raises(ValueError, match="vocab_size 100000 does not go with"):
