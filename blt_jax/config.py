@@ -21,7 +21,8 @@ def get_config(kind: str = "blt") -> ConfigDict:
   """The default settings of a run.
 
   Args:
-    kind: of `kinds.KINDS`: "blt", or "byte_lm", the entropy model and the flat baselines.
+    kind: of `kinds.KINDS`: "blt", "byte_lm", the entropy model and the flat baselines, or
+      "bpe_lm", Llama over the pieces of a tokenizer.
 
   Raises:
     ValueError: an unknown kind.
@@ -63,7 +64,9 @@ def get_config(kind: str = "blt") -> ConfigDict:
   # the CPU while training; "table", a table model likewise; "stored", by score_entropies.
   config.patching.entropies = "model"
   config.patching.entropy_model = ""  # folder of the entropy model's run, or of the table
-  config.patching.tokenizer = ""  # of the bpe scheme: file of a SentencePiece model
+  # File of a SentencePiece model: of the bpe scheme, or of a bpe_lm, whose ids are its pieces.
+  config.patching.tokenizer = ""
+  config.patching.tokenizer_digest = placeholder(str)  # of that file; set when the run begins
 
   config.model = _section_of(kinds.find_kind(kind).default())
   config.model.kind = kind  # of kinds.KINDS; its other settings follow from it
@@ -164,7 +167,7 @@ def make_patching_config(
 ) -> patching.PatchingConfig:
   """Builds the patching from `config.patching`; `threshold` stands in for a missing one."""
   fields = section.to_dict()
-  for name in ("entropy_model", "entropies", "tokenizer"):  # read elsewhere
+  for name in ("entropy_model", "entropies", "tokenizer", "tokenizer_digest"):  # read elsewhere
     fields.pop(name, None)
   if fields["threshold"] is None:
     fields["threshold"] = threshold

@@ -10,7 +10,7 @@ from absl import logging
 
 from blt_jax.cli import logs, run_flags
 from blt_jax.cli.parsing import Parser
-from blt_jax.runs import checkpoint, folder, patcher
+from blt_jax.runs import checkpoint, folder, patcher, tokenizers
 from blt_jax.storage import paths
 from blt_jax.storage.folders import Folder
 
@@ -44,6 +44,8 @@ def export(workdir: str, output: str, step: checkpoint.Step = None) -> None:
   source, name = Folder(workdir), patcher.THRESHOLD_FILE
   if source.exists(name):
     Folder(output).write_json(name, source.read_json(name))
+  if source.exists(folder.TOKENIZER):
+    tokenizers.copy_to(output, source.path_of(folder.TOKENIZER))
   folder.save_config(output, run.config)  # last: without it the folder is no run
   logging.info("The weights of %s at step %d are in %s.", workdir, run.step, output)
 

@@ -22,7 +22,6 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from blt_jax import tokenizer
 from blt_jax.cli import logs, patch_view, prompt_lines, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.prompt_lines import PromptLine
@@ -166,7 +165,7 @@ def _run_one(
     for piece in generator.stream([prompt], options, stride):
       if piece.result is not None and piece.result.error:
         return f"error: {piece.result.error}"
-      sys.stdout.buffer.write(ahead + tokenizer.decode_bytes(piece.ids))
+      sys.stdout.buffer.write(ahead + piece.bytes)
       sys.stdout.buffer.flush()
       ahead = b""
       if piece.result is not None:

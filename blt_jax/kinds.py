@@ -12,6 +12,7 @@ from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import (
   BLTConfig,
+  BPELMConfig,
   ByteLMConfig,
   CrossAttentionConfig,
   TransformerConfig,
@@ -32,7 +33,8 @@ class Kind:
     model_flops: FLOPs of one row of a training step, (config, seq_len, num_patches).
     default: a config of the size that a run trains unless it says otherwise.
     tiny: a small valid config, for tests and first tries.
-    batch_keys: extra arrays of a batch that the module may take, as it says itself.
+    batch_keys: extra arrays of a batch that the module may take, as it says itself, or
+      that its loss takes: `target_bytes`, where ids are pieces.
     patched: whether it reads `patch_lengths`.
   """
 
@@ -45,6 +47,11 @@ class Kind:
   tiny: Callable[[], Any]
   batch_keys: tuple[str, ...] = ()
   patched: bool = False
+
+  @property
+  def reads_pieces(self) -> bool:
+    """Whether ids are pieces of a tokenizer, and not bytes."""
+    return "target_bytes" in self.batch_keys
 
 
 def _blt() -> BLTConfig:
@@ -79,6 +86,17 @@ def _byte_lm() -> ByteLMConfig:
   return ByteLMConfig(stack, dtype="bfloat16")
 
 
+def _bpe_lm() -> BPELMConfig:
+  """Llama's layers at the size of `_byte_lm`, which sees whole rows of pieces."""
+  stack = TransformerConfig(dim=768, num_layers=14, num_heads=12)
+  return BPELMConfig(stack, dtype="bfloat16")
+
+
+def _tiny_bpe_lm() -> BPELMConfig:
+  stack = dataclasses.replace(_tiny_byte_lm().transformer, window=None)
+  return BPELMConfig(stack, vocab_size=260)  # bytes alone are pieces too
+
+
 def _tiny_byte_lm() -> ByteLMConfig:
   stack = TransformerConfig(dim=16, num_layers=1, num_heads=2, window=8, mlp_multiple_of=8)
   return ByteLMConfig(stack)
@@ -104,6 +122,16 @@ KINDS: dict[str, Kind] = {
     model_flops=flops.byte_lm_model_flops,
     default=_byte_lm,
     tiny=_tiny_byte_lm,
+  ),
+  "bpe_lm": Kind(
+    config=BPELMConfig,
+    module=ByteLM,
+    reader=language_model.from_byte_lm,
+    flops_per_byte=flops.bpe_lm_flops_per_byte,
+    model_flops=flops.byte_lm_model_flops,
+    default=_bpe_lm,
+    tiny=_tiny_bpe_lm,
+    batch_keys=("target_bytes",),
   ),
 }
 

@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from blt_jax import patching
+from blt_jax import patching, tokenizer
 from blt_jax.cli import logs, patch_view, plots
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.patch_view import Patched
@@ -42,9 +42,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:
-  """Patches one text."""
+  """Patches one text; of a model over pieces, these are its patches."""
   patch = patcher.documents()
-  tokens = patch.encode(text.encode() if isinstance(text, str) else text)[:-1]
+  raw = text.encode() if isinstance(text, str) else text
+  tokens = patch.encode(raw)[:-1]
+  if patch.sizes is not None:
+    lengths = np.maximum(patch.sizes[tokens], 1)  # BOS stands alone
+    return Patched(tokenizer.encode(raw, add_eos=False), _starts(lengths), None, None)
   entropies = patch.entropies(tokens)
   lengths = patching.patch_lengths(
     tokens[None],
@@ -52,9 +56,14 @@ def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:
     None if entropies is None else entropies[None],
     include_next=False,
   )[0]
-  starts = np.zeros(len(tokens), bool)
+  return Patched(tokens, _starts(lengths), entropies, patcher.config.threshold)
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+  """Which bytes start patches of these lengths."""
+  starts = np.zeros(lengths.sum(), bool)
   starts[np.cumsum(lengths) - lengths] = True
-  return Patched(tokens, starts, entropies, patcher.config.threshold)
+  return starts
 
 
 if __name__ == "__main__":

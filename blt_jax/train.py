@@ -1,4 +1,4 @@
-"""Trains a BLT or a byte language model.
+"""Trains a BLT, or a language model over bytes or pieces.
 
   python -m blt_jax.train --config=configs/quickstart.py
   python -m blt_jax.train --config=configs/quickstart.py:entropy --config.num_steps=100
@@ -16,7 +16,16 @@ from blt_jax import config as settings
 from blt_jax.cli import logs
 from blt_jax.cli.parsing import Parser
 from blt_jax.parallel import distributed
-from blt_jax.runs import bounds, folder, metrics, ngrams, profiling, resolve, settings_flags
+from blt_jax.runs import (
+  bounds,
+  folder,
+  metrics,
+  ngrams,
+  profiling,
+  resolve,
+  settings_flags,
+  tokenizers,
+)
 from blt_jax.runs.checkpoint import Checkpoints
 from blt_jax.runs.document_counter import DocumentCounter
 from blt_jax.runs.evaluation import Evaluator
@@ -53,6 +62,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
 
   # --- The run's folder
   folder.share_config(config.workdir, config)
+  tokenizers.keep(config)
   ngrams.keep(config)
   checkpoints = Checkpoints(config.workdir, **settings.kept_checkpoints(config))
 

@@ -4,16 +4,20 @@
   python -m blt_jax.calibrate --run=runs/quickstart/entropy --target_bytes_per_patch=4.5
   python -m blt_jax.train --config=configs/quickstart.py
 
-`launch/quickstart.sh` runs all of it.
+`launch/quickstart.sh` runs all of it. A Llama over BPE pieces, to compare:
+
+  python -m blt_jax.train_tokenizer --config=configs/quickstart.py:bpe
+  python -m blt_jax.train --config=configs/quickstart.py:bpe
 """
 
 from blt_jax.config import get_config as get_default
 
 
 def get_config(stage="blt"):
-  if stage not in ("blt", "entropy"):
-    raise ValueError(f"Unknown stage {stage!r}; choose 'blt' or 'entropy'.")
-  config = get_default("byte_lm" if stage == "entropy" else "blt")
+  kinds = {"blt": "blt", "entropy": "byte_lm", "bpe": "bpe_lm"}
+  if stage not in kinds:
+    raise ValueError(f"Unknown stage {stage!r}; choose one of {tuple(kinds)}.")
+  config = get_default(kinds[stage])
   config.workdir = f"runs/quickstart/{stage}"
   config.data.max_document_bytes = 2048  # so that a short run sees parts of many files
   config.data.seq_len = 1024
@@ -29,6 +33,13 @@ def get_config(stage="blt"):
   if stage == "entropy":
     config.num_steps = 700
     set_stack(config.model.transformer, dim=96, num_layers=2, num_heads=3, window=32)
+  elif stage == "bpe":
+    config.num_steps = 800
+    config.data.seq_len = 320  # pieces, of 3.2 bytes each
+    config.patching.tokenizer = "runs/quickstart/bpe.model"
+    config.model.vocab_size = 4096
+    config.model.tie_embeddings = True
+    set_stack(config.model.transformer, dim=128, num_layers=4, num_heads=4, num_kv_heads=2)
   else:
     config.num_steps = 800
     config.data.num_patches = 228  # 4.5 bytes each

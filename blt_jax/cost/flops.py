@@ -6,6 +6,7 @@ Both count a product and a sum as two operations.
 from blt_jax.cost import chips
 from blt_jax.models.config import (
   BLTConfig,
+  BPELMConfig,
   ByteLMConfig,
   CrossAttentionConfig,
   TransformerConfig,
@@ -45,7 +46,7 @@ def byte_lm_flops_per_byte(config: ByteLMConfig, bytes_per_patch: float, seq_len
   """The same of a plain byte model, whose cost does not depend on patches.
 
   Args:
-    config: of the model. For a BPE model, a "byte" is a token.
+    config: of the model.
     bytes_per_patch: of no effect.
     seq_len: bytes in a context.
 
@@ -54,6 +55,22 @@ def byte_lm_flops_per_byte(config: ByteLMConfig, bytes_per_patch: float, seq_len
   """
   _check_sizes(bytes_per_patch, seq_len)
   return _transformer(config.transformer, seq_len, config.vocab_size)
+
+
+def bpe_lm_flops_per_byte(config: BPELMConfig, bytes_per_patch: float, seq_len: int) -> float:
+  """The same of a model over pieces: what a piece costs, over the bytes in it.
+
+  Args:
+    config: of the model.
+    bytes_per_patch: mean bytes per piece, of the text at hand.
+    seq_len: bytes in a context, of which `seq_len / bytes_per_patch` pieces are made.
+
+  Raises:
+    ValueError: as `blt_flops_per_byte`.
+  """
+  _check_sizes(bytes_per_patch, seq_len)
+  context = seq_len / bytes_per_patch
+  return _transformer(config.transformer, context, config.vocab_size) / bytes_per_patch
 
 
 def _check_sizes(bytes_per_patch: float, seq_len: int) -> None:
@@ -117,7 +134,7 @@ def blt_model_flops(config: BLTConfig, seq_len: int, num_patches: int) -> float:
 
 
 def byte_lm_model_flops(config: ByteLMConfig, seq_len: int, num_patches: int) -> float:
-  """The same of a plain byte model; `num_patches` is of no effect."""
+  """The same of a plain model over ids, bytes or pieces; `num_patches` is of no effect."""
   del num_patches
   stack = config.transformer
   return 3 * (_stack(stack, seq_len) + 2 * seq_len * stack.dim * config.vocab_size)

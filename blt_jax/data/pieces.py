@@ -1,17 +1,56 @@
-"""Text with a delimiter before each BPE piece: what the "bpe" scheme patches."""
+"""Text in BPE pieces, and with a delimiter before each: what the "bpe" scheme patches."""
 
 import os
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.storage import files
 
-_SPACE = "▁"  # stands for a space in pieces
-_RAW = re.compile(f"([\udc80-\udcff{_SPACE}])")  # bytes that are not UTF-8; what pieces confuse
+SPACE = "▁"  # stands for a space in pieces
+_RAW = re.compile(f"([\udc80-\udcff{SPACE}])")  # bytes that are not UTF-8; what pieces confuse
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
+
+
+def load_model(path: str | os.PathLike) -> tuple[str, Any]:
+  """Opens the file of a SentencePiece model.
+
+  Returns:
+    Its path on this machine, and the `SentencePieceProcessor`.
+
+  Raises:
+    FileNotFoundError: there is none.
+    ImportError: sentencepiece is missing.
+    ValueError: the file holds no such model.
+  """
+  try:
+    import sentencepiece
+  except ImportError as error:
+    raise ImportError("BPE pieces need sentencepiece: pip install 'blt_jax[bpe]'") from error
+  here = files.copy_here(path)
+  if not os.path.isfile(here):
+    raise FileNotFoundError(
+      f"No file {path}; config.patching.tokenizer is that of a SentencePiece model."
+    )
+  try:
+    return here, sentencepiece.SentencePieceProcessor(model_file=here)
+  except (OSError, RuntimeError) as error:
+    raise ValueError(f"{path} holds no SentencePiece model: {error}.") from error
+
+
+def split_raw(text: bytes) -> Iterator[str | bytes]:
+  """Divides text into runs for a model, str, and bytes that none may see as they are.
+
+  Those are bytes that are not UTF-8, one by one, and the character that stands for a space.
+  """
+  for run in _RAW.split(text.decode(errors="surrogateescape")):
+    if _RAW.fullmatch(run):
+      yield run.encode(errors="surrogateescape")
+    elif run:
+      yield run
 
 
 class PieceEncoder:
@@ -22,26 +61,8 @@ class PieceEncoder:
   """
 
   def __init__(self, path: str | os.PathLike):
-    """Opens the file of a model.
-
-    Raises:
-      FileNotFoundError: there is none.
-      ImportError: sentencepiece is missing.
-      ValueError: the file holds no such model.
-    """
-    try:
-      import sentencepiece
-    except ImportError as error:
-      raise ImportError("BPE patches need sentencepiece: pip install 'blt_jax[bpe]'") from error
-    self._path = files.copy_here(path)
-    if not os.path.isfile(self._path):
-      raise FileNotFoundError(
-        f"No file {path}; config.patching.tokenizer is that of a SentencePiece model."
-      )
-    try:
-      self._model = sentencepiece.SentencePieceProcessor(model_file=self._path)
-    except (OSError, RuntimeError) as error:
-      raise ValueError(f"{path} holds no SentencePiece model: {error}.") from error
+    """Opens the file of a model; raises as `load_model` does."""
+    self._path, self._model = load_model(path)
 
   def __reduce__(self):
     return PieceEncoder, (self._path,)
@@ -64,20 +85,20 @@ class PieceEncoder:
 
   def split(self, text: bytes) -> Iterator[bytes]:
     """Splits text into pieces; bytes that are not UTF-8 stand alone."""
-    for run in _RAW.split(text.decode(errors="surrogateescape")):
-      if _RAW.fullmatch(run):
-        yield run.encode(errors="surrogateescape")
-      elif run:
+    for run in split_raw(text):
+      if isinstance(run, bytes):
+        yield run
+      else:
         yield from filter(None, self._split_valid(run))
 
   def _split_valid(self, text: str) -> Iterator[bytes]:
     """The model puts a space before the text; spaces that it begins with are one piece."""
     pieces = self._model.encode(text, out_type=str)
-    while pieces and not pieces[0].strip(_SPACE):
+    while pieces and not pieces[0].strip(SPACE):
       pieces.pop(0)
     yield b" " * (len(text) - len(text.lstrip(" ")))
     for number, piece in enumerate(pieces):
       if byte := _BYTE.fullmatch(piece):
         yield bytes.fromhex(byte[1])
       else:
-        yield (piece.replace(_SPACE, " ") if number else piece.lstrip(_SPACE)).encode()
+        yield (piece.replace(SPACE, " ") if number else piece.lstrip(SPACE)).encode()

@@ -1,6 +1,7 @@
 """Documents to batches, with Grain: patched, packed, resumable, prefetched."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,13 +51,21 @@ def training_batches(
 
   Returns:
     Dataset of dicts: `tokens`, `targets` int32 [B, S], `loss_mask` bool [B, S],
-    `patch_lengths` int32 [B, P]; and which documents these are, see `packing.rows.PackRows`.
+    `patch_lengths` int32 [B, P]; where ids are pieces, `target_bytes` int32 [B, S], raw bytes
+    of each target; and which documents these are, see `packing.rows.PackRows`.
   """
-  return PackRows(
+  rows = PackRows(
     workers.transform(documents, patch if num_workers else _keep, num_workers),
     **dataclasses.asdict(shape),
     patch=None if num_workers else patch,
   )
+  if patch.sizes is None:
+    return rows
+  return rows.map(functools.partial(_add_target_bytes, sizes=patch.sizes))
+
+
+def _add_target_bytes(batch: Batch, sizes: np.ndarray) -> Batch:
+  return batch | {"target_bytes": sizes[batch["targets"]]}
 
 
 def _keep(document: Document) -> Document:
@@ -68,7 +77,7 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
   """One pass over all documents in order; the last batch is filled with empty rows."""
   for batch in training_batches(documents, patch, dataclasses.replace(shape, pool_size=1)):
-    yield {key: batch[key] for key in ("tokens", "targets", "loss_mask", "patch_lengths")}
+    yield {key: batch[key] for key in batch.keys() - {"documents", "open_documents"}}
 
 
 def prefetch(batches: grain.IterDataset, put: Callable[[Batch], Any]) -> grain.DatasetIterator:

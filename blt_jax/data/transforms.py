@@ -26,6 +26,7 @@ class PatchDocument:
     config: patching.PatchingConfig,
     scorer: Scorer | None = None,
     encode: Encoder = _encode,
+    sizes: np.ndarray | None = None,
   ):
     """Takes the patching and what it needs.
 
@@ -33,8 +34,10 @@ class PatchDocument:
       config: how to patch.
       scorer: for the entropy scheme, what scores documents that bring no entropies.
       encode: turns text into ids; for the bpe scheme, with delimiters.
+      sizes: int [V], bytes of each id, where ids are pieces; None where they are bytes.
     """
     self.encode = encode
+    self.sizes = sizes
     self._config = config
     self._scorer = scorer
 

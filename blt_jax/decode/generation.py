@@ -1,5 +1,6 @@
 """What becomes of a prompt."""
 
+import builtins
 import dataclasses
 
 import numpy as np
@@ -12,7 +13,7 @@ class Generation:
   """A prompt and its continuation.
 
   Attributes:
-    prompt: int32 [n] ids, BOS first.
+    prompt: int32 [n] ids, BOS first; of pieces, those that are kept as they are.
     ids: int32 [m] new ids, an EOS included; a stop string is cut off.
     log_probs: float32 [m], of the new ids under the model itself, in nats.
     finish: "end" (EOS), "stop", "length" (`max_bytes`, or the row is full), "patches"
@@ -21,6 +22,8 @@ class Generation:
     starts: bool [n + m], bytes that start a patch; None where there are none.
     entropies: float32 [n + m] nats, of the prediction made at each byte; likewise.
     passes: reads of the model that the new bytes took; fewer than m with drafts.
+    raw: the continuation's bytes where ids are pieces, of which the first may begin in the
+      prompt and the last be cut; None where ids are bytes.
   """
 
   prompt: np.ndarray
@@ -31,11 +34,12 @@ class Generation:
   starts: np.ndarray | None = None
   entropies: np.ndarray | None = None
   passes: int = 0
+  raw: builtins.bytes | None = None
 
   @property
-  def bytes(self) -> bytes:
+  def bytes(self) -> builtins.bytes:
     """The continuation."""
-    return tokenizer.decode_bytes(self.ids)
+    return tokenizer.decode_bytes(self.ids) if self.raw is None else self.raw
 
   @property
   def text(self) -> str:
@@ -50,6 +54,12 @@ class Piece:
   index: int  # of the prompt
   ids: np.ndarray  # int32, new since the last piece
   result: Generation | None = None  # with the last piece
+  raw: builtins.bytes | None = None  # what is new, where ids are no bytes
+
+  @property
+  def bytes(self) -> builtins.bytes:
+    """What is new of the continuation."""
+    return tokenizer.decode_bytes(self.ids) if self.raw is None else self.raw
 
 
 def failed(error: str) -> Generation:

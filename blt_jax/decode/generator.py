@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 from blt_jax import tokenizer
+from blt_jax.decode import piece_text
 from blt_jax.decode.drafting import Drafting, check_drafting
 from blt_jax.decode.generation import Generation, Piece, failed
 from blt_jax.decode.language_model import LanguageModel
+from blt_jax.decode.piece_text import Pieces
 from blt_jax.decode.rows import Request, Rows
 from blt_jax.decode.sampling import Sampling
 
@@ -33,7 +35,8 @@ class Generator:
     Args:
       model: see `language_model`.
       batch_size: rows at a time at most.
-      max_length: bytes of a prompt and its continuation together, BOS included.
+      max_length: bytes of a prompt and its continuation together, BOS included; of a model
+        over pieces, pieces.
       truncate: keep BOS and the end of a prompt that leaves no room for `max_bytes` new ones
         (at most half of max_length), instead of an error or fewer new bytes.
       drafting: how to draft bytes; None for one byte at a time. The output is the same.
@@ -113,35 +116,43 @@ class Generator:
       yield from rows.run(stride)
 
   def _request(self, index, prompt, options) -> Request:
-    ids = encode_prompt(prompt)
+    pieces, start = self._model.pieces, b""
+    ids = encode_prompt(prompt, pieces)
     room = self._max_length - len(ids)
     if room < 1 and not self._truncate:
+      unit = "bytes" if pieces is None else "pieces"
       raise ValueError(
-        f"The prompt has {len(ids)} bytes, BOS included, and max_length is "
+        f"The prompt has {len(ids)} {unit}, BOS included, and max_length is "
         f"{self._max_length}: shorten it, raise max_length, or set truncate to keep its end."
       )
     longest = self._max_length - min(options.max_bytes, self._max_length // 2)
     if self._truncate and len(ids) > longest:
       ids = np.concatenate([ids[:1], ids[len(ids) - longest + 1 :]])
     limit = min(len(ids) + options.max_bytes, self._max_length)
-    return Request(index, ids, limit, options)
+    if pieces is not None and isinstance(prompt, str | bytes):
+      ids, start = piece_text.open_end(pieces, ids)
+    return Request(index, ids, limit, options, start)
 
 
-def encode_prompt(prompt: Prompt) -> np.ndarray:
-  """Ids int32 [n] of a prompt, BOS first.
+def encode_prompt(prompt: Prompt, pieces: Pieces | None = None) -> np.ndarray:
+  """Ids int32 [n] of a prompt, BOS first, of bytes or of pieces.
 
   Raises:
     ValueError: ids are none of the vocabulary, or there are none, or a text is no text.
   """
   if isinstance(prompt, str) and not tokenizer.is_text(prompt):
     raise ValueError(f"{prompt!r} has a lone surrogate, which UTF-8 has no bytes for.")
+  if isinstance(prompt, str | bytes) and pieces is not None:
+    raw = prompt.encode() if isinstance(prompt, str) else prompt
+    return np.concatenate([[tokenizer.BOS_ID], pieces.encode(raw)]).astype(np.int32)
   if isinstance(prompt, str | bytes):
     return tokenizer.encode(prompt, add_eos=False)
+  size = tokenizer.VOCAB_SIZE if pieces is None else len(pieces.sizes)
   ids = np.asarray(prompt)
   if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
     raise ValueError(f"Prompt ids must be a list of integers, BOS first, got {ids.shape}.")
-  if ids.min() < 0 or ids.max() >= tokenizer.VOCAB_SIZE:
-    raise ValueError(f"Prompt ids must be in [0, {tokenizer.VOCAB_SIZE}).")
+  if ids.min() < 0 or ids.max() >= size:
+    raise ValueError(f"Prompt ids must be in [0, {size}).")
   return ids.astype(np.int32)
 
 

@@ -12,6 +12,7 @@ from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
 from blt_jax.decode.cursor import check_causal
 from blt_jax.decode.from_params import blt_weights, byte_lm_weights
+from blt_jax.decode.piece_text import Pieces
 from blt_jax.decode.reader import EntropySource, Reader, UncachedReader
 from blt_jax.hashing import NgramTable
 from blt_jax.models.blt import BLT
@@ -22,10 +23,11 @@ from blt_jax.patching import PatchingConfig
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-  """A reader and its weights."""
+  """A reader, its weights and, where its ids are not bytes, what pieces they stand for."""
 
   reader: Reader
   weights: Any
+  pieces: Pieces | None = None
 
 
 def from_module(module: nn.Module, params: Any) -> LanguageModel:

@@ -270,7 +270,10 @@ def _along(
   """UTF-8 states [B, C + 1] and bytes seen [B, C + 1, V], before and after each token."""
   states, seen = [state.utf8], [state.seen]
   for token in tokens.T:
-    states.append(jnp.asarray(utf8.NEXT)[states[-1], token] if "utf8" in parts else states[-1])
+    after = states[-1]
+    if "utf8" in parts:
+      after = jnp.asarray(utf8.tables(state.seen.shape[-1])[1])[after, token]
+    states.append(after)
     new = jax.nn.one_hot(token, seen[-1].shape[-1], dtype=bool)
     seen.append(seen[-1] | new if "seen" in parts else seen[-1])
   return jnp.stack(states, axis=1), jnp.stack(seen, axis=1)

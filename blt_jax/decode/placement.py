@@ -18,7 +18,7 @@ def shard(model: LanguageModel, mesh: Mesh) -> LanguageModel:
   What is generated with it runs on all devices of the mesh.
   """
   weights = jax.device_put(model.weights, weight_shardings(model.weights, mesh))
-  return LanguageModel(model.reader, weights)
+  return dataclasses.replace(model, weights=weights)
 
 
 def weight_shardings(weights: Any, mesh: Mesh) -> Any:

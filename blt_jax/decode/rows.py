@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import tokenizer
-from blt_jax.decode import loop, sampling
+from blt_jax.decode import loop, piece_text, sampling
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation, Piece, failed
 from blt_jax.decode.language_model import LanguageModel
@@ -18,6 +18,7 @@ from blt_jax.decode.sampling import Sampling
 _FINISH = {
   loop.END: "end", loop.STOP: "stop", loop.LENGTH: "length", loop.PATCHES: "patches",
 }  # fmt: skip
+_LOOK = 16  # passes after which the text of pieces is looked at
 _ROUND = 128  # rows have a multiple of this many bytes, so that few programs are compiled
 
 
@@ -30,12 +31,14 @@ class Request:
     ids: int32 [n], BOS first.
     limit: bytes of the prompt and its continuation at most.
     options: how to continue it.
+    start: what the first new id must begin with, where ids are pieces: the prompt's end.
   """
 
   index: int
   ids: np.ndarray
   limit: int
   options: Sampling
+  start: bytes = b""
 
 
 class Rows:
@@ -50,13 +53,13 @@ class Rows:
     batch_size: int,
   ):
     """Reads the first prompts; the arguments are those of `Generator`."""
-    self._model, self._drafting = model, drafting
+    self._model, self._drafting, self._pieces = model, drafting, model.pieces
     self._keep_back = drafting.length if drafting else 1
     capacity = -(-max(r.limit for r in requests) // _ROUND) * _ROUND
     self._capacity, self._chunk = capacity, min(chunk, capacity)
     self._waiting = collections.deque(requests)
     num_rows = min(batch_size, 1 << (len(requests) - 1).bit_length())
-    self._stop_shape = _stop_shape(requests)
+    self._stop_shape = _stop_shape([self._device_options(r) for r in requests])
     self._parts = frozenset().union(*(r.options.parts for r in requests))
     self._rows: list[Request | None] = [None] * num_rows
     for row in range(min(num_rows, len(requests))):
@@ -66,18 +69,20 @@ class Rows:
 
   def run(self, stride: int) -> Iterator[Piece]:
     """Continues all prompts, with a look at the results every `stride` passes."""
+    if self._pieces is not None:  # their text is looked at here
+      stride = min(stride, _LOOK)
     while True:
       lengths, finish, text = jax.device_get(
         (self._state.length, self._state.finish, self._state.text)
       )
       for row, request in enumerate(self._rows):
-        if request is not None and finish[row] != loop.RUNNING:
+        if request is None:
+          continue
+        if finish[row] != loop.RUNNING or self._has_ended(request, text[row], lengths[row]):
           yield self._last_piece(row, request, text[row])
           self._refill(row)
-        elif request is not None:
-          ids = self._unsent(row, request, text[row], lengths[row])
-          if len(ids):
-            yield Piece(request.index, ids)
+        elif (piece := self._next_piece(row, request, text[row], lengths[row])) is not None:
+          yield piece
       if not any(self._rows):
         return
       self._state = loop.generate(
@@ -108,24 +113,73 @@ class Rows:
     cache, logits, log_probs, _ = loop.prefill(
       self._model.reader, self._model.weights, tokens, lengths, self._chunk, self._keep_back
     )
+    logits = self._keep_starts(requests, logits)
     limits = np.array([0 if r is None else r.limit for r in requests], np.int32)
-    samplings = [Sampling() if r is None else r.options for r in requests]
+    samplings = [Sampling() if r is None else self._device_options(r) for r in requests]
     options = sampling.make_options(samplings, *self._stop_shape)
     return loop.start(
       self._model.reader, cache, logits, log_probs, tokens, lengths, limits, options
     )
 
-  def _unsent(self, row: int, request: Request, text: np.ndarray, length: int) -> np.ndarray:
-    """New ids that no stop string can take back any more."""
-    held = max((len(sampling.stop_ids(s)) for s in request.options.stop), default=1) - 1
-    start = len(request.ids) + self._sent[row]
-    ids = text[start : max(length - held, start)]
-    self._sent[row] += len(ids)
-    return ids
+  def _device_options(self, request: Request) -> Sampling:
+    """Stop strings are found in ids on the device, in the text of pieces here."""
+    if self._pieces is None:
+      return request.options
+    return dataclasses.replace(request.options, stop=())
+
+  def _keep_starts(self, requests: Sequence[Request | None], logits: jax.Array) -> jax.Array:
+    """Logits [B, V] that rule out first pieces which do not begin with their prompt's end."""
+    if self._pieces is None or not any(r is not None and r.start for r in requests):
+      return logits
+    is_right = np.ones(logits.shape, bool)
+    for row, request in zip(is_right, requests, strict=True):
+      if request is not None and request.start:
+        row[:] = self._pieces.starting_with(request.start)
+    return jnp.where(is_right, logits, -jnp.inf)
+
+  def _has_ended(self, request: Request, text: np.ndarray, length: int) -> bool:
+    """Whether the text of pieces has met a stop string or its last byte."""
+    if self._pieces is None:
+      return False
+    ids = text[len(request.ids) : length]
+    return piece_text.read(self._pieces, request.start, ids, request.options).finish is not None
+
+  def _next_piece(
+    self, row: int, request: Request, text: np.ndarray, length: int
+  ) -> Piece | None:
+    """New ids that no stop string can take back any more; None if there are none."""
+    start, sent = len(request.ids), self._sent[row]
+    ids = text[start:length]
+    if self._pieces is None:
+      held = max((len(sampling.stop_ids(s)) for s in request.options.stop), default=1) - 1
+      count, raw = max(len(ids) - held, sent), None
+    else:
+      count, raw = self._settled(request, ids, sent)
+    self._sent[row] = count
+    return Piece(request.index, ids[sent:count], raw=raw) if count > sent else None
+
+  def _settled(self, request: Request, ids: np.ndarray, sent: int) -> tuple[int, bytes]:
+    """How many of the ids of pieces say what stays, and what those say that were not sent."""
+    pieces, skip = self._pieces, len(request.start)
+    assert pieces is not None
+    raw = piece_text.read(pieces, request.start, ids, request.options).raw
+    ends = np.cumsum(pieces.sizes[ids])
+    stays = skip + piece_text.settled(raw, request.options)
+    count = max(int(np.searchsorted(ends, stays, side="right")), sent)
+    first, last = (self._num_bytes(request, ids[:n]) for n in (sent, count))
+    return count, raw[first:last]
+
+  def _num_bytes(self, request: Request, ids: np.ndarray) -> int:
+    """Bytes of the continuation in its first ids [n] of pieces."""
+    assert self._pieces is not None
+    return max(int(self._pieces.sizes[ids].sum()) - len(request.start), 0)
 
   def _last_piece(self, row: int, request: Request, text: np.ndarray) -> Piece:
-    result = self._result(row, request, text)
-    return Piece(request.index, result.ids[self._sent[row] :], result)
+    result, sent = self._result(row, request, text), self._sent[row]
+    raw = None
+    if result.raw is not None:
+      raw = result.raw[self._num_bytes(request, result.ids[:sent]) :]
+    return Piece(request.index, result.ids[sent:], result, raw)
 
   def _result(self, row: int, request: Request, text: np.ndarray) -> Generation:
     """What became of a prompt whose row, with ids `text` [T], has finished."""
@@ -143,15 +197,35 @@ class Rows:
       )
     if finish == loop.STOP:
       end -= _stop_length(request.options, text[start:end])
+    reason, raw = _FINISH.get(int(finish), ""), None
+    if self._pieces is not None:
+      end, reason, raw = self._end_pieces(request, text[:end], reason)
     return Generation(
       prompt=request.ids,
       ids=text[start:end],
       log_probs=log_probs[start:end],
-      finish=_FINISH[int(finish)],
+      finish=reason,
       starts=None if starts is None else starts[:end],
       entropies=None if entropies is None else entropies[:end],
       passes=int(passes),
+      raw=raw,
     )
+
+  def _end_pieces(
+    self, request: Request, text: np.ndarray, reason: str
+  ) -> tuple[int, str, bytes]:
+    """Where the ids [n] of a row of pieces end, why, and what they say."""
+    assert self._pieces is not None
+    start = len(request.ids)
+    read = piece_text.read(self._pieces, request.start, text[start:], request.options)
+    if read.finish is None and reason == "length" and request.options.valid_utf8:
+      return len(text), reason, read.raw[: piece_text.whole_characters(read.raw)]
+    if read.finish is None:
+      return len(text), reason, read.raw
+    num_bytes = len(request.start) + len(read.raw)
+    return (
+      start + piece_text.count_ids(self._pieces, text[start:], num_bytes), read.finish, read.raw
+    )  # fmt: skip
 
 
 def _stop_length(options: Sampling, ids: np.ndarray) -> int:
@@ -160,9 +234,9 @@ def _stop_length(options: Sampling, ids: np.ndarray) -> int:
   return max(len(s) for s in stops if len(s) <= len(ids) and (ids[-len(s) :] == s).all())
 
 
-def _stop_shape(requests: Sequence[Request]) -> tuple[int, int]:
+def _stop_shape(options: Sequence[Sampling]) -> tuple[int, int]:
   """Number and length of stop strings, rounded up so that few programs are compiled."""
-  stops = [[len(sampling.stop_ids(s)) for s in r.options.stop] for r in requests]
+  stops = [[len(sampling.stop_ids(s)) for s in o.stop] for o in options]
   number = max(len(s) for s in stops)
   length = max((n for s in stops for n in s), default=1)
   return 1 << (max(number, 1) - 1).bit_length(), 1 << (length - 1).bit_length()

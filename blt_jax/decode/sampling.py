@@ -216,7 +216,7 @@ def adjust(
     penalised = jnp.where(logits > 0, logits / penalty, logits * penalty)
     logits = jnp.where(seen, penalised, logits)
   if "utf8" in parts:
-    ruled_out = options.valid_utf8[:, None, None] & ~utf8.allowed(state, room)
+    ruled_out = options.valid_utf8[:, None, None] & ~utf8.allowed(state, room, logits.shape[-1])
     logits = jnp.where(ruled_out, -jnp.inf, logits)
   if "temperature" in parts:
     temperature = options.temperature[:, None, None]

@@ -16,7 +16,7 @@ _ROUND = 256  # texts are padded to a multiple of this many bytes
 
 
 class LogLikelihood(NamedTuple):
-  """Of a continuation: nats, the sum over its bytes, and whether greedy would write it."""
+  """Of a continuation: nats, the sum over its ids, and whether greedy would write it."""
 
   log_prob: float
   is_greedy: bool
@@ -42,6 +42,9 @@ class Scorer:
   def loglikelihood(self, pairs: Sequence[tuple[Prompt, str | bytes]]) -> list[LogLikelihood]:
     """Scores continuations.
 
+    Where ids are pieces, a text and its continuation are read in the pieces of both together,
+    and what is scored begins with the first piece that the text alone does not have.
+
     Args:
       pairs: of a context, with "" for none, and its continuation.
 
@@ -51,15 +54,28 @@ class Scorer:
     check_texts("pairs", pairs)
     texts, starts = [], []
     for number, pair in enumerate(pairs):
-      context, continuation = _check_pair(number, pair)
-      ids = encode_prompt(context)
-      new = tokenizer.encode(continuation, add_bos=False, add_eos=False)
-      texts.append(np.concatenate([ids, new]))
-      starts.append(len(ids))
+      ids, start = self._join(*_check_pair(number, pair))
+      texts.append(ids)
+      starts.append(start)
     return [
       LogLikelihood(float(log_probs[start:].sum(dtype=np.float64)), bool(is_best[start:].all()))
       for start, (log_probs, is_best) in zip(starts, self._score(texts), strict=True)
     ]
+
+  def _join(self, context: Prompt, continuation: str | bytes) -> tuple[np.ndarray, int]:
+    """Ids int32 [n] of both, and the number of the first that is scored."""
+    pieces = self._model.pieces
+    before = encode_prompt(context, pieces)
+    raw = continuation.encode() if isinstance(continuation, str) else continuation
+    if pieces is None:
+      new = tokenizer.encode(raw, add_bos=False, add_eos=False)
+      return np.concatenate([before, new]), len(before)
+    if not isinstance(context, str | bytes):
+      return np.concatenate([before, pieces.encode(raw)]), len(before)
+    text = context.encode() if isinstance(context, str) else context
+    both = encode_prompt(text + raw, pieces)
+    overlap = min(len(before), len(both))
+    return both, int(np.cumprod(before[:overlap] == both[:overlap]).sum())
 
   def loglikelihood_rolling(self, texts: Sequence[str | bytes]) -> list[float]:
     """Log-likelihood in nats of whole texts, from a BOS on, the end not included.
@@ -68,7 +84,7 @@ class Scorer:
       ValueError: texts are no list.
     """
     check_texts("texts", texts)
-    scores = self._score([encode_prompt(text) for text in texts])
+    scores = self._score([encode_prompt(text, self._model.pieces) for text in texts])
     return [float(log_probs.sum(dtype=np.float64)) for log_probs, _ in scores]
 
   def _score(self, texts: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -1,5 +1,7 @@
 """Well-formed UTF-8 as a table: what may follow, byte by byte (Unicode, table 3-7)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,22 +38,36 @@ _MISSING = np.array([0, 1, 2, 3, 2, 2, 3, 3])  # bytes of the character, in each
 ALLOWED, NEXT = _tables()  # bool and int32 [states, V]; what is not allowed leads to BETWEEN
 
 
-def allowed(state: jax.Array, room: jax.Array) -> jax.Array:
-  """Which bytes may follow, and begin no character that does not fit: bool [..., V].
+@functools.cache
+def tables(size: int) -> tuple[np.ndarray, np.ndarray]:
+  """`ALLOWED` and `NEXT` with columns for pieces up to `size`: those are whole characters."""
+  more = (0, 0), (0, size - tokenizer.VOCAB_SIZE)
+  allowed, following = np.pad(ALLOWED, more), np.pad(NEXT, more)
+  allowed[BETWEEN, tokenizer.VOCAB_SIZE :] = True
+  return allowed, following
+
+
+def allowed(state: jax.Array, room: jax.Array, size: int = tokenizer.VOCAB_SIZE) -> jax.Array:
+  """Which ids may follow, and begin no character that does not fit: bool [..., V].
 
   Args:
     state: int [...].
-    room: int [...], how many bytes there may still be.
+    room: int [...], how many ids there may still be.
+    size: V.
   """
-  fits = _MISSING[NEXT[BETWEEN]] < jnp.maximum(room, 1)[..., None]
-  return jnp.asarray(ALLOWED)[state] & (fits | (state != BETWEEN)[..., None])
+  may_follow, following = tables(size)
+  fits = _MISSING[following[BETWEEN]] < jnp.maximum(room, 1)[..., None]
+  return jnp.asarray(may_follow)[state] & (fits | (state != BETWEEN)[..., None])
 
 
 def state_after(ids: np.ndarray) -> int:
-  """The state after ids [n]; a malformed sequence counts as ended."""
+  """The state after ids [n]; a malformed sequence counts as ended, and so does a piece."""
   state = BETWEEN
   for token in ids[-4:]:  # no character is longer
     token = int(token)
+    if token >= tokenizer.VOCAB_SIZE:
+      state = BETWEEN
+      continue
     if not ALLOWED[state, token]:
       state = BETWEEN  # this byte may begin a character
     state = int(NEXT[state, token])

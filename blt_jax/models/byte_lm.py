@@ -1,4 +1,4 @@
-"""A plain language model over bytes: the entropy model and the flat baselines."""
+"""A plain language model over bytes or pieces: the entropy model and the flat baselines."""
 
 import flax.linen as nn
 import jax

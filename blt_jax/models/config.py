@@ -112,6 +112,22 @@ class ByteLMConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class BPELMConfig(ByteLMConfig):
+  """A decoder-only language model over the pieces of a BPE tokenizer, as Llama is one.
+
+  Attributes:
+    transformer: the stack.
+    vocab_size: V, as many as the tokenizer has; see `data.piece_vocabulary`.
+    document_masks: attention stays inside documents.
+    eos_id: the id that ends a document.
+    tie_embeddings: the output matrix is the embedding table.
+    dtype: of activations; parameters are float32.
+  """
+
+  vocab_size: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
 class CrossAttentionConfig:
   """Attention between bytes and patches in a local model.
 

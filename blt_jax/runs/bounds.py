@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
-from blt_jax import patching
+from blt_jax import kinds, patching
 from blt_jax.models.config import DepthInit, Remat
 
 
@@ -178,8 +178,25 @@ def _check_inert(config: ConfigDict) -> None:
     raise ValueError(
       "config.patching.split_first=False gives rows that no model reads; leave it True."
     )
+  _check_pieces(config)
   if config.patching.scheme == "lookup":
     raise ValueError(
       "The lookup scheme is one of patching.patch_lengths alone, which takes its table; choose "
       "another config.patching.scheme."
+    )
+
+
+def _check_pieces(config: ConfigDict) -> None:
+  """Raises where a tokenizer, or a patching of its pieces, would be read by nobody."""
+  reads_pieces = kinds.find_kind(config.model.kind).reads_pieces
+  scheme, tokenizer = config.patching.scheme, config.patching.tokenizer
+  if reads_pieces and scheme != "byte":
+    raise ValueError(
+      f"config.patching.scheme is {scheme!r}, and a {config.model.kind} reads pieces one by "
+      "one: leave it 'byte'."
+    )
+  if tokenizer and not reads_pieces and scheme != "bpe":
+    raise ValueError(
+      f"config.patching.tokenizer is {tokenizer}, and neither the {config.model.kind} nor the "
+      f"patching scheme {scheme!r} has pieces; leave it out, or choose the scheme 'bpe'."
     )

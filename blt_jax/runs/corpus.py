@@ -1,6 +1,6 @@
 """The text of a run, from `config.data`: training and held-out documents."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ml_collections import ConfigDict
@@ -22,6 +22,13 @@ class Corpus(NamedTuple):
   def stream(self, seed: int, index: int = 0, count: int = 1) -> Dataset:
     """Documents to learn from, endless and shuffled: one of `count` disjoint streams."""
     return mixture.mix(self.train, seed, self.shuffle_window, host=(index, count))
+
+  def once(self, seed: int) -> Iterator[tuple[Dataset, float]]:
+    """Of each source, its documents to learn from once, shuffled, and its share by weight."""
+    total = sum(weight for _, weight in self.train.values())
+    for name, (dataset, weight) in self.train.items():
+      part = {name: (dataset, 1.0)}
+      yield mixture.mix(part, seed, self.shuffle_window, num_epochs=1), weight / total
 
   def test_documents(self) -> Dataset:
     """Documents to test on, once and in order."""

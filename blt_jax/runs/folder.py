@@ -19,6 +19,7 @@ from blt_jax.storage import atomic
 from blt_jax.storage.folders import Folder
 
 _CONFIG = "config.json"
+TOKENIZER = "tokenizer.model"  # of runs with BPE pieces
 # Settings of a BLT that came later, as all runs had them before: one whose config.json lacks
 # a setting keeps to that.
 FORMER_WAYS = {"hash_document_masks": False, "cross_document_masks": False}
@@ -95,7 +96,7 @@ def _architecture(model):
 
 
 def load_config(workdir: str | os.PathLike) -> ConfigDict:
-  """Reads the settings of a run.
+  """Reads the settings of a run; its tokenizer is the one in its folder, if that is there.
 
   Raises:
     FileNotFoundError: the folder holds no run.
@@ -111,6 +112,8 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
   settings = home.read_json(_CONFIG)
   if settings.get("model", {}).get("kind") == "blt":
     settings["model"] = FORMER_WAYS | settings["model"]
+  if home.exists(TOKENIZER):
+    settings["patching"]["tokenizer"] = home.path_of(TOKENIZER)
   return ConfigDict(settings)
 
 

@@ -1,5 +1,6 @@
 """A run as generation needs it."""
 
+import dataclasses
 import os
 
 from blt_jax import kinds
@@ -33,7 +34,9 @@ def load_language_model(
   kind = kinds.kind_of(run.model.config)
   if not kind.patched:
     _check_unused(f"{workdir} reads no patches", entropy_model, threshold)
-    return kind.reader(run.model, run.params)
+    model = kind.reader(run.model, run.params)
+    pieces = patchers.load_patcher(section).pieces if kind.reads_pieces else None
+    return dataclasses.replace(model, pieces=pieces)
   if section.scheme != "entropy":
     _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)
   if entropy_model:

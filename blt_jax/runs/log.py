@@ -10,6 +10,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from blt_jax import kinds
 from blt_jax.ops import device
 from blt_jax.parallel import distributed
 from blt_jax.runs import metrics
@@ -146,6 +147,8 @@ def make_run_log(
 ) -> RunLog:
   """The log of a run; only process 0 writes, and warns of signs in what it writes."""
   workdir, section = config.workdir, config.logging
+  holds_pieces = kinds.find_kind(config.model.kind).reads_pieces
+  devices = mesh.devices.ravel().tolist()
   writer = signs = None
   if distributed.is_lead():
     writer = metrics.MetricWriter(workdir, section.tensorboard)
@@ -154,7 +157,7 @@ def make_run_log(
     num_steps=config.num_steps,
     every_steps=section.every_steps,
     learning_rate=learning_rate,
-    speed=metrics.Speed(model.config, config.data.seq_len, mesh.devices.ravel().tolist()),
+    speed=metrics.Speed(model.config, config.data.seq_len, devices, holds_pieces),
     guard=LossGuard(workdir, section.max_loss_jump),
     stopwatch=stopwatch,
     writer=writer,

@@ -73,9 +73,16 @@ def _patch_size(sums: Mapping[str, float]) -> float:
 class Speed:
   """Rates of training, of all chips and of each."""
 
-  def __init__(self, config: Any, seq_len: int, devices: Sequence[jax.Device]):
-    """Takes the model, bytes in a row, and the chips that train it."""
+  def __init__(
+    self,
+    config: Any,
+    seq_len: int,
+    devices: Sequence[jax.Device],
+    holds_pieces: bool = False,
+  ):
+    """Takes the model, slots in a row, the chips, and whether slots hold pieces, not bytes."""
     self._config, self._seq_len, self._num_chips = config, seq_len, len(devices)
+    self._holds_pieces = holds_pieces
     self._peak = flops.peak_flops(devices[0].device_kind)
 
   def __call__(self, sums: Mapping[str, float], seconds: float) -> Numbers:
@@ -94,7 +101,8 @@ class Speed:
     }
     if self._peak is not None:
       patch_size = max(_patch_size(sums), 1.0)
-      forward = kinds.flops_per_byte(self._config, patch_size, self._seq_len)
+      context = round(self._seq_len * (patch_size if self._holds_pieces else 1))
+      forward = kinds.flops_per_byte(self._config, patch_size, context)
       numbers["mfu"] = 3 * forward * rate / self._peak
     return numbers
 

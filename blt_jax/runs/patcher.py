@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from blt_jax import config
+from blt_jax.data.piece_vocabulary import PieceVocabulary
 from blt_jax.data.pieces import PieceEncoder
 from blt_jax.data.reading.scored import Manifest
 from blt_jax.data.transforms import PatchDocument
@@ -19,6 +20,7 @@ from blt_jax.entropy.neural import EntropyScorer
 from blt_jax.entropy.table import TableModel
 from blt_jax.patching import PatchingConfig
 from blt_jax.runs import folder as runs
+from blt_jax.runs import tokenizers
 from blt_jax.storage.folders import Folder
 
 ENTROPIES = ("model", "table", "stored")
@@ -42,6 +44,7 @@ class Patcher:
     config: the scheme.
     entropy_model: of the entropy scheme.
     encoder: of the bpe scheme.
+    pieces: of a model over pieces.
     calibration: what `save_threshold` took with the threshold; empty if it is of another
       origin.
   """
@@ -49,6 +52,7 @@ class Patcher:
   config: PatchingConfig
   entropy_model: runs.EntropyModel | TableModel | None = None
   encoder: PieceEncoder | None = None
+  pieces: PieceVocabulary | None = None
   calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def documents(self) -> PatchDocument:
@@ -56,6 +60,8 @@ class Patcher:
     model = self.entropy_model
     if isinstance(model, runs.EntropyModel):
       return PatchDocument(self.config, EntropyScorer(*model, self.config.reset_at_newline))
+    if self.pieces is not None:
+      return PatchDocument(self.config, encode=self.pieces, sizes=self.pieces.sizes)
     if self.encoder is not None:
       return PatchDocument(self.config, encode=self.encoder)
     return PatchDocument(self.config, model)
@@ -70,13 +76,18 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
 
   Raises:
     FileNotFoundError: the entropy model or the tokenizer is missing.
-    ImportError: the bpe scheme lacks its library.
-    ValueError: the scheme lacks a model, a tokenizer or a threshold, or the entropies of the
-      text are those of another model or rule than the run's.
+    ImportError: sentencepiece is missing, and there are pieces.
+    ValueError: the scheme lacks a model, a tokenizer or a threshold, the tokenizer is not that
+      of the run, or the entropies of the text are those of another model or rule than its.
   """
   if section.scheme != "entropy":
-    encoder = _load_encoder(section)
-    return Patcher(config.make_patching_config(section), encoder=encoder)
+    rule = config.make_patching_config(section)
+    tokenizers.check_digest(section)
+    if section.scheme == "bpe":
+      return Patcher(rule, encoder=_load_encoder(section))
+    if section.scheme == "byte" and section.get("tokenizer"):
+      return Patcher(rule, pieces=PieceVocabulary(section.tokenizer))
+    return Patcher(rule)
   if section.entropies not in ENTROPIES:
     raise ValueError(
       f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."
@@ -96,9 +107,7 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
   return Patcher(rule, model, calibration=_find_calibration(rule, folders))
 
 
-def _load_encoder(section: ConfigDict) -> PieceEncoder | None:
-  if section.scheme != "bpe":
-    return None
+def _load_encoder(section: ConfigDict) -> PieceEncoder:
   if not section.tokenizer:
     raise ValueError(
       "The bpe scheme needs config.patching.tokenizer, the file of a SentencePiece model."

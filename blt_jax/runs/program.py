@@ -111,6 +111,8 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> steps.Batch:
     "loss_mask": array(shape.seq_len, jnp.bool_),
     "patch_lengths": array(shape.num_patches, jnp.int32),
   }
+  if kinds.find_kind(config.model.kind).reads_pieces:
+    batch["target_bytes"] = array(shape.seq_len, jnp.int32)
   if tables := config.model.get("ngram_vocab_sizes"):
     batch["ngram_ids"] = array(shape.seq_len, jnp.int32, len(tables))
   return batch

@@ -14,7 +14,7 @@ from blt_jax.data.reading.scored import Manifest
 from blt_jax.entropy import frequent_ngrams
 from blt_jax.parallel import sharding
 from blt_jax.parallel.host_share import host_share
-from blt_jax.runs import corpus, folder, ngrams
+from blt_jax.runs import corpus, folder, ngrams, tokenizers
 from blt_jax.runs.patcher import RULE, THRESHOLD_FILE, Stored, check_reset
 from blt_jax.storage.folders import Folder
 
@@ -27,13 +27,14 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
 
   Returns:
     A copy that nobody can write to, with `data.num_streams`, `data.num_patches`,
-    `data.heldout_salt`, `model.ngram_vocab_sizes`, and of the entropy scheme
-    `patching.entropy_model` and `threshold`. A run that goes on keeps what was the default
-    when it began.
+    `data.heldout_salt`, `model.ngram_vocab_sizes`, of the entropy scheme
+    `patching.entropy_model` and `threshold`, and with BPE pieces `patching.tokenizer` and its
+    `tokenizer_digest`. A run that goes on keeps what was the default when it began.
 
   Raises:
+    FileNotFoundError: as `tokenizers.resolve`.
     ValueError: the run began with another split of its text; streams do not divide; or as
-      `resolve_patching`.
+      `resolve_patching` and `tokenizers.resolve`.
   """
   whole = _copy(config)
   data, began_with = whole.data, folder.find_config(config.workdir)
@@ -47,6 +48,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   _fit_ngram_tables(whole)
   if whole.patching.threshold is None:
     whole.patching.threshold = _threshold_of_start(whole.patching, began_with)
+  if tokenizers.needs_tokenizer(whole):
+    path, digest = tokenizers.resolve(whole, began_with)
+    whole.patching.update(tokenizer=path, tokenizer_digest=digest)
   whole.patching = resolve_patching(whole.patching, corpus.stored_manifests(data))
   return FrozenConfigDict(whole)
 

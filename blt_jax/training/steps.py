@@ -29,27 +29,42 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
   """Adds up a batch.
 
   Returns:
-    float32 scalars: `nats` of cross entropy, `targets` that count in the loss, `bytes`
-    among them (all but EOS), `inputs` that are not padding, their `patches` and the
+    float32 scalars: `nats` of cross entropy, `targets` that count in the loss, their `bytes`
+    (EOS has none), `inputs` that are not padding, their `patches` and the
     `one_byte_patches` among these; `byte_slots` and `patch_slots`, the size of the batch.
+    Where ids are pieces, these are the patches: `inputs` are the bytes in them.
   """
   mask = batch["loss_mask"]
   nats = losses.cross_entropy_nats(predict(model, params, batch), batch["targets"])
+  counts = {"nats": jnp.where(mask, nats, 0), "targets": mask}
+  counts |= _count_pieces(batch) if "target_bytes" in batch else _count_patches(batch)
+  counts |= {
+    "byte_slots": jnp.ones_like(mask),
+    "patch_slots": jnp.ones_like(batch["patch_lengths"]),
+  }
+  return {k: v.sum(dtype=jnp.float32) for k, v in counts.items()}
+
+
+def _count_patches(batch: Batch) -> Metrics:
+  """Arrays to be summed, of a batch whose ids are bytes."""
   is_input = batch["tokens"] != tokenizer.BOE_ID
   lengths = batch["patch_lengths"]
   starts = jnp.cumsum(lengths, axis=1) - lengths
   is_patch = (lengths > 0) & (starts < is_input.sum(axis=1, keepdims=True))
-  counts = {
-    "nats": jnp.where(mask, nats, 0),
-    "targets": mask,
-    "bytes": mask & (batch["targets"] >= tokenizer.OFFSET),
+  return {
+    "bytes": batch["loss_mask"] & (batch["targets"] >= tokenizer.OFFSET),
     "inputs": is_input,
     "patches": is_patch,
     "one_byte_patches": is_patch & (lengths == 1),
-    "byte_slots": jnp.ones_like(mask),
-    "patch_slots": jnp.ones_like(is_patch),
   }
-  return {k: v.sum(dtype=jnp.float32) for k, v in counts.items()}
+
+
+def _count_pieces(batch: Batch) -> Metrics:
+  """The same of a batch whose ids are pieces, by the raw bytes of its targets."""
+  sizes = jnp.where(batch["loss_mask"], batch["target_bytes"], 0)
+  return {
+    "bytes": sizes, "inputs": sizes, "patches": sizes > 0, "one_byte_patches": sizes == 1
+  }  # fmt: skip
 
 
 def make_train_step(

@@ -1,5 +1,6 @@
 """FLOPs against numbers worked out by hand, and against XLA's count of a program."""
 
+import dataclasses
 import importlib
 
 import jax
@@ -15,6 +16,7 @@ from blt_jax.cost import chips, flops
 from blt_jax.models import init
 from blt_jax.models.config import (
   BLTConfig,
+  BPELMConfig,
   ByteLMConfig,
   CrossAttentionConfig,
   TransformerConfig,
@@ -64,6 +66,29 @@ def test_byte_lm_costs_its_stack_and_its_output():
   assert kinds.flops_per_byte(config, 1.0, 5) == shorter_than_the_window
 
 
+def test_bpe_lm_costs_what_its_pieces_cost():
+  """By hand: layers 512 x 10, 8,192 pieces of 4 bytes, contexts of 4,096 bytes."""
+  config = BPELMConfig(TransformerConfig(dim=512, num_layers=10, num_heads=8))
+  mlp, projections = 10 * 2 * 512 * 2 * 2048, 10 * 2 * 512 * 4 * 512
+  attention, output = 10 * 4 * 512 * (1024 + 1) / 2, 2 * 512 * 8192
+  expected = (mlp + projections + attention + output) / 4
+  assert kinds.flops_per_byte(config, 4.0, 4096) == expected
+  assert expected == pytest.approx(20.5e6, rel=0.005)
+  grouped = dataclasses.replace(config.transformer, num_kv_heads=2)
+  cheaper = dataclasses.replace(config, transformer=grouped, tie_embeddings=True)
+  saved = 10 * 2 * 512 * 2 * (512 - 128) / 4
+  assert kinds.flops_per_byte(cheaper, 4.0, 4096) == expected - saved
+
+
+def test_model_flops_of_a_bpe_lm_by_hand():
+  stack = TransformerConfig(dim=8, num_layers=3, num_heads=4, num_kv_heads=2, mlp_dim=20)
+  config = BPELMConfig(stack, vocab_size=50)
+  matrices = 10 * (2 * 2 * 8 * 8 + 2 * 2 * 8 * 4 + 3 * 2 * 8 * 20)
+  pairs = 10 * 11 // 2
+  forward = 3 * (matrices + pairs * 4 * 8) + 10 * 2 * 8 * 50
+  assert kinds.model_flops(config, 10, 11) == 3 * forward
+
+
 def test_impossible_sizes_are_errors():
   with pytest.raises(ValueError, match="patch_size 0.5 and seq_len 8 must be at least 1"):
     kinds.flops_per_byte(_preset("blt_1b"), 0.5, 8)
@@ -88,9 +113,10 @@ def test_model_flops_of_a_small_blt_by_hand():
   assert kinds.model_flops(config, seq_len, num_patches) == 3 * forward
 
 
-def test_model_flops_are_what_xla_counts_in_the_forward_pass():
+@pytest.mark.parametrize("kind", ["byte_lm", "bpe_lm"])
+def test_model_flops_are_what_xla_counts_in_the_forward_pass(kind):
   """One layer, so that nothing is in a loop, and no window, which XLA pads."""
-  config = tiny_config("byte_lm").model
+  config = tiny_config(kind).model
   config.transformer.update(dim=64, mlp_dim=128, window=None)
   model_config = settings.make_model_config(config)
   model = kinds.build_model(model_config)

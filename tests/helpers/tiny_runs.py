@@ -22,7 +22,7 @@ def tiny_config(kind: str, **settings_of_run) -> ConfigDict:
     config.model.latent.update(dim=32, window=None)
     config.model.encoder_cross.num_heads = config.model.decoder_cross.num_heads = 2
     config.model.update(hash_vocab_size=64, hash_sizes=(3, 4))
-  else:
+  elif kind in ("byte_lm", "bpe_lm"):
     config.model.transformer.update(tiny)
   config.model.dtype = "float32"
   config.data.update(batch_size=8, seq_len=32, num_patches=33)

@@ -65,6 +65,15 @@ def test_speed_per_chip_and_share_of_the_peak(monkeypatch):
   }
 
 
+@pytest.mark.parametrize(("holds_pieces", "context"), [(False, 4096), (True, 8192)])
+def test_a_context_is_counted_in_bytes(holds_pieces, context, monkeypatch):
+  asked = []
+  monkeypatch.setattr(flops, "peak_flops", lambda kind: 1e4)
+  monkeypatch.setattr(kinds, "flops_per_byte", lambda *sizes: asked.append(sizes) or 100.0)
+  metrics.Speed(None, 4096, jax.devices()[:2], holds_pieces)(_SUMS, seconds=0.5)
+  assert asked == [(None, 2.0, context)]
+
+
 def test_no_share_of_an_unknown_peak():
   assert "mfu" not in metrics.Speed(None, 4096, jax.devices("cpu")[:1])(_SUMS, 1.0)
 
