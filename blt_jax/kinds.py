@@ -14,8 +14,10 @@ from blt_jax.models.config import (
   BLTConfig,
   ByteLMConfig,
   CrossAttentionConfig,
+  MegaByteConfig,
   TransformerConfig,
 )
+from blt_jax.models.megabyte import MegaByte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,19 @@ def _tiny_byte_lm() -> ByteLMConfig:
   return ByteLMConfig(stack)
 
 
+def _megabyte() -> MegaByteConfig:
+  """Both stacks of the paper's runs on text (section 5), 758M and 262M."""
+  global_model = TransformerConfig(dim=2048, num_layers=14, num_heads=16)
+  local_model = TransformerConfig(dim=1024, num_layers=18, num_heads=16)
+  return MegaByteConfig(global_model, local_model, dtype="bfloat16")
+
+
+def _tiny_megabyte() -> MegaByteConfig:
+  stack = TransformerConfig(dim=16, num_layers=1, num_heads=2, mlp_multiple_of=8)
+  wide = dataclasses.replace(stack, dim=32)
+  return MegaByteConfig(wide, stack, patch_size=4, max_patches=64)
+
+
 KINDS: dict[str, Kind] = {
   "blt": Kind(
     config=BLTConfig,
@@ -104,6 +119,15 @@ KINDS: dict[str, Kind] = {
     model_flops=flops.byte_lm_model_flops,
     default=_byte_lm,
     tiny=_tiny_byte_lm,
+  ),
+  "megabyte": Kind(
+    config=MegaByteConfig,
+    module=MegaByte,
+    reader=language_model.from_megabyte,
+    flops_per_byte=flops.megabyte_flops_per_byte,
+    model_flops=flops.megabyte_model_flops,
+    default=_megabyte,
+    tiny=_tiny_megabyte,
   ),
 }
 

@@ -4,17 +4,22 @@
   python -m blt_jax.calibrate --run=runs/quickstart/entropy --target_bytes_per_patch=4.5
   python -m blt_jax.train --config=configs/quickstart.py
 
-`launch/quickstart.sh` runs all of it.
+`launch/quickstart.sh` runs all of it. The baselines of docs/baselines.md, of as many FLOPs per
+byte, need one command each:
+
+  python -m blt_jax.train --config=configs/quickstart.py:megabyte
 """
 
 from blt_jax.config import get_config as get_default
 
 
 def get_config(stage="blt"):
-  if stage not in ("blt", "entropy"):
-    raise ValueError(f"Unknown stage {stage!r}; choose 'blt' or 'entropy'.")
-  config = get_default("byte_lm" if stage == "entropy" else "blt")
+  if stage not in STAGES:
+    raise ValueError(f"Unknown stage {stage!r}; choose one of {tuple(STAGES)}.")
+  kind, set_model = STAGES[stage]
+  config = get_default(kind)
   config.workdir = f"runs/quickstart/{stage}"
+  config.num_steps = 800
   config.data.max_document_bytes = 2048  # so that a short run sees parts of many files
   config.data.seq_len = 1024
   config.data.batch_size = 2
@@ -26,24 +31,66 @@ def get_config(stage="blt"):
   config.logging.every_steps = 50
   config.eval.every_steps = 1_000_000  # at the end only
   config.eval.max_batches = 100
-  if stage == "entropy":
-    config.num_steps = 700
-    set_stack(config.model.transformer, dim=96, num_layers=2, num_heads=3, window=32)
-  else:
-    config.num_steps = 800
-    config.data.num_patches = 228  # 4.5 bytes each
-    config.data.pool_size = 64  # so that few documents are scored that are never learned from
-    config.patching.entropy_model = "runs/quickstart/entropy"
-    set_stack(config.model.encoder, dim=64, num_layers=1, num_heads=2, window=64)
-    set_stack(config.model.latent, dim=128, num_layers=3, num_heads=2)
-    set_stack(config.model.decoder, dim=64, num_layers=1, num_heads=2, window=64)
-    config.model.encoder_cross.num_heads = 2
-    config.model.decoder_cross.num_heads = 2
-    config.model.hash_vocab_size = 8192
+  set_model(config)
   return config
+
+
+def entropy(config):
+  config.num_steps = 700
+  set_stack(config.model.transformer, dim=96, num_layers=2, num_heads=3, window=32)
+
+
+def blt(config, latent_layers=3):
+  config.data.num_patches = 228  # 4.5 bytes each
+  config.data.pool_size = 64  # so that few documents are scored that are never learned from
+  config.patching.entropy_model = "runs/quickstart/entropy"
+  set_stack(config.model.encoder, dim=64, num_layers=1, num_heads=2, window=64)
+  set_stack(config.model.latent, dim=128, num_layers=latent_layers, num_heads=2)
+  set_stack(config.model.decoder, dim=64, num_layers=1, num_heads=2, window=64)
+  config.model.encoder_cross.num_heads = 2
+  config.model.decoder_cross.num_heads = 2
+  config.model.hash_vocab_size = 8192
+
+
+def static(config):
+  blt(config, latent_layers=4)
+  config.patching.update(scheme="static", patch_size=6, entropy_model="")
+  config.data.num_patches = 172
+
+
+def space(config):
+  blt(config, latent_layers=6)
+  config.patching.update(scheme="space", entropy_model="")
+  config.data.num_patches = 190  # 5.4 bytes each
+  config.model.update(encoder_cross=None, decoder_cross=None, hash_sizes=())
+
+
+def megabyte(config):
+  set_stack(config.model.global_model, dim=128, num_layers=3, num_heads=2)
+  set_stack(config.model.local_model, dim=88, num_layers=2, num_heads=2)
+  config.model.max_patches = 128
+
+
+def flat(config):
+  set_stack(config.model.transformer, dim=72, num_layers=2, num_heads=2, window=None)
+
+
+def flat_window(config):
+  set_stack(config.model.transformer, dim=104, num_layers=2, num_heads=2, window=64)
 
 
 def set_stack(section, **sizes):
   section.update(sizes)
   section.mlp_multiple_of = 32
   section.unroll = True
+
+
+STAGES = {  # kind of model, and what sets its sizes
+  "blt": ("blt", blt),
+  "entropy": ("byte_lm", entropy),
+  "static": ("blt", static),
+  "space": ("blt", space),
+  "megabyte": ("megabyte", megabyte),
+  "flat": ("byte_lm", flat),
+  "flat_window": ("byte_lm", flat_window),
+}

@@ -8,6 +8,7 @@ from blt_jax.models.config import (
   BLTConfig,
   ByteLMConfig,
   CrossAttentionConfig,
+  MegaByteConfig,
   TransformerConfig,
 )
 
@@ -54,6 +55,28 @@ def byte_lm_flops_per_byte(config: ByteLMConfig, bytes_per_patch: float, seq_len
   """
   _check_sizes(bytes_per_patch, seq_len)
   return _transformer(config.transformer, seq_len, config.vocab_size)
+
+
+def megabyte_flops_per_byte(
+  config: MegaByteConfig, bytes_per_patch: float, seq_len: int
+) -> float:
+  """The same of a MegaByte: both stacks, and the matrix that hands a byte's slice over.
+
+  Args:
+    config: of the model.
+    bytes_per_patch: of no effect, `config.patch_size` counts.
+    seq_len: bytes in a context.
+
+  Raises:
+    ValueError: as `blt_flops_per_byte`.
+  """
+  _check_sizes(bytes_per_patch, seq_len)
+  c, size = config, config.patch_size
+  return (
+    _transformer(c.global_model, seq_len / size) / size
+    + _transformer(c.local_model, size, c.vocab_size)
+    + 2 * c.slice_dim * c.local_model.dim
+  )
 
 
 def _check_sizes(bytes_per_patch: float, seq_len: int) -> None:
@@ -121,6 +144,15 @@ def byte_lm_model_flops(config: ByteLMConfig, seq_len: int, num_patches: int) ->
   del num_patches
   stack = config.transformer
   return 3 * (_stack(stack, seq_len) + 2 * seq_len * stack.dim * config.vocab_size)
+
+
+def megabyte_model_flops(config: MegaByteConfig, seq_len: int, num_patches: int) -> float:
+  """The same of a MegaByte, whose patches `num_patches` does not change."""
+  c, size = config, config.patch_size
+  num_patches = seq_len // size
+  bridge = 2 * seq_len * c.local_model.dim * (c.slice_dim + c.vocab_size)
+  inside = num_patches * _stack(c.local_model, size)
+  return 3 * (_stack(c.global_model, num_patches) + inside + bridge)
 
 
 def _stack(stack: TransformerConfig, length: int) -> float:

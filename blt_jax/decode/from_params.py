@@ -13,8 +13,9 @@ from blt_jax.decode.weights import (
   CrossWeights,
   DecoderWeights,
   EncoderWeights,
+  MegaByteWeights,
 )
-from blt_jax.models.config import BLTConfig, ByteLMConfig, TransformerConfig
+from blt_jax.models.config import BLTConfig, ByteLMConfig, MegaByteConfig, TransformerConfig
 
 
 def byte_lm_weights(config: ByteLMConfig, params: Any, dtype: str) -> ByteLMWeights:
@@ -50,6 +51,29 @@ def blt_weights(config: BLTConfig, params: Any, dtype: str) -> BLTWeights:
     latent=_stack(config.latent, latent["transformer"]["layers"], dtype),
     decoder=_decoder(config, params["decoder"], dtype),
     output=table if config.tie_embeddings else _matrix(params["output"], dtype),
+  )
+
+
+def megabyte_weights(config: MegaByteConfig, params: Any, dtype: str) -> MegaByteWeights:
+  """Weights of a MegaByte; matrices in `dtype`, norms in float32."""
+
+  def table(name):
+    return params[name]["embedding"].astype(dtype)
+
+  def layers(stack, name):
+    return _stack(stack, params[name]["layers"], dtype)
+
+  return MegaByteWeights(
+    global_layers=layers(config.global_model, "global_transformer"),
+    local_layers=layers(config.local_model, "local_transformer"),
+    global_embedding=table("global_embedding"),
+    global_positions=table("global_positions"),
+    global_start=table("global_start")[0],
+    hand_over=_matrix(params["hand_over"], dtype),
+    local_embedding=table("local_embedding"),
+    local_positions=table("local_positions"),
+    norm=params["norm"]["scale"],
+    output=_matrix(params["output"], dtype),
   )
 
 

@@ -77,6 +77,23 @@ class ByteLMWeights:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class MegaByteWeights:
+  """A MegaByte."""
+
+  global_layers: list[BlockWeights]
+  local_layers: list[BlockWeights]
+  global_embedding: jax.Array = _axes("vocab", None)  # [V, D / P]
+  global_positions: jax.Array = _axes(None, "embed")  # [max_patches, D]
+  global_start: jax.Array = _axes("embed")  # [D]
+  hand_over: jax.Array = _axes("embed", None)  # [d, D / P]
+  local_embedding: jax.Array = _axes("vocab", "embed")  # [V, d]
+  local_positions: jax.Array = _axes(None, "embed")  # [P, d]
+  norm: jax.Array = _axes("norm")  # [d]
+  output: jax.Array = _axes("vocab", "embed")  # [V, d]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class BLTWeights:
   """A BLT, and what its patching rule needs."""
 

@@ -112,6 +112,49 @@ class ByteLMConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MegaByteConfig:
+  """A MegaByte (arXiv 2305.07185): a global model over patches, a local one inside them.
+
+  Attributes:
+    global_model: the stack over patches; its width is a multiple of `patch_size`.
+    local_model: the stack over the bytes of a patch; it has no window, a patch is one.
+    patch_size: bytes in every patch.
+    max_patches: learned positions, and so the most patches of a row.
+    vocab_size: V.
+    dtype: of activations; parameters are float32.
+  """
+
+  global_model: TransformerConfig
+  local_model: TransformerConfig
+  patch_size: int = 8
+  max_patches: int = 1024
+  vocab_size: int = tokenizer.VOCAB_SIZE
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    if self.patch_size < 2 or self.max_patches < 1:
+      raise ValueError(
+        f"patch_size is {self.patch_size} and max_patches {self.max_patches}; they must be >= "
+        "2 and >= 1."
+      )
+    if self.global_model.dim % self.patch_size:
+      raise ValueError(
+        f"global_model.dim {self.global_model.dim} must be a multiple of patch_size "
+        f"{self.patch_size}: each byte of a patch gets an equal part of it."
+      )
+    if self.local_model.window is not None:
+      raise ValueError(
+        f"local_model.window is {self.local_model.window}; it must be None, since bytes see "
+        "those of their own patch."
+      )
+
+  @property
+  def slice_dim(self) -> int:
+    """Width of a byte's part of a patch."""
+    return self.global_model.dim // self.patch_size
+
+
+@dataclasses.dataclass(frozen=True)
 class CrossAttentionConfig:
   """Attention between bytes and patches in a local model.
 

@@ -96,6 +96,8 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.*remat": OneOf(get_args(Remat)),
   "model.*depth_init": OneOf(get_args(DepthInit)),
   "model.dtype": OneOf(("float32", "bfloat16", "float16")),
+  "model.patch_size": _count(2, 2**16),
+  "model.max_patches": _count(high=_SLOTS),
   "model.vectors_per_patch": _count(high=1024),
   "model.hash_sizes": _count(high=1024),
   "model.hash_vocab_size": _count(high=2**31 - 1),

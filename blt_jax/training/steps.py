@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from blt_jax import tokenizer
+from blt_jax.models.extras import Extras
 from blt_jax.ops import losses
 from blt_jax.training.state import TrainState
 
@@ -19,10 +20,13 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-def predict(model: nn.Module, params: Any, batch: Batch) -> jax.Array:
+def predict(model: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, Extras]:
   """Logits [B, S, V] of a batch; what only its kind of model reads goes there by name."""
-  extras = {key: batch[key] for key in model.batch_keys if key in batch}
-  return model.apply({"params": params}, batch["tokens"], batch["patch_lengths"], **extras)
+  named = {key: batch[key] for key in model.batch_keys if key in batch}
+  arguments = {"params": params}, batch["tokens"], batch["patch_lengths"]
+  if hasattr(model, "forward"):
+    return model.apply(*arguments, **named, method="forward")
+  return model.apply(*arguments, **named), Extras()
 
 
 def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
@@ -32,9 +36,13 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
     float32 scalars: `nats` of cross entropy, `targets` that count in the loss, `bytes`
     among them (all but EOS), `inputs` that are not padding, their `patches` and the
     `one_byte_patches` among these; `byte_slots` and `patch_slots`, the size of the batch.
+    A model that makes its own patches counts these itself, see `Extras`; where it cannot
+    predict everything, `dropped_targets` are what it leaves out.
   """
-  mask = batch["loss_mask"]
-  nats = losses.cross_entropy_nats(predict(model, params, batch), batch["targets"])
+  logits, extras = predict(model, params, batch)
+  nats = losses.cross_entropy_nats(logits, batch["targets"])
+  wanted = batch["loss_mask"]
+  mask = wanted if extras.loss_mask is None else wanted & extras.loss_mask
   is_input = batch["tokens"] != tokenizer.BOE_ID
   lengths = batch["patch_lengths"]
   starts = jnp.cumsum(lengths, axis=1) - lengths
@@ -49,7 +57,9 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
     "byte_slots": jnp.ones_like(mask),
     "patch_slots": jnp.ones_like(is_patch),
   }
-  return {k: v.sum(dtype=jnp.float32) for k, v in counts.items()}
+  if extras.loss_mask is not None:
+    counts["dropped_targets"] = wanted & ~mask
+  return {k: v.sum(dtype=jnp.float32) for k, v in counts.items()} | extras.metrics
 
 
 def make_train_step(
