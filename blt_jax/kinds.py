@@ -15,9 +15,11 @@ from blt_jax.models.config import (
   ByteLMConfig,
   CrossAttentionConfig,
   MegaByteConfig,
+  SpaceByteConfig,
   TransformerConfig,
 )
 from blt_jax.models.megabyte import MegaByte
+from blt_jax.models.spacebyte import SpaceByte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,19 @@ def _tiny_megabyte() -> MegaByteConfig:
   return MegaByteConfig(wide, stack, patch_size=4, max_patches=64)
 
 
+def _spacebyte() -> SpaceByteConfig:
+  """A size of the paper's runs of 1e19 FLOPs (section 4): half as wide as its global model."""
+  local = TransformerConfig(dim=512, num_layers=16, num_heads=8, window=512)
+  wide = TransformerConfig(dim=1024, num_layers=16, num_heads=16)
+  return SpaceByteConfig(local, wide, num_patches=1024, dtype="bfloat16")
+
+
+def _tiny_spacebyte() -> SpaceByteConfig:
+  local = TransformerConfig(dim=16, num_layers=2, num_heads=2, window=8, mlp_multiple_of=8)
+  wide = TransformerConfig(dim=24, num_layers=1, num_heads=2, mlp_multiple_of=8)
+  return SpaceByteConfig(local, wide)
+
+
 KINDS: dict[str, Kind] = {
   "blt": Kind(
     config=BLTConfig,
@@ -128,6 +143,15 @@ KINDS: dict[str, Kind] = {
     model_flops=flops.megabyte_model_flops,
     default=_megabyte,
     tiny=_tiny_megabyte,
+  ),
+  "spacebyte": Kind(
+    config=SpaceByteConfig,
+    module=SpaceByte,
+    reader=language_model.from_spacebyte,
+    flops_per_byte=flops.spacebyte_flops_per_byte,
+    model_flops=flops.spacebyte_model_flops,
+    default=_spacebyte,
+    tiny=_tiny_spacebyte,
   ),
 }
 

@@ -40,12 +40,12 @@ def entropy(config):
   set_stack(config.model.transformer, dim=96, num_layers=2, num_heads=3, window=32)
 
 
-def blt(config, latent_layers=3):
+def blt(config, latent_dim=128, latent_layers=3):
   config.data.num_patches = 228  # 4.5 bytes each
   config.data.pool_size = 64  # so that few documents are scored that are never learned from
   config.patching.entropy_model = "runs/quickstart/entropy"
   set_stack(config.model.encoder, dim=64, num_layers=1, num_heads=2, window=64)
-  set_stack(config.model.latent, dim=128, num_layers=latent_layers, num_heads=2)
+  set_stack(config.model.latent, dim=latent_dim, num_layers=latent_layers, num_heads=2)
   set_stack(config.model.decoder, dim=64, num_layers=1, num_heads=2, window=64)
   config.model.encoder_cross.num_heads = 2
   config.model.decoder_cross.num_heads = 2
@@ -59,16 +59,23 @@ def static(config):
 
 
 def space(config):
-  blt(config, latent_layers=6)
+  blt(config, latent_dim=132, latent_layers=6)
   config.patching.update(scheme="space", entropy_model="")
-  config.data.num_patches = 190  # 5.4 bytes each
-  config.model.update(encoder_cross=None, decoder_cross=None, hash_sizes=())
+  config.data.num_patches = 128  # 8 bytes each in Python
+  config.model.encoder_cross = config.model.decoder_cross = None
+  config.model.hash_sizes = ()
 
 
 def megabyte(config):
   set_stack(config.model.global_model, dim=128, num_layers=3, num_heads=2)
   set_stack(config.model.local_model, dim=88, num_layers=2, num_heads=2)
   config.model.max_patches = 128
+
+
+def spacebyte(config):
+  set_stack(config.model.local_model, dim=64, num_layers=2, num_heads=2, window=64)
+  set_stack(config.model.global_model, dim=132, num_layers=6, num_heads=2)
+  config.model.num_patches = 160  # Python needs 128 in the mean
 
 
 def flat(config):
@@ -91,6 +98,7 @@ STAGES = {  # kind of model, and what sets its sizes
   "static": ("blt", static),
   "space": ("blt", space),
   "megabyte": ("megabyte", megabyte),
+  "spacebyte": ("spacebyte", spacebyte),
   "flat": ("byte_lm", flat),
   "flat_window": ("byte_lm", flat_window),
 }

@@ -9,6 +9,7 @@ from blt_jax.models.config import (
   ByteLMConfig,
   CrossAttentionConfig,
   MegaByteConfig,
+  SpaceByteConfig,
   TransformerConfig,
 )
 
@@ -76,6 +77,27 @@ def megabyte_flops_per_byte(
     _transformer(c.global_model, seq_len / size) / size
     + _transformer(c.local_model, size, c.vocab_size)
     + 2 * c.slice_dim * c.local_model.dim
+  )
+
+
+def spacebyte_flops_per_byte(
+  config: SpaceByteConfig, bytes_per_patch: float, seq_len: int
+) -> float:
+  """The same of a SpaceByte: local layers for each byte, global ones where words begin.
+
+  Args:
+    config: of the model.
+    bytes_per_patch: mean bytes for each global position.
+    seq_len: bytes in a context.
+
+  Raises:
+    ValueError: as `blt_flops_per_byte`.
+  """
+  _check_sizes(bytes_per_patch, seq_len)
+  c, positions = config, seq_len / bytes_per_patch
+  return (
+    _transformer(c.local_model, seq_len, c.vocab_size)
+    + _transformer(c.global_model, positions) / bytes_per_patch
   )
 
 
@@ -153,6 +175,14 @@ def megabyte_model_flops(config: MegaByteConfig, seq_len: int, num_patches: int)
   bridge = 2 * seq_len * c.local_model.dim * (c.slice_dim + c.vocab_size)
   inside = num_patches * _stack(c.local_model, size)
   return 3 * (_stack(c.global_model, num_patches) + inside + bridge)
+
+
+def spacebyte_model_flops(config: SpaceByteConfig, seq_len: int, num_patches: int) -> float:
+  """The same of a SpaceByte, whose slots are those of its config, not `num_patches`."""
+  c, local = config, config.local_model
+  num_patches = c.global_slots(seq_len)
+  output = 2 * seq_len * local.dim * c.vocab_size
+  return 3 * (_stack(local, seq_len) + _stack(c.global_model, num_patches) + output)
 
 
 def _stack(stack: TransformerConfig, length: int) -> float:

@@ -14,8 +14,15 @@ from blt_jax.decode.weights import (
   DecoderWeights,
   EncoderWeights,
   MegaByteWeights,
+  SpaceByteWeights,
 )
-from blt_jax.models.config import BLTConfig, ByteLMConfig, MegaByteConfig, TransformerConfig
+from blt_jax.models.config import (
+  BLTConfig,
+  ByteLMConfig,
+  MegaByteConfig,
+  SpaceByteConfig,
+  TransformerConfig,
+)
 
 
 def byte_lm_weights(config: ByteLMConfig, params: Any, dtype: str) -> ByteLMWeights:
@@ -72,6 +79,22 @@ def megabyte_weights(config: MegaByteConfig, params: Any, dtype: str) -> MegaByt
     hand_over=_matrix(params["hand_over"], dtype),
     local_embedding=table("local_embedding"),
     local_positions=table("local_positions"),
+    norm=params["norm"]["scale"],
+    output=_matrix(params["output"], dtype),
+  )
+
+
+def spacebyte_weights(config: SpaceByteConfig, params: Any, dtype: str) -> SpaceByteWeights:
+  """Weights of a SpaceByte; matrices in `dtype`, norms in float32."""
+
+  def layers(stack, name):
+    return _stack(stack, params[name]["layers"], dtype)
+
+  return SpaceByteWeights(
+    initial=layers(config.initial, "initial"),
+    global_layers=layers(config.global_model, "global_transformer"),
+    final=layers(config.final, "final"),
+    embedding=params["embedding"]["embedding"].astype(dtype),
     norm=params["norm"]["scale"],
     output=_matrix(params["output"], dtype),
   )

@@ -91,9 +91,7 @@ class MegaByteReader(WithoutPatches):
     x = (own + weights.local_positions[place]).astype(self.dtype)
     x = retain(x + linear(take(cache.slices, position), weights.hand_over))  # [B, C, d]
     stack, span = local_stack(c), layers.Span(cursor.position, count, position - place)
-    x, rings = layers.run_stack(
-      weights.local_layers, stack, x, cache.local_rings, span, place
-    )
+    x, rings = layers.run_stack(weights.local_layers, stack, x, cache.local_rings, span, place)
     logits = norm_linear(x, weights.norm, stack.norm_epsilon, weights.output)
     cache = dataclasses.replace(cache, local_rings=rings)
     return retain(logits.astype(jnp.float32)), Pending(cache, trail)

@@ -94,6 +94,19 @@ class MegaByteWeights:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class SpaceByteWeights:
+  """A SpaceByte."""
+
+  initial: list[BlockWeights]
+  global_layers: list[BlockWeights]
+  final: list[BlockWeights]
+  embedding: jax.Array = _axes("vocab", "embed")  # [V, d]
+  norm: jax.Array = _axes("norm")  # [d]
+  output: jax.Array = _axes("vocab", "embed")  # [V, d]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class BLTWeights:
   """A BLT, and what its patching rule needs."""
 

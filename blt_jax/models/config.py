@@ -155,6 +155,56 @@ class MegaByteConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SpaceByteConfig:
+  """A SpaceByte (arXiv 2404.14408): layers over bytes, and global ones where words begin.
+
+  Attributes:
+    local_model: the stack over bytes; half of its layers stand before the global ones, half
+      after them.
+    global_model: the stack over global positions, at least as wide.
+    num_patches: slots for the global positions of a row; None for all that there can be.
+    vocab_size: V.
+    dtype: of activations; parameters are float32.
+  """
+
+  local_model: TransformerConfig
+  global_model: TransformerConfig
+  num_patches: int | None = None
+  vocab_size: int = tokenizer.VOCAB_SIZE
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    if self.local_model.num_layers < 2:
+      raise ValueError(
+        f"local_model.num_layers is {self.local_model.num_layers}; it must be >= 2, some before "
+        "and some after the global layers."
+      )
+    if self.global_model.dim < self.local_model.dim:
+      raise ValueError(
+        f"global_model.dim {self.global_model.dim} must be at least local_model.dim "
+        f"{self.local_model.dim}: byte states are padded to it."
+      )
+    if self.num_patches is not None and self.num_patches < 1:
+      raise ValueError(f"num_patches is {self.num_patches}; it must be >= 1, or None for all.")
+
+  @property
+  def initial(self) -> TransformerConfig:
+    """The local layers before the global ones."""
+    return dataclasses.replace(self.local_model, num_layers=self.local_model.num_layers // 2)
+
+  @property
+  def final(self) -> TransformerConfig:
+    """The local layers after the global ones."""
+    return dataclasses.replace(
+      self.local_model, num_layers=self.local_model.num_layers - self.initial.num_layers
+    )
+
+  def global_slots(self, seq_len: int) -> int:
+    """Global positions that a row of `seq_len` bytes has room for."""
+    return min(self.num_patches or seq_len, seq_len)
+
+
+@dataclasses.dataclass(frozen=True)
 class CrossAttentionConfig:
   """Attention between bytes and patches in a local model.
 

@@ -14,7 +14,7 @@ def init_params(model: nn.Module, rng: jax.Array) -> Any:
     model: of any kind; it is called with a few tokens, each a patch.
     rng: key [].
   """
-  size = 4 * model.row_multiple
+  size = max(4 // model.row_multiple, 1) * model.row_multiple
   tokens, lengths = jnp.zeros((1, size), jnp.int32), jnp.ones((1, size + 1), jnp.int32)
   tables = len(getattr(model.config, "ngram_vocab_sizes", ()))
   extras = {"ngram_ids": jnp.zeros((tables, *tokens.shape), jnp.int32)} if tables else {}

@@ -98,6 +98,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.dtype": OneOf(("float32", "bfloat16", "float16")),
   "model.patch_size": _count(2, 2**16),
   "model.max_patches": _count(high=_SLOTS),
+  "model.num_patches": _count(high=_SLOTS),
   "model.vectors_per_patch": _count(high=1024),
   "model.hash_sizes": _count(high=1024),
   "model.hash_vocab_size": _count(high=2**31 - 1),
