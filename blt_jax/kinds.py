@@ -7,19 +7,17 @@ from typing import Any
 import flax.linen as nn
 
 from blt_jax.cost import flops
-from blt_jax.decode import language_model
+from blt_jax.decode import language_model, megabyte, spacebyte
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import (
   BLTConfig,
   ByteLMConfig,
   CrossAttentionConfig,
-  MegaByteConfig,
-  SpaceByteConfig,
   TransformerConfig,
 )
-from blt_jax.models.megabyte import MegaByte
-from blt_jax.models.spacebyte import SpaceByte
+from blt_jax.models.megabyte import MegaByte, MegaByteConfig
+from blt_jax.models.spacebyte import SpaceByte, SpaceByteConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +136,7 @@ KINDS: dict[str, Kind] = {
   "megabyte": Kind(
     config=MegaByteConfig,
     module=MegaByte,
-    reader=language_model.from_megabyte,
+    reader=megabyte.from_megabyte,
     flops_per_byte=flops.megabyte_flops_per_byte,
     model_flops=flops.megabyte_model_flops,
     default=_megabyte,
@@ -147,7 +145,7 @@ KINDS: dict[str, Kind] = {
   "spacebyte": Kind(
     config=SpaceByteConfig,
     module=SpaceByte,
-    reader=language_model.from_spacebyte,
+    reader=spacebyte.from_spacebyte,
     flops_per_byte=flops.spacebyte_flops_per_byte,
     model_flops=flops.spacebyte_model_flops,
     default=_spacebyte,

@@ -8,10 +8,10 @@ from blt_jax.models.config import (
   BLTConfig,
   ByteLMConfig,
   CrossAttentionConfig,
-  MegaByteConfig,
-  SpaceByteConfig,
   TransformerConfig,
 )
+from blt_jax.models.megabyte import MegaByteConfig
+from blt_jax.models.spacebyte import SpaceByteConfig
 
 _MLP_RATIO = 4  # d_ff / h in the paper's count; it charges no SwiGLU
 

@@ -10,20 +10,11 @@ import jax.numpy as jnp
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
 from blt_jax.decode.cursor import check_causal
-from blt_jax.decode.from_params import (
-  blt_weights,
-  byte_lm_weights,
-  megabyte_weights,
-  spacebyte_weights,
-)
-from blt_jax.decode.megabyte import MegaByteReader
+from blt_jax.decode.from_params import blt_weights, byte_lm_weights
 from blt_jax.decode.reader import EntropySource, Reader, UncachedReader
-from blt_jax.decode.spacebyte import SpaceByteReader
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.models.megabyte import MegaByte
-from blt_jax.models.spacebyte import SpaceByte
 from blt_jax.patching import PatchingConfig
 
 
@@ -58,30 +49,6 @@ def from_byte_lm(model: ByteLM, params: Any) -> LanguageModel:
   config = model.config
   weights = jax.jit(lambda p: byte_lm_weights(config, p, config.dtype))(params)
   return LanguageModel(ByteLMReader(config, config.dtype), weights)
-
-
-def from_megabyte(model: MegaByte, params: Any) -> LanguageModel:
-  """A MegaByte that reads on from caches.
-
-  Args:
-    model: the module.
-    params: its parameters, sharded or not; the weights follow them.
-  """
-  config = model.config
-  weights = jax.jit(lambda p: megabyte_weights(config, p, config.dtype))(params)
-  return LanguageModel(MegaByteReader(config, config.dtype), weights)
-
-
-def from_spacebyte(model: SpaceByte, params: Any) -> LanguageModel:
-  """A SpaceByte that reads on from caches; it has a slot for every global position.
-
-  Args:
-    model: the module.
-    params: its parameters, sharded or not; the weights follow them.
-  """
-  config = model.config
-  weights = jax.jit(lambda p: spacebyte_weights(config, p, config.dtype))(params)
-  return LanguageModel(SpaceByteReader(config, config.dtype), weights)
 
 
 def from_blt(

@@ -1,6 +1,7 @@
 """A MegaByte that reads on from caches: the global model runs where a patch begins."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,42 @@ import jax.numpy as jnp
 from blt_jax import tokenizer
 from blt_jax.decode import layers
 from blt_jax.decode.columns import running_max
+from blt_jax.decode.from_params import matrix, stack_weights
+from blt_jax.decode.language_model import LanguageModel
 from blt_jax.decode.reader import Pending, WithoutPatches
-from blt_jax.decode.weights import MegaByteWeights
-from blt_jax.models.config import MegaByteConfig
-from blt_jax.models.megabyte import local_stack
+from blt_jax.decode.weights import BlockWeights, axes
+from blt_jax.models.megabyte import MegaByte, MegaByteConfig
 from blt_jax.ops.decode_layers import linear, norm_linear, retain, take
 from blt_jax.ops.ring_attention import write_ring
+
+
+def from_megabyte(model: MegaByte, params: Any) -> LanguageModel:
+  """A MegaByte that reads on from caches.
+
+  Args:
+    model: the module.
+    params: its parameters, sharded or not; the weights follow them.
+  """
+  config = model.config
+  weights = jax.jit(lambda p: _weights(config, p, config.dtype))(params)
+  return LanguageModel(MegaByteReader(config, config.dtype), weights)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class MegaByteWeights:
+  """A MegaByte."""
+
+  global_layers: list[BlockWeights]
+  local_layers: list[BlockWeights]
+  global_embedding: jax.Array = axes("vocab", None)  # [V, D / P]
+  global_positions: jax.Array = axes(None, "embed")  # [max_patches, D]
+  global_start: jax.Array = axes("embed")  # [D]
+  hand_over: jax.Array = axes("embed", None)  # [d, D / P]
+  local_embedding: jax.Array = axes("vocab", "embed")  # [V, d]
+  local_positions: jax.Array = axes(None, "embed")  # [P, d]
+  norm: jax.Array = axes("norm")  # [d]
+  output: jax.Array = axes("vocab", "embed")  # [V, d]
 
 
 @jax.tree_util.register_dataclass
@@ -71,7 +102,7 @@ class MegaByteReader(WithoutPatches):
       global_rings=layers.init_rings(
         c.global_model, batch_size, num_patches, chunk, self.dtype
       ),
-      local_rings=layers.init_rings(local_stack(c), batch_size, capacity, chunk, self.dtype),
+      local_rings=layers.init_rings(c.local_stack, batch_size, capacity, chunk, self.dtype),
     )
 
   def read(
@@ -90,7 +121,7 @@ class MegaByteReader(WithoutPatches):
     own = weights.local_embedding[tokens] * (place > 0)[..., None]
     x = (own + weights.local_positions[place]).astype(self.dtype)
     x = retain(x + linear(take(cache.slices, position), weights.hand_over))  # [B, C, d]
-    stack, span = local_stack(c), layers.Span(cursor.position, count, position - place)
+    stack, span = c.local_stack, layers.Span(cursor.position, count, position - place)
     x, rings = layers.run_stack(weights.local_layers, stack, x, cache.local_rings, span, place)
     logits = norm_linear(x, weights.norm, stack.norm_epsilon, weights.output)
     cache = dataclasses.replace(cache, local_rings=rings)
@@ -139,3 +170,26 @@ class MegaByteReader(WithoutPatches):
       return dataclasses.replace(cache, slices=slices, global_rings=rings)
 
     return jax.lax.cond(jnp.any(new > 0), run, lambda cache: cache, cache)
+
+
+def _weights(config: MegaByteConfig, params: Any, dtype: str) -> MegaByteWeights:
+  """Weights of a MegaByte; matrices in `dtype`, norms in float32."""
+
+  def table(name):
+    return params[name]["embedding"].astype(dtype)
+
+  def blocks(stack, name):
+    return stack_weights(stack, params[name]["layers"], dtype)
+
+  return MegaByteWeights(
+    global_layers=blocks(config.global_model, "global_transformer"),
+    local_layers=blocks(config.local_model, "local_transformer"),
+    global_embedding=table("global_embedding"),
+    global_positions=table("global_positions"),
+    global_start=table("global_start")[0],
+    hand_over=matrix(params["hand_over"], dtype),
+    local_embedding=table("local_embedding"),
+    local_positions=table("local_positions"),
+    norm=params["norm"]["scale"],
+    output=matrix(params["output"], dtype),
+  )

@@ -1,6 +1,7 @@
 """A SpaceByte that reads on from caches: the global layers run where a byte is global."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +9,37 @@ import jax.numpy as jnp
 from blt_jax import tokenizer
 from blt_jax.decode import layers
 from blt_jax.decode.columns import running_max, running_sum
+from blt_jax.decode.from_params import matrix, stack_weights
+from blt_jax.decode.language_model import LanguageModel
 from blt_jax.decode.reader import Pending, WithoutPatches
-from blt_jax.decode.weights import SpaceByteWeights
-from blt_jax.models.config import SpaceByteConfig
-from blt_jax.models.spacebyte import is_global
+from blt_jax.decode.weights import BlockWeights, axes
+from blt_jax.models.spacebyte import SpaceByte, SpaceByteConfig, is_global
 from blt_jax.ops.decode_layers import norm_linear, retain, take
+
+
+def from_spacebyte(model: SpaceByte, params: Any) -> LanguageModel:
+  """A SpaceByte that reads on from caches; it has a slot for every global position.
+
+  Args:
+    model: the module.
+    params: its parameters, sharded or not; the weights follow them.
+  """
+  config = model.config
+  weights = jax.jit(lambda p: _weights(config, p, config.dtype))(params)
+  return LanguageModel(SpaceByteReader(config, config.dtype), weights)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SpaceByteWeights:
+  """A SpaceByte."""
+
+  initial: list[BlockWeights]
+  global_layers: list[BlockWeights]
+  final: list[BlockWeights]
+  embedding: jax.Array = axes("vocab", "embed")  # [V, d]
+  norm: jax.Array = axes("norm")  # [d]
+  output: jax.Array = axes("vocab", "embed")  # [V, d]
 
 
 @jax.tree_util.register_dataclass
@@ -130,4 +157,20 @@ def _trail(cursor: Place, tokens: jax.Array, begins: jax.Array) -> Place:
     slot=slot,
     first_slot=running_max(follow(cursor.first_slot, jnp.where(is_end, slot[:, 1:], 0))),
     last=follow(cursor.last, tokens),
+  )
+
+
+def _weights(config: SpaceByteConfig, params: Any, dtype: str) -> SpaceByteWeights:
+  """Weights of a SpaceByte; matrices in `dtype`, norms in float32."""
+
+  def blocks(stack, name):
+    return stack_weights(stack, params[name]["layers"], dtype)
+
+  return SpaceByteWeights(
+    initial=blocks(config.initial, "initial"),
+    global_layers=blocks(config.global_model, "global_transformer"),
+    final=blocks(config.final, "final"),
+    embedding=params["embedding"]["embedding"].astype(dtype),
+    norm=params["norm"]["scale"],
+    output=matrix(params["output"], dtype),
   )

@@ -1,6 +1,6 @@
 """MegaByte: a global model over patches of P bytes, and a local model inside each of them.
 
-arXiv 2305.07185. Patch k predicts the bytes kP + 1 to kP + P, at the positions kP to kP + P - 1.
+arXiv 2305.07185. Patch k predicts the bytes kP + 1 to kP + P, at positions kP to kP + P - 1.
 """
 
 import dataclasses
@@ -12,8 +12,56 @@ import jax.numpy as jnp
 
 from blt_jax import tokenizer
 from blt_jax.models import layers, partitioning, transformer
-from blt_jax.models.config import MegaByteConfig
+from blt_jax.models.config import TransformerConfig
 from blt_jax.models.extras import Extras
+
+
+@dataclasses.dataclass(frozen=True)
+class MegaByteConfig:
+  """A MegaByte (arXiv 2305.07185): a global model over patches, a local one inside them.
+
+  Attributes:
+    global_model: the stack over patches; its width is a multiple of `patch_size`.
+    local_model: the stack over the bytes of a patch; it has no window, a patch is one.
+    patch_size: bytes in every patch.
+    max_patches: learned positions, and so the most patches of a row.
+    vocab_size: V.
+    dtype: of activations; parameters are float32.
+  """
+
+  global_model: TransformerConfig
+  local_model: TransformerConfig
+  patch_size: int = 8
+  max_patches: int = 1024
+  vocab_size: int = tokenizer.VOCAB_SIZE
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    if self.patch_size < 2 or self.max_patches < 1:
+      raise ValueError(
+        f"patch_size is {self.patch_size} and max_patches {self.max_patches}; they must be >= "
+        "2 and >= 1."
+      )
+    if self.global_model.dim % self.patch_size:
+      raise ValueError(
+        f"global_model.dim {self.global_model.dim} must be a multiple of patch_size "
+        f"{self.patch_size}: each byte of a patch gets an equal part of it."
+      )
+    if self.local_model.window is not None:
+      raise ValueError(
+        f"local_model.window is {self.local_model.window}; it must be None, since bytes see "
+        "those of their own patch."
+      )
+
+  @property
+  def local_stack(self) -> TransformerConfig:
+    """The local model as it runs over a row: no byte sees more than a patch."""
+    return dataclasses.replace(self.local_model, window=self.patch_size)
+
+  @property
+  def slice_dim(self) -> int:
+    """Width of a byte's part of a patch."""
+    return self.global_model.dim // self.patch_size
 
 
 class MegaByte(nn.Module):
@@ -42,7 +90,7 @@ class MegaByte(nn.Module):
     self.hand_over = layers.Linear(c.local_model.dim, (None, "embed"))
     self.local_embedding = layers.Embedding(c.vocab_size, c.local_model.dim)
     self.local_positions = layers.Embedding(c.patch_size, c.local_model.dim)
-    self.local_transformer = transformer.Transformer(local_stack(c))
+    self.local_transformer = transformer.Transformer(c.local_stack)
     self.norm = layers.RMSNorm(c.local_model.norm_epsilon)
     self.output = layers.Linear(c.vocab_size, ("embed", "vocab"))
 
@@ -107,11 +155,6 @@ class MegaByte(nn.Module):
         f"{seq_len}; change config.data.seq_len or the model."
       )
     return seq_len // c.patch_size
-
-
-def local_stack(config: MegaByteConfig) -> Any:
-  """The `TransformerConfig` of the local model: no byte sees more than a patch."""
-  return dataclasses.replace(config.local_model, window=config.patch_size)
 
 
 def first_patches(tokens: jax.Array, patch_size: int) -> jax.Array:

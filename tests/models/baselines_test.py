@@ -15,9 +15,9 @@ from golden_cases import SAME
 from uncached import random_params
 
 from blt_jax import kinds, tokenizer
-from blt_jax.models.config import ByteLMConfig, MegaByteConfig, SpaceByteConfig
-from blt_jax.models.megabyte import MegaByte
-from blt_jax.models.spacebyte import SpaceByte, global_positions
+from blt_jax.models.config import ByteLMConfig
+from blt_jax.models.megabyte import MegaByte, MegaByteConfig
+from blt_jax.models.spacebyte import SpaceByte, SpaceByteConfig, global_positions
 
 SEQ_LEN, P = 24, 4
 BOS, EOS = tokenizer.BOS_ID, tokenizer.EOS_ID

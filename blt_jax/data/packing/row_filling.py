@@ -28,7 +28,7 @@ class RowFiller:
   """Fills one row of S + 1 positions, the last of which is a target only, and P patches."""
 
   def __init__(self, pool: DocumentPool, row: Sequence[np.ndarray], multiple: int = 1):
-    """Takes the pool, the arrays of a row of `empty_rows`, and what divides starts of pieces."""
+    """Takes the pool, arrays of a row of `empty_rows`, and what divides starts of pieces."""
     self._pool, self._multiple = pool, multiple
     self._tokens, self._targets, self._loss_mask, self._lengths = row[:4]
     self._names, self._num_open = row[4:]

@@ -75,7 +75,8 @@ class PackRows(grain.IterDataset):
 
     Raises:
       ValueError: S or P is too small for any row, or S no multiple, a batch has no row, or no
-        document may be open. Iterating raises it for documents whose patch_lengths do not sum to n.
+        document may be open. Iterating raises it for documents whose patch_lengths do not
+        sum to n.
     """
     super().__init__(documents)
     if num_patches < 3 or seq_len < 2:

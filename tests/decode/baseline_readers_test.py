@@ -13,7 +13,9 @@ from uncached import random_params, random_text
 from blt_jax import kinds, tokenizer
 from blt_jax.decode import Generator, Sampling, Scorer
 from blt_jax.decode.language_model import LanguageModel, from_module
-from blt_jax.models.config import ByteLMConfig, MegaByteConfig, SpaceByteConfig
+from blt_jax.models.config import ByteLMConfig
+from blt_jax.models.megabyte import MegaByteConfig
+from blt_jax.models.spacebyte import SpaceByteConfig
 
 ROWS, CHUNK, LENGTH = 3, 5, 48
 CONFIGS = {
@@ -47,7 +49,7 @@ def _forward(name):
 
 @each_kind
 def test_reads_as_the_full_forward(name):
-  """Random pieces of each row, some followed by bytes that are taken back; several documents."""
+  """Random pieces of each row, some followed by bytes that are taken back."""
   rng, model = np.random.default_rng(0), _model(name)
   text = random_text(np.random.default_rng(1), ROWS, LENGTH)
   text[:, ::5] = ord(" ") + tokenizer.OFFSET
