@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 
-def axes(*names: str, **options: Any) -> Any:
+def axes(*names: str | None, **options: Any) -> Any:
   """A field for an array whose dimensions have these logical names."""
   return dataclasses.field(metadata={"axes": names}, **options)
 
