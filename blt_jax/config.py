@@ -180,8 +180,17 @@ def kept_checkpoints(config: ConfigDict) -> dict[str, Any]:
 
 
 def make_batch_shape(config: ConfigDict) -> BatchShape:
-  """Builds the static sizes of a batch from `config.data`."""
-  data = config.data
+  """Builds the static sizes of a batch from `config.data`, as the model wants them.
+
+  Raises:
+    ValueError: rows have no whole number of the patches that the model makes.
+  """
+  data, model = config.data, kinds.build_model(make_model_config(config.model))
+  if data.seq_len % model.row_multiple:
+    raise ValueError(
+      f"config.data.seq_len {data.seq_len} must be a multiple of {model.row_multiple}, the "
+      f"patch_size of config.model ({config.model.kind})."
+    )
   per_byte = config.patching.scheme == "byte"
   default = data.seq_len + 1 if per_byte else data.seq_len // 4
   return BatchShape(
@@ -190,6 +199,7 @@ def make_batch_shape(config: ConfigDict) -> BatchShape:
     num_patches=data.num_patches or default,
     pool_size=data.pool_size,
     pool_bytes=data.get("pool_bytes"),  # runs of before have none
+    row_multiple=model.row_multiple,
   )
 
 

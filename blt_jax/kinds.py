@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from blt_jax.cost import flops
-from blt_jax.decode import language_model
+from blt_jax.decode import language_model, megabyte, spacebyte
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import (
@@ -17,6 +17,8 @@ from blt_jax.models.config import (
   CrossAttentionConfig,
   TransformerConfig,
 )
+from blt_jax.models.megabyte import MegaByte, MegaByteConfig
+from blt_jax.models.spacebyte import SpaceByte, SpaceByteConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +104,32 @@ def _tiny_byte_lm() -> ByteLMConfig:
   return ByteLMConfig(stack)
 
 
+def _megabyte() -> MegaByteConfig:
+  """Both stacks of the paper's runs on text (section 5), 758M and 262M."""
+  global_model = TransformerConfig(dim=2048, num_layers=14, num_heads=16)
+  local_model = TransformerConfig(dim=1024, num_layers=18, num_heads=16)
+  return MegaByteConfig(global_model, local_model, dtype="bfloat16")
+
+
+def _tiny_megabyte() -> MegaByteConfig:
+  stack = TransformerConfig(dim=16, num_layers=1, num_heads=2, mlp_multiple_of=8)
+  wide = dataclasses.replace(stack, dim=32)
+  return MegaByteConfig(wide, stack, patch_size=4, max_patches=64)
+
+
+def _spacebyte() -> SpaceByteConfig:
+  """A size of the paper's runs of 1e19 FLOPs (section 4): half as wide as its global model."""
+  local = TransformerConfig(dim=512, num_layers=16, num_heads=8, window=512)
+  wide = TransformerConfig(dim=1024, num_layers=16, num_heads=16)
+  return SpaceByteConfig(local, wide, num_patches=1024, dtype="bfloat16")
+
+
+def _tiny_spacebyte() -> SpaceByteConfig:
+  local = TransformerConfig(dim=16, num_layers=2, num_heads=2, window=8, mlp_multiple_of=8)
+  wide = TransformerConfig(dim=24, num_layers=1, num_heads=2, mlp_multiple_of=8)
+  return SpaceByteConfig(local, wide)
+
+
 KINDS: dict[str, Kind] = {
   "blt": Kind(
     config=BLTConfig,
@@ -132,6 +160,24 @@ KINDS: dict[str, Kind] = {
     default=_bpe_lm,
     tiny=_tiny_bpe_lm,
     batch_keys=("target_bytes",),
+  ),
+  "megabyte": Kind(
+    config=MegaByteConfig,
+    module=MegaByte,
+    reader=megabyte.from_megabyte,
+    flops_per_byte=flops.megabyte_flops_per_byte,
+    model_flops=flops.megabyte_model_flops,
+    default=_megabyte,
+    tiny=_tiny_megabyte,
+  ),
+  "spacebyte": Kind(
+    config=SpaceByteConfig,
+    module=SpaceByte,
+    reader=spacebyte.from_spacebyte,
+    flops_per_byte=flops.spacebyte_flops_per_byte,
+    model_flops=flops.spacebyte_model_flops,
+    default=_spacebyte,
+    tiny=_tiny_spacebyte,
   ),
 }
 

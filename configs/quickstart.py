@@ -4,7 +4,12 @@
   python -m blt_jax.calibrate --run=runs/quickstart/entropy --target_bytes_per_patch=4.5
   python -m blt_jax.train --config=configs/quickstart.py
 
-`launch/quickstart.sh` runs all of it. A Llama over BPE pieces, to compare:
+`launch/quickstart.sh` runs all of it. The baselines of docs/baselines.md, of as many FLOPs per
+byte, need one command each:
+
+  python -m blt_jax.train --config=configs/quickstart.py:megabyte
+
+But for the Llama over BPE pieces, whose tokenizer has to be trained:
 
   python -m blt_jax.train_tokenizer --config=configs/quickstart.py:bpe
   python -m blt_jax.train --config=configs/quickstart.py:bpe
@@ -14,11 +19,12 @@ from blt_jax.config import get_config as get_default
 
 
 def get_config(stage="blt"):
-  kinds = {"blt": "blt", "entropy": "byte_lm", "bpe": "bpe_lm"}
-  if stage not in kinds:
-    raise ValueError(f"Unknown stage {stage!r}; choose one of {tuple(kinds)}.")
-  config = get_default(kinds[stage])
+  if stage not in STAGES:
+    raise ValueError(f"Unknown stage {stage!r}; choose one of {tuple(STAGES)}.")
+  kind, set_model = STAGES[stage]
+  config = get_default(kind)
   config.workdir = f"runs/quickstart/{stage}"
+  config.num_steps = 800
   config.data.max_document_bytes = 2048  # so that a short run sees parts of many files
   config.data.seq_len = 1024
   config.data.batch_size = 2
@@ -30,30 +36,82 @@ def get_config(stage="blt"):
   config.logging.every_steps = 50
   config.eval.every_steps = 1_000_000  # at the end only
   config.eval.max_batches = 100
-  if stage == "entropy":
-    config.num_steps = 700
-    set_stack(config.model.transformer, dim=96, num_layers=2, num_heads=3, window=32)
-  elif stage == "bpe":
-    config.num_steps = 800
-    config.data.seq_len = 320  # pieces, of 3.2 bytes each
-    config.patching.tokenizer = "runs/quickstart/bpe.model"
-    config.model.vocab_size = 4096
-    config.model.tie_embeddings = True
-    set_stack(config.model.transformer, dim=128, num_layers=4, num_heads=4, num_kv_heads=2)
-  else:
-    config.num_steps = 800
-    config.data.num_patches = 228  # 4.5 bytes each
-    config.patching.entropy_model = "runs/quickstart/entropy"
-    set_stack(config.model.encoder, dim=64, num_layers=1, num_heads=2, window=64)
-    set_stack(config.model.latent, dim=128, num_layers=3, num_heads=2)
-    set_stack(config.model.decoder, dim=64, num_layers=1, num_heads=2, window=64)
-    config.model.encoder_cross.num_heads = 2
-    config.model.decoder_cross.num_heads = 2
-    config.model.hash_vocab_size = 8192
+  set_model(config)
   return config
+
+
+def entropy(config):
+  config.num_steps = 700
+  set_stack(config.model.transformer, dim=96, num_layers=2, num_heads=3, window=32)
+
+
+def blt(config, latent_dim=128, latent_layers=3):
+  config.data.num_patches = 228  # 4.5 bytes each
+  config.patching.entropy_model = "runs/quickstart/entropy"
+  set_stack(config.model.encoder, dim=64, num_layers=1, num_heads=2, window=64)
+  set_stack(config.model.latent, dim=latent_dim, num_layers=latent_layers, num_heads=2)
+  set_stack(config.model.decoder, dim=64, num_layers=1, num_heads=2, window=64)
+  config.model.encoder_cross.num_heads = 2
+  config.model.decoder_cross.num_heads = 2
+  config.model.hash_vocab_size = 8192
+
+
+def static(config):
+  blt(config, latent_layers=4)
+  config.patching.update(scheme="static", patch_size=6, entropy_model="")
+  config.data.num_patches = 172
+
+
+def space(config):
+  blt(config, latent_dim=132, latent_layers=6)
+  config.patching.update(scheme="space", entropy_model="")
+  config.data.num_patches = 128  # 8 bytes each in Python
+  config.model.encoder_cross = config.model.decoder_cross = None
+  config.model.hash_sizes = ()
+
+
+def megabyte(config):
+  set_stack(config.model.global_model, dim=128, num_layers=3, num_heads=2)
+  set_stack(config.model.local_model, dim=88, num_layers=2, num_heads=2)
+  config.model.max_patches = 128
+
+
+def spacebyte(config):
+  set_stack(config.model.local_model, dim=64, num_layers=2, num_heads=2, window=64)
+  set_stack(config.model.global_model, dim=132, num_layers=6, num_heads=2)
+  config.model.num_patches = 160  # Python needs 128 in the mean
+
+
+def flat(config):
+  set_stack(config.model.transformer, dim=72, num_layers=2, num_heads=2, window=None)
+
+
+def flat_window(config):
+  set_stack(config.model.transformer, dim=104, num_layers=2, num_heads=2, window=64)
+
+
+def bpe(config):
+  config.data.seq_len = 320  # pieces, of 3.2 bytes each
+  config.patching.tokenizer = "runs/quickstart/bpe.model"
+  config.model.vocab_size = 4096
+  config.model.tie_embeddings = True
+  set_stack(config.model.transformer, dim=128, num_layers=4, num_heads=4, num_kv_heads=2)
 
 
 def set_stack(section, **sizes):
   section.update(sizes)
   section.mlp_multiple_of = 32
   section.unroll = True
+
+
+STAGES = {  # kind of model, and what sets its sizes
+  "blt": ("blt", blt),
+  "entropy": ("byte_lm", entropy),
+  "static": ("blt", static),
+  "space": ("blt", space),
+  "megabyte": ("megabyte", megabyte),
+  "spacebyte": ("spacebyte", spacebyte),
+  "flat": ("byte_lm", flat),
+  "flat_window": ("byte_lm", flat_window),
+  "bpe": ("bpe_lm", bpe),
+}

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from blt_jax import config as settings
+from blt_jax import kinds
 from blt_jax.cost import topologies
 from blt_jax.parallel import sharding
 
@@ -35,6 +36,25 @@ def test_every_config_builds_its_parts(name):
   settings.make_patching_config(config.patching, threshold=1.0)
   settings.make_batch_shape(config)
   settings.make_optimizer(config)
+
+
+@pytest.mark.parametrize(
+  ("stage", "patch_size"),
+  [
+    ("static", 6), ("space", 8), ("megabyte", 8), ("spacebyte", 8), ("flat", 1),
+    ("flat_window", 1),
+  ],
+)  # fmt: skip
+def test_baselines_of_the_quickstart_cost_as_much_as_its_blt(stage, patch_size):
+  """By the paper's count, for each byte; and learn from as many."""
+  config, blt = _get("quickstart", stage), _get("quickstart")
+  model = settings.make_model_config(config.model)
+  settings.make_patching_config(config.patching)
+  cost = kinds.flops_per_byte(model, patch_size, config.data.seq_len)
+  wanted = kinds.flops_per_byte(settings.make_model_config(blt.model), 4.5, blt.data.seq_len)
+  assert cost == pytest.approx(wanted, rel=0.03)
+  assert settings.make_batch_shape(config).batch_size == blt.data.batch_size
+  assert (config.data.seq_len, config.num_steps) == (blt.data.seq_len, blt.num_steps)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")

@@ -11,6 +11,8 @@ from blt_jax.models.config import (
   CrossAttentionConfig,
   TransformerConfig,
 )
+from blt_jax.models.megabyte import MegaByteConfig
+from blt_jax.models.spacebyte import SpaceByteConfig
 
 _MLP_RATIO = 4  # d_ff / h in the paper's count; it charges no SwiGLU
 
@@ -71,6 +73,49 @@ def bpe_lm_flops_per_byte(config: BPELMConfig, bytes_per_patch: float, seq_len: 
   _check_sizes(bytes_per_patch, seq_len)
   context = seq_len / bytes_per_patch
   return _transformer(config.transformer, context, config.vocab_size) / bytes_per_patch
+
+
+def megabyte_flops_per_byte(
+  config: MegaByteConfig, bytes_per_patch: float, seq_len: int
+) -> float:
+  """The same of a MegaByte: both stacks, and the matrix that hands a byte's slice over.
+
+  Args:
+    config: of the model.
+    bytes_per_patch: of no effect, `config.patch_size` counts.
+    seq_len: bytes in a context.
+
+  Raises:
+    ValueError: as `blt_flops_per_byte`.
+  """
+  _check_sizes(bytes_per_patch, seq_len)
+  c, size = config, config.patch_size
+  return (
+    _transformer(c.global_model, seq_len / size) / size
+    + _transformer(c.local_model, size, c.vocab_size)
+    + 2 * c.slice_dim * c.local_model.dim
+  )
+
+
+def spacebyte_flops_per_byte(
+  config: SpaceByteConfig, bytes_per_patch: float, seq_len: int
+) -> float:
+  """The same of a SpaceByte: local layers for each byte, global ones where words begin.
+
+  Args:
+    config: of the model.
+    bytes_per_patch: mean bytes for each global position.
+    seq_len: bytes in a context.
+
+  Raises:
+    ValueError: as `blt_flops_per_byte`.
+  """
+  _check_sizes(bytes_per_patch, seq_len)
+  c, positions = config, seq_len / bytes_per_patch
+  return (
+    _transformer(c.local_model, seq_len, c.vocab_size)
+    + _transformer(c.global_model, positions) / bytes_per_patch
+  )
 
 
 def _check_sizes(bytes_per_patch: float, seq_len: int) -> None:
@@ -138,6 +183,23 @@ def byte_lm_model_flops(config: ByteLMConfig, seq_len: int, num_patches: int) ->
   del num_patches
   stack = config.transformer
   return 3 * (_stack(stack, seq_len) + 2 * seq_len * stack.dim * config.vocab_size)
+
+
+def megabyte_model_flops(config: MegaByteConfig, seq_len: int, num_patches: int) -> float:
+  """The same of a MegaByte, whose patches `num_patches` does not change."""
+  c, size = config, config.patch_size
+  num_patches = seq_len // size
+  bridge = 2 * seq_len * c.local_model.dim * (c.slice_dim + c.vocab_size)
+  inside = num_patches * _stack(c.local_model, size)
+  return 3 * (_stack(c.global_model, num_patches) + inside + bridge)
+
+
+def spacebyte_model_flops(config: SpaceByteConfig, seq_len: int, num_patches: int) -> float:
+  """The same of a SpaceByte, whose slots are those of its config, not `num_patches`."""
+  c, local = config, config.local_model
+  num_patches = c.global_slots(seq_len)
+  output = 2 * seq_len * local.dim * c.vocab_size
+  return 3 * (_stack(local, seq_len) + _stack(c.global_model, num_patches) + output)
 
 
 def _stack(stack: TransformerConfig, length: int) -> float:

@@ -27,6 +27,7 @@ class BatchShape:
     num_patches: P, patch slots in a row.
     pool_size: documents open at once while rows are filled; see `packing.rows.PackRows`.
     pool_bytes: of text in them; likewise.
+    row_multiple: what divides S, and the positions where documents start; likewise.
   """
 
   batch_size: int
@@ -34,6 +35,7 @@ class BatchShape:
   num_patches: int
   pool_size: int | None = None
   pool_bytes: int | None = None
+  row_multiple: int = 1
 
 
 def training_batches(

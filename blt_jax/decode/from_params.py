@@ -22,9 +22,9 @@ def byte_lm_weights(config: ByteLMConfig, params: Any, dtype: str) -> ByteLMWeig
   table = params["embedding"]["embedding"].astype(dtype)
   return ByteLMWeights(
     embedding=table,
-    layers=_stack(config.transformer, params["transformer"]["layers"], dtype),
+    layers=stack_weights(config.transformer, params["transformer"]["layers"], dtype),
     norm=params["norm"]["scale"],
-    output=table if config.tie_embeddings else _matrix(params["output"], dtype),
+    output=table if config.tie_embeddings else matrix(params["output"], dtype),
   )
 
 
@@ -41,10 +41,10 @@ def blt_weights(config: BLTConfig, params: Any, dtype: str) -> BLTWeights:
       for i in range(len(config.ngram_vocab_sizes))
     ],
     encoder=_encoder(config, params["encoder"], dtype),
-    latent_projection=_matrix(latent["projection"], dtype) if is_projected else None,
-    latent=_stack(config.latent, latent["transformer"]["layers"], dtype),
+    latent_projection=matrix(latent["projection"], dtype) if is_projected else None,
+    latent=stack_weights(config.latent, latent["transformer"]["layers"], dtype),
     decoder=_decoder(config, params["decoder"], dtype),
-    output=table if config.tie_embeddings else _matrix(params["output"], dtype),
+    output=table if config.tie_embeddings else matrix(params["output"], dtype),
   )
 
 
@@ -58,7 +58,7 @@ def _encoder(config: BLTConfig, params: Any, dtype: str) -> EncoderWeights:
   names = [name for name in params if name.startswith("cross_")]
   names.sort(key=lambda name: int(name.removeprefix("cross_")))
   cross = [_cross(params[name], dtype) for name in names]
-  return EncoderWeights(layers, cross, _matrix(params["patch_projection"], dtype))
+  return EncoderWeights(layers, cross, matrix(params["patch_projection"], dtype))
 
 
 def _decoder(config: BLTConfig, params: Any, dtype: str) -> DecoderWeights:
@@ -70,14 +70,15 @@ def _decoder(config: BLTConfig, params: Any, dtype: str) -> DecoderWeights:
     cross = [params["cross_0"]]
   is_projected = config.project_latent
   return DecoderWeights(
-    layers=_stack(config.decoder, layers, dtype),
+    layers=stack_weights(config.decoder, layers, dtype),
     cross=[_cross(p, dtype) for p in cross],
     norm=params["norm"]["scale"],
-    patch_projection=_matrix(params["patch_projection"], dtype) if is_projected else None,
+    patch_projection=matrix(params["patch_projection"], dtype) if is_projected else None,
   )
 
 
-def _stack(config: TransformerConfig, params: Any, dtype: str) -> list[BlockWeights]:
+def stack_weights(config: TransformerConfig, params: Any, dtype: str) -> list[BlockWeights]:
+  """Weights of each block of a stack, from parameters with a leading axis of layers."""
   return [_block(config, p, dtype) for p in _unstack(params, config.num_layers)]
 
 
@@ -88,15 +89,15 @@ def _unstack(params: Any, num_layers: int) -> list[Any]:
 
 def _block(config: TransformerConfig, params: Any, dtype: str) -> BlockWeights:
   attention, mlp = params["attention"], params["mlp"]
-  query, key, value = (_matrix(attention[n], dtype) for n in ("query", "key", "value"))
+  query, key, value = (matrix(attention[n], dtype) for n in ("query", "key", "value"))
   query, key = _in_halves(query, config.head_dim), _in_halves(key, config.head_dim)
   return BlockWeights(
     attention_norm=params["attention_norm"]["scale"],
     query_key_value=jnp.concatenate([query, key, value]),
-    output=_matrix(attention["output"], dtype),
+    output=matrix(attention["output"], dtype),
     mlp_norm=params["mlp_norm"]["scale"],
-    gate_up=jnp.concatenate([_matrix(mlp[n], dtype) for n in ("gate", "up")]),
-    down=_matrix(mlp["down"], dtype),
+    gate_up=jnp.concatenate([matrix(mlp[n], dtype) for n in ("gate", "up")]),
+    down=matrix(mlp["down"], dtype),
   )
 
 
@@ -104,9 +105,9 @@ def _cross(params: Any, dtype: str) -> CrossWeights:
   return CrossWeights(
     query_norm=params["query_norm"]["scale"],
     context_norm=params["context_norm"]["scale"],
-    query=_matrix(params["query"], dtype),
-    key_value=jnp.concatenate([_matrix(params[n], dtype) for n in ("key", "value")]),
-    output=_matrix(params["output"], dtype),
+    query=matrix(params["query"], dtype),
+    key_value=jnp.concatenate([matrix(params[n], dtype) for n in ("key", "value")]),
+    output=matrix(params["output"], dtype),
   )
 
 
@@ -117,6 +118,6 @@ def _in_halves(matrix: jax.Array, head_dim: int) -> jax.Array:
   return heads[:, order].reshape(matrix.shape)
 
 
-def _matrix(params: Any, dtype: str) -> jax.Array:
+def matrix(params: Any, dtype: str) -> jax.Array:
   """A matrix [out, in] from a kernel [in, out]."""
   return params["kernel"].astype(dtype).T

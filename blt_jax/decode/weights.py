@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 
-def _axes(*names: str, **options: Any) -> Any:
+def axes(*names: str | None, **options: Any) -> Any:
   """A field for an array whose dimensions have these logical names."""
   return dataclasses.field(metadata={"axes": names}, **options)
 
@@ -21,12 +21,12 @@ def _axes(*names: str, **options: Any) -> Any:
 class BlockWeights:
   """A block: attention(norm(x)), then a gated MLP of norm(x)."""
 
-  attention_norm: jax.Array = _axes("norm")  # [D]
-  query_key_value: jax.Array = _axes("heads", "embed")  # [(N + 2 G) H, D]
-  output: jax.Array = _axes("embed", "heads")  # [D, N H]
-  mlp_norm: jax.Array = _axes("norm")  # [D]
-  gate_up: jax.Array = _axes("mlp", "embed")  # [2 F, D]
-  down: jax.Array = _axes("embed", "mlp")  # [D, F]
+  attention_norm: jax.Array = axes("norm")  # [D]
+  query_key_value: jax.Array = axes("heads", "embed")  # [(N + 2 G) H, D]
+  output: jax.Array = axes("embed", "heads")  # [D, N H]
+  mlp_norm: jax.Array = axes("norm")  # [D]
+  gate_up: jax.Array = axes("mlp", "embed")  # [2 F, D]
+  down: jax.Array = axes("embed", "mlp")  # [D, F]
 
 
 @jax.tree_util.register_dataclass
@@ -34,11 +34,11 @@ class BlockWeights:
 class CrossWeights:
   """A cross-attention, of patches to bytes or of bytes to the vectors of patches."""
 
-  query_norm: jax.Array = _axes("norm")  # [D]
-  context_norm: jax.Array = _axes("norm")  # [D]
-  query: jax.Array = _axes("heads", "embed")  # [N H, D]
-  key_value: jax.Array = _axes("heads", "embed")  # [2 G H, D]
-  output: jax.Array = _axes("embed", "heads")  # [D, N H]
+  query_norm: jax.Array = axes("norm")  # [D]
+  context_norm: jax.Array = axes("norm")  # [D]
+  query: jax.Array = axes("heads", "embed")  # [N H, D]
+  key_value: jax.Array = axes("heads", "embed")  # [2 G H, D]
+  output: jax.Array = axes("embed", "heads")  # [D, N H]
 
 
 @jax.tree_util.register_dataclass
@@ -49,7 +49,7 @@ class EncoderWeights:
   layers: list[BlockWeights]
   cross: list[CrossWeights]  # one under each of the last layers, or none
   # [K D, D times the number of poolings]
-  patch_projection: jax.Array | None = _axes("heads", "embed", default=None)
+  patch_projection: jax.Array | None = axes("heads", "embed", default=None)
 
 
 @jax.tree_util.register_dataclass
@@ -59,9 +59,9 @@ class DecoderWeights:
 
   layers: list[BlockWeights]
   cross: list[CrossWeights]  # one before each of the first layers, or none
-  norm: jax.Array = _axes("norm")  # [D]
+  norm: jax.Array = axes("norm")  # [D]
   # [slots D, latent width], slots being the vectors that bytes read of a patch
-  patch_projection: jax.Array | None = _axes("heads", "embed", default=None)
+  patch_projection: jax.Array | None = axes("heads", "embed", default=None)
 
 
 @jax.tree_util.register_dataclass
@@ -70,9 +70,9 @@ class ByteLMWeights:
   """A byte language model."""
 
   layers: list[BlockWeights]
-  embedding: jax.Array = _axes("vocab", "embed")  # [V, D]
-  norm: jax.Array = _axes("norm")  # [D]
-  output: jax.Array = _axes("vocab", "embed")  # [V, D]
+  embedding: jax.Array = axes("vocab", "embed")  # [V, D]
+  norm: jax.Array = axes("norm")  # [D]
+  output: jax.Array = axes("vocab", "embed")  # [V, D]
 
 
 @jax.tree_util.register_dataclass
@@ -83,14 +83,14 @@ class BLTWeights:
   encoder: EncoderWeights
   latent: list[BlockWeights]
   decoder: DecoderWeights
-  embedding: jax.Array = _axes("vocab", "embed")  # [V, D]
-  output: jax.Array = _axes("vocab", "embed")  # [V, D]
+  embedding: jax.Array = axes("vocab", "embed")  # [V, D]
+  output: jax.Array = axes("vocab", "embed")  # [V, D]
   # [functions times sizes times rows of a table, D], one table after the other
-  hashes: jax.Array | None = _axes("hash_rows", "embed", default=None)
+  hashes: jax.Array | None = axes("hash_rows", "embed", default=None)
   # [latent width, K D]
-  latent_projection: jax.Array | None = _axes("embed", "heads", default=None)
+  latent_projection: jax.Array | None = axes("embed", "heads", default=None)
   # of each frequency table its embeddings, [rows, D], and what finds its n-grams
-  ngrams: list[jax.Array] = _axes("vocab", "embed", default_factory=list)
+  ngrams: list[jax.Array] = axes("vocab", "embed", default_factory=list)
   ngram_keys: list[Any] = dataclasses.field(default_factory=list)
   source: Any = None  # weights of the entropy source
-  lookup_table: jax.Array | None = _axes("vocab", "vocab", default=None)  # bool [V, V]
+  lookup_table: jax.Array | None = axes("vocab", "vocab", default=None)  # bool [V, V]

@@ -32,6 +32,7 @@ class BLT(nn.Module):
 
   config: BLTConfig
   batch_keys = ("ngram_ids",)  # what it may take beside tokens and patches
+  row_multiple = 1  # what divides rows, and places of documents in them
 
   def setup(self):
     c = self.config

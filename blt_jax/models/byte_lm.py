@@ -14,6 +14,7 @@ class ByteLM(nn.Module):
 
   config: ByteLMConfig
   batch_keys = ()  # what it may take beside tokens
+  row_multiple = 1  # what divides rows, and places of documents in them
 
   @nn.compact
   def __call__(self, tokens: jax.Array, patch_lengths: jax.Array | None = None) -> jax.Array:

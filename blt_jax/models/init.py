@@ -11,12 +11,13 @@ def init_params(model: nn.Module, rng: jax.Array) -> Any:
   """Fresh parameters, float32; leaves carry their logical names.
 
   Args:
-    model: of any kind; it is called with tokens [1, 4] and patch lengths [1, 5].
+    model: of any kind; it is called with a few tokens, each a patch.
     rng: key [].
   """
-  tokens, lengths = jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 5), jnp.int32)
+  size = max(4 // model.row_multiple, 1) * model.row_multiple
+  tokens, lengths = jnp.zeros((1, size), jnp.int32), jnp.ones((1, size + 1), jnp.int32)
   tables = len(getattr(model.config, "ngram_vocab_sizes", ()))
-  extras = {"ngram_ids": jnp.zeros((tables, 1, 4), jnp.int32)} if tables else {}
+  extras = {"ngram_ids": jnp.zeros((tables, *tokens.shape), jnp.int32)} if tables else {}
   return model.init(rng, tokens, lengths, **extras)["params"]
 
 

@@ -8,6 +8,7 @@ from blt_jax.patching.rules import cumulative_rule as cumulative_rule
 from blt_jax.patching.rules import decoder_patch_ids as decoder_patch_ids
 from blt_jax.patching.rules import entropy_rule as entropy_rule
 from blt_jax.patching.rules import find_boundaries as find_boundaries
+from blt_jax.patching.rules import is_spacelike as is_spacelike
 from blt_jax.patching.rules import lengths_from_starts as lengths_from_starts
 from blt_jax.patching.rules import patch_ids as patch_ids
 from blt_jax.patching.rules import patch_lengths as patch_lengths

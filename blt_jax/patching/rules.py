@@ -258,10 +258,11 @@ def space_rule(tokens: Array, tokens_before: Array) -> Array:
     bool [B, S].
   """
   is_special = tokens < tokenizer.OFFSET
-  return (_is_space(tokens) & ~_is_space(tokens_before)) | is_special
+  return (is_spacelike(tokens) & ~is_spacelike(tokens_before)) | is_special
 
 
-def _is_space(tokens: Array) -> Array:
+def is_spacelike(tokens: Array) -> Array:
+  """Which ids [...] are no letters, digits or UTF-8 continuation bytes: bool [...]."""
   byte = tokens.astype(np.int32) - tokenizer.OFFSET  # special ids are negative
   return (
     (byte < ord("0"))

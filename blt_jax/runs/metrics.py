@@ -29,9 +29,10 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     EOS included, over the number of bytes; `patch_size` in bytes per patch; the shares
     `one_byte_patches` of all patches, of byte slots with a target and of patch slots with a
     patch; `documents_per_batch`, different documents that a step learns from, and
-    `documents_repeated`, the share of them that the step before had.
+    `documents_repeated`, the share of them that the step before had; and of models that
+    cannot predict all, the share `dropped_targets` of those that they leave out.
   """
-  mixing = {}
+  mixing, dropped = {}, sums.get("dropped_targets")
   if "documents" in sums:
     mixing = {
       "documents_per_batch": float(sums["documents"] / sums["batches"]),
@@ -45,6 +46,11 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     "byte_slot_use": float(sums["targets"] / sums["byte_slots"]),
     "patch_slot_use": float(sums["patches"] / sums["patch_slots"]),
     **mixing,
+    **(
+      {}
+      if dropped is None
+      else {"dropped_targets": float(dropped / (dropped + sums["targets"]))}
+    ),
   }
 
 

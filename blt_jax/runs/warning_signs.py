@@ -9,7 +9,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from blt_jax import config as settings
-from blt_jax import tokenizer
+from blt_jax import kinds, tokenizer
 
 
 class _Sign(NamedTuple):
@@ -55,6 +55,13 @@ _SIGNS = (
     "{num_patches}.",
   ),
   _Sign(
+    ("dropped_targets",),
+    lambda share: share > 0.01,
+    "{dropped_targets:.1%} of the targets come after the last global position for which their "
+    "row has a slot, and do not count, more than 1 %: raise config.model.num_patches, or leave "
+    "it open.",
+  ),
+  _Sign(
     ("train_loss", "heldout_loss"),
     lambda loss, heldout_loss: 2 * loss < heldout_loss,
     "The training loss is about {train_loss:.3f} nats and the held-out loss "
@@ -80,8 +87,8 @@ class WarningSigns:
       numbers: `threshold`, and `largest_entropy` or whatever else the rule compares with it,
         nats; `scheme`; `patch_size`, the mean, and `target_bytes_per_patch`; `seq_len` and
         `num_patches` of a row; the shares `one_byte_patches` of all patches,
-        `byte_slot_use` and `patch_slot_use`; `train_loss` and `heldout_loss`, nats per
-        target. Others do not matter.
+        `byte_slot_use` and `patch_slot_use`, and `dropped_targets` of all targets;
+        `train_loss` and `heldout_loss`, nats per target. Others do not matter.
     """
     numbers = {k: v for k, v in {**self._known, **numbers}.items() if v is not None}
     if {"seq_len", "patch_size"} <= numbers.keys():
@@ -106,6 +113,7 @@ def make_warning_signs(config: ConfigDict, calibration: Mapping[str, float]) -> 
   """
   patching, shape = config.patching, settings.make_batch_shape(config)
   has_threshold = patching.scheme == "entropy" and patching.threshold is not None
+  makes_patches = hasattr(kinds.find_kind(config.model.kind).module, "forward")
   bound = None if patching.cumulative else math.log(tokenizer.VOCAB_SIZE)  # of sums: none
   return WarningSigns(
     scheme=patching.scheme,
@@ -114,6 +122,6 @@ def make_warning_signs(config: ConfigDict, calibration: Mapping[str, float]) -> 
     target_bytes_per_patch=(
       calibration.get("target_bytes_per_patch") if has_threshold else patching.patch_size
     ),
-    seq_len=shape.seq_len,
+    seq_len=None if makes_patches else shape.seq_len,  # whose slots data.num_patches is not
     num_patches=shape.num_patches,
   )

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from blt_jax import tokenizer
+from blt_jax.models.extras import Extras
 from blt_jax.ops import losses
 from blt_jax.training.state import TrainState
 
@@ -19,10 +20,13 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-def predict(model: nn.Module, params: Any, batch: Batch) -> jax.Array:
+def predict(model: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, Extras]:
   """Logits [B, S, V] of a batch; what only its kind of model reads goes there by name."""
-  extras = {key: batch[key] for key in model.batch_keys if key in batch}
-  return model.apply({"params": params}, batch["tokens"], batch["patch_lengths"], **extras)
+  named = {key: batch[key] for key in model.batch_keys if key in batch}
+  arguments = {"params": params}, batch["tokens"], batch["patch_lengths"]
+  if hasattr(model, "forward"):
+    return model.apply(*arguments, **named, method="forward")
+  return model.apply(*arguments, **named), Extras()
 
 
 def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
@@ -33,35 +37,41 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
     (EOS has none), `inputs` that are not padding, their `patches` and the
     `one_byte_patches` among these; `byte_slots` and `patch_slots`, the size of the batch.
     Where ids are pieces, these are the patches: `inputs` are the bytes in them.
+    A model that makes its own patches counts these itself, see `Extras`; where it cannot
+    predict everything, `dropped_targets` are what it leaves out.
   """
-  mask = batch["loss_mask"]
-  nats = losses.cross_entropy_nats(predict(model, params, batch), batch["targets"])
+  logits, extras = predict(model, params, batch)
+  nats = losses.cross_entropy_nats(logits, batch["targets"])
+  wanted = batch["loss_mask"]
+  mask = wanted if extras.loss_mask is None else wanted & extras.loss_mask
   counts = {"nats": jnp.where(mask, nats, 0), "targets": mask}
-  counts |= _count_pieces(batch) if "target_bytes" in batch else _count_patches(batch)
+  counts |= (_count_pieces if "target_bytes" in batch else _count_patches)(batch, mask)
   counts |= {
     "byte_slots": jnp.ones_like(mask),
     "patch_slots": jnp.ones_like(batch["patch_lengths"]),
   }
-  return {k: v.sum(dtype=jnp.float32) for k, v in counts.items()}
+  if extras.loss_mask is not None:
+    counts["dropped_targets"] = wanted & ~mask
+  return {k: v.sum(dtype=jnp.float32) for k, v in counts.items()} | extras.metrics
 
 
-def _count_patches(batch: Batch) -> Metrics:
+def _count_patches(batch: Batch, mask: jax.Array) -> Metrics:
   """Arrays to be summed, of a batch whose ids are bytes."""
   is_input = batch["tokens"] != tokenizer.BOE_ID
   lengths = batch["patch_lengths"]
   starts = jnp.cumsum(lengths, axis=1) - lengths
   is_patch = (lengths > 0) & (starts < is_input.sum(axis=1, keepdims=True))
   return {
-    "bytes": batch["loss_mask"] & (batch["targets"] >= tokenizer.OFFSET),
+    "bytes": mask & (batch["targets"] >= tokenizer.OFFSET),
     "inputs": is_input,
     "patches": is_patch,
     "one_byte_patches": is_patch & (lengths == 1),
   }
 
 
-def _count_pieces(batch: Batch) -> Metrics:
+def _count_pieces(batch: Batch, mask: jax.Array) -> Metrics:
   """The same of a batch whose ids are pieces, by the raw bytes of its targets."""
-  sizes = jnp.where(batch["loss_mask"], batch["target_bytes"], 0)
+  sizes = jnp.where(mask, batch["target_bytes"], 0)
   return {
     "bytes": sizes, "inputs": sizes, "patches": sizes > 0, "one_byte_patches": sizes == 1
   }  # fmt: skip

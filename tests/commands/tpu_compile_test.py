@@ -50,6 +50,31 @@ def test_blt_step_compiles_and_is_reported(name, num_slices):
   json.dumps(result.to_dict())
 
 
+def _baseline_config(kind):
+  config = settings.get_config(kind)
+  stacks = {name: part for name, part in config.model.items() if hasattr(part, "num_layers")}
+  for stack in stacks.values():
+    stack.update(dim=128, num_heads=1, num_layers=2, remat="full")
+  if kind == "megabyte":
+    config.model.global_model.update(dim=256, num_heads=2)
+  elif kind == "spacebyte":
+    config.model.local_model.window = 128
+    config.model.global_model.update(dim=256, num_heads=2)
+    config.model.num_patches = 64
+  else:
+    config.model.transformer.window = None
+  config.data.update(batch_size=8, seq_len=256)
+  config.mesh.fsdp = 2
+  return config
+
+
+@pytest.mark.parametrize("kind", ["megabyte", "spacebyte", "byte_lm"])
+def test_baseline_steps_compile(kind):
+  result = train_compile.compile_step(_baseline_config(kind), topologies.get_topology("v4-8"))
+  assert result.memory.peak < result.memory.limit
+  assert 1 < result.flops.overhead < 3
+
+
 def _mesh(name="v4-8", **axes):
   topology = topologies.get_topology(name)
   return sharding.make_mesh(**axes, devices=topology.devices), topology.chip

@@ -21,6 +21,8 @@ from blt_jax.models.config import (
   CrossAttentionConfig,
   TransformerConfig,
 )
+from blt_jax.models.megabyte import MegaByteConfig
+from blt_jax.models.spacebyte import SpaceByteConfig
 
 # Forward FLOPs per byte at 4.5 bytes per patch and contexts of 8,192 bytes. In millions,
 # blt_1b is: latent transformer (MLP 1677.722, projections 838.861, attention 186.516) / 4.5;
@@ -126,6 +128,61 @@ def test_model_flops_are_what_xla_counts_in_the_forward_pass(kind):
   masked_pairs = 64 * 64 - flops.visible_pairs(64, None)
   expected = kinds.model_flops(model_config, 64, 0) / 3 + masked_pairs * 4 * 64
   assert expected < counted < 1.1 * expected  # norms, softmax, activations
+
+
+_SMALL = TransformerConfig(dim=8, num_layers=2, num_heads=2, mlp_dim=24, window=3)
+_WIDE = TransformerConfig(dim=16, num_layers=3, num_heads=2, mlp_dim=40)
+_MEGABYTE = MegaByteConfig(
+  _WIDE, TransformerConfig(dim=8, num_layers=2, num_heads=2, mlp_dim=24), patch_size=4
+)
+_SPACEBYTE = SpaceByteConfig(_SMALL, _WIDE, num_patches=5)
+
+
+def test_the_paper_charges_a_megabyte_a_patch_for_four_bytes():
+  """Rows of 24 bytes: 6 patches."""
+  wide = 3 * (2 * 2 * 16 * 64 + 4 * 2 * 16 * 16 + 4 * 16 * (6 + 1) / 2)
+  local = 2 * (2 * 2 * 8 * 32 + 4 * 2 * 8 * 8 + 4 * 8 * (4 + 1) / 2) + 2 * 8 * 260
+  assert kinds.flops_per_byte(_MEGABYTE, 9.0, 24) == wide / 4 + local + 2 * 4 * 8
+
+
+def test_the_paper_charges_a_spacebyte_by_its_global_positions():
+  """Rows of 24 bytes, 4 of them global."""
+  local = 2 * (2 * 2 * 8 * 32 + 4 * 2 * 8 * 8 + 4 * 8 * (3 + 1) / 2) + 2 * 8 * 260
+  wide = 3 * (2 * 2 * 16 * 64 + 4 * 2 * 16 * 16 + 4 * 16 * (4 + 1) / 2)
+  assert kinds.flops_per_byte(_SPACEBYTE, 6.0, 24) == local + wide / 6
+
+
+def test_model_flops_of_small_baselines_by_hand():
+  per_byte = 2 * (4 * 2 * 8 * 8 + 3 * 2 * 8 * 24)
+  per_patch = 3 * (4 * 2 * 16 * 16 + 3 * 2 * 16 * 40)
+  output = 24 * 2 * 8 * 260
+  wide = 6 * per_patch + 3 * (6 * 7 / 2) * 4 * 16
+  local = 24 * per_byte + 2 * (6 * 4 * 5 / 2) * 4 * 8
+  hand_over = 24 * 2 * 4 * 8
+  assert kinds.model_flops(_MEGABYTE, 24, 0) == 3 * (wide + local + hand_over + output)
+  wide = 5 * per_patch + 3 * (5 * 6 / 2) * 4 * 16
+  local = 24 * per_byte + 2 * (1 + 2 + 3 * 22) * 4 * 8
+  assert kinds.model_flops(_SPACEBYTE, 24, 0) == 3 * (wide + local + output)
+
+
+def _baseline(name):
+  """One layer of each stack, so that nothing is in a loop."""
+  local = TransformerConfig(dim=64, num_layers=1, num_heads=4, mlp_dim=128)
+  wide = TransformerConfig(dim=128, num_layers=1, num_heads=4, mlp_dim=256)
+  if name == "megabyte":
+    return MegaByteConfig(wide, local, patch_size=4, max_patches=64)
+  both = dataclasses.replace(local, num_layers=2, window=8)
+  return SpaceByteConfig(both, wide, num_patches=32)
+
+
+@pytest.mark.parametrize("name", ["megabyte", "spacebyte"])
+def test_model_flops_of_baselines_are_what_xla_counts(name):
+  config = _baseline(name)
+  model = kinds.build_model(config)
+  tokens = jax.ShapeDtypeStruct((1, 128), jnp.int32)
+  forward = jax.jit(lambda p, t: model.apply({"params": p}, t))
+  counted = forward.lower(init.abstract_params(model), tokens).cost_analysis()["flops"]
+  assert counted == pytest.approx(kinds.model_flops(config, 128, 0) / 3, rel=0.1)
 
 
 @given(st.integers(1, 60), st.integers(1, 80))

@@ -334,3 +334,26 @@ def test_documents_that_contradict_themselves_are_errors(size, lengths, message)
   document = {"tokens": np.arange(size), "patch_lengths": np.array(lengths, np.int32)}
   with pytest.raises(ValueError, match=message):
     next(iter(_pack_patched([document], 8, 4)))
+
+
+@given(_patched_documents(), st.integers(2, 6), st.integers(1, 9), st.sampled_from([1, 3, 256]))
+def test_pieces_start_at_multiples(documents, multiple, size, pool_size):
+  """As of a MegaByte: nothing is lost, and what stands before a piece is padding."""
+  source = grain.MapDataset.source(documents).to_iter_dataset(_HERE)
+  seq_len = multiple * size
+  made = list(PackRows(source, seq_len, seq_len + 1, pool_size, row_multiple=multiple))
+  targets = [int(t) for row in made for t in row["targets"][row["loss_mask"]]]
+  assert sorted(targets) == sorted(int(t) for d in documents for t in d["tokens"][1:])
+  for row in made:
+    assert row["patch_lengths"].sum() == seq_len + 1 and row["patch_lengths"][0] == 1
+    after_loss = np.concatenate([[False], row["loss_mask"][:-1]])
+    (starts,) = np.nonzero(row["loss_mask"] & ~after_loss)
+    assert (starts % multiple == 0).all()
+    (ends,) = np.nonzero(~row["loss_mask"] & after_loss)
+    assert (row["tokens"][ends] == tokenizer.EOS_ID)[ends > 0].all()
+
+
+def test_rows_are_a_multiple():
+  source = grain.MapDataset.source([]).to_iter_dataset(_HERE)
+  with pytest.raises(ValueError, match="seq_len 10 must be a multiple of row_multiple 4"):
+    PackRows(source, 10, 11, row_multiple=4)

@@ -24,6 +24,14 @@ def tiny_config(kind: str, **settings_of_run) -> ConfigDict:
     config.model.update(hash_vocab_size=64, hash_sizes=(3, 4))
   elif kind in ("byte_lm", "bpe_lm"):
     config.model.transformer.update(tiny)
+  elif kind == "megabyte":
+    config.model.global_model.update(tiny | dict(dim=32, window=None))
+    config.model.local_model.update(tiny | dict(window=None))
+    config.model.patch_size = 4
+  elif kind == "spacebyte":
+    config.model.local_model.update(tiny | dict(num_layers=2))
+    config.model.global_model.update(tiny | dict(dim=32, window=None))
+    config.model.num_patches = 8
   config.model.dtype = "float32"
   config.data.update(batch_size=8, seq_len=32, num_patches=33)
   config.logging.update(every_steps=1, tensorboard=False)

@@ -46,6 +46,11 @@ _CASES = {
     _ROW | _FULL | dict(byte_slot_use=0.71, patch_size=2.1),
     ["50% of their byte slots", "config.data.num_patches=2806, not 1400"],
   ),
+  "dropped": (
+    dict(dropped_targets=0.034),
+    dict(dropped_targets=0.009),
+    ["3.4% of the targets", "1 %", "config.model.num_patches"],
+  ),
   "by heart": (
     dict(train_loss=0.08, heldout_loss=11.5),
     dict(train_loss=1.0, heldout_loss=1.9),
@@ -94,3 +99,7 @@ def test_a_run_knows_its_target_and_its_bounds(caplog):
   caplog.clear()
   make_warning_signs(config, {}).look(patch_size=6.0, byte_slot_use=0.99, patch_slot_use=0.6)
   assert "config.data.num_patches=683, not 1024" in caplog.text
+  caplog.clear()
+  config = settings.get_config("spacebyte")
+  make_warning_signs(config, {}).look(patch_size=6.0, byte_slot_use=0.99, patch_slot_use=0.6)
+  assert not caplog.records

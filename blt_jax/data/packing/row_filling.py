@@ -27,9 +27,9 @@ def empty_rows(count: int, seq_len: int, num_patches: int) -> Rows:
 class RowFiller:
   """Fills one row of S + 1 positions, the last of which is a target only, and P patches."""
 
-  def __init__(self, pool: DocumentPool, row: Sequence[np.ndarray]):
-    """Takes the pool, and the arrays of a row of `empty_rows`."""
-    self._pool = pool
+  def __init__(self, pool: DocumentPool, row: Sequence[np.ndarray], multiple: int = 1):
+    """Takes the pool, arrays of a row of `empty_rows`, and what divides starts of pieces."""
+    self._pool, self._multiple = pool, multiple
     self._tokens, self._targets, self._loss_mask, self._lengths = row[:4]
     self._names, self._num_open = row[4:]
     self._pieces = 0
@@ -107,27 +107,28 @@ class RowFiller:
       self._names[self._pieces] = document.digest
     self._pieces += 1
     piece = self._pool.take(document, positions, patches)
-    self._write_tokens(piece.tokens)
-    self._write_lengths(piece)
-    self._positions -= positions
+    padding = min(-positions % self._multiple, self._positions - positions)
+    self._write_tokens(piece.tokens, padding)
+    self._write_lengths(piece, padding)
+    self._positions -= positions + padding
     self._patches -= patches
 
-  def _write_tokens(self, tokens: np.ndarray) -> None:
+  def _write_tokens(self, tokens: np.ndarray, padding: int) -> None:
     start = self._seq_len + 1 - self._positions
     end = start + len(tokens) - 1
     self._tokens[start:end] = tokens[:-1]
     self._targets[start:end] = tokens[1:]
     if end < self._seq_len:  # where a document is cut, an EOS keeps attention inside it
       self._tokens[end] = tokenizer.EOS_ID
-      self._loss_mask[end] = False
+      self._loss_mask[end : end + 1 + padding] = False
 
-  def _write_lengths(self, piece: Piece) -> None:
+  def _write_lengths(self, piece: Piece, padding: int) -> None:
     lengths, slot = self._lengths, self._num_patches - self._patches
     end = slot + len(piece.lengths)
     lengths[slot:end] = piece.lengths
     lengths[slot] = 1
     lengths[slot + 1] = piece.second
-    lengths[end - 1] = piece.last
+    lengths[end - 1] = piece.last + padding
 
   def close(self) -> None:
     """Makes the free positions part of the last patch, without loss."""

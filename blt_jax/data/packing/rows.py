@@ -55,6 +55,7 @@ class PackRows(grain.IterDataset):
     batch_size: int | None = None,
     pool_bytes: int | None = None,
     patch: Callable[[Any], dict[str, np.ndarray]] | None = None,
+    row_multiple: int = 1,
   ):
     """Takes the documents, S and P.
 
@@ -69,16 +70,21 @@ class PackRows(grain.IterDataset):
         Eight documents may be open however long they are.
       patch: makes a document, as above, of what `documents` gives; None where it gives those.
         What is read again to resume, and is done, is not patched again.
+      row_multiple: divides S, and the positions where pieces start: before each is padding,
+        id 0 without loss, up to the next such position.
 
     Raises:
-      ValueError: S or P is too small for any row, a batch has no row, or no document may
-        be open. Iterating raises it for documents whose patch_lengths do not sum to n.
+      ValueError: S or P is too small for any row, or S no multiple, a batch has no row, or no
+        document may be open. Iterating raises it for documents whose patch_lengths do not
+        sum to n.
     """
     super().__init__(documents)
     if num_patches < 3 or seq_len < 2:
       raise ValueError(
         f"Rows need seq_len >= 2 and num_patches >= 3, got {seq_len} and {num_patches}."
       )
+    if row_multiple < 1 or seq_len % row_multiple:
+      raise ValueError(f"seq_len {seq_len} must be a multiple of row_multiple {row_multiple}.")
     if batch_size is not None and batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}; a batch has at least 1 row.")
     if pool_size is None:
@@ -91,7 +97,9 @@ class PackRows(grain.IterDataset):
         "open."
       )
     self._documents = documents
-    self._options = (seq_len, num_patches, pool_size, pool_bytes, batch_size, patch)
+    self._options = (
+      seq_len, num_patches, pool_size, pool_bytes, batch_size, patch, row_multiple
+    )  # fmt: skip
 
   def __iter__(self) -> "_PackIterator":
     """Starts from the first document."""
@@ -108,12 +116,13 @@ class _PackIterator(grain.DatasetIterator):
     pool_bytes: int,
     batch_size: int | None,
     patch: Callable[[Any], dict[str, np.ndarray]] | None,
+    row_multiple: int,
   ):
     super().__init__(documents)
     self._documents = documents
     self._seq_len, self._num_patches = seq_len, num_patches
     self._pool_size, self._pool_bytes, self._batch_size = pool_size, pool_bytes, batch_size
-    self._patch = patch
+    self._patch, self._row_multiple = patch, row_multiple
     self._pool = self._empty_pool()
     self._read = 0  # documents
     self._row = 0  # rows made
@@ -130,7 +139,7 @@ class _PackIterator(grain.DatasetIterator):
   def _fill_rows(self, count: int) -> Rows:
     rows = empty_rows(count, self._seq_len, self._num_patches)
     for arrays in zip(*rows.values(), strict=True):
-      row = RowFiller(self._pool, arrays)
+      row = RowFiller(self._pool, arrays, self._row_multiple)
       while row.has_room and self._fill_pool():
         row.add()
       row.close()

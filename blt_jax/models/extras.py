@@ -1,0 +1,20 @@
+"""What a model tells a training step beside its logits."""
+
+import dataclasses
+
+import jax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Extras:
+  """What the method `forward` of a model gives as well, where it has one.
+
+  Attributes:
+    metrics: float32 scalars, sums over the batch, which stand in for those of `steps.sums`
+      or come on top of them.
+    loss_mask: bool [B, S], what the model could predict at all; None for everything.
+  """
+
+  metrics: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+  loss_mask: jax.Array | None = None

@@ -1,0 +1,113 @@
+"""Runs of the baselines: trained, stopped and resumed, evaluated, generated from."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_runs import losses, tiny_config, write_text
+
+from blt_jax import evaluate, train
+from blt_jax.decode import Generator, Sampling
+from blt_jax.parallel import sharding
+from blt_jax.runs import loading
+from blt_jax.runs.program import make_program
+
+KINDS = ["megabyte", "spacebyte"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once(tmp_path_factory):
+  """Runs of one config share their compiled programs."""
+  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  yield
+  jax.config.update("jax_compilation_cache_dir", None)
+
+
+def _config(kind, text, workdir):
+  config = tiny_config(kind, workdir=str(workdir), num_steps=5)
+  config.data.update(path=str(text), heldout_fraction=0.2)
+  config.optimizer.learning_rate = 1e-2
+  config.schedule.warmup_steps = 2
+  config.checkpoint.every_steps = 2
+  return config
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_from_training_to_generation(kind, tmp_path, monkeypatch, capsys):
+  text = write_text(tmp_path / "text")
+  whole, cut = tmp_path / "whole", tmp_path / "cut"
+  numbers = train.train(_config(kind, text, whole))
+  patch_size = 4 if kind == "megabyte" else numbers["patch_size"]
+  assert numbers["patch_size"] == pytest.approx(patch_size, rel=0.2) and patch_size > 2
+  assert ("dropped_targets" in numbers) == (kind == "spacebyte")
+
+  class Stopped(Exception):
+    pass
+
+  real, calls = sharding.put_batch, []
+
+  def stop_at_the_fourth_batch(*args, **kwargs):
+    calls.append(None)
+    if len(calls) == 4:
+      raise Stopped
+    return real(*args, **kwargs)
+
+  monkeypatch.setattr(sharding, "put_batch", stop_at_the_fourth_batch)
+  with pytest.raises(Stopped):
+    train.train(_config(kind, text, cut))
+  monkeypatch.undo()
+  assert train.train(_config(kind, text, cut)) == numbers
+  assert losses(cut) == losses(whole) and len(losses(cut)) == 5
+
+  evaluate.main([f"--run={whole}", f"--data={text / 'file_0.py'}"])
+  found = json.loads(capsys.readouterr().out)
+  assert 0 < found["bpb"] < 9
+  if kind == "megabyte":  # which predicts every byte
+    assert found["bytes"] == (text / "file_0.py").stat().st_size
+  model = loading.load_language_model(whole)
+  (result,) = Generator(model, prefill_chunk=8).generate(["def f"], Sampling(max_bytes=8))
+  assert 1 <= len(result.ids) <= 8
+
+
+def _losses(kind, **mesh):
+  """Losses of three steps on two devices, or on one."""
+  config = tiny_config(kind)
+  config.optimizer.learning_rate = 1e-2
+  config.schedule.warmup_steps = 1
+  config.mesh.update(mesh)
+  program = make_program(config, jax.devices()[: 2 if mesh else 1])
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(4, 260, (8, config.data.seq_len + 1)).astype(np.int32)
+  tokens[:, 1::5] = 36
+  tokens[:, 11], tokens[:, [0, 12]] = 2, 1
+  batch = {
+    "tokens": tokens[:, :-1],
+    "targets": tokens[:, 1:],
+    "loss_mask": np.ones((8, config.data.seq_len), bool),
+    "patch_lengths": np.ones((8, config.data.seq_len + 1), np.int32),
+  }
+  state, step, found = program.create_state(), program.train_step(), []
+  for _ in range(3):
+    state, metrics = step(state, sharding.put_batch(batch, program.mesh))
+    found.append(metrics["nats"] / metrics["targets"])
+  return np.array(found)
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs the fake devices of conftest.py")
+@pytest.mark.parametrize("kind", [*KINDS, "byte_lm"])
+def test_two_devices_learn_as_one(kind):
+  alone = _losses(kind)
+  assert alone[2] < alone[0]
+  for mesh in (dict(data=1, fsdp=2), dict(data=1, tensor=2)):
+    np.testing.assert_allclose(_losses(kind, **mesh), alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seq_len", [30, 31])
+def test_rows_of_whole_patches(seq_len, tmp_path):
+  config = _config("megabyte", write_text(tmp_path / "text"), tmp_path / "run")
+  config.data.seq_len = seq_len
+  with pytest.raises(ValueError, match=f"seq_len {seq_len} must be a multiple of 4, the patch"):
+    train.train(config)
+  assert not (tmp_path / "run").exists()
