@@ -9,6 +9,7 @@ import os
 import struct
 
 import grain
+import numpy as np
 
 from blt_jax.data.reading import shards
 from blt_jax.data.reading.documents import (
@@ -22,6 +23,7 @@ from blt_jax.storage.folders import Folder
 
 _MANIFEST = "entropies.json"
 FORMAT = 1
+_MOST = 100_000  # processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,15 @@ class Manifest:
   invalid_utf8: str = "keep"
   format: int = FORMAT
 
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      if type(value := getattr(self, field.name)) is not field.type:
+        raise ValueError(f"{field.name} is {value!r}")
+    if self.entropy_dtype not in ("float16", "float32"):
+      raise ValueError(f"entropy_dtype is {self.entropy_dtype!r}")
+    if not 1 <= self.num_processes <= _MOST:
+      raise ValueError(f"num_processes is {self.num_processes}")
+
 
 def is_scored(path: str | os.PathLike) -> bool:
   """Whether a path is such a folder."""
@@ -78,7 +89,7 @@ def load_manifest(folder: str | os.PathLike) -> Manifest:
     )
   try:
     return Manifest(**fields)
-  except TypeError as error:
+  except (TypeError, ValueError) as error:
     raise ValueError(f"{folder}/{_MANIFEST} is damaged: {error}.") from error
 
 
@@ -129,8 +140,10 @@ class ScoredReader(grain.MapDataset[Document]):
         "blt_jax.score_entropies, or choose another config.patching.entropies."
       )
     self.manifest = load_manifest(folder)
-    paths = shards.open_shards(folder, self.manifest.num_processes)
-    self._source = grain.sources.ArrayRecordDataSource(paths)
+    opened = shards.open_shards(folder, self.manifest.num_processes)
+    self._source = grain.sources.ArrayRecordDataSource([shard.path for shard in opened])
+    self._seeds = [shard.seed for shard in opened]
+    self._ends = np.cumsum([shard.records for shard in opened])
 
   def __len__(self) -> int:
     return len(self._source)
@@ -140,8 +153,9 @@ class ScoredReader(grain.MapDataset[Document]):
       return self.slice(index)
     index %= len(self)  # later epochs
     where = f"{self._folder}, record {index}"
+    seed = self._seeds[int(self._ends.searchsorted(index, side="right"))]
     try:
-      document = shards.decode(self._source[index], self.manifest.entropy_dtype)
+      document = shards.decode(self._source[index], self.manifest.entropy_dtype, seed)
     except (OSError, RuntimeError, ValueError, struct.error) as error:
       self._policy.reject(BadInputError("cannot be read", str(error)), where)
       return None
