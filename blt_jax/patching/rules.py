@@ -108,6 +108,8 @@ def patch_lengths(
   Raises:
     ValueError: what the scheme needs is missing or misshapen, or entropies hold NaN.
   """
+  if entropies is not None:
+    checks.check_entropies(entropies)
   boundaries = find_boundaries(tokens, config, entropies, lookup_table)
   if config.scheme == "bpe":  # as in the reference: a delimiter at the very end is open
     boundaries = boundaries & (_namespace(tokens).arange(tokens.shape[1]) < tokens.shape[1] - 1)
@@ -138,9 +140,7 @@ def find_boundaries(
     if entropies is None or entropies.shape != tokens.shape:
       shape = None if entropies is None else entropies.shape
       raise ValueError(f"The entropy scheme needs entropies {tokens.shape}, got {shape}.")
-    entropies = xp.asarray(entropies)
-    checks.check_entropies(entropies)
-    return _entropy_boundaries(entropies, config)
+    return _entropy_boundaries(xp.asarray(entropies), config)
   if config.scheme == "space":
     before = xp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=LETTER_ID)
     return space_rule(tokens, before)

@@ -64,15 +64,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: it is not there.
-    ValueError: somebody damaged it.
+    ValueError: somebody damaged it, or it holds NaN.
   """
   try:
-    fields = json.loads(read_bytes(path))
+    fields = json.loads(read_bytes(path), parse_constant=_parse_constant)
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is damaged, it is no JSON: {error}.") from None
   if not isinstance(fields, dict):
     raise ValueError(f"{path} is damaged, it holds no JSON object.")
   return fields
+
+
+def _parse_constant(name: str) -> float:
+  if name == "NaN":
+    raise ValueError("a number is NaN")
+  return float(name)
 
 
 def list_files(
