@@ -4,12 +4,13 @@ A folder, local or at a URL that fsspec knows, such as gs://, holds `entropies.j
 made the entropies, and the shards of each of the processes that wrote it.
 """
 
+import bisect
 import dataclasses
+import itertools
 import os
 import struct
 
 import grain
-import numpy as np
 
 from blt_jax.data.reading import shards
 from blt_jax.data.reading.documents import (
@@ -143,7 +144,7 @@ class ScoredReader(grain.MapDataset[Document]):
     opened = shards.open_shards(folder, self.manifest.num_processes)
     self._source = grain.sources.ArrayRecordDataSource([shard.path for shard in opened])
     self._seeds = [shard.seed for shard in opened]
-    self._ends = np.cumsum([shard.records for shard in opened])
+    self._ends = list(itertools.accumulate(shard.records for shard in opened))
 
   def __len__(self) -> int:
     return len(self._source)
@@ -153,7 +154,7 @@ class ScoredReader(grain.MapDataset[Document]):
       return self.slice(index)
     index %= len(self)  # later epochs
     where = f"{self._folder}, record {index}"
-    seed = self._seeds[int(self._ends.searchsorted(index, side="right"))]
+    seed = self._seeds[bisect.bisect_right(self._ends, index)]
     try:
       document = shards.decode(self._source[index], self.manifest.entropy_dtype, seed)
     except (OSError, RuntimeError, ValueError, struct.error) as error:

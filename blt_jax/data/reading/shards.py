@@ -206,10 +206,10 @@ def decode(record: bytes, entropy_dtype: str, seed: int | None = None) -> Docume
       entropies that no model gives.
   """
   if seed is not None:
-    body, end = record[: -_CHECKSUM.size], record[-_CHECKSUM.size :]
-    if end != _CHECKSUM.pack(zlib.crc32(body, seed)):
+    checksum = record[-_CHECKSUM.size :]
+    record = record[: -_CHECKSUM.size]
+    if checksum != _CHECKSUM.pack(zlib.crc32(record, seed)):
       raise ValueError("a record is not what was written, by its checksum; score again")
-    record = body
   (size,) = _HEADER.unpack_from(record)
   text = record[_HEADER.size : _HEADER.size + size]
   entropies = np.frombuffer(record, entropy_dtype, offset=_HEADER.size + len(text))
@@ -218,18 +218,11 @@ def decode(record: bytes, entropy_dtype: str, seed: int | None = None) -> Docume
       f"a record has {len(text)} bytes of text and {len(entropies)} entropies, it should "
       f"have {size} and {size + 2}; score the text again"
     )
-  _check(entropies)
-  return Document(text, entropies)
-
-
-def _check(entropies: np.ndarray) -> None:
-  """Raises ValueError for what no model gives: NaN, infinity, nothing but zeros."""
-  bits = entropies.view(f"u{entropies.itemsize}")
-  largest, infinity = bits.max(), np.array(np.inf, entropies.dtype).view(bits.dtype)
-  if largest >= infinity and not np.isfinite(entropies).all():  # or just negative
+  if seed is None and not np.isfinite(entropies).all():  # else `encode` looked
     raise ValueError("a record has entropies that are no numbers; score the text again")
-  if not largest and len(entropies) > _FEW + 2:
+  if not entropies[0] and size > _FEW and not entropies.any():
     raise ValueError("a record has no entropies but zeros; score the text again")
+  return Document(text, entropies)
 
 
 def open_shards(path: str | os.PathLike, num_processes: int) -> list[Shard]:
