@@ -96,6 +96,8 @@ def test_arrays_are_read_piece_by_piece():
     ("a.csv", 'text,id\n"abc,1\nx,2\n', "row 1: not a row of CSV .unexpected end"),
     ("a.csv", "text,id\na,1\nb\n", "row 2: another number of columns .1 instead of the 2"),
     ("a.csv", "text\ra\r", "not CSV"),
+    ("a.csv", "text,id\na,1\ntext,id\nb,2\n", "row 2: the header once more"),
+    ("a.jsonl", '{"text": "a", "text": "b"}', "line 1: several fields 'text'"),
     ("a.csv", "text\n", "holds no text"),
     ("a.tsv", "id,text\n1,x\n", "no column 'text'"),
   ],
@@ -194,6 +196,18 @@ def test_other_formats_are_utf8(tmp_path, end):
     read(tmp_path / f"a.{end}")
 
 
+@pytest.mark.parametrize("end", ["jsonl", "jsonl.gz", "json", "csv", "tsv"])
+def test_formats_by_another_name_are_named(tmp_path, end):
+  write_bytes(tmp_path / f"a.{end}", gzip.compress(LINES.encode()))
+  with pytest.raises(ValueError, match=r"a\..*: compressed text"):
+    read(tmp_path / f"a.{end}")
+
+
+def test_nuls_at_the_end_of_a_log(tmp_path):
+  (tmp_path / "a.jsonl").write_bytes(LINES.encode() + b"\n" + bytes(9999))
+  assert read(tmp_path / "a.jsonl", SKIP) == BYTES
+
+
 @pytest.mark.parametrize(
   ("start", "message"),
   [
@@ -233,6 +247,8 @@ def test_fields_of_objects(tmp_path):
   assert read(tmp_path / "a.parquet", options) == want
   write_arrow(tmp_path / "a.arrow", RECORDS)
   assert read(tmp_path / "a.arrow", options) == want
+  (tmp_path / "c.jsonl").write_text('{"text": "a \\"text\\"", "meta": {"text": "text"}}')
+  assert read(tmp_path / "c.jsonl") == [b'a "text"']
   (tmp_path / "b.jsonl").write_text('{"meta.body": "whole name", "meta": {"body": "x"}}')
   assert read(tmp_path / "b.jsonl", options) == [b"whole name"]
 

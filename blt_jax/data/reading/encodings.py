@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from blt_jax.data.reading import contents
 from blt_jax.data.reading.documents import BadInputError
 
 _START = 4096  # bytes that tell
@@ -41,8 +42,9 @@ def find(start: bytes) -> Encoding:
   for encoding in _MARKED:
     if start.startswith(encoding.mark):
       return encoding
-  start = start[:_START]
-  if len(start) > 3 and not start.strip(b"\0"):
+  whole = len(start[:_START])
+  start = start[:_START].rstrip(b"\0")  # a crash may leave them at the end of a log
+  if whole > 3 and not start:
     raise BadInputError("nothing but NUL bytes", "no text begins so")
   if width := _width_without_mark(start):
     details = f"convert it: iconv -f UTF-{width}LE (or BE) -t UTF-8"
@@ -60,11 +62,12 @@ def _width_without_mark(start: bytes) -> int:
 
 
 def mark_of_utf8(start: bytes) -> int:
-  """The length of the byte order mark of a file that must be UTF-8.
+  """The length of the byte order mark of a file that must be text in UTF-8.
 
   Raises:
-    BadInputError: it is in another encoding.
+    BadInputError: it is in another encoding, or of a format that is no text.
   """
+  contents.check_text(start)
   if (encoding := find(start)).unit > 1:
     name = encoding.name.upper()
     raise BadInputError(f"text in {name}", f"convert it: iconv -f {name[:6]} -t UTF-8")

@@ -34,7 +34,10 @@ def parse_line(line: bytes, field: str) -> bytes | None:
   except (ValueError, RecursionError) as error:
     raise BadInputError("not a line of JSON", str(error)) from error
   if not isinstance(record, dict):
-    raise BadInputError("not a JSON object", f"it is of type {type(record).__name__}")
+    hint = "; name the file .json if it is one array" if isinstance(record, list) else ""
+    raise BadInputError("not a JSON object", f"it is of type {type(record).__name__}{hint}")
+  if content.count(f'"{field}"') > 1:
+    _check_single(content, field)
   text = record[field] if field in record else _look_up(record, field)
   if not isinstance(text, str):
     raise BadInputError(f"no string in field {field!r}", f"but {type(text).__name__}")
@@ -42,6 +45,16 @@ def parse_line(line: bytes, field: str) -> bytes | None:
     return text.encode()
   except UnicodeEncodeError:
     return _encode_surrogates(text, errors)
+
+
+def _check_single(content: str, field: str) -> None:
+  """Raises BadInputError if an object has a field twice: a parser keeps the last one."""
+
+  def count(pairs: list[tuple[str, Any]]) -> int:
+    return sum(name == field for name, _ in pairs)
+
+  if json.loads(content, object_pairs_hook=count) > 1:
+    raise BadInputError(f"several fields {field!r}", "which one is meant?")
 
 
 def _look_up(record: dict[str, Any], field: str) -> Any:

@@ -135,9 +135,11 @@ class TextReader(_RangeReader):
       window = file.read(most)
       is_wide = encoding.unit > 1
       piece = window[: encodings.cut(window, limit, encoding)]
-      if not (self._is_alone or is_wide) and b"\0" in window and not is_utf8(piece):
-        self._policy.skipped.add("not UTF-8 text", path)
-        return np.zeros(1, np.int64)
+      if not is_wide and b"\0" in window and not is_utf8(piece):
+        if not self._is_alone:
+          self._policy.skipped.add("not UTF-8 text", path)
+          return np.zeros(1, np.int64)
+        logging.warning("%s is not UTF-8 text; its bytes are read as they are.", path)
       bounds, is_blank = [len(encoding.mark)], True
       window = window[bounds[0] :]
       while window := window + file.read(most - len(window)):

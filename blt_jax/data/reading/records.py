@@ -16,7 +16,8 @@ from blt_jax.data.reading import encodings, json_lines
 from blt_jax.data.reading.documents import BadInputError
 
 LONGEST = 1 << 28  # bytes of a record: one more is no text, or has lost its end
-_BLOCK, _START = 1 << 20, 64  # bytes read at once; that tell of encoding and kind
+_BLOCK, _START = 1 << 20, 264  # bytes read at once; that tell of encoding and kind
+_LONGEST_FIELD = 1 << 26  # bytes between quotes: more, and one of them is missing
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _UNPACKED, _FREE = 200, 1 << 26  # times its size a file may unpack to, or so many bytes
 
@@ -85,18 +86,50 @@ def _split_lines(file: BoundedFile, offset: int) -> Records:
 # --- CSV
 
 
+class _Lines:
+  """The lines of a file as text, bytes that are no UTF-8 escaped; and the place after them."""
+
+  def __init__(self, file: BoundedFile, offset: int):
+    self._file = file
+    self.move(offset)
+
+  def move(self, offset: int) -> None:
+    """Goes to a place."""
+    self._file.start(offset)
+    self.offset = self._file.offset
+    self._waiting = self._read()
+
+  def __iter__(self) -> Iterator[str]:
+    return self
+
+  def __next__(self) -> str:
+    line = next(self._waiting)
+    self.offset += len(line)
+    return line.decode(errors="surrogateescape")
+
+  def _read(self) -> Iterator[bytes]:
+    rest = b""
+    while block := self._file.read(_BLOCK):
+      lines = (rest + block).split(b"\n")
+      rest = lines.pop()
+      if len(rest) > LONGEST:
+        raise BadInputError("a line of more than 256 MB", "is it text?")
+      yield from (line + b"\n" for line in lines)
+    if rest:
+      yield rest
+
+
 def _split_rows(delimiter: str) -> Callable[[BoundedFile, int], Records]:
   def split(file: BoundedFile, offset: int) -> Records:
-    csv.field_size_limit(LONGEST)
-    lines = (line.decode(errors="surrogateescape") for line in iter(file.readline, b""))
+    csv.field_size_limit(_LONGEST_FIELD)
+    lines = _Lines(file, 0)
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
-    file.start(0)
     try:
       header = next(rows, [])
     except csv.Error as error:
       raise BadInputError("not CSV", str(error)) from error
     if offset:
-      file.start(offset)
+      lines.move(offset)
     while True:
       record: Any
       try:
@@ -107,7 +140,7 @@ def _split_rows(delimiter: str) -> Callable[[BoundedFile, int], Records]:
         if row is None:
           return
         record = header, row
-      yield record, file.offset
+      yield record, lines.offset
 
   return split
 
@@ -121,6 +154,8 @@ def _parse_row(record: tuple[list[str], list[str]], field: str) -> bytes | None:
     details = f"its columns: {names}; text_field says which"
     what = "no column" if not count else f"{count} columns"
     raise BadInputError(f"{what} {field!r}", details)
+  if row == header:
+    raise BadInputError("the header once more", "were files joined? Give each its own")
   if len(row) != len(header):
     details = f"{len(row)} instead of the {len(header)} of the header"
     raise BadInputError("another number of columns", details)
