@@ -16,7 +16,7 @@ from blt_jax.data.reading import encodings, json_lines
 from blt_jax.data.reading.documents import BadInputError
 
 LONGEST = 1 << 28  # bytes of a record: one more is no text, or has lost its end
-_BLOCK, _START = 1 << 20, 264  # bytes read at once; that tell of encoding and kind
+_BLOCK, _START = 1 << 20, 64  # bytes read at once; that tell of encoding and kind
 _LONGEST_FIELD = 1 << 26  # bytes between quotes: more, and one of them is missing
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _UNPACKED, _FREE = 200, 1 << 26  # times its size a file may unpack to, or so many bytes

@@ -47,7 +47,8 @@ def select(path: str, policy: Policy) -> Selection:
   note = policy.skipped.add
   found = files.list_files(path, reject, note)
   others: list[str] = []
-  if found != [path]:
+  is_named = len(found) == 1 and os.path.basename(found[0]) == os.path.basename(path)
+  if not is_named:  # whoever names a file means it
     try:
       found, others = saved.select(found, note)
     except BadInputError as error:

@@ -105,7 +105,8 @@ def open_split(
   file_ids = reader.file_ids if isinstance(reader, readers.TextReader) else None
   if file_ids is not None and file_ids[0] == file_ids[-1]:
     size = min(options.max_document_bytes, _HELD_OUT_PIECE)
-    reader = _open(path, dataclasses.replace(options, max_document_bytes=size), skipped)
+    policy = Policy(dataclasses.replace(options, max_document_bytes=size), skipped)
+    reader = readers.TextReader(selection.select(path, policy).paths, policy)
     file_ids = None
   train, held = heldout.hold_out(reader, heldout_fraction, file_ids, salt, path)
   return _in_order(train, reader), _in_order(held, reader)
