@@ -6,7 +6,7 @@ from blt_jax import kinds
 from blt_jax.decode import language_model
 from blt_jax.decode.table import TableSource
 from blt_jax.entropy.table import TableModel, is_table
-from blt_jax.runs import checkpoint, folder, resolve
+from blt_jax.runs import checkpoint, folder, ngrams, resolve
 from blt_jax.runs import patcher as patchers
 
 
@@ -43,10 +43,12 @@ def load_language_model(
     section = resolve.changed(section, threshold=threshold)
   patcher = _load_patcher(section, workdir)
   model = patcher.entropy_model
+  tables = ngrams.load(workdir, run.config.model)
+  options = {"ngram_tables": tables} if tables else {}
   if isinstance(model, TableModel):
     source = TableSource(model), model.jax_tables()
-    return kind.reader(run.model, run.params, patcher.config, source=source)
-  return kind.reader(run.model, run.params, patcher.config, model)
+    return kind.reader(run.model, run.params, patcher.config, source=source, **options)
+  return kind.reader(run.model, run.params, patcher.config, model, **options)
 
 
 def _load_patcher(section, workdir):
