@@ -247,6 +247,8 @@ def _copy_entries(home: Folder) -> str:
 def _load_entries(path: str, size: int) -> np.ndarray:
   try:
     entries = np.load(path, mmap_mode="r")
+    if not isinstance(entries, np.ndarray):
+      raise ValueError("it holds several arrays")
   except (OSError, ValueError, EOFError) as error:
     raise ValueError(f"{path} is missing or cut short ({error}); train it anew.") from error
   if entries.shape != (size,) or entries.dtype != np.uint32:

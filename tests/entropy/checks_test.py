@@ -39,7 +39,7 @@ def test_settings_have_numbers(value):
       bounds.check(settings)
 
 
-@pytest.mark.parametrize("value", [*NO_NUMBERS, None])
+@pytest.mark.parametrize("value", [*NO_NUMBERS, None, float("inf")])
 def test_thresholds_of_calibration_are_numbers(tmp_path, value):
   section = config.get_config("blt").patching
   patcher.save_threshold(tmp_path, PatchingConfig(threshold=2.0), largest_entropy=None)
@@ -123,6 +123,20 @@ def test_entries_have_a_digest(tmp_path, monkeypatch):
   path.write_text(json.dumps({k: v for k, v in fields.items() if k != "digest"}))
   table.TableModel(tmp_path)
   assert "has no digest, since an earlier version made it" in warnings[0]
+
+
+def test_entries_of_another_kind(tmp_path):
+  save(tmp_path)
+  for write in (
+    lambda file: np.savez(file, a=np.zeros(3)),
+    lambda file: np.save(file, np.uint32(3)),
+    lambda file: np.save(file, np.zeros(256, ">u4")),
+    lambda file: np.save(file, np.array([{}], object), allow_pickle=True),
+  ):
+    with (tmp_path / "entries.npy").open("wb") as file:
+      write(file)
+    with pytest.raises(ValueError, match=r"entries.npy (is missing or cut short|has)"):
+      table.TableModel(tmp_path)
 
 
 def test_json_of_ours_holds_no_nan(tmp_path):

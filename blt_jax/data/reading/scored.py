@@ -85,7 +85,7 @@ def load_manifest(folder: str | os.PathLike) -> Manifest:
   fields = Folder(folder).read_json(_MANIFEST)
   if fields.get("format") != FORMAT:
     raise ValueError(
-      f"{folder} has entropies of format {fields.get('format')}, this version reads "
+      f"{folder} has entropies of format {fields.get('format')!r}, this version reads "
       f"{FORMAT}; score the text again (python -m blt_jax.score_entropies)."
     )
   try:
