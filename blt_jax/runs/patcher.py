@@ -166,7 +166,7 @@ def read_threshold(workdir: str | os.PathLike) -> dict[str, Any]:
   found, numbers = home.read_json(THRESHOLD_FILE), ("threshold", "threshold_add", *_MEASURED)
   for name in ("threshold", *found):
     value = found.get(name)
-    is_finite = patching.is_number(value) and abs(value) < np.inf
+    is_finite = patching.is_number(value) and value not in (np.inf, -np.inf)
     is_right = is_finite if name in numbers else isinstance(value, bool)
     is_open = value is None and name != "threshold"
     if name in ("threshold", *RULE, *_MEASURED) and not (is_right or is_open):
