@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
   )
   if args.max_bytes < 1:
     raise ValueError(f"--max_bytes must be 1 or more, got {args.max_bytes}.")
-  if source_flags.parse(args) != SourceOptions() and not args.data:
+  if source_flags.parse(args) != SourceOptions() and args.data is None:
     raise ValueError("--text_field, --on_error and --invalid_utf8 say how to read --data.")
   reread = functools.partial(source_flags.parse, args)
   documents = read_scored(
@@ -150,16 +150,28 @@ def read_scored(
   elif is_table(folder):
     table = TableModel(folder)
     _check_reset(folder, reset_at_newline, table.reset_at_newline)
-    options = SourceOptions(**table.info.get("options", {}))
-    source = sources.open_source(data or table.info["input"], reread(options))
+    learned, options = _text_of(table, folder)
+    source = sources.open_source(learned if data is None else data, reread(options))
     parts, scorer = _text(source), table
   else:
     settings = runs.load_config(folder).data
     scorer = EntropyScorer(*runs.load_entropy_model(folder, step), reset_at_newline)
     options = reread(corpus.source_options(settings))
-    text = data and _text(sources.open_source(data, options))
-    parts = text or corpus.open_parts(settings)[0]
+    if data is None:
+      parts = corpus.open_parts(settings)[0]
+    else:
+      parts = _text(sources.open_source(data, options))
   return sample(parts, scorer, max_bytes)
+
+
+def _text_of(table: TableModel, folder: str) -> tuple[str, SourceOptions]:
+  """The text that a table learned, and how it was read."""
+  try:
+    return table.info["input"], SourceOptions(**table.info.get("options", {}))
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f"{folder}/table.json does not say what text it learned ({error}); train it anew."
+    ) from None
 
 
 def _text(documents: Dataset) -> corpus.Parts:
@@ -167,7 +179,7 @@ def _text(documents: Dataset) -> corpus.Parts:
 
 
 def _stored(folder: str, reset_at_newline: bool, data: str | None) -> corpus.Parts:
-  if data:
+  if data is not None:
     raise ValueError(f"--data goes with a model; {folder} holds text of its own.")
   _check_reset(folder, reset_at_newline, scored.load_manifest(folder).reset_at_newline)
   return _text(sources.open_source(folder))

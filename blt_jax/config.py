@@ -39,7 +39,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.heldout_fraction = 0.02  # of the documents, where they are split off
   # Hashed with a document's text to choose those; None: as the run began, else the usual one.
   data.heldout_salt = placeholder(str)
-  data.text_field = "text"  # of JSONL lines; the column of Parquet files
+  data.text_field = "text"  # of JSON; the column of CSV, Parquet, Arrow; "meta.body" nested
   data.on_error = "raise"  # or "skip": leave bad input out, count it and go on
   data.invalid_utf8 = "keep"  # documents as the bytes they are; or "drop"
   data.max_document_bytes = 65_536  # longer text files become several documents

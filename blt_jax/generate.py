@@ -10,13 +10,19 @@ lines of the output have too. Those are one for each sample, in order, with `pro
 `finish` ("end", "stop", "length", "patches" or "error"), `bytes`, `log_prob` in nats; `seed`
 where there are several samples; `bytes_hex` where the bytes are not UTF-8, so that `text` does
 not say all; with --show_patches `patch_starts` and `entropies`; or `error` instead.
+
+The same command goes on with what was stopped: results wait in OUTPUT.unfinished until all
+are there.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 import numpy as np
@@ -29,8 +35,9 @@ from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
-from blt_jax.runs import loading
+from blt_jax.runs import checkpoint, loading
 from blt_jax.storage import atomic, files
+from blt_jax.storage.journal import Journal
 
 _OPTIONS = [field for field in dataclasses.fields(Sampling) if field.type in (int, float)]
 
@@ -56,8 +63,26 @@ def main(argv: list[str] | None = None) -> str | int:
     prompt, samples = _prompt(args), prompt_lines.samples(options, args.num_samples)
     return _run_one(_generator(args), prompt, samples, args)
   lines = files.read_bytes(args.input).splitlines()
-  with atomic.writing(args.output) as file:
-    return _run_lines(_generator(args), lines, options, args, file)
+  with atomic.writing(args.output) as file, _journal(args, lines) as journal:
+    return _run_lines(_generator(args), lines, options, args, file, journal)
+
+
+@contextlib.contextmanager
+def _journal(args: argparse.Namespace, lines: list[bytes]) -> Iterator[Journal | None]:
+  """Where results are noted as they come; nowhere if the output is no file, as a pipe is."""
+  if os.path.exists(args.output) and not os.path.isfile(args.output):
+    yield None
+    return
+  given = {k: v for k, v in vars(args).items() if k not in ("input", "output", "batch_size")}
+  with contextlib.suppress(FileNotFoundError, ValueError):  # loading the run will say it
+    given["step"] = checkpoint.find_step(args.run, args.step)
+  given["lines"] = hashlib.sha256(b"\n".join(lines)).hexdigest()
+  journal, is_whole = Journal(args.output, given), False
+  try:
+    yield journal
+    is_whole = True
+  finally:
+    journal.close(is_whole)
 
 
 def _generator(args: argparse.Namespace) -> Generator:
@@ -190,6 +215,7 @@ def _run_lines(
   options: Sampling,
   args: argparse.Namespace,
   file: TextIO,
+  journal: Journal | None,
 ) -> str | int:
   """Continues the prompts of a file; lines that are wrong fail alone."""
   requests: list[tuple[int, PromptLine, int]] = []  # number, line, sample
@@ -204,14 +230,22 @@ def _run_lines(
     except ValueError as error:
       message = {"error": f"line {number + 1}: {error}"}
       records[number, 0] = prompt_lines.other_fields(fields) | message
-  # --- Generate, in any order
+  # --- Generate what is not done, in any order
+  done = {} if journal is None else journal.done
+  keys = {(number, i) for number, _, i in requests}
+  records |= {key: fields for key, fields in done.items() if key in keys}
+  requests = [r for r in requests if (r[0], r[2]) not in done]
   prompts = [line.prompt for _, line, _ in requests]
   samplings = [line.samples[i] for _, line, i in requests]
-  with tqdm(desc="Generating", total=len(requests), unit="text") as bar:
+  total = len(done) + len(requests)
+  with tqdm(desc="Generating", total=total, initial=len(done), unit="text") as bar:
     for piece in generator.stream(prompts, samplings, stride=2**30):
       if piece.result is not None:
         number, line, i = requests[piece.index]
-        records[number, i] = prompt_lines.record(line, i, piece.result, args.show_patches)
+        fields = prompt_lines.record(line, i, piece.result, args.show_patches)
+        records[number, i] = fields
+        if journal is not None:
+          journal.add((number, i), fields)
         bar.update()
   # --- Write, in the order of the lines
   for key in sorted(records):

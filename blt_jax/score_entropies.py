@@ -202,7 +202,7 @@ def _estimate_total(
   documents: Dataset, num_processes: int, progress: shards.Progress
 ) -> int | None:
   """About how many bytes this process's share has, from the text so far; None: unknown."""
-  if isinstance(documents, streams.JsonLinesStream):
+  if isinstance(documents, streams.RecordStream):
     return documents.size and documents.size // num_processes
   rows = documents if isinstance(documents, grain.MapDataset) else documents.parents[0]
   return int(progress.text_bytes / progress.next_document * len(rows) / num_processes)

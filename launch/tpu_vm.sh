@@ -69,6 +69,7 @@ case $subcommand in run | watch) need_config ;; esac
 for number in slices max_failures; do
   [[ ${!number} =~ ^[1-9][0-9]*$ ]] || die "--$number=${!number} must be a whole number." 2
 done
+[[ $poll =~ ^[0-9]+(\.[0-9]+)?$ ]] || die "--poll=$poll must be a number of seconds." 2
 need_program gcloud https://cloud.google.com/sdk/docs/install
 
 case $version/$type in

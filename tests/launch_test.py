@@ -246,6 +246,8 @@ _MISTAKES = {
   "no type": (["create", *_PLACE], "create needs --type"),
   "unknown type": (["create", *_PLACE, "--type=v9-8"], "give --version=VERSION"),
   "slices": (["create", *_ALL, "--slices=0"], "--slices=0 must be a whole number"),
+  "poll": (["create", *_ALL, "--poll=abc"], "--poll=abc must be a number of seconds"),
+  "no poll": (["watch", *_ALL, "--poll="], "--poll= must be a number of seconds"),
   "no config": (["run", *_PLACE], "run needs --config=FILE"),
   "no such config": (["run", *_PLACE, "--config=a.py:1b"], "This tree has no file a.py"),
 }

@@ -53,7 +53,8 @@ def test_storage_alone_knows_how_paths_are_reached(module):
     assert "fsspec" not in foreign(module)
     assert "etils" not in foreign(module) or module == "blt_jax.runs.checkpoint"
     used = {n.partition(".")[0] for n in imports(module)}
-    assert not {"tempfile", "shutil", "glob"} & used or module == "blt_jax.cli.parsing"
+    if module not in ("blt_jax.cli.parsing", "blt_jax.evals.code"):
+      assert not {"tempfile", "shutil", "glob"} & used
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 _WIDTH = 96
+_PATHS = "PATH", "FOLDER", "FILE"  # metavars of options that take one
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +50,10 @@ class Parser(argparse.ArgumentParser):
     parsed, unknown = self.parse_known_args(arguments, namespace)
     if unknown:
       self.error(f"{unknown[0]!r} belongs to no option. --help lists all.")
+    for action in self._actions:
+      is_path = (action.metavar or action.dest.upper()) in _PATHS
+      if is_path and getattr(parsed, action.dest, None) == "":
+        self.error(f"{action.option_strings[0]} is empty; give a path, or leave it out.")
     return parsed
 
   def check_names(self, arguments: Iterable[str]) -> None:

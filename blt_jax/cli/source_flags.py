@@ -7,7 +7,7 @@ from blt_jax.data.reading.documents import SourceOptions
 
 # Name -> what it says, and its choices.
 _FLAGS: dict[str, tuple[str, tuple[str, ...] | None]] = {
-  "text_field": ("field of JSONL lines, or column of Parquet files, with the text", None),
+  "text_field": ("field of JSON, or column of CSV, Parquet or Arrow, with the text", None),
   "on_error": ("whether bad input ends the program or is left out", ("raise", "skip")),
   "invalid_utf8": ("what becomes of documents that are not UTF-8", ("keep", "drop")),
 }

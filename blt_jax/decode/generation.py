@@ -5,12 +5,12 @@ import dataclasses
 
 import numpy as np
 
-from blt_jax import tokenizer
+from blt_jax import patching, tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-  """A prompt and its continuation.
+  """A prompt and its continuation; ValueError where entropies are NaN.
 
   Attributes:
     prompt: int32 [n] ids, BOS first; of pieces, those that are kept as they are.
@@ -35,6 +35,10 @@ class Generation:
   entropies: np.ndarray | None = None
   passes: int = 0
   raw: builtins.bytes | None = None
+
+  def __post_init__(self):
+    if self.entropies is not None:
+      patching.check_entropies(self.entropies)
 
   @property
   def bytes(self) -> builtins.bytes:

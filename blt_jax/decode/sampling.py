@@ -12,6 +12,7 @@ import numpy as np
 from blt_jax import tokenizer
 from blt_jax.decode import utf8
 
+_COLDEST = 1e-30  # temperatures below overflow float32 logits: the likeliest byte it is
 ALL_PARTS = frozenset(("seen", "utf8", "temperature", "filters"))
 
 
@@ -82,6 +83,8 @@ class Sampling:
     for field in dataclasses.fields(self):
       if "rule" in field.metadata:
         _check_option(field, getattr(self, field.name))
+    if self.temperature < _COLDEST:
+      object.__setattr__(self, "temperature", 0.0)
     filters = [
       name for name, off in (("top_k", 0), ("top_p", 1), ("min_p", 0))
       if getattr(self, name) != off

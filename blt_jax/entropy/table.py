@@ -9,16 +9,19 @@ A table has 2**b entries, uint32: 16 bits that tell the context from others that
 the same entry, and 16 bits of entropy.
 """
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
-from blt_jax import tokenizer
+from blt_jax import patching, tokenizer
 from blt_jax.entropy.contexts import (
+  MAX_ORDER,
   ContextHash,
   context_lengths,
   context_windows,
@@ -54,6 +57,7 @@ class TableModel:
     """
     home = Folder(folder)
     self.__setstate__((_load_info(home), _copy_entries(home)))
+    _check_digest(home, self.info.get("digest"), _load_entries(*self._entries))
 
   def __getstate__(self):
     return self.info, self._path
@@ -61,7 +65,8 @@ class TableModel:
   def __setstate__(self, state):
     self.info, self._path = state
     self.reset_at_newline: bool = self.info["reset_at_newline"]
-    entries = _load_entries(self._path, sum(self.info["buckets"]))
+    self._entries = self._path, sum(self.info["buckets"])
+    entries = _load_entries(*self._entries)
     ends = np.cumsum(self.info["buckets"])
     tables = np.split(entries, ends[:-1])
     self._tables = [
@@ -154,12 +159,14 @@ def save_table(
     OSError: it cannot be written.
   """
   home = Folder(folder)
-  info = {"version": VERSION, "buckets": [len(t) for t in tables], **info}
+  entries = np.concatenate(tables)
+  facts = {"buckets": [len(t) for t in tables], "digest": _digest(entries)}
+  info = {"version": VERSION, **facts, **info}
   try:
     with atomic.explaining(folder):
       home.make()
       with home.new_file(_ENTRIES) as path:
-        np.save(path, np.concatenate(tables))
+        np.save(path, entries)
     home.write_json(INFO, info)
   except OSError:
     home.unmake(_ENTRIES)
@@ -187,7 +194,45 @@ def _load_info(home: Folder) -> dict[str, Any]:
       f"{home.path_of(INFO)} has version {info.get('version')}, this code reads {VERSION}; "
       "train it anew."
     )
+  for name, is_right in _INFO.items():
+    if name not in info or not is_right(info[name]):
+      found = f"has {name} {info[name]!r}" if name in info else f"lacks {name}"
+      raise ValueError(f"{home.path_of(INFO)} is damaged: it {found}; train it anew.")
+  if len(info["orders"]) != len(info["buckets"]):
+    raise ValueError(f"{home.path_of(INFO)} is damaged: not one size an order; train it anew.")
   return info
+
+
+def _are_counts(values: Any, low: int, high: int) -> bool:
+  is_list = isinstance(values, list) and len(values) > 0
+  return is_list and all(type(n) is int and low <= n <= high for n in values)
+
+
+# What `table.json` must say, and whether a value is right.
+_INFO: dict[str, Callable[[Any], bool]] = {
+  "orders": lambda n: _are_counts(n, 1, MAX_ORDER) and n == sorted(set(n)),
+  "buckets": lambda n: _are_counts(n, 1, 1 << 31) and all(x & (x - 1) == 0 for x in n),
+  "entropy": lambda x: patching.is_number(x) and 0 <= x < 8,
+  "reset_at_newline": lambda x: isinstance(x, bool),
+}
+
+
+def _digest(entries: np.ndarray) -> str:
+  return hashlib.sha256(np.ascontiguousarray(entries).data).hexdigest()[:32]
+
+
+def _check_digest(home: Folder, digest: str | None, entries: np.ndarray) -> None:
+  """Raises ValueError where entries are not those that were written."""
+  if digest is None:
+    logging.warning(
+      "%s has no digest, since an earlier version made it; its entries are taken as they are.",
+      home.path_of(INFO),
+    )
+  elif digest != _digest(entries):
+    raise ValueError(
+      f"{home.path_of(_ENTRIES)} is not what was written, by the digest in {INFO}; train it "
+      "anew."
+    )
 
 
 def _copy_entries(home: Folder) -> str:
@@ -202,6 +247,8 @@ def _copy_entries(home: Folder) -> str:
 def _load_entries(path: str, size: int) -> np.ndarray:
   try:
     entries = np.load(path, mmap_mode="r")
+    if not isinstance(entries, np.ndarray):
+      raise ValueError("it holds several arrays")
   except (OSError, ValueError, EOFError) as error:
     raise ValueError(f"{path} is missing or cut short ({error}); train it anew.") from error
   if entries.shape != (size,) or entries.dtype != np.uint32:

@@ -1,5 +1,7 @@
 """Where patches start: the patching schemes of BLT as pure functions, and thresholds."""
 
+from blt_jax.patching.checks import check_entropies as check_entropies
+from blt_jax.patching.checks import is_number as is_number
 from blt_jax.patching.rules import LETTER_ID as LETTER_ID
 from blt_jax.patching.rules import SCHEMES as SCHEMES
 from blt_jax.patching.rules import PatchingConfig as PatchingConfig

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import tokenizer
+from blt_jax.patching import checks
 
 Array = Any  # np.ndarray or jax.Array
 
@@ -61,6 +62,9 @@ class PatchingConfig:
   def __post_init__(self):
     if self.scheme not in SCHEMES:
       raise ValueError(f"Unknown scheme {self.scheme!r}; choose one of {SCHEMES}.")
+    for name in ("threshold", "threshold_add", "patch_size", "max_patch_length"):
+      if (value := getattr(self, name)) is not None and not checks.is_number(value):
+        raise ValueError(f"{name} is {value!r}; it must be a number.")
     if self.max_patch_length is not None and self.max_patch_length < 1:
       raise ValueError(f"max_patch_length is {self.max_patch_length}; it must be >= 1.")
     if self.scheme == "static" and (self.patch_size is None or self.patch_size < 1):
@@ -102,8 +106,10 @@ def patch_lengths(
     without the next byte.
 
   Raises:
-    ValueError: what the scheme needs is missing or misshapen.
+    ValueError: what the scheme needs is missing or misshapen, or entropies hold NaN.
   """
+  if entropies is not None:
+    checks.check_entropies(entropies)
   boundaries = find_boundaries(tokens, config, entropies, lookup_table)
   if config.scheme == "bpe":  # as in the reference: a delimiter at the very end is open
     boundaries = boundaries & (_namespace(tokens).arange(tokens.shape[1]) < tokens.shape[1] - 1)

@@ -68,8 +68,10 @@ def find_threshold(scored: Sequence[Scored], rule: PatchingConfig, target: float
     The threshold in nats.
 
   Raises:
-    ValueError: no threshold gives such patches.
+    ValueError: no threshold gives such patches, or entropies are NaN.
   """
+  for _, entropies in scored:
+    patching.check_entropies(entropies)
   smallest, largest = possible_means(scored, rule)
   if not smallest <= target <= largest:
     raise ValueError(

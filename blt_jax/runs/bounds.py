@@ -21,9 +21,11 @@ class Interval:
   open_high: bool = False
 
   def holds(self, value: Any) -> bool:
-    """Whether a number, or each of several, lies inside; NaN never does."""
+    """Whether a number, or each of several, lies inside; NaN, truth and text never do."""
     if isinstance(value, tuple | list):
       return all(self.holds(item) for item in value)
+    if not patching.is_number(value):
+      return False
     above = self.low < value if self.open_low else self.low <= value
     return above and (value < self.high if self.open_high else value <= self.high)
 

@@ -122,8 +122,11 @@ class MetricWriter:
   def __init__(self, workdir: str | os.PathLike, use_tensorboard: bool = True):
     self._mirror = Mirror(workdir, _LINES)
     path = self._mirror.path / _LINES
-    self._evaluated = _evaluated_steps(path.read_text() if path.exists() else "")
+    before = path.read_text(errors="replace") if path.exists() else ""
+    self._evaluated = _evaluated_steps(before)
     self._lines = path.open("a")
+    if before and not before.endswith("\n"):
+      self._lines.write("\n")  # after half a line, which a kill left
     folder = str(self._mirror.path)
     self._board = tensorboardX.SummaryWriter(folder) if use_tensorboard else None
     self._pushed_at = time.monotonic()
@@ -159,7 +162,7 @@ def _evaluated_steps(lines: str) -> set[int]:
   for line in lines.splitlines():
     with contextlib.suppress(ValueError):  # cut short by a kill
       row = json.loads(line)
-      if row["kind"] == "eval":
+      if isinstance(row, dict) and row.get("kind") == "eval" and "step" in row:
         steps.add(row["step"])
   return steps
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from blt_jax import config
+from blt_jax import config, patching
 from blt_jax.data.piece_vocabulary import PieceVocabulary
 from blt_jax.data.pieces import PieceEncoder
 from blt_jax.data.reading.scored import Manifest
@@ -163,11 +163,34 @@ def save_threshold(
   Folder(workdir).write_json(THRESHOLD_FILE, found | measured)
 
 
+def read_threshold(workdir: str | os.PathLike) -> dict[str, Any]:
+  """What `save_threshold` wrote into a folder; nothing if it did not.
+
+  Raises:
+    ValueError: it is damaged.
+  """
+  home = Folder(workdir)
+  if not home.exists(THRESHOLD_FILE):
+    return {}
+  found, numbers = home.read_json(THRESHOLD_FILE), ("threshold", "threshold_add", *_MEASURED)
+  for name in ("threshold", *found):
+    value = found.get(name)
+    is_finite = patching.is_number(value) and value not in (np.inf, -np.inf)
+    is_right = is_finite if name in numbers else isinstance(value, bool)
+    is_open = value is None and name != "threshold"
+    if name in ("threshold", *RULE, *_MEASURED) and not (is_right or is_open):
+      raise ValueError(
+        f"{home.path_of(THRESHOLD_FILE)} is damaged: its {name} is {value!r}; let python -m "
+        "blt_jax.calibrate make it again."
+      )
+  return found
+
+
 def _find_calibration(rule: PatchingConfig, folders: Sequence[str]) -> dict[str, float]:
   """What stands beside this very threshold in one of the folders."""
-  for home in map(Folder, folders):
+  for home in folders:
     with contextlib.suppress(OSError, ValueError):  # missing or damaged: only warnings need it
-      found = home.read_json(THRESHOLD_FILE)
+      found = read_threshold(home)
       if all(found.get(name, False) == getattr(rule, name) for name in ("threshold", *RULE)):
         return {name: found[name] for name in _MEASURED if found.get(name) is not None}
   return {}

@@ -15,8 +15,7 @@ from blt_jax.entropy import frequent_ngrams
 from blt_jax.parallel import sharding
 from blt_jax.parallel.host_share import host_share
 from blt_jax.runs import corpus, folder, ngrams, tokenizers
-from blt_jax.runs.patcher import RULE, THRESHOLD_FILE, Stored, check_reset
-from blt_jax.storage.folders import Folder
+from blt_jax.runs.patcher import RULE, Stored, check_reset, read_threshold
 
 
 def resolve(config: ConfigDict) -> FrozenConfigDict:
@@ -186,8 +185,7 @@ def _adopt(section: ConfigDict, path: str, manifest: Manifest | None) -> None:
 
 def _find_threshold(path: str, section: ConfigDict) -> float | None:
   """What calibration found for the rule and wrote into a folder; None if it did not."""
-  home = Folder(path) if path else None
-  found = home.read_json(THRESHOLD_FILE) if home and home.exists(THRESHOLD_FILE) else {}
+  found = read_threshold(path) if path else {}
   if not found or any(found.get(name, False) != section[name] for name in RULE):
     return None
   return found["threshold"]

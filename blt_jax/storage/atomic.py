@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from blt_jax.storage import paths
+from blt_jax.storage import leftovers, paths
 from blt_jax.storage.paths import Path
 
 CHECK = "Check free space and permissions"
@@ -18,9 +18,9 @@ CHECK = "Check free space and permissions"
 def new_file(path: Path) -> Iterator[pathlib.Path]:
   """A local path to write a file at, which takes its name or is uploaded if all went well.
 
-  It has the file's own name, in a hidden folder beside it; that of a remote file lies among
-  the temporary files (TMPDIR). What is no file, such as /dev/stdout, is written to as it
-  is; of a link, what it leads to.
+  It has the file's own name, in a hidden folder beside it, see `leftovers.own_folder`; that
+  of a remote file lies among the temporary files (TMPDIR). What is no file, such as
+  /dev/stdout, is written to as it is; of a link, what it leads to.
 
   Raises:
     OSError: it cannot be written; before anything is, where that can be known.
@@ -42,8 +42,8 @@ def new_file(path: Path) -> Iterator[pathlib.Path]:
   whole = pathlib.Path(os.path.realpath(name))
   if not whole.parent.is_dir():
     raise FileNotFoundError(f"no folder {whole.parent}; make it first.")
-  with tempfile.TemporaryDirectory(".partial", f".{whole.name}.", whole.parent) as aside:
-    partial = pathlib.Path(aside, whole.name)
+  with leftovers.own_folder(whole) as aside:
+    partial = aside / whole.name
     yield partial
     with partial.open("rb") as file:
       os.fsync(file.fileno())  # or a power cut leaves a whole name and nothing in it

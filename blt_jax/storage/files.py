@@ -7,33 +7,43 @@ import json
 import os
 import pathlib
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import fsspec
+from absl import logging
 
-from blt_jax.storage import atomic, paths
+from blt_jax.storage import atomic, paths, walk
 from blt_jax.storage.paths import Path
 
 STDLIB = "stdlib"
 
 _FORMATS = {
   ".jsonl": "jsonl",
-  ".jsonl.gz": "compressed jsonl",
-  ".jsonl.zst": "compressed jsonl",
-  ".jsonl.xz": "compressed jsonl",
-  ".json.gz": "compressed jsonl",  # so C4 and others are named
-  ".json.zst": "compressed jsonl",
-  ".json.xz": "compressed jsonl",
+  ".ndjson": "jsonl",
+  ".json": "json",
+  ".csv": "csv",
+  ".tsv": "tsv",
   ".parquet": "parquet",
+  ".arrow": "arrow",
   ".array_record": "array_record",
   ".arrayrecord": "array_record",
 }
+_COMPRESSIONS = ".gz", ".zst", ".xz"
+_COMPRESSIBLE = "jsonl", "json", "csv", "tsv"
 
 
 def format_of(path: str) -> str:
   """The format that a file's name stands for; "text" where it stands for none."""
-  return next((f for end, f in _FORMATS.items() if path.lower().endswith(end)), "text")
+  plain, ending = os.path.splitext(path.lower())
+  is_packed = ending in _COMPRESSIONS
+  kind = _FORMATS.get(os.path.splitext(plain)[1] if is_packed else ending, "text")
+  return "text" if is_packed and kind not in _COMPRESSIBLE else kind
+
+
+def is_compressed(path: str) -> bool:
+  """Whether `open_file` unpacks a file."""
+  return format_of(path) != "text" and path.lower().endswith(_COMPRESSIONS)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -54,10 +64,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: it is not there.
-    ValueError: somebody damaged it.
+    ValueError: somebody damaged it, or it holds NaN.
   """
   try:
-    fields = json.loads(read_bytes(path))
+    fields = json.loads(read_bytes(path), parse_constant=_parse_constant)
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is damaged, it is no JSON: {error}.") from None
   if not isinstance(fields, dict):
@@ -65,59 +75,81 @@ def read_json(path: Path) -> dict[str, Any]:
   return fields
 
 
-def list_files(path: str, reject: Callable[[OSError], None] | None = None) -> list[str]:
+def _parse_constant(name: str) -> float:
+  if name == "NaN":
+    raise ValueError("a number is NaN")
+  return float(name)
+
+
+def list_files(
+  path: str, reject: walk.Reject | None = None, note: walk.Note | None = None
+) -> list[str]:
   """Finds the files that a path stands for.
 
   Args:
     path: a file, a folder, a glob ("**" for any depth), local or a URL that fsspec knows
       (gs:// needs gcsfs); or "stdlib": the Python standard library's own sources.
-    reject: what to do with a local folder that cannot be read; None raises.
+    reject: what to do with local folders that cannot be read and with what is no file, such
+      as a pipe; None raises.
+    note: takes links to folders that are not followed, see `walk.walk`.
 
   Returns:
-    Sorted paths. Of a folder, files at any depth without hidden ones (".name"); links to
-    folders are not followed.
+    Sorted paths. Of a folder, files at any depth without hidden ones (".name").
 
   Raises:
     FileNotFoundError: nothing is there.
     OSError: a folder cannot be read.
-    ValueError: no library for such a URL.
+    ValueError: no library for such a URL, or an empty path.
   """
   if path == STDLIB:
     return _list_stdlib()
   filesystem, root = paths.find_filesystem(path)
-  if filesystem.isdir(root) and not paths.is_remote(path):
-    found = dict.fromkeys(_walk(root, reject or _raise), {"type": "file"})
-  elif filesystem.isdir(root):
-    found = filesystem.find(root, detail=True)
-  elif filesystem.exists(root):
-    found = {root: {"type": "file"}}
-  elif glob.has_magic(root):
-    found = filesystem.glob(root, detail=True)
+  if paths.is_remote(path):
+    names = _list_remote(filesystem, root)
   else:
-    found = {}
-  names = [
-    name
-    for name, info in found.items()
-    if _is_file(filesystem, name, info) and not _is_hidden(name, root)
-  ]
+    names = _list_local(root, reject or _raise, note or _log)
   if not names and not filesystem.exists(root):
     raise FileNotFoundError(
       f"No file or folder {path}; give that of your text (config.data.path, --input, --data)."
     )
-  if paths.is_remote(path):
-    names = [filesystem.unstrip_protocol(n) for n in names]
   return sorted(names)
 
 
-def _walk(root: str, reject: Callable[[OSError], None]) -> Iterator[str]:
-  """Files at any depth; fsspec's own walk leaves out what it cannot read, without a word."""
-  for folder, _, names in os.walk(root, onerror=reject):
-    found = (f"{folder.rstrip('/')}/{name}" for name in names)
-    yield from (path for path in found if os.path.isfile(path) or os.path.islink(path))
+def _list_remote(filesystem: fsspec.AbstractFileSystem, root: str) -> list[str]:
+  if filesystem.isdir(root):
+    found = filesystem.find(root, detail=True)
+  elif filesystem.exists(root):
+    found = {root: {"type": "file"}}
+  else:
+    found = filesystem.glob(root, detail=True) if glob.has_magic(root) else {}
+  names = [n for n, info in found.items() if info["type"] == "file"]
+  return [filesystem.unstrip_protocol(n) for n in names if not walk.is_hidden(n, root)]
+
+
+def _list_local(root: str, reject: walk.Reject, note: walk.Note) -> list[str]:
+  if os.path.isdir(root):
+    found = walk.walk(root, reject, note)
+  elif os.path.lexists(root):
+    found = iter([root])
+  else:
+    found = walk.glob(root, reject, note) if glob.has_magic(root) else iter(())
+  names = []
+  for name in found:
+    try:
+      if not walk.is_hidden(name, root):
+        walk.check_regular(name)
+        names.append(name)
+    except OSError as error:
+      reject(error)
+  return names
 
 
 def _raise(error: OSError) -> None:
   raise error
+
+
+def _log(reason: str, path: str) -> None:
+  logging.warning("Skipped %s: %s.", path, reason)
 
 
 def sizes_of(found: Sequence[str]) -> list[int]:
@@ -142,18 +174,8 @@ def _list_stdlib() -> list[str]:
   return [str(f) for f in files if skipped.isdisjoint(f.relative_to(root).parts)]
 
 
-def _is_file(filesystem, name, info) -> bool:
-  """Also a link that leads nowhere: reading it says so, and nothing is lost in silence."""
-  return info["type"] == "file" or (info.get("islink", False) and not filesystem.isdir(name))
-
-
-def _is_hidden(name: str, root: str) -> bool:
-  """Whether a part of the path that the user did not write starts with a dot."""
-  return any(part.startswith(".") for part in set(name.split("/")) - set(root.split("/")))
-
-
 def open_file(path: str) -> BinaryIO:
-  """Opens a file to read its bytes; those of compressed JSONL uncompressed."""
+  """Opens a file to read its bytes; those of a compressed format unpacked."""
   return _prepare(path).open()
 
 
@@ -164,7 +186,7 @@ def read_start(path: str, size: int) -> tuple[bytes, int]:
 
 
 def _prepare(path: str) -> fsspec.core.OpenFile:
-  compression = "infer" if format_of(path) == "compressed jsonl" else None
+  compression = "infer" if is_compressed(path) else None
   return fsspec.open(path, "rb", compression=compression)
 
 

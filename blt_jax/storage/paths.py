@@ -21,9 +21,11 @@ def find_filesystem(path: Path) -> tuple[fsspec.AbstractFileSystem, str]:
   """The file system of a path, which forgets what it listed there, and the path in it.
 
   Raises:
-    ValueError: no library for such a URL.
+    ValueError: no library for such a URL, or an empty path, which is no current folder.
   """
   path = os.fspath(path)
+  if not path.strip():
+    raise ValueError(f"The path {path!r} is empty; write . for the current folder.")
   if not is_remote(path):
     return LocalFileSystem(), LocalFileSystem._strip_protocol(path)
   try:

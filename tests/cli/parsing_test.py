@@ -149,3 +149,13 @@ def test_messages_are_ours_and_warnings_of_others(capsys):
     python_logging.getLogger().removeHandler(logs._CONSOLE)
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 2 and "No installed font" in lines[0] and "library warns" in lines[1]
+
+
+@pytest.mark.parametrize("metavar", ["PATH", "FOLDER", "FILE"])
+def test_paths_are_not_empty(metavar, capsys):
+  parser = Parser("test", "Does something.")
+  parser.add_argument("--data", metavar=metavar)
+  assert parser.parse_args(["--data=a"]).data == "a"
+  with pytest.raises(SystemExit):
+    parser.parse_args(["--data="])
+  assert "--data is empty; give a path" in capsys.readouterr().err

@@ -12,6 +12,8 @@ from blt_jax import generate as command
 from blt_jax.cli import logs
 from blt_jax.decode import generator
 from blt_jax.runs import loading
+from blt_jax.storage import files
+from blt_jax.storage.folders import Folder
 
 RUN = ["--run=some/run", "--max_bytes=24"]
 
@@ -148,3 +150,50 @@ def test_mistakes_are_named(tmp_path):
   assert run("--promt=a") == 2
   assert run("--help") == 0
   assert GREEDY.max_bytes == 24
+
+
+@pytest.mark.parametrize("root", ["{tmp}", "memory://journal"])
+def test_what_was_stopped_goes_on(tmp_path, monkeypatch, root):
+  root = root.format(tmp=tmp_path)
+  lines = [{"prompt": "ab" * (i % 3 + 1), "seed": i, "id": i} for i in range(6)] + [{"text": 5}]
+  with fsspec.open(f"{root}/in", "wb") as file:
+    file.write("\n".join(map(json.dumps, lines)).encode())
+  options = ["--temperature=1", "--num_samples=2"]
+  given = [f"--input={root}/in", f"--output={root}/out", *options]
+  assert "1 of 13 lines failed" in run(f"--input={root}/in", f"--output={root}/whole", *options)
+  stream, asked = generator.Generator.stream, []
+
+  def stop_after_six(self, prompts, *args, **kwargs):
+    asked.append(len(prompts))
+    results = 0
+    for piece in stream(self, prompts, *args, **kwargs):
+      yield piece
+      results += piece.result is not None
+      if results == 6 and len(asked) == 1:
+        raise KeyboardInterrupt
+
+  monkeypatch.setattr(generator.Generator, "stream", stop_after_six)
+  assert run(*given) == 130
+  journal = files.read_bytes(f"{root}/out.unfinished")
+  with fsspec.open(f"{root}/out.unfinished", "wb") as file:
+    file.write(journal + b'[[3, 1], {"te')  # as a kill leaves it
+  assert "made otherwise: max_length changed" in run(*given, "--max_length=99")
+  assert "1 of 13 lines failed" in run(*given)
+  assert asked == [12, 6]
+  records = [
+    map(json.loads, files.read_bytes(f"{root}/{n}").splitlines()) for n in ("out", "whole")
+  ]
+  for got, want in zip(*records, strict=True):  # batches differ, and the last bits with them
+    assert got.pop("log_prob", 0) == pytest.approx(want.pop("log_prob", 0), abs=1e-4)
+    assert got == want
+  names = {"in", "out", "whole"}
+  assert names == Folder(root).sizes().keys()
+
+
+@pytest.mark.parametrize("content", ["mine\n", "[]\n", "{}\n5\n", "{}\n[[1], 2]\n", "\xff\n"])
+def test_a_file_that_is_no_journal_stays(tmp_path, content):
+  (tmp_path / "in").write_text('{"prompt": "a"}\n')
+  (tmp_path / "out.unfinished").write_text(content, encoding="latin-1")
+  given = f"--input={tmp_path}/in", f"--output={tmp_path}/out"
+  assert "out.unfinished" in run(*given)
+  assert (tmp_path / "out.unfinished").read_text(encoding="latin-1") == content

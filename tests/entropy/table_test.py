@@ -319,3 +319,32 @@ def test_long_documents_are_counted_in_pieces():
   chunks = list(train_table._chunks([b"x" * (40 << 20), b"y"]))
   assert [len(b"".join(c)) >> 20 for c in chunks] == [16, 16, 8]
   assert b"".join(map(b"".join, chunks)) == b"x" * (40 << 20) + b"y"
+
+
+def test_what_lies_beside_the_output_stays(tmp_path):
+  (tmp_path / "text.txt").write_text("some text to learn from\n" * 400)
+  for name in ("t.partial", ".t.partial"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").write_text("mine")
+  arguments = [f"--input={tmp_path}/text.txt", f"--output={tmp_path}/t", "--buckets=256"]
+  train_table.main([*arguments, "--orders=1,2"])
+  names = sorted(path.name for path in tmp_path.iterdir())
+  assert names == [".t.partial", "t", "t.partial", "text.txt"]
+  assert (tmp_path / "t.partial" / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("change", [{"input": "-"}, {"options": 5}, {"options": {"odd": 1}}])
+def test_tables_that_do_not_say_what_they_learned(tmp_path, change):
+  make_table(tmp_path / "t")
+  path = tmp_path / "t" / table.INFO
+  fields = json.loads(path.read_text()) | {"input": "x"} | change
+  path.write_text(json.dumps({k: v for k, v in fields.items() if v != "-"}))
+  with pytest.raises(ValueError, match="t/table.json does not say what text it learned"):
+    calibrate.main([f"--run={tmp_path / 't'}"])
+
+
+def test_an_empty_text_is_not_what_was_learned(tmp_path, capsys):
+  make_table(tmp_path / "t")
+  with pytest.raises(SystemExit):
+    calibrate.main([f"--run={tmp_path / 't'}", "--data="])
+  assert "--data is empty" in capsys.readouterr().err

@@ -34,8 +34,7 @@ def write(path, texts):
 
 
 def write_bytes(path, content):
-  compression = "infer" if ".json" in str(path) else None
-  with fsspec.open(str(path), "wb", compression=compression) as file:
+  with fsspec.open(str(path), "wb", compression="infer") as file:
     file.write(content)
   return str(path)
 

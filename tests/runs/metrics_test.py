@@ -193,6 +193,17 @@ def test_a_step_is_evaluated_in_one_row(tmp_path, caplog):
   assert "at step 2: 1.2500 (metrics.jsonl keeps what it had)" in caplog.text
 
 
+@pytest.mark.parametrize("half", ['{"step": 2, "kind": "eval", "bp', "\xff", "5\n[]\n{}"])
+def test_half_a_line_stays_alone(tmp_path, half):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(half, encoding="latin-1")
+  writer = metrics.MetricWriter(tmp_path, use_tensorboard=False)
+  writer.write(3, "train", {"loss": 2.0})
+  writer.close()
+  *before, last = path.read_text(errors="replace").splitlines()
+  assert json.loads(last)["step"] == 3 and len(before) == len(half.splitlines())
+
+
 def test_a_process_that_does_not_lead_writes_nothing(tmp_path):
   log = _log(tmp_path, writer=None, every_steps=1)
   log.evaluation(3, {"bpb": 1.5})

@@ -3,13 +3,15 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 
 import fsspec
 import pytest
 from tiny_runs import small_files
 
-from blt_jax.storage import atomic, files, paths
+from blt_jax.storage import atomic, files, leftovers, paths
 from blt_jax.storage.folders import Folder
 
 
@@ -127,3 +129,33 @@ def test_a_home_is_no_folder_of_that_name(tmp_path, monkeypatch):
   write("~/run/a", "text")
   assert names(tmp_path) == ["home"] and files.read_bytes("~/run/a") == b"text\n"
   assert json.loads(json.dumps(Folder("~/run").sizes())) == {"a": 5}
+
+
+_KILLED = """
+import os, signal, sys
+from blt_jax.storage import atomic
+with atomic.writing(sys.argv[1]) as file:
+  file.write("half")
+  file.flush()
+  if sys.argv[2] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+  print("writing", flush=True)
+  sys.stdin.read()
+"""
+
+
+def test_what_a_kill_left_is_removed_by_the_next_run_and_nothing_else(tmp_path):
+  whole, others = tmp_path / "out", [".out.mine.partial", "out.partial", ".out.partial"]
+  for name in [*others, f".out.{leftovers._host()}-no.partial", ".out.there-01234567.partial"]:
+    (tmp_path / name).mkdir()
+  before = names(tmp_path)
+  command = [sys.executable, "-c", _KILLED, str(whole)]
+  subprocess.run([*command, "kill"], check=False)
+  assert len(names(tmp_path)) == len(before) + 1
+  with subprocess.Popen([*command, "wait"], stdin=-1, stdout=-1) as alive:
+    assert alive.stdout.readline() == b"writing\n"
+    write(whole, "text")
+    assert whole.read_text() == "text\n"
+    assert len(names(tmp_path)) == len(before) + 2  # the file, and what the other one writes
+    alive.communicate()
+  assert whole.read_text() == "half" and names(tmp_path) == sorted([*before, "out"])

@@ -28,7 +28,8 @@ class SourceOptions:
   """How files are read.
 
   Attributes:
-    text_field: the field of a JSONL line, or the column of a Parquet file, with the text.
+    text_field: the field of a JSON object, or the column of a CSV, Parquet or Arrow file,
+      with the text; dots lead into objects, "meta.body".
     on_error: "raise" stops at bad input; "skip" leaves it out and counts it.
     invalid_utf8: "keep" takes such documents as the bytes they are; "drop" leaves them out
       and counts them.
@@ -42,6 +43,8 @@ class SourceOptions:
   max_document_bytes: int = 65_536
 
   def __post_init__(self):
+    if not self.text_field:
+      raise ValueError("text_field is empty; it must name a field or a column.")
     if self.on_error not in ("raise", "skip"):
       raise ValueError(f"on_error is {self.on_error!r}; choose 'raise' or 'skip'.")
     if self.invalid_utf8 not in ("keep", "drop"):

@@ -1,10 +1,9 @@
 """The text in a line of JSON."""
 
 import json
+from typing import Any
 
 from blt_jax.data.reading.documents import BadInputError
-
-BOM = b"\xef\xbb\xbf"
 
 
 def parse_line(line: bytes, field: str) -> bytes | None:
@@ -16,7 +15,7 @@ def parse_line(line: bytes, field: str) -> bytes | None:
 
   Args:
     line: the line, with or without its end.
-    field: where the text is.
+    field: where the text is; dots lead into objects, where no field has the whole name.
 
   Returns:
     The text in UTF-8; None for a blank line.
@@ -35,17 +34,38 @@ def parse_line(line: bytes, field: str) -> bytes | None:
   except (ValueError, RecursionError) as error:
     raise BadInputError("not a line of JSON", str(error)) from error
   if not isinstance(record, dict):
-    raise BadInputError("not a JSON object", f"it is of type {type(record).__name__}")
-  if field not in record:
-    names = ", ".join(map(repr, list(record)[:10])) or "none"
-    raise BadInputError(f"no field {field!r}", f"its fields: {names}; text_field says which")
-  text = record[field]
+    hint = "; name the file .json if it is one array" if isinstance(record, list) else ""
+    raise BadInputError("not a JSON object", f"it is of type {type(record).__name__}{hint}")
+  if content.count(f'"{field}"') > 1:
+    _check_single(content, field)
+  text = record[field] if field in record else _look_up(record, field)
   if not isinstance(text, str):
     raise BadInputError(f"no string in field {field!r}", f"but {type(text).__name__}")
   try:
     return text.encode()
   except UnicodeEncodeError:
     return _encode_surrogates(text, errors)
+
+
+def _check_single(content: str, field: str) -> None:
+  """Raises BadInputError if an object has a field twice: a parser keeps the last one."""
+
+  def count(pairs: list[tuple[str, Any]]) -> int:
+    return sum(name == field for name, _ in pairs)
+
+  if json.loads(content, object_pairs_hook=count) > 1:
+    raise BadInputError(f"several fields {field!r}", "which one is meant?")
+
+
+def _look_up(record: dict[str, Any], field: str) -> Any:
+  value: Any = record
+  for name in field.split("."):
+    if not isinstance(value, dict) or name not in value:
+      names = ", ".join(map(repr, list(record)[:10])) or "none"
+      details = f"its fields: {names}; text_field says which"
+      raise BadInputError(f"no field {field!r}", details)
+    value = value[name]
+  return value
 
 
 def _encode_surrogates(text: str, errors: str) -> bytes:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from blt_jax.data.reading import columns
 from blt_jax.data.reading.documents import BadInputError, Document, Policy
 from blt_jax.data.reading.readers import Reader
 from blt_jax.storage import files
@@ -56,27 +57,15 @@ class _RowGroups:
 
   def metadata(self, path: str) -> Any:
     """Looks at a file's end; its column must hold text."""
-    import pyarrow as pa
-
     with _open_parquet(path) as parquet:
-      schema = parquet.schema_arrow
-      if self._column not in schema.names:
-        details = f"its columns: {', '.join(map(repr, schema.names))}; text_field says which"
-        raise BadInputError(f"no column {self._column!r}", details)
-      texts = pa.string(), pa.large_string(), pa.string_view()
-      known = (*texts, pa.binary(), pa.large_binary(), pa.binary_view(), pa.null())
-      kind = schema.field(self._column).type
-      kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-      if kind not in known:
-        raise BadInputError(f"no text in column {self._column!r}", f"but {kind}")
+      columns.check(parquet.schema_arrow, self._column)
       return parquet.metadata
 
   def _read(self, path: str, group: int) -> Any:
-    import pyarrow as pa
-
     with _open_parquet(path) as parquet:
-      column = parquet.read_row_group(group, columns=[self._column]).column(0)
-    return column.cast(pa.large_binary()).combine_chunks()
+      top = columns.check(parquet.schema_arrow, self._column)
+      table = parquet.read_row_group(group, columns=[self._column])
+    return columns.take(table.column(0), self._column, top)
 
 
 def _open_parquet(path: str) -> Any:

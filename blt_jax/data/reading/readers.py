@@ -5,10 +5,14 @@ from collections.abc import Sequence
 
 import grain
 import numpy as np
+from absl import logging
 
-from blt_jax.data.reading import json_lines
+from blt_jax.data.reading import contents, encodings, json_lines
 from blt_jax.data.reading.documents import BadInputError, Document, Policy, is_utf8
+from blt_jax.data.reading.records import LONGEST
 from blt_jax.storage import files
+
+_START = 1 << 16  # bytes that tell what is in a file
 
 
 class Reader(grain.MapDataset[Document]):
@@ -89,73 +93,63 @@ class _RangeReader(Reader):
     self._bounds: list[np.ndarray] = []  # of each file, one more than it has documents
     super().__init__(paths, policy)
 
-  def _open(self, path: str) -> int:
-    bounds = self._scan(path)
-    self._bounds.append(bounds)
-    return len(bounds) - 1
-
-  def _read(self, file: int, number: int) -> Document | None:
+  def _range_of(self, file: int, number: int) -> bytes:
     start, stop = self._bounds[file][number : number + 2].tolist()
-    return self._parse(self._range(self._files[file], start, stop))
-
-  @abc.abstractmethod
-  def _scan(self, path: str) -> np.ndarray:
-    """Where the documents of a file start, and where the last one ends: int64 [n + 1]."""
-
-  @abc.abstractmethod
-  def _parse(self, raw: bytes) -> Document | None: ...
-
-
-# What files of gzip, zstd, xz, bzip2 and zip begin with.
-_COMPRESSED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh", b"PK\3\4"
+    if stop - start > LONGEST:
+      raise BadInputError("a line of more than 256 MB", "is it text?")
+    return self._range(self._files[file], start, stop)
 
 
 class TextReader(_RangeReader):
   """Plain text files, the long ones in pieces.
 
-  A byte order mark is no part of the text. Files of nothing but blanks have no documents,
-  nor do, among others, those that are not text: not UTF-8 and with a NUL byte near the start.
+  A byte order mark is no part of the text, and UTF-16 and UTF-32 become UTF-8. Files of
+  nothing but blanks have no documents, nor do, among others, those that are not text: not
+  UTF-8 and with a NUL byte near the start.
   """
 
   unit = "piece"
 
   def __init__(self, paths: Sequence[str], policy: Policy):
     self._is_alone = len(paths) == 1
+    self._encodings: list[encodings.Encoding] = []
     super().__init__(paths, policy)
 
-  def _scan(self, path: str) -> np.ndarray:
-    limit = self._policy.options.max_document_bytes
+  def _open(self, path: str) -> int:
     with files.open_file(path) as file:
-      window = file.read(limit + 1)
-      if self._is_alone and window.startswith(_COMPRESSED):
-        raise BadInputError(
-          "compressed text", "unpack it, or name JSONL .jsonl.gz, .zst or .xz"
-        )
-      is_binary = b"\0" in window and not is_utf8(window[: _cut(window, limit)])
-      if is_binary and not self._is_alone:
-        self._policy.skipped.add("not UTF-8 text", path)
-        return np.zeros(1, np.int64)
-      bounds, is_blank = [len(json_lines.BOM) * window.startswith(json_lines.BOM)], True
+      start = file.read(_START)
+    if self._is_alone:
+      contents.check_text(start)
+    if contents.seems_to_be_lines(start, self._policy.options.text_field):
+      logging.warning("%s is read as plain text, and seems to be JSONL: name it so.", path)
+    encoding = encodings.find(start)
+    bounds = self._scan_as(path, encoding)
+    self._encodings.append(encoding)
+    self._bounds.append(bounds)
+    return len(bounds) - 1
+
+  def _scan_as(self, path: str, encoding: encodings.Encoding) -> np.ndarray:
+    limit = encodings.piece_limit(self._policy.options.max_document_bytes, encoding)
+    most = limit + encoding.unit
+    with files.open_file(path) as file:
+      window = file.read(most)
+      is_wide = encoding.unit > 1
+      piece = window[: encodings.cut(window, limit, encoding)]
+      if not is_wide and b"\0" in window and not is_utf8(piece):
+        if not self._is_alone:
+          self._policy.skipped.add("not UTF-8 text", path)
+          return np.zeros(1, np.int64)
+        logging.warning("%s is not UTF-8 text; its bytes are read as they are.", path)
+      bounds, is_blank = [len(encoding.mark)], True
       window = window[bounds[0] :]
-      while window := window + file.read(limit + 1 - len(window)):
-        is_blank = is_blank and not window.strip()
-        bounds.append(bounds[-1] + _cut(window, limit))
+      while window := window + file.read(most - len(window)):
+        is_blank = is_blank and not window.strip(b"\0 \t\r\n\v\f" if is_wide else None)
+        bounds.append(bounds[-1] + encodings.cut(window, limit, encoding))
         window = window[bounds[-1] - bounds[-2] :]
     return np.array([0] if is_blank else bounds, np.int64)
 
-  def _parse(self, raw: bytes) -> Document:
-    return Document(raw)
-
-
-def _cut(window: bytes, limit: int) -> int:
-  """Where a piece of at most `limit` bytes ends: after a line, or before a character."""
-  if len(window) <= limit:
-    return len(window)
-  newline = window.rfind(b"\n", 0, limit)
-  if newline >= 0:
-    return newline + 1
-  starts = (end for end in range(limit, limit - 4, -1) if window[end] & 0xC0 != 0x80)
-  return next(starts, limit)
+  def _read(self, file: int, number: int) -> Document:
+    return Document(encodings.decode(self._range_of(file, number), self._encodings[file]))
 
 
 class JsonLinesReader(_RangeReader):
@@ -163,9 +157,9 @@ class JsonLinesReader(_RangeReader):
 
   unit = "line"
 
-  def _scan(self, path: str) -> np.ndarray:
+  def _open(self, path: str) -> int:
     with files.open_file(path) as file:
-      offset = len(json_lines.BOM) if file.read(3) == json_lines.BOM else 0
+      offset = encodings.mark_of_utf8(file.read(_START))
       file.seek(offset)
       bounds = [np.array([offset])]
       while block := file.read(2**24):
@@ -173,9 +167,11 @@ class JsonLinesReader(_RangeReader):
         bounds.append(newlines + offset + 1)
         offset += len(block)
     ends = np.concatenate(bounds)
-    return ends if ends[-1] == offset else np.append(ends, offset)
+    self._bounds.append(ends if ends[-1] == offset else np.append(ends, offset))
+    return len(self._bounds[-1]) - 1
 
-  def _parse(self, raw: bytes) -> Document | None:
+  def _read(self, file: int, number: int) -> Document | None:
+    raw = self._range_of(file, number)
     text = json_lines.parse_line(raw, self._policy.options.text_field)
     return None if text is None else Document(text)
 

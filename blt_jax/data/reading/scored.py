@@ -4,7 +4,9 @@ A folder, local or at a URL that fsspec knows, such as gs://, holds `entropies.j
 made the entropies, and the shards of each of the processes that wrote it.
 """
 
+import bisect
 import dataclasses
+import itertools
 import os
 import struct
 
@@ -22,6 +24,7 @@ from blt_jax.storage.folders import Folder
 
 _MANIFEST = "entropies.json"
 FORMAT = 1
+_MOST = 100_000  # processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,15 @@ class Manifest:
   invalid_utf8: str = "keep"
   format: int = FORMAT
 
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      if type(value := getattr(self, field.name)) is not field.type:
+        raise ValueError(f"{field.name} is {value!r}")
+    if self.entropy_dtype not in ("float16", "float32"):
+      raise ValueError(f"entropy_dtype is {self.entropy_dtype!r}")
+    if not 1 <= self.num_processes <= _MOST:
+      raise ValueError(f"num_processes is {self.num_processes}")
+
 
 def is_scored(path: str | os.PathLike) -> bool:
   """Whether a path is such a folder."""
@@ -73,12 +85,12 @@ def load_manifest(folder: str | os.PathLike) -> Manifest:
   fields = Folder(folder).read_json(_MANIFEST)
   if fields.get("format") != FORMAT:
     raise ValueError(
-      f"{folder} has entropies of format {fields.get('format')}, this version reads "
+      f"{folder} has entropies of format {fields.get('format')!r}, this version reads "
       f"{FORMAT}; score the text again (python -m blt_jax.score_entropies)."
     )
   try:
     return Manifest(**fields)
-  except TypeError as error:
+  except (TypeError, ValueError) as error:
     raise ValueError(f"{folder}/{_MANIFEST} is damaged: {error}.") from error
 
 
@@ -129,8 +141,10 @@ class ScoredReader(grain.MapDataset[Document]):
         "blt_jax.score_entropies, or choose another config.patching.entropies."
       )
     self.manifest = load_manifest(folder)
-    paths = shards.open_shards(folder, self.manifest.num_processes)
-    self._source = grain.sources.ArrayRecordDataSource(paths)
+    opened = shards.open_shards(folder, self.manifest.num_processes)
+    self._source = grain.sources.ArrayRecordDataSource([shard.path for shard in opened])
+    self._seeds = [shard.seed for shard in opened]
+    self._ends = list(itertools.accumulate(shard.records for shard in opened))
 
   def __len__(self) -> int:
     return len(self._source)
@@ -140,8 +154,9 @@ class ScoredReader(grain.MapDataset[Document]):
       return self.slice(index)
     index %= len(self)  # later epochs
     where = f"{self._folder}, record {index}"
+    seed = self._seeds[bisect.bisect_right(self._ends, index)]
     try:
-      document = shards.decode(self._source[index], self.manifest.entropy_dtype)
+      document = shards.decode(self._source[index], self.manifest.entropy_dtype, seed)
     except (OSError, RuntimeError, ValueError, struct.error) as error:
       self._policy.reject(BadInputError("cannot be read", str(error)), where)
       return None

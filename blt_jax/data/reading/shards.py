@@ -2,7 +2,9 @@
 
 Process number PP writes `PP-NNNNN.array_record` and after each of them a `.json` of the
 same name, and `PP-done.json` once it has come to the end of the text. A record holds the
-length of a text, the text and its entropies.
+length of a text, the text, its entropies, and a checksum of these that begins with the
+shard's seed, so that no other record passes for it. Shards of before there were checksums
+have no seed.
 """
 
 import dataclasses
@@ -10,9 +12,10 @@ import itertools
 import os
 import pathlib
 import struct
+import zlib
 from collections.abc import Iterable, Mapping
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -24,7 +27,18 @@ from blt_jax.storage import atomic, files
 from blt_jax.storage.folders import Folder
 
 _ENDS = "array_record", "json"  # of a shard, and of what stands beside it
-_HEADER = struct.Struct("<Q")  # bytes of text; text and entropies follow
+_HEADER = struct.Struct("<Q")  # bytes of text; text, entropies and checksum follow
+_CHECKSUM = struct.Struct("<I")
+_COUNTS = "records", "file_bytes", "num_shards", "next_document", "documents", "text_bytes"
+_FEW = 8  # bytes of text whose entropies may all be zero
+
+
+class Shard(NamedTuple):
+  """A shard to read: its path on this machine, its records, and the seed of checksums."""
+
+  path: str
+  records: int
+  seed: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,16 +113,20 @@ def _whole_shards(home: Folder, sizes: Mapping[str, int], process: int) -> list[
   with futures.ThreadPoolExecutor(8) as pool:  # remote files take their time
     facts = list(pool.map(lambda pair: _read_facts(home, pair[1]), there))
   sized = zip(facts, (sizes[shard] for shard, _ in there), strict=True)
-  whole = itertools.takewhile(lambda pair: pair[0].get("file_bytes") == pair[1], sized)
+  whole = itertools.takewhile(
+    lambda pair: pair[0].keys() >= set(_COUNTS) and pair[0]["file_bytes"] == pair[1], sized
+  )
   return [beside for beside, _ in whole]
 
 
 def _read_facts(home: Folder, name: str) -> dict[str, Any]:
   """What a file says; nothing where it is damaged, so that it is made again."""
   try:
-    return home.read_json(name)
+    facts = home.read_json(name)
   except ValueError:
     return {}
+  given = [facts[key] for key in (*_COUNTS, "seed") if key in facts]
+  return facts if all(type(n) is int and n >= 0 for n in given) else {}
 
 
 def _shard_name(process: int, number: int) -> str:
@@ -130,15 +148,17 @@ def write_shard(
 
   Raises:
     OSError: the disk is full, or another error of writing; earlier shards stay as they are.
+    ValueError: entropies are no numbers.
   """
   name = _shard_name(process, progress.num_shards - 1)
   home, shard = Folder(folder), f"{name}.array_record"
   advice = (
     f"{atomic.CHECK}; shards before it are whole, and the same command goes on after them"
   )
+  seed = zlib.crc32(f"{name} {dataclasses.astuple(progress)}".encode())
   with atomic.explaining(home.path_of(shard), advice), home.new_file(shard) as path:
-    count = _write_records(path, (encode(d, entropy_dtype) for d in documents))
-    facts = {"records": count, "file_bytes": path.stat().st_size}
+    count = _write_records(path, (encode(d, entropy_dtype, seed) for d in documents))
+    facts = {"records": count, "file_bytes": path.stat().st_size, "seed": seed}
   home.write_json(f"{name}.json", facts | dataclasses.asdict(progress))
 
 
@@ -162,18 +182,34 @@ def _write_records(path: pathlib.Path, records: Iterable[bytes]) -> int:
   return count
 
 
-def encode(document: Document, entropy_dtype: str) -> bytes:
-  """A document as a record."""
-  entropies = np.asarray(document.entropies, entropy_dtype).tobytes()
-  return b"".join((_HEADER.pack(len(document.text)), document.text, entropies))
+def encode(document: Document, entropy_dtype: str, seed: int | None = None) -> bytes:
+  """A document as a record, with a checksum where there is a seed.
+
+  Raises:
+    ValueError: its entropies are no finite numbers.
+  """
+  entropies = np.asarray(document.entropies, entropy_dtype)
+  if not np.isfinite(entropies).all():
+    raise ValueError(
+      f"Entropies of the text {document.text[:40]!r}... are NaN or infinite: the entropy "
+      "model is damaged; train it again, or choose another of its checkpoints."
+    )
+  record = b"".join((_HEADER.pack(len(document.text)), document.text, entropies.tobytes()))
+  return record if seed is None else record + _CHECKSUM.pack(zlib.crc32(record, seed))
 
 
-def decode(record: bytes, entropy_dtype: str) -> Document:
+def decode(record: bytes, entropy_dtype: str, seed: int | None = None) -> Document:
   """A record as a document; its entropies are for BOS, each byte, and EOS.
 
   Raises:
-    ValueError: lengths that do not fit, or no record of this kind.
+    ValueError: lengths that do not fit, no record of this kind, another checksum, or
+      entropies that no model gives.
   """
+  if seed is not None:
+    checksum = record[-_CHECKSUM.size :]
+    record = record[: -_CHECKSUM.size]
+    if checksum != _CHECKSUM.pack(zlib.crc32(record, seed)):
+      raise ValueError("a record is not what was written, by its checksum; score again")
   (size,) = _HEADER.unpack_from(record)
   text = record[_HEADER.size : _HEADER.size + size]
   entropies = np.frombuffer(record, entropy_dtype, offset=_HEADER.size + len(text))
@@ -182,11 +218,15 @@ def decode(record: bytes, entropy_dtype: str) -> Document:
       f"a record has {len(text)} bytes of text and {len(entropies)} entropies, it should "
       f"have {size} and {size + 2}; score the text again"
     )
+  if seed is None and not np.isfinite(entropies).all():  # else `encode` looked
+    raise ValueError("a record has entropies that are no numbers; score the text again")
+  if not entropies[0] and size > _FEW and not entropies.any():
+    raise ValueError("a record has no entropies but zeros; score the text again")
   return Document(text, entropies)
 
 
-def open_shards(path: str | os.PathLike, num_processes: int) -> list[str]:
-  """Local paths of all shards of a folder, those of a remote one copied side by side.
+def open_shards(path: str | os.PathLike, num_processes: int) -> list[Shard]:
+  """All shards of a folder, those of a remote one copied side by side.
 
   Raises:
     ValueError: one is missing or damaged, or a process has not come to the end.
@@ -199,21 +239,30 @@ def open_shards(path: str | os.PathLike, num_processes: int) -> list[str]:
       f"{folder} is not finished: {'; '.join(flaws)}. Run the same score_entropies again, it "
       "makes what is missing."
     )
-  counts = [_read_facts(folder, _done_name(p))["num_shards"] for p in range(num_processes)]
-  names = [_shard_name(p, i) for p, count in enumerate(counts) for i in range(count)]
-  paths = [folder.path_of(f"{name}.{_ENDS[0]}") for name in names]
+  shards = [
+    (folder.path_of(f"{_shard_name(p, i)}.{_ENDS[0]}"), facts)
+    for p in range(num_processes)
+    for i, facts in enumerate(_whole_shards(folder, sizes, p))
+  ]
+  if earlier := sum("seed" not in facts for _, facts in shards):
+    logging.warning(
+      "%s: %d of %d shards have no checksums, since an earlier version made them; their "
+      "entropies are taken as they are.", folder, earlier, len(shards),
+    )  # fmt: skip
   with futures.ThreadPoolExecutor(8) as pool:
-    return list(pool.map(_open_shard, paths))
+    return list(pool.map(lambda shard: _open_shard(*shard), shards))
 
 
-def _open_shard(path: str) -> str:
-  """A local path of a shard that is a file of records."""
+def _open_shard(path: str, facts: Mapping[str, Any]) -> Shard:
+  """Copies a shard where it is remote; it must be a file of as many records as it had."""
   here = files.copy_here(path)
   try:
-    grain.sources.ArrayRecordDataSource([here])
+    count = len(grain.sources.ArrayRecordDataSource([here]))
+    if count != facts["records"]:
+      raise OSError(f"it has {count} records instead of {facts['records']}")
   except (OSError, RuntimeError) as error:
     raise ValueError(
       f"{path} is damaged: {error}. Remove it, and run the same score_entropies again, it "
       "makes what is missing."
     ) from None
-  return here
+  return Shard(here, count, facts.get("seed"))

@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import grain
-from absl import logging
 
-from blt_jax.data.reading import heldout, parquet, readers, scored, streams
+from blt_jax.data.reading import (
+  arrow,
+  heldout,
+  parquet,
+  readers,
+  scored,
+  selection,
+  streams,
+)
 from blt_jax.data.reading.documents import (
-  BadInputError,
   Dataset,
   Document,
   Policy,
@@ -20,13 +26,16 @@ from blt_jax.data.reading.documents import (
 )
 from blt_jax.storage import files, paths
 
-Reader: TypeAlias = readers.Reader | scored.ScoredReader | streams.JsonLinesStream
+Reader: TypeAlias = readers.Reader | scored.ScoredReader | streams.RecordStream
 
 _READERS: dict[str, Callable[[Sequence[str], Policy], Reader]] = {
   "text": readers.TextReader,
   "jsonl": readers.JsonLinesReader,
-  "compressed jsonl": streams.JsonLinesStream,
+  "json": streams.RecordStream,
+  "csv": streams.RecordStream,
+  "tsv": streams.RecordStream,
   "parquet": parquet.ParquetReader,
+  "arrow": arrow.ArrowReader,
   "array_record": readers.ArrayRecordReader,
 }
 # Threads that read ahead cost more per document than reading it from a disk.
@@ -39,23 +48,23 @@ def open_source(
 ) -> Dataset:
   """Opens the documents of a path.
 
-  Formats by name: .jsonl, .jsonl.gz, .jsonl.zst, .jsonl.xz (or .json.gz, ...), .parquet,
-  .array_record (or .arrayrecord); anything else is plain text, a document a file. Documents
-  that are empty stay, since somebody wrote them down as documents; blank text files and blank
-  lines of JSONL are none.
+  Formats by name: .jsonl (.ndjson), .json (lines, or an array of objects), .csv, .tsv, each
+  also .gz, .zst, .xz; .parquet, .arrow, .array_record (.arrayrecord); anything else is plain
+  text, a document a file. Documents that are empty stay, since somebody wrote them down as
+  documents; blank text files and blank lines are none.
 
   Args:
     path: a file; a folder, of which files at any depth are taken, hidden ones aside, and
       of shards and other files only the shards; a glob; or "stdlib", the Python standard
-      library. Local, or a URL that fsspec knows, such as gs://; remote shards of ArrayRecord
-      are copied whole, see `files.copy_here`.
+      library. Local, or a URL that fsspec knows, such as gs://; remote shards of Arrow and
+      ArrayRecord are copied whole, see `files.copy_here`.
     options: how files are read.
     skipped: counts what is left out; its name appears in errors and warnings.
 
   Returns:
-    A MapDataset of `Document` where random access is fast; an IterDataset for Parquet and
-    for compressed or remote JSONL. Elements of a MapDataset may be None, as Grain has it:
-    skip them.
+    A MapDataset of `Document` where random access is fast; an IterDataset for Parquet,
+    JSON, CSV, and for compressed or remote JSONL. Elements of a MapDataset may be None, as
+    Grain has it: skip them.
 
   Raises:
     FileNotFoundError: nothing is there.
@@ -91,12 +100,13 @@ def open_split(
   """
   options, skipped = options or SourceOptions(), skipped or Skipped()
   reader = _open(path, options, skipped)
-  if isinstance(reader, streams.JsonLinesStream):
+  if isinstance(reader, streams.RecordStream):
     return heldout.hold_out_of_stream(reader, heldout_fraction, salt, path)
   file_ids = reader.file_ids if isinstance(reader, readers.TextReader) else None
   if file_ids is not None and file_ids[0] == file_ids[-1]:
     size = min(options.max_document_bytes, _HELD_OUT_PIECE)
-    reader = _open(path, dataclasses.replace(options, max_document_bytes=size), skipped)
+    policy = Policy(dataclasses.replace(options, max_document_bytes=size), skipped)
+    reader = readers.TextReader(selection.select(path, policy).paths, policy)
     file_ids = None
   train, held = heldout.hold_out(reader, heldout_fraction, file_ids, salt, path)
   return _in_order(train, reader), _in_order(held, reader)
@@ -107,12 +117,20 @@ def _open(path: str, options: SourceOptions, skipped: Skipped) -> Reader:
   if scored.is_scored(path):
     reader: Reader = scored.ScoredReader(path, policy)
   else:
-    found, kind = _choose_files(path, policy)
-    _check_support(path, kind)
-    _check_no_scored(found, kind)
-    reader = _READERS[kind](found, policy)
+    chosen = selection.select(path, policy)
+    _check_support(path, chosen.format)
+    _check_no_scored(chosen.paths, chosen.format)
+    selection.announce(path, chosen)
+    reader = _reader_of(chosen)(chosen.paths, policy)
   _check_any(reader, path, skipped)
   return reader
+
+
+def _reader_of(chosen: selection.Selection) -> Callable[[Sequence[str], Policy], Reader]:
+  """Lines have random access where all of them lie plainly on a disk."""
+  is_plain = not any(files.is_compressed(f) or paths.is_remote(f) for f in chosen.paths)
+  has_lines = chosen.format == "jsonl"
+  return _READERS[chosen.format] if is_plain or not has_lines else streams.RecordStream
 
 
 def _in_order(dataset: Dataset, reader: Reader) -> Dataset:
@@ -125,33 +143,12 @@ def _in_order(dataset: Dataset, reader: Reader) -> Dataset:
 def fingerprint(path: str) -> str:
   """A text that tells the files of a path from others, see `files.fingerprint`."""
   skipping = Policy(SourceOptions(on_error="skip"), Skipped())
-  return files.fingerprint(_choose_files(path, skipping)[0])
-
-
-def _choose_files(path: str, policy: Policy) -> tuple[list[str], str]:
-  """The files to read and their format; where there are shards, nothing but shards."""
-
-  def reject(error: OSError) -> None:
-    policy.reject(BadInputError("cannot be read", str(error)), str(error.filename))
-
-  found = files.list_files(path, reject)
-  shards = [f for f in found if files.format_of(f) != "text"]
-  kinds = {files.format_of(f) for f in shards}
-  if "jsonl" in kinds and ("compressed jsonl" in kinds or paths.is_remote(shards[0])):
-    kinds = kinds - {"jsonl"} | {"compressed jsonl"}  # one stream of both
-  if len(kinds) > 1:
-    raise ValueError(
-      f"{path} holds shards of several formats: {', '.join(sorted(kinds))}. Say which with "
-      "a glob, such as 'folder/**/*.parquet'."
-    )
-  if shards and len(shards) < len(found):
-    logging.info("%s: %d other files beside the shards.", path, len(found) - len(shards))
-  return (shards, kinds.pop()) if shards else (found, "text")
+  return files.fingerprint(selection.select(path, skipping).paths)
 
 
 def _check_support(path: str, kind: str) -> None:
-  if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
-    raise ValueError(f"{path}: reading Parquet needs pyarrow: pip install blt_jax[parquet]")
+  if kind in ("parquet", "arrow") and importlib.util.find_spec("pyarrow") is None:
+    raise ValueError(f"{path}: reading {kind} needs pyarrow: pip install blt_jax[parquet]")
 
 
 def _check_no_scored(found: Sequence[str], kind: str) -> None:
@@ -168,7 +165,7 @@ def _check_any(reader, path: str, skipped: Skipped) -> None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.counts.items())
     raise ValueError(
       f"{skipped.locate(path)} holds no text{f' (left out: {reasons})' if reasons else ''}; "
-      "give a file of text, JSONL, Parquet or ArrayRecord, or a folder of them."
+      "give a file of text, JSON, CSV, Parquet, Arrow or ArrayRecord, or a folder of them."
     )
   skipped.counts = before  # it will be read again
 

@@ -1,20 +1,23 @@
 """Documents that can be read in one direction only."""
 
+import contextlib
 import functools
+import io
+import itertools
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import grain
 
-from blt_jax.data.reading import json_lines
 from blt_jax.data.reading.documents import BadInputError, Document, Policy
+from blt_jax.data.reading.records import FORMATS, BoundedFile, Format, Records
 from blt_jax.storage import files
 
 _SAMPLE = 1 << 22  # bytes
 
 
-class JsonLinesStream(grain.IterDataset):
-  """Documents of JSONL files one after another, compressed ones among them.
+class RecordStream(grain.IterDataset):
+  """Documents of JSONL, JSON and CSV files one after another, compressed ones among them.
 
   Files are opened by the iterator, so the dataset can be sent to other processes. Lines may
   end in CRLF; blank ones are ignored.
@@ -29,44 +32,55 @@ class JsonLinesStream(grain.IterDataset):
   @functools.cached_property
   def size(self) -> int | None:
     """About how many bytes of text there are, judging by the start of the first file."""
+    kind, field = _format(self._paths[0]), self._policy.options.text_field
+    text = end = 0
     try:
-      lines, share = files.read_start(self._paths[0], _SAMPLE)
+      start, stored = files.read_start(self._paths[0], _SAMPLE)
+      last = len(start) - (len(start) == _SAMPLE)  # a sample ends within a record
+      with contextlib.suppress(BadInputError):
+        records = kind.split(BoundedFile(io.BytesIO(start), len(start)), 0)
+        for record, place in itertools.takewhile(lambda r: r[1] <= last, records):
+          text, end = text + _length(kind, record, field), place
     except Exception:  # each library has exceptions of its own; whoever reads on reports it
       return None
-    texts = map(self._sample, lines.splitlines())
-    return int(sum(files.sizes_of(self._paths)) * sum(map(len, texts)) / share)
-
-  def _sample(self, line: bytes) -> bytes:
-    try:
-      return json_lines.parse_line(line, self._policy.options.text_field) or b""
-    except BadInputError:
-      return b""
+    return int(sum(files.sizes_of(self._paths)) * text / stored * len(start) / max(end, 1))
 
   def __iter__(self) -> grain.DatasetIterator[Document]:
-    """Starts from the first line of the first file."""
-    return _JsonLinesIterator(self._paths, self._policy)
+    """Starts from the first record of the first file."""
+    return _RecordIterator(self._paths, self._policy)
 
 
-class _JsonLinesIterator(grain.DatasetIterator[Document]):
-  """Its state is a place: the file, the lines done in it, and their bytes uncompressed.
+def _format(path: str) -> Format:
+  return FORMATS[files.format_of(path)]
 
-  To restore it is to uncompress the file up to there.
+
+def _length(kind: Format, record: Any, field: str) -> int:
+  try:
+    return len(kind.parse(record, field) or b"")
+  except (BadInputError, TypeError):
+    return 0
+
+
+class _RecordIterator(grain.DatasetIterator[Document]):
+  """Its state is a place: the file, the records done in it, and their bytes unpacked.
+
+  To restore it is to unpack the file up to there.
   """
 
   def __init__(self, paths: Sequence[str], policy: Policy):
     super().__init__()
     self._paths = paths
     self._policy = policy
-    self._handle: BinaryIO | None = None
+    self._opened: Any = None
+    self._records: Records | None = None
     self._move(0, 0, 0)
 
   def __next__(self) -> Document:
     while self._file < len(self._paths):
-      line = self._next_line()
-      where = f"{self._paths[self._file]}, line {self._line}"
-      if not line:
+      record = self._next_record()
+      if record is None:
         self._move(self._file + 1, 0, 0)
-      elif (document := self._parse(line, where)) is not None:
+      elif (document := self._parse(record)) is not None:
         return document
     raise StopIteration
 
@@ -82,31 +96,36 @@ class _JsonLinesIterator(grain.DatasetIterator[Document]):
     self._move(self._file, self._line, self._offset)
 
   def _move(self, file: int, line: int, offset: int) -> None:
-    if self._handle is not None:
-      self._handle.close()
-    self._handle = None
+    if self._opened is not None:
+      self._opened.close()
+    self._opened = self._records = None
     self._file, self._line, self._offset = file, line, offset
 
-  def _next_line(self) -> bytes:
-    """The next line; nothing at the file's end, or where the rest of it is skipped."""
+  def _next_record(self) -> Any:
+    """The next record; None at the file's end, or where the rest of it is skipped."""
+    path = self._paths[self._file]
     try:
-      if self._handle is None:
-        self._handle = files.open_file(self._paths[self._file])
-        self._handle.seek(self._offset)
-      line = self._handle.readline()
+      if self._records is None:
+        self._opened = files.open_file(path)
+        bounded = BoundedFile(self._opened, files.sizes_of([path])[0])
+        self._records = _format(path).split(bounded, self._offset)
+      record, self._offset = next(self._records, (None, self._offset))
     except Exception as error:  # each library has exceptions of its own for a broken file
-      where = f"{self._paths[self._file]}, after line {self._line}"
-      self._policy.reject(BadInputError("cannot be read", str(error)), where)
-      return b""
-    self._offset += len(line)
+      where = f"{path}, after {_format(path).unit} {self._line}" if self._line else path
+      if not isinstance(error, BadInputError):
+        error = BadInputError("cannot be read", str(error))
+      self._policy.reject(error, where)
+      return None
     self._line += 1
-    return line
+    return record
 
-  def _parse(self, line: bytes, where: str) -> Document | None:
-    if self._line == 1:
-      line = line.removeprefix(json_lines.BOM)
+  def _parse(self, record: Any) -> Document | None:
+    kind = _format(self._paths[self._file])
+    where = f"{self._paths[self._file]}, {kind.unit} {self._line}"
     try:
-      text = json_lines.parse_line(line, self._policy.options.text_field)
+      if isinstance(record, BadInputError):
+        raise record
+      text = kind.parse(record, self._policy.options.text_field)
     except BadInputError as error:
       self._policy.reject(error, where)
       return None

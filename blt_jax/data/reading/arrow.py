@@ -1,0 +1,110 @@
+"""Documents in Arrow files, as Hugging Face `datasets` saves them."""
+
+import bisect
+import functools
+import itertools
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from blt_jax.data.reading import columns
+from blt_jax.data.reading.documents import BadInputError, Document, Policy
+from blt_jax.data.reading.readers import Reader
+from blt_jax.storage import files
+
+_MAPPED = 4096  # files that stay open
+_UNPACKED, _FREE = 4, 1 << 26  # times its size a stream may take in memory, or bytes
+
+
+class ArrowReader(Reader):
+  """A column of Arrow files, streams and the random access format alike.
+
+  They are mapped from disks, and read where they are needed; remote ones are copied, see
+  `files.copy_here`.
+  """
+
+  unit = "row"
+
+  def __init__(self, paths: Sequence[str], policy: Policy):
+    self._load = _Batches(policy.options.text_field)
+    super().__init__(paths, policy)
+
+  def _open(self, path: str) -> int:
+    return self._load.ends(path)[-1]
+
+  def _read(self, file: int, number: int) -> Document:
+    text = self._load(self._files[file], number).as_py()
+    if text is None:
+      raise BadInputError("no text", "the value is null")
+    return Document(text)
+
+
+class _Batches:
+  """Gives values out of the record batches of files."""
+
+  def __init__(self, column: str):
+    self._column = column
+    self._open = functools.lru_cache(maxsize=_MAPPED)(self._map)
+    self._texts = functools.lru_cache(maxsize=8)(self._take)
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    return _Batches, (self._column,)
+
+  def ends(self, path: str) -> list[int]:
+    """Rows up to the end of each batch, [0] where there are none."""
+    return self._open(path)[2]
+
+  def __call__(self, path: str, row: int) -> Any:
+    """The value of a row."""
+    ends = self.ends(path)
+    batch = bisect.bisect_right(ends, row)
+    return self._texts(path, batch)[row - ends[batch]]  # from the end of the batch
+
+  def _map(self, path: str) -> tuple[Any, str, list[int]]:
+    """What gives the batches of a file, the name of the column, and `ends`."""
+    import pyarrow as pa
+
+    source = pa.memory_map(files.copy_here(path))
+    is_stream = source.read(6) != b"ARROW1"
+    source.seek(0)
+    load = pa.ipc.open_stream if is_stream else pa.ipc.open_file
+    top = columns.check(load(source).schema, self._column)
+    source.seek(0)
+    index = load(source).schema.get_field_index(top)
+    source.seek(0)
+    reader = load(source, options=pa.ipc.IpcReadOptions(included_fields=[index]))
+    batches = _read_all(reader, source.size()) if is_stream else _Random(reader)
+    ends = list(itertools.accumulate(batch.num_rows for batch in batches))
+    return batches, top, ends or [0]
+
+  def _take(self, path: str, batch: int) -> Any:
+    batches, top, _ = self._open(path)
+    return columns.take(batches[batch].column(0), self._column, top)
+
+
+class _Random(Sequence):
+  """The batches of a file of the random access format, read anew each time."""
+
+  def __init__(self, reader: Any):
+    self._reader = reader
+    self._lock = threading.Lock()
+
+  def __len__(self) -> int:
+    return self._reader.num_record_batches
+
+  def __getitem__(self, index):
+    if index >= len(self):
+      raise IndexError(index)
+    with self._lock:
+      return self._reader.get_batch(index)
+
+
+def _read_all(reader: Any, size: int) -> list[Any]:
+  """The batches of a stream, which lie in the mapped file where they are not compressed."""
+  batches, total = [], 0
+  for batch in reader:
+    batches.append(batch)
+    total += batch.nbytes
+    if total > _UNPACKED * size + _FREE:
+      raise BadInputError("a large compressed stream of Arrow", "write it as .parquet")
+  return batches

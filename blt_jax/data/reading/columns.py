@@ -1,0 +1,67 @@
+"""The text in a column of Arrow data, as Parquet and Arrow files hold it."""
+
+from typing import Any
+
+from blt_jax.data.reading.documents import BadInputError
+
+# `Any` stands for types of pyarrow, which is an extra and imported where it is needed.
+
+
+def check(schema: Any, name: str) -> str:
+  """Looks for a column of text in a schema.
+
+  Args:
+    schema: of the file.
+    name: of the column; dots lead into structs, where no column has the whole name.
+
+  Returns:
+    The name of the column at the top.
+
+  Raises:
+    BadInputError: there is none, there are several, or it holds no text.
+  """
+  top, *path = [name] if name in schema.names else name.split(".")
+  if (count := schema.names.count(top)) != 1:
+    _reject(schema.names, name, "no column" if not count else f"{count} columns")
+  kind = schema.field(top).type
+  for part in path:
+    kind = _child(kind, part) or _reject(schema.names, name, "no column")
+  if not _is_text(kind):
+    raise BadInputError(f"no text in column {name!r}", f"but {kind}")
+  return top
+
+
+def take(column: Any, name: str, top: str) -> Any:
+  """The text of a column that `check` found, as an array of large binary."""
+  import pyarrow as pa
+  from pyarrow import compute
+
+  if name != top:
+    for part in name.split(".")[1:]:
+      column = compute.struct_field(column, [part])
+  if pa.types.is_dictionary(column.type):
+    column = column.cast(column.type.value_type)
+  column = column.cast(pa.large_binary())
+  return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _child(kind: Any, name: str) -> Any:
+  """The type of a field of a struct; None where there is no such one."""
+  import pyarrow as pa
+
+  if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+    return None
+  return kind.field(name).type
+
+
+def _is_text(kind: Any) -> bool:
+  import pyarrow as pa
+
+  texts = pa.string(), pa.large_string(), pa.string_view()
+  known = (*texts, pa.binary(), pa.large_binary(), pa.binary_view(), pa.null())
+  return (kind.value_type if pa.types.is_dictionary(kind) else kind) in known
+
+
+def _reject(names: list[str], name: str, what: str) -> Any:
+  details = f"its columns: {', '.join(map(repr, names[:20]))}; text_field says which"
+  raise BadInputError(f"{what} {name!r}", details)
