@@ -12,7 +12,6 @@ from blt_jax.storage import causes, paths
 from blt_jax.storage.paths import Path
 
 
-
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[pathlib.Path]:
   """A local path to write a file at, which takes its name or is uploaded if all went well.

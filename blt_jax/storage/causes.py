@@ -53,9 +53,7 @@ def _text(error: BaseException) -> str:
   return _PATHS.sub("", str(error)).casefold()
 
 
-def _speaks_of(
-  error: BaseException, numbers: Collection[int], texts: Collection[str]
-) -> bool:
+def _speaks_of(error: BaseException, numbers: Collection[int], texts: Collection[str]) -> bool:
   """Whether an error of the chain has one of these numbers, or says one of these texts."""
   for one in _chain(error):
     text = _text(one)

@@ -39,7 +39,7 @@ def digests_of(tree: Any) -> dict[str, str]:
 def differing(tree: Any, saved: Mapping[str, str]) -> list[str]:
   """The paths of arrays whose digests are not those that were saved; see `digests_of`."""
   found = digests_of(tree)
-  return sorted(name for name in found if name in saved and found[name] != saved[name])
+  return sorted(name for name in found if found[name] != saved.get(name))
 
 
 @jax.jit

@@ -56,6 +56,8 @@ def test_every_flipped_bit_is_seen():
   assert not digests.differing({"x": x, "y": x}, saved)
   for _ in range(100):
     damaged = x.copy()
-    damaged.view(np.uint32).reshape(-1)[rng.integers(x.size)] ^= np.uint32(1 << rng.integers(32))
+    damaged.view(np.uint32).reshape(-1)[rng.integers(x.size)] ^= np.uint32(
+      1 << rng.integers(32)
+    )
     assert digests.differing({"x": damaged, "y": x}, saved) == ["x"]
   assert digests.differing({"x": x[::-1].copy(), "y": np.zeros_like(x)}, saved) == ["x", "y"]
