@@ -18,7 +18,7 @@ from blt_jax.cli import logs, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.data import pipeline
 from blt_jax.parallel import sharding
-from blt_jax.runs import corpus, folder, patcher, resolve
+from blt_jax.runs import corpus, folder, loading
 from blt_jax.runs.evaluation import Evaluator
 
 
@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> None:
   """Prints one JSON object."""
   parser = Parser("evaluate", __doc__)
   run_flags.add(parser)
+  run_flags.add_entropies(parser)
   parser.add_argument(
     "--data", required=True, metavar="PATH", help="text, as in config.data.path"
   )
@@ -40,11 +41,10 @@ def main(argv: list[str] | None = None) -> None:
   if args.max_batches is not None and args.max_batches < 1:
     raise ValueError(f"--max_batches must be 1 or more, got {args.max_batches}.")
   run = folder.load_run(args.run, args.step)
-  section, stored = run.config.patching, []
-  if (manifest := corpus.find_manifest(args.data)) is not None:
-    stored = [(args.data, manifest)]
-    section = resolve.resolve_patching(resolve.changed(section, entropies="stored"), stored)
-  patch = patcher.load_patcher(section, stored).documents()
+  patcher = loading.load_patcher(
+    run.config.patching, args.run, args.entropy_model, args.threshold, args.data
+  )
+  patch = patcher.documents()
   documents = corpus.open_all(args.data, run.config.data)
   mesh = sharding.make_mesh()
   shape = settings.make_batch_shape(run.config)

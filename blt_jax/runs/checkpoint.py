@@ -259,6 +259,11 @@ def find_step(workdir: Path, step: Step = None) -> int:
   return min(bpb, key=bpb.__getitem__)
 
 
+def newest_step(workdir: Path) -> int | None:
+  """The step of a run's newest checkpoint; None if there is none."""
+  return max(_find_steps(_folder(workdir)), default=None)
+
+
 def warn_if_old(workdir: Path, step: int) -> None:
   """Says what training does where an entropy model was read at an earlier step than it will."""
   newest = find_step(workdir)

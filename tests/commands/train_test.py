@@ -304,7 +304,7 @@ def test_another_number_of_streams_goes_on_with_other_documents(
 ):
   kind, workdir, _ = finished
   shutil.copytree(workdir, tmp_path / "run")
-  config = _config(kind, text, tmp_path / "run", num_steps=8)
+  config = _config(kind, text, tmp_path / "run", num_steps=8, allow_changes=True)
   config.data.num_streams = 2
   train.train(config)
   assert "1 streams of documents and this run 2" in caplog.text
@@ -320,6 +320,7 @@ def test_another_number_of_workers_goes_on_with_other_documents(tmp_path, caplog
     config = _config(
       "byte_lm", tmp_path / "text.jsonl.gz", tmp_path / "run", num_steps=num_steps
     )
+    config.schedule.name = "constant"
     config.data.num_workers = num_workers
     train.train(config)
   assert "0 workers, 1 streams of documents and this run 1 workers, 1 streams" in caplog.text
