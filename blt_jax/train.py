@@ -10,7 +10,6 @@ status 75.
 """
 
 import contextlib
-import signal
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> int | None:
   distributed.start()
   with distributed.ending_together():
     train(config)
-  return 128 + signal.SIGINT if distributed.was_interrupted() else None
+  return distributed.exit_status()
 
 
 def train(config: ConfigDict) -> metrics.Numbers | None:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -48,6 +49,8 @@ def _in_processes(dataset: grain.IterDataset, num_workers: int) -> grain.IterDat
 def _start_worker(worker_index: int, worker_count: int) -> None:
   """Runs first in each worker process."""
   del worker_index, worker_count
+  for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group: the parent decides
+    signal.signal(number, signal.SIG_IGN)
   os.environ["CUDA_VISIBLE_DEVICES"] = ""
   jax.config.update("jax_platforms", "cpu")
   threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -63,10 +66,8 @@ def _exit_with_parent() -> None:
 
 @contextlib.contextmanager
 def unsignalled() -> Iterator[None]:
-  """Keeps SIGINT and SIGTERM from the threads and processes that start in the block.
-
-  A terminal, or a scheduler, sends them to a whole group; the trainer alone decides.
-  """
+  """Keeps SIGINT and SIGTERM from workers that threads of the block start, from their start."""
+  resource_tracker.ensure_running()  # in the block, it would let them through again
   before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
   try:
     yield

@@ -95,9 +95,9 @@ def saving_on_interrupt() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def was_interrupted() -> bool:
-  """Whether a Ctrl-C ended a block of `saving_on_interrupt`."""
-  return _interrupted
+def exit_status() -> int | None:
+  """That of a trainer that ends well: 130, as shells have it, after Ctrl-C; else None."""
+  return 128 + signal.SIGINT if _interrupted else None
 
 
 @contextlib.contextmanager

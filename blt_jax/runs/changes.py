@@ -92,7 +92,7 @@ def _rate_change(old: ConfigDict, new: ConfigDict, step: int) -> list[str]:
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   """Dotted name -> value; the mixture, whose names are free, is one value."""
-  flat = {}
+  flat: dict[str, Any] = {}
   for name, value in section.items():
     if isinstance(value, dict) and prefix + name != "data.mixture":
       flat |= _flat(value, f"{prefix}{name}.")

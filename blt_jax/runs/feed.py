@@ -75,8 +75,9 @@ class Feed:
     self._batches = pipeline.prefetch(RowStreams(self._streams()), self._put)
     if state is not None and is_known:
       self._batches.set_state(state["streams"])
-    with workers.unsignalled():
-      self._batches.start_prefetch()
+    if self._num_workers:
+      with workers.unsignalled():
+        self._batches.start_prefetch()
     return self._batches
 
   def _reads_as(self, state: State) -> bool:

@@ -49,8 +49,9 @@ def from_stored(stored: Json, workdir: paths.Path, path: str) -> ConfigDict:
   for section in ("data", "patching", "model"):
     if not isinstance(plain.get(section), dict):
       raise ValueError(f"{path} holds no settings of a run: config.{section} is no section.")
+  kind = plain["model"].get("kind")
   try:
-    declared = config.get_config(plain["model"].get("kind"))
+    declared = config.get_config(kind if isinstance(kind, str) else repr(kind))
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from None
   lacking: list[str] = []
@@ -90,21 +91,23 @@ def _plain(default: Any) -> Any:
 
 def _check_value(name: str, value: Any, kind: type, default: Any, path: str) -> None:
   """Raises ValueError at a value of another type than the setting's, or out of its bounds."""
-  if value is None and (default is None or isinstance(default, ConfigDict)):
+  is_optional = default is None or isinstance(default, ConfigDict) or name.startswith("model.")
+  if value is None and is_optional:
     return
-  kinds = {float: (int, float), tuple: (list, tuple)}.get(kind, (kind,))
-  if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+  kinds: tuple[type, ...] = (kind,)
+  kinds = {float: (int, float), tuple: (list, tuple)}.get(kind, kinds)
+  is_kind = isinstance(value, kinds) and (kind is bool or not isinstance(value, bool))
+  if not is_kind:
     raise ValueError(f"{path}: config.{name} is {value!r}; it must be of type {kind.__name__}.")
   bound = bounds.bound_of(name)
-  is_array = isinstance(value, list | tuple)
-  if is_array and not all(type(item) is int for item in value):
+  if isinstance(value, list | tuple) and not all(type(item) is int for item in value):
     raise ValueError(f"{path}: config.{name} is {value!r}; it must hold whole numbers.")
   if bound is not None and not bound.holds(value):
     raise ValueError(f"{path}: config.{name} is {value!r}; it must {bound}.")
 
 
 def _check_mixture(mixture: Any, path: str) -> None:
-  parts = mixture.values() if isinstance(mixture, dict) else [None]
+  parts: list[Any] = list(mixture.values()) if isinstance(mixture, dict) else [None]
   for part in parts:
     is_pair = isinstance(part, list | tuple) and len(part) == 2 and isinstance(part[0], str)
     if not (is_pair and isinstance(part[1], int | float)):

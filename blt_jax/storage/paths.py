@@ -47,7 +47,7 @@ def relative(path: Path, folder: Path) -> str:
   whole, start = absolute(path), absolute(folder)
   if _root(whole) != _root(start):
     return whole
-  return posixpath.relpath(whole[len(_root(whole)) :], start[len(_root(start)) :])
+  return posixpath.relpath(whole[len(_root(whole)) :] or ".", start[len(_root(start)) :] or ".")
 
 
 def join(folder: Path, path: Path) -> str:

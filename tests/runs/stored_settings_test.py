@@ -135,7 +135,7 @@ _WRONG = {
   "foreign": (lambda s: [s.clear(), s.update(hidden_size=3)], "holds no settings of a run"),
   "a section": (_set("model", [1]), "config.model is no section"),
   "a stack": (_set("model.latent", 3), "config.model.latent is 3; it must be a section"),
-  "no kind": (lambda s: s["model"].pop("kind"), "config.model.kind is None"),
+  "no kind": (lambda s: s["model"].pop("kind"), "config.model.kind is 'None'"),
   "kind": (_set("model.kind", "gpt"), "config.model.kind is 'gpt'"),
   "kind's type": (_set("model.kind", ["blt"]), "config.model.kind is "),
   "text": (
