@@ -186,7 +186,7 @@ def test_watch_gives_up_a_run_that_keeps_failing(cloud):
 
 def test_watch_waits_while_another_trainer_has_the_folder(cloud):
   cloud.set_trainer('[ -e "$STANDIN_CLOUD/go" ] || { echo "error: in use"; exit 75; }')
-  with _watching(cloud, "--max_failures=0") as watch:
+  with _watching(cloud, "--max_failures=1") as watch:
     _wait_for(lambda: cloud.request("pod"))
     _wait_for(lambda: str(_read(cloud, "worker.log")).count("in use") > 2)
     (cloud.folder / "go").touch()

@@ -56,7 +56,8 @@ def join(folder: Path, path: Path) -> str:
   if is_remote(path) or posixpath.isabs(path):
     return path
   root = _root(start)
-  return root + posixpath.normpath(posixpath.join(start[len(root) :], path))
+  found = posixpath.normpath(posixpath.join(start[len(root) :], path))
+  return root + found if found != "." else root
 
 
 def _root(whole: str) -> str:
