@@ -26,7 +26,7 @@ _MODELS = {
   "entropy": ["--config=configs/quickstart.py:entropy", "--config.num_steps=200"],
   "space": [
     "--config=configs/quickstart.py",
-    "--config.num_steps=120",
+    "--config.num_steps=200",
     "--config.patching.scheme=space",
     "--config.patching.entropy_model=",
   ],

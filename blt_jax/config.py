@@ -52,6 +52,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   # Rows come from so many independent streams of documents, which the processes share: batches
   # depend on it and not on the number of processes. None: as the run began, first one each.
   data.num_streams = placeholder(int)
+  data.ngram_tables = ""  # folder of count_ngrams: the model embeds these n-grams, too
   data.batch_size = 8  # rows in a batch, over all devices
   data.seq_len = 4096  # S, byte slots in a row
   data.num_patches = placeholder(int)  # P, patch slots in a row; by default S / 4, or S + 1

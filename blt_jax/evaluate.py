@@ -18,7 +18,7 @@ from blt_jax.cli import logs, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.data import pipeline
 from blt_jax.parallel import sharding
-from blt_jax.runs import corpus, folder, loading
+from blt_jax.runs import corpus, folder, loading, ngrams
 from blt_jax.runs.evaluation import Evaluator
 
 
@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> None:
   batches = pipeline.evaluation_batches(
     documents, patch, dataclasses.replace(shape, batch_size=rows)
   )
+  look_up = ngrams.look_up(ngrams.load(args.run, run.config.model), run.config.model)
+  batches = map(look_up, batches)
   evaluate = Evaluator(run.model, batches, mesh, args.max_batches, show_progress=True)
   params = jax.device_put(run.params, NamedSharding(mesh, PartitionSpec()))
   print(json.dumps(evaluate(params)))

@@ -5,6 +5,8 @@ those of other documents where documents are told apart.
 Reference: Meta `model/blt.py` (hashes) and `data/ngram_processor.py` (tables).
 """
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +21,8 @@ PRIMES = (
     9576890767, 3628273133, 2860486313, 5463458053, 3367900313,
 )  # fmt: skip
 TABLE_OFFSET = 4  # ids of frequency tables start here; 0 is "unknown"
+_IDS = 260  # that tokens may have in such a table
+_MAX_NGRAMS = 2**31 // _IDS  # of a table: a place and an id are one int32
 
 
 def ngram_hash_ids(
@@ -142,20 +146,34 @@ class NgramTable:
   """Ids of the most frequent n-grams.
 
   Attributes:
+    length: n.
     size: number of ids, `TABLE_OFFSET` included: the rows of its embedding table.
+    keys: what finds an n-gram on a device; an argument of `ngram_table_ids`.
   """
 
   def __init__(self, ngrams: np.ndarray):
-    """Takes ngrams, int [N, n], most frequent first."""
-    self.size = len(ngrams) + TABLE_OFFSET
-    self._length = ngrams.shape[1]
-    self._ids = {tuple(g): i + TABLE_OFFSET for i, g in enumerate(ngrams.tolist())}
+    """Takes ngrams, int [N, n] ids, most frequent first.
 
-  def ids(self, tokens: np.ndarray, document_ids: np.ndarray | None = None) -> np.ndarray:
+    Raises:
+      ValueError: an n-gram stands there twice, there is none, or ids are out of range.
+    """
+    ngrams = np.asarray(ngrams, np.int64)
+    if ngrams.ndim != 2 or not ngrams.size or not 0 <= ngrams.min() <= ngrams.max() < _IDS:
+      raise ValueError(
+        f"A table takes n-grams of ids below {_IDS}, int [N, n] with N, n >= 1, got shape "
+        f"{ngrams.shape}."
+      )
+    if len(ngrams) > _MAX_NGRAMS:
+      raise ValueError(f"A table takes {_MAX_NGRAMS:,} n-grams at most, got {len(ngrams):,}.")
+    self.length, self.size = ngrams.shape[1], len(ngrams) + TABLE_OFFSET
+    self.keys = _make_keys(ngrams, np.int32, first=3, rest=1)
+    self._host_keys = _make_keys(ngrams, np.int64, first=7, rest=4)
+
+  def ids(self, tokens: Array, document_ids: Array | None = None) -> Array:
     """Looks up the n-gram that ends at each byte.
 
     Args:
-      tokens: int [B, S] ids.
+      tokens: int [B, S] ids; of jax, too.
       document_ids: int [B, S] or None; see `ngram_hash_ids`.
 
     Returns:
@@ -164,10 +182,64 @@ class NgramTable:
     Raises:
       ValueError: documents do not have the shape of tokens.
     """
-    tokens = np.asarray(tokens)
-    _check_documents(tokens, document_ids)
-    columns = [
-      _look_back(np, tokens, i, document_ids).reshape(-1).tolist() for i in range(self._length)
-    ]
-    found = [self._ids.get(g, 0) for g in zip(*reversed(columns), strict=True)]
-    return np.asarray(found, np.int32).reshape(tokens.shape)
+    if isinstance(tokens, jax.Array):
+      return ngram_table_ids(self.keys, tokens, document_ids)
+    return ngram_table_ids(self._host_keys, np.asarray(tokens), document_ids)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class NgramKeys:
+  """The n-grams of a table as a trie: each level adds a few ids to what the last one found.
+
+  Attributes:
+    levels: int [K] each, ascending: the place found on the level before, then ids, as the
+      digits of one number.
+    ids: int32 [N], of what the last level holds.
+    widths: ids that each level adds, n in all.
+  """
+
+  levels: tuple[Array, ...]
+  ids: Array
+  widths: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+
+
+def _make_keys(ngrams: np.ndarray, dtype: Any, first: int, rest: int) -> NgramKeys:
+  """Keys of ngrams [N, n]: numbers of `first` ids, then of `rest`, have to fit `dtype`."""
+  length = ngrams.shape[1]
+  edges = [0, *range(min(first, length), length, rest), length]
+  place, levels = np.zeros(len(ngrams), np.int64), []
+  for start, end in itertools.pairwise(edges):
+    for column in ngrams.T[start:end]:
+      place = place * _IDS + column
+    level, place = np.unique(place, return_inverse=True)
+    levels.append(level.astype(dtype))
+  ids = np.zeros(len(levels[-1]), np.int32)
+  ids[place] = np.arange(len(ngrams)) + TABLE_OFFSET
+  if len(ids) < len(ngrams):
+    raise ValueError(f"{len(ngrams) - len(ids)} of {len(ngrams)} n-grams of a table repeat.")
+  return NgramKeys(tuple(levels), ids, tuple(np.diff(edges).tolist()))
+
+
+def ngram_table_ids(keys: NgramKeys, tokens: Array, document_ids: Array | None = None) -> Array:
+  """Looks up the n-gram that ends at each byte: int32 [B, S], 0 where unknown.
+
+  Args:
+    keys: of a table; on a device where tokens are.
+    tokens: int [B, S] ids.
+    document_ids: int [B, S] or None; see `ngram_hash_ids`.
+
+  Raises:
+    ValueError: documents do not have the shape of tokens.
+  """
+  _check_documents(tokens, document_ids)
+  xp = jnp if isinstance(tokens, jax.Array) else np
+  distance = sum(keys.widths)
+  place, is_known = xp.zeros(tokens.shape, keys.levels[0].dtype), tokens >= 0
+  for level, width in zip(keys.levels, keys.widths, strict=True):
+    for _ in range(width):
+      distance -= 1
+      place = place * _IDS + _look_back(xp, tokens, distance, document_ids).astype(place.dtype)
+    found = xp.minimum(xp.searchsorted(level, place), len(level) - 1).astype(place.dtype)
+    is_known, place = is_known & (level[found] == place), found
+  return xp.where(is_known, keys.ids[place], 0).astype(xp.int32)

@@ -18,7 +18,7 @@ from blt_jax import config as settings
 from blt_jax.cli import logs
 from blt_jax.cli.parsing import Parser
 from blt_jax.parallel import distributed
-from blt_jax.runs import bounds, folder, metrics, profiling, resolve, settings_flags
+from blt_jax.runs import bounds, folder, metrics, ngrams, profiling, resolve, settings_flags
 from blt_jax.runs import lock as locks
 from blt_jax.runs.checkpoint import Checkpoints
 from blt_jax.runs.document_counter import DocumentCounter
@@ -63,6 +63,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
     # --- The run's folder, for this trainer alone
     lock = opened.enter_context(locks.hold(config.workdir))
     folder.share_config(config.workdir, config)
+    ngrams.keep(config)
     checkpoints = Checkpoints(config.workdir, **settings.kept_checkpoints(config))
     opened.callback(checkpoints.close)
 

@@ -10,7 +10,7 @@ bytes before the next one; contexts that it saw less than twice give way to shor
 import argparse
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from blt_jax.data.reading import sources
 from blt_jax.entropy import kneser_ney, ngram_counts, table
 from blt_jax.entropy.contexts import MAX_ORDER
 
-_CHUNK_BYTES = 16 << 20  # counted at once
 _MIN_COUNT = 2  # contexts seen less often are not trusted
 
 
@@ -111,7 +110,7 @@ def train(
   num_bytes = sum(map(len, documents))
   counter = ngram_counts.PairCounter(orders, reset_at_newline)
   with tqdm(desc="Counting", total=num_bytes, unit="B", unit_scale=True) as bar:
-    for chunk in _chunks(documents):
+    for chunk in ngram_counts.chunks(documents):
       counter.add(chunk)
       bar.update(sum(map(len, chunk)))
   logging.info("Estimating.")
@@ -146,20 +145,6 @@ def _make_entries(order: kneser_ney.Order, buckets: int) -> np.ndarray:
     order.counts[trusted],
     min(max(wanted, 256), buckets),
   )
-
-
-def _chunks(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
-  """Groups documents; one that is longer than a chunk is cut, and loses some context."""
-  chunk, size = [], 0
-  for document in documents:
-    for start in range(0, len(document), _CHUNK_BYTES):
-      chunk.append(document[start : start + _CHUNK_BYTES])
-      size += len(chunk[-1])
-      if size >= _CHUNK_BYTES:
-        yield chunk
-        chunk, size = [], 0
-  if chunk:
-    yield chunk
 
 
 def _parse_orders(text: str) -> list[int]:

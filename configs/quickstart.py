@@ -32,7 +32,6 @@ def get_config(stage="blt"):
   else:
     config.num_steps = 800
     config.data.num_patches = 228  # 4.5 bytes each
-    config.data.pool_size = 64  # so that few documents are scored that are never learned from
     config.patching.entropy_model = "runs/quickstart/entropy"
     set_stack(config.model.encoder, dim=64, num_layers=1, num_heads=2, window=64)
     set_stack(config.model.latent, dim=128, num_layers=3, num_heads=2)

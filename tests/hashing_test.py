@@ -197,3 +197,33 @@ def test_ngram_table_by_hand():
     [5, 4, 0, 4],
     [0, 0, 0, 5],
   ]
+
+
+@pytest.mark.parametrize("length", range(1, 10))
+def test_tables_are_those_of_a_dictionary(length):
+  rng = np.random.default_rng(length)
+  tokens = rng.choice([0, 1, 2, 97, 259], (8, 40)).astype(np.int32)
+  windows = np.lib.stride_tricks.sliding_window_view(tokens, length, axis=1)
+  ngrams = rng.permutation(np.unique(windows.reshape(-1, length), axis=0))[:50]
+  known = {tuple(g): i + hashing.TABLE_OFFSET for i, g in enumerate(ngrams.tolist())}
+  padded = np.pad(tokens, ((0, 0), (length - 1, 0))).tolist()
+  wanted = [[known.get(tuple(row[t : t + length]), 0) for t in range(40)] for row in padded]
+  table = hashing.NgramTable(ngrams)
+  assert table.ids(tokens).tolist() == wanted
+  on_device = jax.jit(hashing.ngram_table_ids)(table.keys, jnp.asarray(tokens))
+  chex.assert_trees_all_equal(np.asarray(on_device), np.array(wanted, np.int32))
+
+
+@pytest.mark.parametrize(
+  "ngrams, message",
+  [
+    (np.array([[5, 6], [5, 6], [7, 8]]), "1 of 3 n-grams of a table repeat"),
+    (np.array([[5, 260]]), "ids below 260"),
+    (np.array([[-1, 6]]), "ids below 260"),
+    (np.zeros((0, 2)), "N, n >= 1"),
+    (np.array([5, 6]), "got shape .2"),
+  ],
+)
+def test_tables_that_are_none(ngrams, message):
+  with pytest.raises(ValueError, match=message):
+    hashing.NgramTable(ngrams)

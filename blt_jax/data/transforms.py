@@ -1,12 +1,13 @@
 """Documents to ids and patches."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from blt_jax import patching, tokenizer
 from blt_jax.data.reading.documents import Document
+from blt_jax.hashing import NgramTable
 
 Scorer = Callable[[np.ndarray], np.ndarray]  # ids [n] -> entropies [n]
 Encoder = Callable[[bytes], np.ndarray]  # text -> ids [n], BOS and EOS included
@@ -54,3 +55,19 @@ class PatchDocument:
   def entropies(self, tokens: np.ndarray) -> np.ndarray | None:
     """Entropies [n] of ids [n]; None where the scheme has none."""
     return None if self._scorer is None else self._scorer(tokens)
+
+
+class LookUpNgrams:
+  """Adds `ngram_ids` int32 [T, B, S] to batches, of T frequency n-gram tables."""
+
+  def __init__(self, tables: Sequence[NgramTable], document_masks: bool):
+    """Takes the tables, and whether n-grams stay inside documents."""
+    self._tables, self._document_masks = tables, document_masks
+
+  def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch, with the ids of the n-grams that end at its `tokens`."""
+    tokens, documents = batch["tokens"], None
+    if self._document_masks:  # one ends with its EOS
+      ends = (tokens == tokenizer.EOS_ID).astype(np.int32)
+      documents = ends.cumsum(axis=1) - ends
+    return batch | {"ngram_ids": np.stack([t.ids(tokens, documents) for t in self._tables])}

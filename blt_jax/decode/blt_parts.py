@@ -37,9 +37,11 @@ def embed_bytes(
     float32 [B, C, D].
   """
   x = weights.embedding[tokens].astype(jnp.float32)
-  if weights.hashes is None:
+  has_hashes = weights.hashes is not None
+  lengths = [sum(keys.widths) for keys in weights.ngram_keys]
+  reach = max([*lengths, *(config.hash_sizes if has_hashes else ())], default=1) - 1
+  if not has_hashes and not lengths:
     return x
-  reach = max(config.hash_sizes) - 1
   at = position[:, None] + np.arange(-reach, 0)
   before = jnp.where(at >= 0, take(text, jnp.maximum(at, 0)), 0)
   read = jnp.concatenate([before, tokens], axis=1)
@@ -47,6 +49,11 @@ def embed_bytes(
   if config.hash_document_masks:
     ends = (read == tokenizer.EOS_ID).astype(jnp.int32)
     documents = running_sum(ends) - ends
+  for keys, table in zip(weights.ngram_keys, weights.ngrams, strict=True):
+    ids = hashing.ngram_table_ids(keys, read, documents)[:, reach:]
+    x += table[ids].astype(jnp.float32)
+  if weights.hashes is None:
+    return x
   sizes = config.hash_sizes, config.hash_vocab_size, config.hash_functions
   ids = hashing.ngram_hash_ids(read, *sizes, documents)[:, :, reach:]
   rows = ids + np.arange(len(ids))[:, None, None] * config.hash_vocab_size

@@ -29,22 +29,17 @@ def byte_lm_weights(config: ByteLMConfig, params: Any, dtype: str) -> ByteLMWeig
 
 
 def blt_weights(config: BLTConfig, params: Any, dtype: str) -> BLTWeights:
-  """Weights of a BLT; matrices in `dtype`, norms in float32.
-
-  Raises:
-    ValueError: the model has frequency n-gram tables, which are looked up on the host.
-  """
-  if config.ngram_vocab_sizes:
-    raise ValueError(
-      "This model has frequency n-gram tables, whose ids come from the host; generation "
-      "runs on the device alone. Use a model with hashed n-grams (hash_sizes)."
-    )
+  """Weights of a BLT; matrices in `dtype`, norms in float32."""
   embedder, latent = params["embedder"], params["latent"]
   table = embedder["bytes"]["embedding"].astype(dtype)
   has_hashes, is_projected = "hashes" in embedder, "projection" in latent
   return BLTWeights(
     embedding=table,
     hashes=embedder["hashes"]["embedding"].astype(dtype) if has_hashes else None,
+    ngrams=[
+      embedder[f"ngrams_{i}"]["embedding"].astype(dtype)
+      for i in range(len(config.ngram_vocab_sizes))
+    ],
     encoder=_encoder(config, params["encoder"], dtype),
     latent_projection=_matrix(latent["projection"], dtype) if is_projected else None,
     latent=_stack(config.latent, latent["transformer"]["layers"], dtype),

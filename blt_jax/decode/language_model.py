@@ -1,6 +1,7 @@
 """A model ready to read and to write: what decodes it, and its weights."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
 from blt_jax.decode.cursor import check_causal
 from blt_jax.decode.from_params import blt_weights, byte_lm_weights
 from blt_jax.decode.reader import EntropySource, Reader, UncachedReader
+from blt_jax.hashing import NgramTable
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
@@ -59,6 +61,7 @@ def from_blt(
   *,
   source: tuple[EntropySource, Any] | None = None,
   lookup_table: Any = None,
+  ngram_tables: Sequence[NgramTable] = (),
   max_patches: int | None = None,
   dtype: str | None = None,
 ) -> LanguageModel:
@@ -71,6 +74,7 @@ def from_blt(
     entropy_model: config and parameters of a byte language model, for the entropy scheme.
     source: what gives entropies instead, and its weights.
     lookup_table: bool [V, V], for the "lookup" scheme.
+    ngram_tables: the model's frequency n-gram tables.
     max_patches: room for this many patches in a row; by default one for each byte.
     dtype: of weights, activations and caches; by default that of each model.
 
@@ -90,12 +94,21 @@ def from_blt(
     byte_lm = ByteLMReader(config, dtype or config.dtype, patching.reset_at_newline)
     weigh = jax.jit(lambda p: byte_lm_weights(config, p, byte_lm.dtype))
     source = EntropyModel(byte_lm), weigh(entropy_params)
+  rows = tuple(table.size for table in ngram_tables)
+  if rows != model.config.ngram_vocab_sizes:
+    raise ValueError(
+      f"The model has frequency n-gram tables of {model.config.ngram_vocab_sizes} rows; pass "
+      f"them as ngram_tables, got {rows}."
+    )
   dtype = dtype or model.config.dtype
   weights = jax.jit(lambda p: blt_weights(model.config, p, dtype))(params)
   reader = BLTReader(model.config, patching, dtype, max_patches=max_patches)
   if source is not None and patching.scheme == "entropy":
     reader = dataclasses.replace(reader, source=source[0])
     weights = dataclasses.replace(weights, source=source[1])
+  if ngram_tables:
+    keys = [jax.tree.map(jnp.asarray, table.keys) for table in ngram_tables]
+    weights = dataclasses.replace(weights, ngram_keys=keys)
   if lookup_table is not None:
     weights = dataclasses.replace(weights, lookup_table=jnp.asarray(lookup_table))
   return LanguageModel(reader, weights)

@@ -89,5 +89,8 @@ class BLTWeights:
   hashes: jax.Array | None = _axes("hash_rows", "embed", default=None)
   # [latent width, K D]
   latent_projection: jax.Array | None = _axes("embed", "heads", default=None)
+  # of each frequency table its embeddings, [rows, D], and what finds its n-grams
+  ngrams: list[jax.Array] = _axes("vocab", "embed", default_factory=list)
+  ngram_keys: list[Any] = dataclasses.field(default_factory=list)
   source: Any = None  # weights of the entropy source
   lookup_table: jax.Array | None = _axes("vocab", "vocab", default=None)  # bool [V, V]

@@ -4,13 +4,15 @@ A pair is a context of n bytes with the byte that followed it. Its key is the ui
 lowest byte is that next one, the second lowest the newest of the context, and so on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.entropy.contexts import MAX_ORDER, context_lengths, context_windows
+
+_CHUNK_BYTES = 16 << 20  # counted at once
 
 
 class Pairs(NamedTuple):
@@ -46,10 +48,10 @@ class PairCounter:
     windows, room = predicted_bytes(documents, self._reset_at_newline)
     longest = self._longest[np.minimum(room, MAX_ORDER)]
     for k, order in enumerate(self.orders):
-      self._add(k, _count(pair_keys(windows[longest == k], order)))
+      self._add(k, count_keys(pair_keys(windows[longest == k], order)))
 
   def _add(self, k: int, new: Pairs) -> None:
-    pairs = _merge(self._pairs[k], new)[0]
+    pairs = merge(self._pairs[k], new)[0]
     if k and len(pairs.keys) > self._max_pairs:
       half = self._max_pairs // 2
       is_rare = pairs.counts <= np.partition(pairs.counts, -half)[-half]
@@ -68,9 +70,23 @@ class PairCounter:
     places: list[np.ndarray | None] = [None] * len(pairs)
     for k in range(len(pairs) - 1, 0, -1):
       cut, place = _shorten(pairs[k].keys, self.orders[k - 1])
-      pairs[k - 1], new_place = _merge(pairs[k - 1], cut)
+      pairs[k - 1], new_place = merge(pairs[k - 1], cut)
       places[k] = new_place[place]
     return pairs, places
+
+
+def chunks(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
+  """Groups documents; one that is longer than a chunk is cut, and loses some context."""
+  chunk, size = [], 0
+  for document in documents:
+    for start in range(0, len(document), _CHUNK_BYTES):
+      chunk.append(document[start : start + _CHUNK_BYTES])
+      size += len(chunk[-1])
+      if size >= _CHUNK_BYTES:
+        yield chunk
+        chunk, size = [], 0
+  if chunk:
+    yield chunk
 
 
 def predicted_bytes(
@@ -95,7 +111,8 @@ def pair_keys(windows: np.ndarray, order: int) -> np.ndarray:
   return windows & np.uint64((1 << 8 * (order + 1)) - 1)
 
 
-def _count(keys: np.ndarray) -> Pairs:
+def count_keys(keys: np.ndarray) -> Pairs:
+  """Counts keys uint64 [n]."""
   keys = np.sort(keys)
   first = np.flatnonzero(np.diff(keys, prepend=~keys[:1]))
   return Pairs(keys[first], np.diff(first, append=len(keys)))
@@ -106,7 +123,7 @@ def _shorten(keys: np.ndarray, order: int) -> tuple[Pairs, np.ndarray]:
   return _unite(pair_keys(keys, order), np.ones(len(keys), np.int64))
 
 
-def _merge(old: Pairs, new: Pairs) -> tuple[Pairs, np.ndarray]:
+def merge(old: Pairs, new: Pairs) -> tuple[Pairs, np.ndarray]:
   """Both together, and where the pairs of the second are in the result."""
   united, place = _unite(*(np.concatenate(both) for both in zip(old, new, strict=True)))
   return united, place[len(old.keys) :]

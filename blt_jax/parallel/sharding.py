@@ -28,7 +28,7 @@ RULES = (
   ("norm", None),  # [D] gains
 )
 LARGE = 2**24  # elements of a parameter that may not be whole on every device
-BATCH = PartitionSpec(dict(RULES)["batch"])  # [B, ...]
+BATCH = PartitionSpec(dict(RULES)["batch"])  # [B, S]
 
 
 def make_mesh(
@@ -176,6 +176,16 @@ def _spec(parameter: str, shape, names, mesh) -> PartitionSpec:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """Places a host batch on the devices, rows spread over "data" and "fsdp"."""
-  sharding = NamedSharding(mesh, BATCH)
-  return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+  """Places a host batch on the devices, rows spread over "data" and "fsdp".
+
+  Args:
+    batch: arrays [..., B, S], such as tokens [B, S] and ngram_ids [T, B, S].
+    mesh: the devices.
+  """
+  put = jax.make_array_from_process_local_data
+  return {k: put(batch_sharding(mesh, v.ndim), v) for k, v in batch.items()}
+
+
+def batch_sharding(mesh: Mesh, ndim: int) -> NamedSharding:
+  """How an array of a batch, [..., B, S], lies on the devices."""
+  return NamedSharding(mesh, PartitionSpec(*[None] * (ndim - 2), *BATCH))

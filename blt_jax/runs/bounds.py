@@ -175,11 +175,6 @@ def bound_of(name: str) -> Interval | OneOf | None:
 
 def _check_inert(config: ConfigDict) -> None:
   """Raises where a setting would be read by nobody."""
-  if config.model.get("ngram_vocab_sizes"):
-    raise ValueError(
-      "config.model.ngram_vocab_sizes needs ids of frequency n-grams, which the data does not "
-      "bring; leave it empty and use hash_sizes."
-    )
   if not config.patching.split_first:
     raise ValueError(
       "config.patching.split_first=False gives rows that no model reads; leave it True."

@@ -1,7 +1,6 @@
 """The batches of a run, this process's rows of them: to learn from and to test on."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +12,10 @@ from ml_collections import ConfigDict
 from blt_jax import config as settings
 from blt_jax.data import pipeline, workers
 from blt_jax.data.row_streams import RowStreams
+from blt_jax.entropy import frequent_ngrams
 from blt_jax.parallel import distributed, sharding
 from blt_jax.parallel.host_share import host_share
-from blt_jax.runs import corpus
+from blt_jax.runs import corpus, ngrams
 from blt_jax.runs import patcher as patchers
 
 # Of all streams: {"seed": int, "reading": str, "streams": {number: state}}.
@@ -48,7 +48,9 @@ class Feed:
     self._reading = (
       f"{self._num_workers} workers, " * is_stream + f"{self._num_streams} streams"
     )
-    self._put = functools.partial(sharding.put_batch, mesh=mesh)
+    tables = frequent_ngrams.to_tables(ngrams.find(config).values())
+    self._look_up = ngrams.look_up(tables, config.model)
+    self._mesh = mesh
     self._batches: grain.DatasetIterator | None = None
 
   def training_batches(self, step: int = 0, state: State | None = None) -> Iterator[Any]:
@@ -96,7 +98,10 @@ class Feed:
     """One pass over the held-out documents, on the host."""
     documents = self._corpus.test_documents()
     for batch in pipeline.evaluation_batches(documents, self._patch, self._shape):
-      yield {k: v[self._share.rows] for k, v in batch.items()}
+      yield self._look_up({k: v[self._share.rows] for k, v in batch.items()})
+
+  def _put(self, batch: pipeline.Batch) -> Any:
+    return sharding.put_batch(self._look_up(batch), self._mesh)
 
   def state(self) -> State:
     """Where all streams are; all processes ask together."""

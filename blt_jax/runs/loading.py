@@ -8,7 +8,7 @@ from blt_jax import kinds
 from blt_jax.decode import language_model
 from blt_jax.decode.table import TableSource
 from blt_jax.entropy.table import TableModel, is_table
-from blt_jax.runs import checkpoint, corpus, folder, resolve
+from blt_jax.runs import checkpoint, corpus, folder, ngrams, resolve
 from blt_jax.runs import patcher as patchers
 
 
@@ -37,10 +37,12 @@ def load_language_model(
     return kind.reader(run.model, run.params)
   patcher = load_patcher(run.config.patching, workdir, entropy_model, threshold)
   model = patcher.entropy_model
+  tables = ngrams.load(workdir, run.config.model)
+  options = {"ngram_tables": tables} if tables else {}
   if isinstance(model, TableModel):
     source = TableSource(model), model.jax_tables()
-    return kind.reader(run.model, run.params, patcher.config, source=source)
-  return kind.reader(run.model, run.params, patcher.config, model)
+    return kind.reader(run.model, run.params, patcher.config, source=source, **options)
+  return kind.reader(run.model, run.params, patcher.config, model, **options)
 
 
 def load_patcher(

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from blt_jax import config as settings
@@ -99,14 +99,18 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
 def abstract_batch(config: ConfigDict, mesh: Mesh) -> steps.Batch:
   """Shapes, dtypes and shardings of a batch as `data.pipeline` makes it."""
   shape = settings.make_batch_shape(config)
-  rows = NamedSharding(mesh, sharding.BATCH)
 
-  def array(width, dtype):
-    return jax.ShapeDtypeStruct((shape.batch_size, width), dtype, sharding=rows)
+  def array(width, dtype, *others):
+    sizes = *others, shape.batch_size, width
+    placed = sharding.batch_sharding(mesh, len(sizes))
+    return jax.ShapeDtypeStruct(sizes, dtype, sharding=placed)
 
-  return {
+  batch = {
     "tokens": array(shape.seq_len, jnp.int32),
     "targets": array(shape.seq_len, jnp.int32),
     "loss_mask": array(shape.seq_len, jnp.bool_),
     "patch_lengths": array(shape.num_patches, jnp.int32),
   }
+  if tables := config.model.get("ngram_vocab_sizes"):
+    batch["ngram_ids"] = array(shape.seq_len, jnp.int32, len(tables))
+  return batch

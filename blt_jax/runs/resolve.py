@@ -11,9 +11,10 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from blt_jax import config as settings
 from blt_jax.data.reading.scored import Manifest
+from blt_jax.entropy import frequent_ngrams
 from blt_jax.parallel import sharding
 from blt_jax.parallel.host_share import host_share
-from blt_jax.runs import corpus, folder, stored_settings
+from blt_jax.runs import corpus, folder, ngrams, stored_settings
 from blt_jax.runs.patcher import RULE, THRESHOLD_FILE, Stored, check_reset
 from blt_jax.storage import paths
 from blt_jax.storage.folders import Folder
@@ -27,8 +28,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
 
   Returns:
     A copy that nobody can write to, with `data.num_streams`, `data.num_patches`,
-    `data.heldout_salt`, and of the entropy scheme `patching.entropy_model` and `threshold`.
-    A run that goes on keeps what was the default when it began.
+    `data.heldout_salt`, `model.ngram_vocab_sizes`, and of the entropy scheme
+    `patching.entropy_model` and `threshold`. A run that goes on keeps what was the default
+    when it began.
 
   Raises:
     ValueError: the run began with another split of its text; streams do not divide; or as
@@ -43,6 +45,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   data.num_patches = settings.make_batch_shape(whole).num_patches
   data.num_streams = _num_streams(data, began_with, num_shares)
   data.heldout_salt = _heldout_salt(whole, began_with)
+  _fit_ngram_tables(whole)
   if whole.patching.threshold is None:
     whole.patching.threshold = _threshold_of_start(whole.patching, began_with)
   whole.patching = resolve_patching(whole.patching, corpus.stored_manifests(data))
@@ -85,6 +88,26 @@ def _keep_former_ways(config: ConfigDict, began_with: ConfigDict) -> None:
         name,
         former,
       )
+
+
+def _fit_ngram_tables(config: ConfigDict) -> None:
+  """Gives the model an embedding for each n-gram of the tables."""
+  tables = frequent_ngrams.to_tables(ngrams.find(config).values())
+  model, path = config.model, config.data.ngram_tables or config.workdir
+  if tables and "ngram_vocab_sizes" not in model:
+    raise ValueError(
+      f"config.data.ngram_tables={path!r} would do nothing: a {model.kind} has no n-gram "
+      "embeddings; leave it empty."
+    )
+  if tables and not model.ngram_vocab_sizes:
+    model.ngram_vocab_sizes = tuple(table.size for table in tables)
+  if tables:
+    ngrams.check(tables, model, path)
+  elif model.get("ngram_vocab_sizes"):
+    raise ValueError(
+      f"config.model.ngram_vocab_sizes={model.ngram_vocab_sizes} needs n-grams: count some "
+      "with `python -m blt_jax.count_ngrams`; give their folder in config.data.ngram_tables."
+    )
 
 
 def changed(section: ConfigDict, **values: Any) -> ConfigDict:

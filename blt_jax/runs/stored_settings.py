@@ -76,7 +76,7 @@ def _complete(
         lacking.append(f"config.{full}={whole[name]!r}")
     elif full == "data.mixture":
       _check_mixture(found[name], path)
-    elif isinstance(default, ConfigDict) and found[name] is not None:
+    elif isinstance(default, ConfigDict) and (found[name] is not None or not prefix):
       if not isinstance(found[name], dict):
         raise ValueError(f"{path}: config.{full} is {found[name]!r}; it must be a section.")
       whole[name] = _complete(found[name], default, f"{full}.", path, lacking)

@@ -101,8 +101,9 @@ def make_train_step(
 
 
 def _split_rows(x, parts):
-  """[B, ...] -> [parts, B / parts, ...], neighbours in different parts.
+  """[..., B, S] -> [parts, ..., B / parts, S], neighbours in different parts.
 
   Rows of one device stay on it: part i takes the rows i, i + parts, ...
   """
-  return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+  *others, _, size = x.shape
+  return jnp.moveaxis(x.reshape(*others, -1, parts, size), -2, 0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import chex
 import jax
@@ -15,9 +16,11 @@ from uncached import LENGTH, Uncached, random_blt, random_params, random_text
 from blt_jax import tokenizer, train_table
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader
-from blt_jax.decode.language_model import from_byte_lm
+from blt_jax.decode.language_model import from_blt, from_byte_lm
 from blt_jax.decode.table import TableSource
 from blt_jax.entropy.table import TableModel, save_table
+from blt_jax.hashing import NgramTable
+from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig, CrossAttentionConfig
 from blt_jax.ops import decode_layers
@@ -57,6 +60,11 @@ VARIANTS = {
     {"threshold": 9.0},  # one patch, longer than what is read at once
   ),
 }  # fmt: skip
+LETTERS = (tokenizer.EOS_ID, *range(9, 60))
+TABLES = tuple(
+  NgramTable(np.random.default_rng(n).permutation([*itertools.product(LETTERS, repeat=n)])[:99])
+  for n in (2, 3)
+)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -102,6 +110,28 @@ def test_blt_reads_as_the_full_forward(name):
   chex.assert_trees_all_close(
     cache.entropies[:, : text.shape[1]], uncached.entropies(text), **FLOAT32
   )
+
+
+@pytest.mark.parametrize("hash_sizes", [(), (3, 4)])
+@pytest.mark.parametrize("masks", [True, False])
+def test_frequency_tables_are_read_as_in_the_full_forward(hash_sizes, masks):
+  config = dataclasses.replace(
+    TINY, hash_sizes=hash_sizes, hash_document_masks=masks,
+    ngram_vocab_sizes=tuple(table.size for table in TABLES),
+  )  # fmt: skip
+  uncached = dataclasses.replace(random_blt(config), tables=TABLES)
+  text = random_text(np.random.default_rng(1), ROWS, 50) % 60
+  text[:, 0] = tokenizer.BOS_ID
+  model = uncached.cached()
+  logits, _ = _read_all(model.reader, model.weights, text)
+  chex.assert_trees_all_close(logits, uncached.logits(text), **FLOAT32)
+  with pytest.raises(ValueError, match=r"tables of \(103, 103\) rows; pass them .*got \(\)"):
+    from_blt(
+      BLT(config),
+      uncached.params,
+      uncached.patching,
+      (uncached.entropy_config, uncached.entropy_params),
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -10,7 +10,9 @@ import numpy as np
 from forward import entropies_of, logits_of, pad_lengths, stack
 
 from blt_jax import kinds, patching, tokenizer
+from blt_jax.data.transforms import LookUpNgrams
 from blt_jax.decode.language_model import LanguageModel, from_blt
+from blt_jax.hashing import NgramTable
 from blt_jax.models import init
 from blt_jax.models.blt import BLT
 from blt_jax.models.config import BLTConfig, ByteLMConfig
@@ -28,6 +30,7 @@ class Uncached:
   patching: PatchingConfig
   entropy_config: ByteLMConfig
   entropy_params: Any
+  tables: tuple[NgramTable, ...] = ()
 
   def entropies(self, ids: np.ndarray) -> np.ndarray:
     """Entropies [B, n] at ids [B, n]."""
@@ -43,11 +46,15 @@ class Uncached:
     """Logits [B, n, V] at ids [B, n]."""
     lengths = pad_lengths(self.lengths(ids), LENGTH, LENGTH + 1)
     tokens = np.pad(ids, ((0, 0), (0, LENGTH - ids.shape[1])))
-    return np.asarray(logits_of(self.config, self.params, tokens, lengths))[:, : ids.shape[1]]
+    look_up = LookUpNgrams(self.tables, self.config.hash_document_masks)
+    ngram_ids = look_up({"tokens": tokens})["ngram_ids"] if self.tables else None
+    logits = logits_of(self.config, self.params, tokens, lengths, ngram_ids)
+    return np.asarray(logits)[:, : ids.shape[1]]
 
   def cached(self, **changes) -> LanguageModel:
     """The same with caches."""
     entropy_model = self.entropy_config, self.entropy_params
+    changes |= {"ngram_tables": self.tables}
     return from_blt(BLT(self.config), self.params, self.patching, entropy_model, **changes)
 
 

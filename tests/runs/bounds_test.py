@@ -61,7 +61,6 @@ def test_what_lies_outside_is_named_with_its_rule(name, value):
 @pytest.mark.parametrize(
   ("name", "value", "error"),
   [
-    ("model.ngram_vocab_sizes", (100,), "does not bring"),
     ("patching.split_first", False, "no model reads"),
     ("patching.scheme", "lookup", "lookup scheme"),
   ],

@@ -180,21 +180,27 @@ def _documents(source) -> Iterator[Document]:
   return (document for document in elements if document is not None)
 
 
-def read_documents(
+def stream_documents(
   path: str, options: SourceOptions | None = None, max_bytes: int | None = None
-) -> list[bytes]:
-  """Reads documents into memory, none of them empty; see `open_source`.
+) -> Iterator[bytes]:
+  """Reads documents one after the other, none of them empty; see `open_source`.
 
   Args:
     path: where they are.
     options: how files are read.
     max_bytes: read no more; the last document is cut. None reads all.
   """
-  texts, room = [], sys.maxsize if max_bytes is None else max_bytes
+  room = sys.maxsize if max_bytes is None else max_bytes
   for document in _documents(open_source(path, options)):
     if room < 1:
       break
     if document.text:
-      texts.append(document.text[:room])
-      room -= len(texts[-1])
-  return texts
+      yield document.text[:room]
+      room -= len(document.text)
+
+
+def read_documents(
+  path: str, options: SourceOptions | None = None, max_bytes: int | None = None
+) -> list[bytes]:
+  """Reads documents into memory; see `stream_documents`."""
+  return list(stream_documents(path, options, max_bytes))
