@@ -144,8 +144,8 @@ class Checkpoints:
     folder, checkpoint, damage, missing = self._folder / str(step), None, "", ""
     try:
       checkpoint = stored_state.read(folder, lambda: self._read(step, abstract))
-    except (_OtherModelError, *stored_state.FOREIGN):
-      raise
+    except stored_state.FOREIGN:
+      raise  # not the fault of the checkpoint
     except stored_state.NotThereError as error:
       missing = str(error)
     except Exception as error:  # each library below has exceptions of its own
@@ -186,7 +186,7 @@ class Checkpoints:
     saved, wanted = _shapes(arrays), _shapes(digests.names_of(abstract))
     if saved != wanted:
       names = sorted(k for k in saved.keys() | wanted.keys() if saved.get(k) != wanted.get(k))
-      raise _OtherModelError(
+      raise stored_state.OtherModelError(
         f"Checkpoint {step} of {self._workdir} is one of another model or optimizer: "
         f"{len(names)} arrays differ, the first is {names[0]}, {saved.get(names[0])} there and "
         f"{wanted.get(names[0])} by this config. Use the config it was trained with, or "
@@ -220,10 +220,6 @@ class Checkpoints:
         f"A checkpoint cannot be written into {self._folder}: {error}. {advice}; those before "
         "it are whole, and the same command continues from them."
       ) from error
-
-
-class _OtherModelError(ValueError):
-  pass
 
 
 def find_step(workdir: Path, step: Step = None) -> int:

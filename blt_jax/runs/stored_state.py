@@ -19,9 +19,15 @@ Json = dict[str, Any]
 T = TypeVar("T")
 
 DIGESTS = "digests"  # the entry of `extra` that holds those of the arrays
-# Errors that are not the fault of what is stored.
-FOREIGN = (PermissionError, MemoryError, jax.errors.JaxRuntimeError)
 _WAITS = (1.0, 5.0, 15.0)  # seconds before reading again
+
+
+class OtherModelError(ValueError):
+  """A checkpoint is of another model or optimizer than the one at hand."""
+
+
+# Errors that are not the fault of what is stored.
+FOREIGN = (OtherModelError, PermissionError, MemoryError, jax.errors.JaxRuntimeError)
 
 
 class NotThereError(OSError):

@@ -229,7 +229,7 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path, capsys):
     evaluate.main([f"--run={tmp_path}/moved/blt", f"--data={text / 'file_0.py'}", *other])
     sizes.append(json.loads(capsys.readouterr().out)["patch_size"])
   show_patches.main([f"--run={tmp_path}/moved/blt", *other])
-  assert sizes[1] == 1 < sizes[0] and "37 patches" in capsys.readouterr().out
+  assert sizes[1] == 1 < sizes[0] and "in 38 patches" in capsys.readouterr().out
   with pytest.raises(ValueError, match="entropy_model and threshold may"):
     loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "blt"))
   with pytest.raises(FileNotFoundError, match="holds no run.*entropy_model and"):
