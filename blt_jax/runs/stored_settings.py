@@ -67,6 +67,9 @@ def _complete(
   found: Json, declared: ConfigDict, prefix: str, path: str, lacking: list[str]
 ) -> Json:
   """The fields of a section, checked, with those of `declared` that it lacks."""
+  unknown = sorted(found.keys() - set(declared))
+  if unknown and prefix.startswith(("model.", "patching.")):
+    raise ValueError(f"{path}: config.{prefix}{unknown[0]} is no setting of this version.")
   whole = dict(found)
   for name in declared:
     default, full = declared[name], prefix + name
@@ -92,7 +95,7 @@ def _plain(default: Any) -> Any:
 def _check_value(name: str, value: Any, kind: type, default: Any, path: str) -> None:
   """Raises ValueError at a value of another type than the setting's, or out of its bounds."""
   is_optional = default is None or isinstance(default, ConfigDict) or name.startswith("model.")
-  if value is None and is_optional:
+  if is_optional and value is None:
     return
   kinds: tuple[type, ...] = (kind,)
   kinds = {float: (int, float), tuple: (list, tuple)}.get(kind, kinds)

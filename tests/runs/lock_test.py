@@ -16,6 +16,7 @@ import pytest
 
 from blt_jax.runs import lock
 from blt_jax.runs.lock import InUseError, hold
+from blt_jax.storage.folders import Folder
 
 _HOLD = """
 import sys, time
@@ -94,15 +95,26 @@ def test_a_damaged_file_stops_nobody(text, tmp_path):
   assert _enters(tmp_path)
 
 
+def _eventually(condition):
+  deadline = time.monotonic() + 60
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+
+
 def test_a_sign_of_life_is_given_and_a_loss_noticed(tmp_path, monkeypatch):
   monkeypatch.setattr(lock, "_BEAT", 0.02)
+
+  def seen():
+    return json.loads((tmp_path / "trainer.json").read_text())["seen"]
+
   with hold(tmp_path) as held:
-    first = json.loads((tmp_path / "trainer.json").read_text())["seen"]
-    time.sleep(0.3)
-    assert json.loads((tmp_path / "trainer.json").read_text())["seen"] > first
+    first = seen()
+    _eventually(lambda: seen() > first)
     held.check()
-    _write(tmp_path, host="elsewhere")
-    time.sleep(0.3)
+    with Folder(tmp_path).alone():
+      _write(tmp_path, host="elsewhere")
+    _eventually(lambda: held._taken_by is not None)
     with pytest.raises(InUseError, match="of host elsewhere has taken .* over"):
       held.check()
   assert (tmp_path / "trainer.json").exists()  # it is the other's

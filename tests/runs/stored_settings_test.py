@@ -149,6 +149,8 @@ _WRONG = {
   "not a number": (_set("optimizer.learning_rate", float("nan")), "learning_rate is nan"),
   "array": (_set("model.hash_sizes", [3, "x"]), "hash_sizes is .*; it must hold whole numbers"),
   "mixture": (_set("data.mixture", {"web": "x"}), "data.mixture is .*; it must be name: "),
+  "misspelt": (_set("model.latent.dxm", 3), "config.model.latent.dxm is no setting"),
+  "no optimizer": (_set("optimizer", None), "config.optimizer is None; it must be a section"),
   "path": (_set("patching.entropy_model", 5), "entropy_model is 5; it must be of type str"),
 }
 
