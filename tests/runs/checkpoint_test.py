@@ -257,7 +257,7 @@ def test_a_full_disk_is_an_error_and_what_was_there_stays(tmp_path):
   _save(tmp_path, 1)
   noise = {"w": jax.random.normal(jax.random.key(0), (100_000,))}
   with pytest.raises(OSError, match="cannot be written into .*Check free space"):  # noqa: SIM117
-    with _open(tmp_path) as checkpoints, small_files(10_000):
+    with _open(tmp_path) as checkpoints, small_files(100_000):
       checkpoints.save(2, TrainState(jnp.array(2), noise, ()), {})
       checkpoints.wait()
   with _open(tmp_path) as checkpoints:
