@@ -27,6 +27,7 @@ setuptools.setup(
     "numpy>=2.0",
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30",
+    "psutil>=6.0",
     "safetensors>=0.6",
     "tensorboardX>=2.6",
     "tqdm>=4.66",

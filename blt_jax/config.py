@@ -31,6 +31,8 @@ def get_config(kind: str = "blt") -> ConfigDict:
   config.workdir = "runs/default"  # everything that the run writes
   config.seed = 42  # of parameters and of the order of the data
   config.num_steps = 10_000  # optimizer updates in the whole run
+  # Go on with a run though its text, seed, patching or learning rate changed.
+  config.allow_changes = False
 
   config.data = data = ConfigDict()
   data.path = "stdlib"  # file, folder or glob, local or gs://; see data.sources.open_source

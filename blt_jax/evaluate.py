@@ -24,7 +24,7 @@ from blt_jax.data import pipeline
 from blt_jax.evals import report as reports
 from blt_jax.evals import suite
 from blt_jax.parallel import sharding
-from blt_jax.runs import corpus, folder, loading, ngrams, patcher, resolve
+from blt_jax.runs import corpus, folder, loading, ngrams
 from blt_jax.runs.evaluation import Evaluator
 
 
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
   parser = Parser("evaluate", __doc__)
   run_flags.add(parser)
+  run_flags.add_entropies(parser)
   add = parser.add_argument
   add(
     "--data",
@@ -93,11 +94,10 @@ def _evaluate_tasks(args: argparse.Namespace) -> None:
 def _evaluate_text(args: argparse.Namespace) -> None:
   """Prints one JSON object."""
   run = folder.load_run(args.run, args.step)
-  section, stored = run.config.patching, []
-  if (manifest := corpus.find_manifest(args.data)) is not None:
-    stored = [(args.data, manifest)]
-    section = resolve.resolve_patching(resolve.changed(section, entropies="stored"), stored)
-  patch = patcher.load_patcher(section, stored).documents()
+  patcher = loading.load_patcher(
+    run.config.patching, args.run, args.entropy_model, args.threshold, args.data
+  )
+  patch = patcher.documents()
   documents = corpus.open_all(args.data, run.config.data)
   mesh = sharding.make_mesh()
   shape = settings.make_batch_shape(run.config)

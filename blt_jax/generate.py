@@ -151,12 +151,7 @@ def _add_models(parser: Parser) -> None:
     "--draft_entropy", type=float, default=Drafting.max_entropy, metavar="NATS",
     help="entropy at which a draft ends",
   )  # fmt: skip
-  parser.add_argument(
-    "--entropy_model", metavar="FOLDER", help="of its run, if not that of the training"
-  )
-  parser.add_argument(
-    "--threshold", type=float, metavar="NATS", help="of patches, if not that of the training"
-  )
+  run_flags.add_entropies(parser)
 
 
 def _drafting(args: argparse.Namespace) -> Drafting | None:

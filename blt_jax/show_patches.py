@@ -12,10 +12,10 @@ import sys
 import numpy as np
 
 from blt_jax import patching, tokenizer
-from blt_jax.cli import logs, patch_view, plots
+from blt_jax.cli import logs, patch_view, plots, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.patch_view import Patched
-from blt_jax.runs import folder
+from blt_jax.runs import folder, loading
 from blt_jax.runs import patcher as patchers
 from blt_jax.storage import files
 
@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> None:
   """Prints the patches; draws them on request."""
   parser = Parser("show_patches", __doc__)
   parser.add_argument("--run", required=True, metavar="FOLDER", help="folder of a BLT's run")
+  run_flags.add_entropies(parser)
   text = parser.add_mutually_exclusive_group()
   text.add_argument("--text", default=_TEXT, help="what to show")
   text.add_argument("--file", help="show this file instead")
@@ -35,7 +36,9 @@ def main(argv: list[str] | None = None) -> None:
   shown = files.read_bytes(args.file) if args.file else os.fsencode(args.text)
   if args.png:
     patch_view.check_length(len(shown))
-  patched = patch_text(shown, patchers.load_patcher(folder.load_config(args.run).patching))
+  section = folder.load_config(args.run).patching
+  patcher = loading.load_patcher(section, args.run, args.entropy_model, args.threshold)
+  patched = patch_text(shown, patcher)
   print(patch_view.render(patched, use_colour=sys.stdout.isatty()))
   if args.png:
     patch_view.draw(patched, args.png)

@@ -4,7 +4,9 @@
   python -m blt_jax.train --config=configs/quickstart.py:entropy --config.num_steps=100
 
 The same command continues a run that was stopped. On several hosts it runs on each of them;
-see `distributed.start`. SIGTERM saves a checkpoint at the next step and ends with status 0.
+see `distributed.start`. SIGTERM saves a checkpoint at the next step and ends with status 0,
+Ctrl-C with 130; a second one ends at once. While one trains in a folder, others refuse, with
+status 75.
 """
 
 import contextlib
@@ -26,6 +28,7 @@ from blt_jax.runs import (
   settings_flags,
   tokenizers,
 )
+from blt_jax.runs import lock as locks
 from blt_jax.runs.checkpoint import Checkpoints
 from blt_jax.runs.document_counter import DocumentCounter
 from blt_jax.runs.evaluation import Evaluator
@@ -36,13 +39,18 @@ from blt_jax.runs.stopwatch import Stopwatch
 from blt_jax.storage.folders import Folder
 
 
-def main(argv: list[str] | None = None) -> None:
-  """Reads the settings and trains."""
+def main(argv: list[str] | None = None) -> int | None:
+  """Reads the settings and trains.
+
+  Returns:
+    The exit status: 130 after Ctrl-C.
+  """
   _, config = settings_flags.parse(Parser("train", __doc__), argv)
   logs.show_progress()
   distributed.start()
   with distributed.ending_together():
     train(config)
+  return distributed.exit_status()
 
 
 def train(config: ConfigDict) -> metrics.Numbers | None:
@@ -60,40 +68,45 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
     # --- Data: worker processes patch documents, threads pack and place batches ahead
     feed = Feed(config, mesh)
 
-  # --- The run's folder
-  folder.share_config(config.workdir, config)
-  tokenizers.keep(config)
-  ngrams.keep(config)
-  checkpoints = Checkpoints(config.workdir, **settings.kept_checkpoints(config))
+  with contextlib.ExitStack() as opened:
+    # --- The run's folder, for this trainer alone
+    lock = opened.enter_context(locks.hold(config.workdir))
+    folder.share_config(config.workdir, config)
+    tokenizers.keep(config)
+    ngrams.keep(config)
+    checkpoints = Checkpoints(config.workdir, **settings.kept_checkpoints(config))
+    opened.callback(checkpoints.close)
 
-  # --- State: continue from the run's newest checkpoint that can be read, else start
-  restored = checkpoints.restore(program.abstract_state)
-  step, state, extra = restored or (0, program.create_state(), {})
-  batches = feed.training_batches(step, extra.get("data"))
-  stopwatch = Stopwatch(**extra.get("time", {}))
-  log = make_run_log(config, model, mesh, program.learning_rate, stopwatch, feed.calibration)
-  log.start(step, state.params)
+    # --- State: continue from the run's newest checkpoint that can be read, else start
+    restored = checkpoints.restore(program.abstract_state)
+    step, state, extra = restored or (0, program.create_state(), {})
+    opened.callback(feed.close)
+    batches = feed.training_batches(step, extra.get("data"))
+    stopwatch = Stopwatch(**extra.get("time", {}))
+    log = make_run_log(config, model, mesh, program.learning_rate, stopwatch, feed.calibration)
+    opened.callback(log.close)
+    log.start(step, state.params)
 
-  # --- Compiled functions
-  traces = Folder(config.workdir).path_of("profile")
-  train_step = profiling.Profiled(program.train_step(), traces, **config.profile)
-  count_documents = DocumentCounter(mesh, config.data.num_streams)
-  evaluate = Evaluator(model, feed.heldout_batches(), mesh, config.eval.max_batches)
+    # --- Compiled functions
+    traces = Folder(config.workdir).path_of("profile")
+    train_step = profiling.Profiled(program.train_step(), traces, **config.profile)
+    count_documents = DocumentCounter(mesh, config.data.num_streams)
+    evaluate = Evaluator(model, feed.heldout_batches(), mesh, config.eval.max_batches)
 
-  # --- Loop: nothing waits for the device but the reports and what follows them
-  def evaluate_now() -> metrics.Numbers:
-    log.flush()
-    with stopwatch.paused("eval"):
-      numbers = evaluate(state.params)
-    log.evaluation(step, numbers)
-    return numbers
+    # --- Loop: nothing waits for the device but the reports and what follows them
+    def evaluate_now() -> metrics.Numbers:
+      log.flush()
+      with stopwatch.paused("eval"):
+        numbers = evaluate(state.params)
+      log.evaluation(step, numbers)
+      return numbers
 
-  def save(bpb: float | None = None) -> None:
-    log.flush()  # raises if a loss was bad; and a run continued from here has no hole in it
-    with stopwatch.paused("checkpoint"):
-      checkpoints.save(step, state, {"data": feed.state(), "time": stopwatch.state}, bpb)
+    def save(bpb: float | None = None) -> None:
+      log.flush()  # raises if a loss was bad; and a run continued from here has no hole in it
+      with stopwatch.paused("checkpoint"):
+        checkpoints.save(step, state, {"data": feed.state(), "time": stopwatch.state}, bpb)
 
-  with contextlib.closing(log), contextlib.closing(checkpoints), contextlib.closing(feed):
+    opened.enter_context(distributed.saving_on_interrupt())
     while step < config.num_steps:
       with stopwatch.waiting():
         batch = next(batches)
@@ -102,6 +115,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
       state, step_metrics = train_step(step, state, batch)
       log.add(step, step_metrics | documents, batch)
       checkpoints.check()
+      lock.check()
       if distributed.preempted(step):
         save()
         checkpoints.wait()

@@ -138,6 +138,7 @@ follow() {  # true when the run is done
   case $workers in
     *": new"*) begin || failed $? ;;
     *": running"*) ;;
+    *": waiting"*) say "Another trainer has the run's folder; trying again."; run || failed $? ;;
     *": failed"*)
       say "The run failed:"
       on_workers ask "! grep -q failed blt_jax/worker.status || tail -n 20 blt_jax/worker.log"

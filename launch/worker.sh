@@ -3,7 +3,7 @@
 # Usage: bash launch/worker.sh setup                 makes the environment
 #        bash launch/worker.sh start COMMAND...      runs on when ssh ends, writes worker.log
 #        bash launch/worker.sh supervise COMMAND...  the same in the foreground
-#        bash launch/worker.sh status                new, running, done, preempted or failed
+#        bash launch/worker.sh status                new, running, done, preempted, waiting or failed
 #        bash launch/worker.sh stop                  lets the command save and ends it
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,6 +39,8 @@ supervise() {  # a command that SIGTERM stops ends well, but the run is not done
   done
   if [ "$preempted" ]; then
     code=143 result=preempted
+  elif ((code == 75)); then
+    result=waiting  # another trainer has the run's folder
   elif ((code)); then
     result="failed with exit code $code"
   fi

@@ -184,6 +184,17 @@ def test_watch_gives_up_a_run_that_keeps_failing(cloud):
   assert "ValueError: bad setting" in output and "Given up after 3 failures." in output
 
 
+def test_watch_waits_while_another_trainer_has_the_folder(cloud):
+  cloud.set_trainer('[ -e "$STANDIN_CLOUD/go" ] || { echo "error: in use"; exit 75; }')
+  with _watching(cloud, "--max_failures=1") as watch:
+    _wait_for(lambda: cloud.request("pod"))
+    _wait_for(lambda: str(_read(cloud, "worker.log")).count("in use") > 2)
+    (cloud.folder / "go").touch()
+    output, _ = watch.communicate(timeout=30)
+  assert watch.returncode == 0, output
+  assert "Another trainer has the run's folder" in output and "The run is done." in output
+
+
 def test_watch_takes_a_failed_request_for_preempted(cloud):
   cloud.set_queue("FAILED")
   with _watching(cloud) as watch:
@@ -320,7 +331,7 @@ def test_gke_failure_dry_run_and_mistakes(cloud):
 # --- Workers
 
 
-@pytest.mark.parametrize(("ends_with", "code"), [("exit 0", 0), ("exit 5", 5)])
+@pytest.mark.parametrize(("ends_with", "code"), [("exit 0", 0), ("exit 5", 5), ("exit 75", 75)])
 def test_supervise_gives_the_commands_exit_code(tmp_path, ends_with, code):
   worker = _copy_of_worker(tmp_path)
   assert subprocess.run([*worker, "supervise", "sh", "-c", ends_with]).returncode == code

@@ -39,7 +39,8 @@ def run(main: Callable[[], str | int | None]) -> None:
   except _MISTAKES as error:
     if sys.flags.dev_mode:
       raise
-    sys.exit(f"error: {error or type(error).__name__}")
+    print(f"error: {error or type(error).__name__}", file=sys.stderr)
+    sys.exit(getattr(error, "exit_status", 1))
 
 
 def show_progress() -> None:

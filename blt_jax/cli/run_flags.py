@@ -25,6 +25,18 @@ def add(
   )
 
 
+def add_entropies(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of what says where patches end, for programs that patch as a run does."""
+  parser.add_argument(
+    "--entropy_model",
+    metavar="FOLDER",
+    help="of its run, or of a table, if not that of the training",
+  )
+  parser.add_argument(
+    "--threshold", type=float, metavar="NATS", help="of patches, if not that of the training"
+  )
+
+
 def _step(text: str) -> int | str:
   if text == "best":
     return text

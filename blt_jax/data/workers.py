@@ -1,10 +1,12 @@
 """Documents transformed in worker processes, in the order they have without."""
 
+import contextlib
+import multiprocessing
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import grain
@@ -47,17 +49,30 @@ def _in_processes(dataset: grain.IterDataset, num_workers: int) -> grain.IterDat
 def _start_worker(worker_index: int, worker_count: int) -> None:
   """Runs first in each worker process."""
   del worker_index, worker_count
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a whole group: the parent decides
+  for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group: the parent decides
+    signal.signal(number, signal.SIG_IGN)
   os.environ["CUDA_VISIBLE_DEVICES"] = ""
   jax.config.update("jax_platforms", "cpu")
-  threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
+  threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _exit_with(parent: int) -> None:
-  """Ends this process when its parent is gone, even if that was killed."""
-  while os.getppid() == parent:
-    time.sleep(1)
-  os._exit(1)
+def _exit_with_parent() -> None:
+  """Ends this process when its parent is gone, be it killed, and be it before this."""
+  parent = multiprocessing.parent_process()
+  if parent is not None:
+    parent.join()  # a pipe that only the parent holds open
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def unsignalled() -> Iterator[None]:
+  """Keeps SIGINT and SIGTERM from workers that threads of the block start, from their start."""
+  resource_tracker.ensure_running()  # in the block, it would let them through again
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _InOrder(grain.IterDataset):

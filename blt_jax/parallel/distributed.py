@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -22,6 +23,7 @@ import blt_jax
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _asked_to_stop = False
+_interrupted = False
 
 
 def start(heartbeat_seconds: int = 60) -> None:
@@ -70,6 +72,35 @@ def preempted(step: int) -> bool:
 
 
 @contextlib.contextmanager
+def saving_on_interrupt() -> Iterator[None]:
+  """Lets a first Ctrl-C mean what SIGTERM means in the block; a second one ends it at once."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+
+  def ask(signum: int, frame: Any) -> None:
+    global _interrupted
+    _interrupted = True
+    signal.signal(signal.SIGINT, before)
+    os.write(2, b"\nSaving a checkpoint after this step. Ctrl-C again ends at once.\n")
+    if jax.distributed.is_initialized():
+      os.kill(os.getpid(), signal.SIGTERM)  # JAX tells the other processes
+    else:
+      _ask_to_stop(signum, frame)
+
+  before = signal.signal(signal.SIGINT, ask)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def exit_status() -> int | None:
+  """That of a trainer that ends well: 130, as shells have it, after Ctrl-C; else None."""
+  return 128 + signal.SIGINT if _interrupted else None
+
+
+@contextlib.contextmanager
 def ending_together() -> Iterator[None]:
   """Ends this process at once on an error: to wait for the others would hang.
 
@@ -84,6 +115,7 @@ def ending_together() -> Iterator[None]:
         raise
       print(f"error: {error}", file=sys.stderr, flush=True)
       os._exit(1)
+    status = getattr(error, "exit_status", 1)
     traceback.print_exc()
     print(
       f"Process {jax.process_index()} of {jax.process_count()} stops: "
@@ -94,7 +126,7 @@ def ending_together() -> Iterator[None]:
     )
     if is_lead():
       time.sleep(3)  # the others end with it; let them say why
-    os._exit(1)
+    os._exit(status)
 
 
 @contextlib.contextmanager

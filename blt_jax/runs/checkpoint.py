@@ -1,7 +1,6 @@
 """Checkpoints of a run with Orbax: what a run needs to go on, written in the background."""
 
 import contextlib
-import functools
 import json
 import math
 import time
@@ -15,12 +14,14 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from blt_jax.parallel import distributed
-from blt_jax.storage import atomic, paths
+from blt_jax.runs import stored_state
+from blt_jax.runs.stored_state import Json
+from blt_jax.storage import causes, paths
 from blt_jax.storage.folders import Folder
 from blt_jax.storage.paths import Path
+from blt_jax.training import digests
 from blt_jax.training.state import TrainState
 
-Json = dict[str, Any]
 Step = int | Literal["best"] | None  # which checkpoint; None: the newest
 
 
@@ -75,7 +76,7 @@ class Checkpoints:
 
     Args:
       step: of the state.
-      state: to save, copied before this returns.
+      state: to save, copied before this returns, and a digest of each array with it.
       extra: also to save; that of process 0 counts.
       bpb: held-out bits per byte at this step, where known.
 
@@ -84,6 +85,7 @@ class Checkpoints:
     """
     if step == self._manager.latest_step():
       return
+    extra = stored_state.with_digests(extra, state)
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
     )
@@ -107,30 +109,23 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
   def restore(self, abstract: TrainState) -> Checkpoint | None:
-    """Restores the newest checkpoint that can be read; None if there is none at all.
+    """Restores the newest whole checkpoint; None if there is none at all.
 
-    Those that cannot be read are reported, and moved to `damaged/` in the run's folder.
+    Those that are there and cannot be decoded, or whose arrays are not what was saved, are
+    reported, and moved to `damaged/` in the run's folder.
 
     Args:
       abstract: shapes, dtypes and shardings of the state, for any mesh.
 
     Raises:
-      ValueError: a checkpoint is of another model, or none of them can be read.
-      PermissionError: they may not be read.
+      ValueError: a checkpoint is of another model, or all of them are damaged.
+      OSError: a part of one is missing, storage does not answer, or it may not be read.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
-      checkpoint, error = None, ""
-      try:
-        self._check_shapes(step, abstract)
-        checkpoint = self._read(step, abstract)
-      except (_OtherModelError, PermissionError, MemoryError, jax.errors.JaxRuntimeError):
-        raise  # not the fault of the checkpoint
-      except Exception as failure:  # each library below has exceptions of its own
-        error = f"{type(failure).__name__}: {failure}"
-      errors = [text for text in distributed.gather(error) if text]
-      if not errors:
+      checkpoint, damage = self._read_together(step, abstract)
+      if not damage:
         return checkpoint
-      self._set_aside(step, errors[0])
+      self._set_aside(step, damage)
       self._manager.reload()
     if self._is_damaged:
       raise ValueError(
@@ -144,22 +139,54 @@ class Checkpoints:
     self.wait()
     self._manager.close()
 
+  def _read_together(self, step: int, abstract: TrainState) -> tuple[Checkpoint | None, str]:
+    """A checkpoint, or what is damaged in it; all processes agree."""
+    folder, checkpoint, damage, missing = self._folder / str(step), None, "", ""
+    try:
+      checkpoint = stored_state.read(folder, lambda: self._read(step, abstract))
+    except stored_state.FOREIGN:
+      raise  # not the fault of the checkpoint
+    except stored_state.NotThereError as error:
+      missing = str(error)
+    except Exception as error:  # each library below has exceptions of its own
+      damage = f"{type(error).__name__}: {error}"
+    found = distributed.gather([missing, damage])
+    for missing, _ in found:
+      if missing:
+        raise OSError(
+          f"Checkpoint {step} of {self._workdir} cannot be read now: {missing}. It stays where "
+          "it is. Start again when it is whole and can be read; or move it away, and the run "
+          "goes on from the one before."
+        )
+    damage = next((text for _, text in found if text), "")
+    if damage or checkpoint is None:
+      return None, damage
+    try:  # by all processes together
+      stored_state.check_digests(f"Checkpoint {step}", checkpoint.state, checkpoint.extra)
+    except ValueError as error:
+      return None, f"{error}."
+    state = stored_state.cast(checkpoint.state, abstract)
+    return Checkpoint(step, state, stored_state.without_digests(checkpoint.extra)), ""
+
   def _read(self, step: int, abstract: TrainState) -> Checkpoint:
-    """Without waiting for the other processes, which may fail to read it."""
+    """Without waiting for the other processes, which may fail to read it; dtypes as saved."""
     folder = self._folder / str(step)
-    handler = ocp.StandardCheckpointHandler(**_alone())
-    with ocp.Checkpointer(handler, **_alone()) as reader:
-      state = reader.restore(folder / "state", args=ocp.args.StandardRestore(abstract))
-    extra = ocp.JsonCheckpointHandler(**_alone()).restore(folder / "extra")
+    stored_state.check_parts(folder, "state", "extra")
+    extra = stored_state.read_extra(folder)
+    arrays = stored_state.stored_arrays(folder)
+    self._check_shapes(step, arrays, abstract)
+    wanted = stored_state.as_stored(abstract, arrays)
+    alone = stored_state.alone()
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler(**alone), **alone) as reader:
+      state = reader.restore(folder / "state", args=ocp.args.StandardRestore(wanted))
     return Checkpoint(step, state, extra)
 
-  def _check_shapes(self, step: int, abstract: TrainState) -> None:
+  def _check_shapes(self, step: int, arrays: Json, abstract: TrainState) -> None:
     """Arrays of other names or shapes are no damage, but a mistake."""
-    metadata = ocp.PyTreeCheckpointHandler().metadata(self._folder / str(step) / "state")
-    saved, wanted = _shapes(metadata.tree), _shapes(abstract)
+    saved, wanted = _shapes(arrays), _shapes(digests.names_of(abstract))
     if saved != wanted:
       names = sorted(k for k in saved.keys() | wanted.keys() if saved.get(k) != wanted.get(k))
-      raise _OtherModelError(
+      raise stored_state.OtherModelError(
         f"Checkpoint {step} of {self._workdir} is one of another model or optimizer: "
         f"{len(names)} arrays differ, the first is {names[0]}, {saved.get(names[0])} there and "
         f"{wanted.get(names[0])} by this config. Use the config it was trained with, or "
@@ -184,7 +211,7 @@ class Checkpoints:
     except jax.errors.JaxRuntimeError:
       raise  # of a step or of a connection, not of writing
     except Exception as error:  # each library below has exceptions of its own
-      advice = atomic.CHECK
+      advice = causes.advice(error)
       if isinstance(error, TimeoutError):  # so Orbax calls all that ends its waiting
         advice = (
           "Another process stopped first (see its log), or the disk or bucket is too slow"
@@ -193,10 +220,6 @@ class Checkpoints:
         f"A checkpoint cannot be written into {self._folder}: {error}. {advice}; those before "
         "it are whole, and the same command continues from them."
       ) from error
-
-
-class _OtherModelError(ValueError):
-  pass
 
 
 def find_step(workdir: Path, step: Step = None) -> int:
@@ -232,6 +255,11 @@ def find_step(workdir: Path, step: Step = None) -> int:
   return min(bpb, key=bpb.__getitem__)
 
 
+def newest_step(workdir: Path) -> int | None:
+  """The step of a run's newest checkpoint; None if there is none."""
+  return max(_find_steps(_folder(workdir)), default=None)
+
+
 def warn_if_old(workdir: Path, step: int) -> None:
   """Says what training does where an entropy model was read at an earlier step than it will."""
   newest = find_step(workdir)
@@ -256,37 +284,46 @@ def load_params(workdir: Path, abstract: Any, step: Step = None) -> Any:
     ValueError: as `find_step`, or it cannot be read.
   """
   step = find_step(workdir, step)
-  folder = _folder(workdir) / str(step) / "state"
-  wanted = {"params": abstract}
+  folder = _folder(workdir) / str(step)
+  try:
+    stored, extra = stored_state.read(folder, lambda: _read_params(folder, abstract))
+    stored_state.check_digests(f"Checkpoint {step} of {workdir}", {"params": stored}, extra)
+  except stored_state.FOREIGN:
+    raise  # not the fault of the checkpoint
+  except stored_state.NotThereError as error:
+    raise OSError(f"Checkpoint {step} of {workdir} cannot be read now: {error}.") from error
+  except Exception as error:  # each library below has exceptions of its own
+    others = [s for s in sorted(_find_steps(folder.parent)) if s != step]
+    raise ValueError(
+      f"Checkpoint {step} of {workdir} cannot be read: {error}. If it is damaged, choose the "
+      f"step of another one; there are {others}."
+    ) from error
+  return stored_state.cast(stored, abstract)
+
+
+def _read_params(folder: epath.Path, abstract: Any) -> tuple[Any, Json]:
+  """The parameters of a checkpoint, their dtypes as saved, and what was saved beside them."""
+  stored_state.check_parts(folder, "state")
+  arrays = stored_state.stored_arrays(folder)
+  lacking = [n for n in digests.names_of({"params": abstract}) if n not in arrays]
+  if lacking:
+    raise ValueError(f"it has no array {lacking[0]}")
+  wanted = {"params": stored_state.as_stored(abstract, arrays, "params/")}
   restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
   args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**_alone()), **_alone()) as checkpointer:
-    try:
-      return checkpointer.restore(folder, args=args)["params"]
-    except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
-      raise  # not the fault of the checkpoint
-    except Exception as error:  # each library below has exceptions of its own
-      others = [s for s in sorted(_find_steps(folder.parents[1])) if s != step]
-      raise ValueError(
-        f"Checkpoint {step} of {workdir} cannot be read: {error}. If it is damaged, choose the "
-        f"step of another one; there are {others}."
-      ) from error
+  alone = stored_state.alone()
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone) as reader:
+    params = reader.restore(folder / "state", args=args)["params"]
+  return params, stored_state.read_extra(folder)
 
 
 def save_params(workdir: Path, step: int, params: Any) -> None:
   """Writes parameters only, where `load_params` finds them."""
-  items = ocp.args.Composite(state=ocp.args.StandardSave({"params": params}))
+  state = {"params": params}
+  extra = stored_state.with_digests({}, state)
+  items = ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra))
   with ocp.CheckpointManager(_folder(workdir)) as manager:
     manager.save(step, args=items)
-
-
-def _alone() -> dict[str, Any]:
-  """Options of what a process does without the others."""
-  index = jax.process_index()
-  options = ocp.options.MultiprocessingOptions(
-    primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}"
-  )
-  return {"multiprocessing_options": options}
 
 
 def _find_steps(folder: epath.Path) -> list[int]:
@@ -315,20 +352,23 @@ def _bpb(metrics: dict[str, float]) -> float:
   return metrics["bpb"]
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  """Path -> shape of each array of a tree, saved or not."""
-  leaves, _ = jax.tree.flatten_with_path(tree)
-  name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
-  return {name(path): tuple(leaf.shape) for path, leaf in leaves}
+def _shapes(arrays: Json) -> dict[str, tuple[int, ...]]:
+  """Path -> shape of each array, saved or not."""
+  return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
 def _folder(workdir: Path) -> epath.Path:
   """As Orbax wants it, which stores arrays with TensorStore.
 
   Raises:
-    ValueError: TensorStore does not write there.
+    ValueError: TensorStore does not write there, or Orbax would take the name for a pattern.
   """
   folder = Folder(workdir)
+  if set("*?[]") & set(folder.path_of("")):
+    raise ValueError(
+      f"{folder.path_of('').rstrip('/')} can hold no checkpoints: one of * ? [ ] is in its "
+      "name, which stand for other names; rename it, or choose another config.workdir."
+    )
   if folder.is_remote and not folder.path.startswith(("gs://", "s3://")):
     raise ValueError(f"{workdir} can hold no checkpoints; give a folder, or gs:// or s3://.")
   return epath.Path(folder.path_of("checkpoints"))

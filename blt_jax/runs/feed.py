@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from blt_jax import config as settings
-from blt_jax.data import pipeline
+from blt_jax.data import pipeline, workers
 from blt_jax.data.row_streams import RowStreams
 from blt_jax.entropy import frequent_ngrams
 from blt_jax.parallel import distributed, sharding
@@ -61,13 +61,25 @@ class Feed:
       state: of a checkpoint, to go on with the very next batch. With another number of
         streams, or of workers that read text which has no random access, nobody knows where
         they are: documents are shuffled anew.
+
+    Raises:
+      ValueError: updates were done, and `state` does not say where the text goes on.
     """
+    if step and not _is_state(state):
+      raise ValueError(
+        f"The checkpoint of step {step} does not say where its text goes on, so it would start "
+        "anew: choose another config.workdir, or move the checkpoint away to go on from the "
+        "one before."
+      )
     is_known = state is not None and self._reads_as(state)
     if state is not None:
       self._seed = (state["seed"] + (0 if is_known else step)) % 2**32
     self._batches = pipeline.prefetch(RowStreams(self._streams()), self._put)
     if state is not None and is_known:
       self._batches.set_state(state["streams"])
+    if self._num_workers:
+      with workers.unsignalled():
+        self._batches.start_prefetch()
     return self._batches
 
   def _reads_as(self, state: State) -> bool:
@@ -112,3 +124,10 @@ class Feed:
       )
       for i in self._share.streams(count)
     }
+
+
+def _is_state(state: State | None) -> bool:
+  """Whether it has what a `Feed` saves."""
+  if not isinstance(state, dict):
+    return False
+  return isinstance(state.get("seed"), int) and isinstance(state.get("streams"), dict)

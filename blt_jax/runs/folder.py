@@ -14,15 +14,13 @@ from blt_jax import config, kinds
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.models.init import abstract_params
 from blt_jax.parallel import distributed
-from blt_jax.runs import checkpoint
+from blt_jax.runs import changes, checkpoint, stored_settings
 from blt_jax.storage import atomic
 from blt_jax.storage.folders import Folder
 
 _CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"  # of runs with BPE pieces
-# Settings of a BLT that came later, as all runs had them before: one whose config.json lacks
-# a setting keeps to that.
-FORMER_WAYS = {"hash_document_masks": False, "cross_document_masks": False}
+_EARLIER = "earlier_configs"  # of the starts before: 1.json, 2.json, ...
 _SEEN_AFTER = 60  # seconds until network disks show what another host wrote
 
 
@@ -96,11 +94,13 @@ def _architecture(model):
 
 
 def load_config(workdir: str | os.PathLike) -> ConfigDict:
-  """Reads the settings of a run; its tokenizer is the one in its folder, if that is there.
+  """Reads the settings of a run, see `stored_settings.from_stored`.
+
+  Its tokenizer is the one in its folder, if that is there.
 
   Raises:
     FileNotFoundError: the folder holds no run.
-    ValueError: its settings are damaged.
+    ValueError: its settings are damaged, or somebody else's.
   """
   home = Folder(workdir)
   if not home.exists(_CONFIG):
@@ -109,28 +109,33 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
       f"it is a checkpoint: give the run {run} and step {step}" if found else "train it first"
     )
     raise FileNotFoundError(f"{workdir} holds no run (no {_CONFIG}); {hint}.")
-  settings = home.read_json(_CONFIG)
-  if settings.get("model", {}).get("kind") == "blt":
-    settings["model"] = FORMER_WAYS | settings["model"]
+  path = home.path_of(_CONFIG)
+  settings = stored_settings.from_stored(home.read_json(_CONFIG), workdir, path)
   if home.exists(TOKENIZER):
-    settings["patching"]["tokenizer"] = home.path_of(TOKENIZER)
-  return ConfigDict(settings)
+    settings.patching.tokenizer = home.path_of(TOKENIZER)
+  return settings
 
 
 def find_config(workdir: str | os.PathLike) -> ConfigDict:
-  """The settings that a run began with; empty if there is no run yet."""
+  """The settings that a run has; empty if there is no run yet."""
   return load_config(workdir) if Folder(workdir).exists(_CONFIG) else ConfigDict()
 
 
 def share_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
   """Has process 0 write the settings of a run into its folder; all processes call it.
 
+  Those of the start before are kept beside them, and what differs is said.
+
   Raises:
-    ValueError: as `save_config`.
+    ValueError: as `save_config` and `changes.check`.
     FileNotFoundError: another process does not see the folder.
   """
   with distributed.failing_together():
     if distributed.is_lead():
+      if Folder(workdir).exists(_CONFIG):
+        _check_model(workdir, settings)
+        changes.check(load_config(workdir), settings, checkpoint.newest_step(workdir))
+        _keep_earlier(Folder(workdir))
       save_config(workdir, settings)
   with distributed.failing_together():
     deadline = time.monotonic() + _SEEN_AFTER
@@ -155,19 +160,32 @@ def save_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
     ValueError: the folder holds a run of another model.
     OSError: it cannot be written.
   """
-  plain = to_plain(settings)
   home = Folder(workdir)
   if home.exists(_CONFIG):
-    old = _architecture(load_config(workdir).model.to_dict())
-    new = _architecture(plain["model"])
-    changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    if changed:
-      raise ValueError(
-        f"{workdir} holds a run of another model: config.model differs in {changed}. "
-        "Choose another config.workdir, or remove the old run."
-      )
+    _check_model(workdir, settings)
   advice = "Choose a folder or a bucket where you may write"
   with atomic.explaining(f"config.workdir {workdir}", advice):
     home.make()
     with atomic.writing(home.path_of(_CONFIG)) as file:
-      file.write(json.dumps(plain, indent=2) + "\n")
+      stored = stored_settings.to_stored(to_plain(settings), workdir)
+      file.write(json.dumps(stored, indent=2) + "\n")
+
+
+def _check_model(workdir: str | os.PathLike, settings: ConfigDict) -> None:
+  """Raises ValueError where the folder holds a run of another model."""
+  old = _architecture(load_config(workdir).model.to_dict())
+  new = _architecture(to_plain(settings)["model"])
+  changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+  if changed:
+    raise ValueError(
+      f"{workdir} holds a run of another model: config.model differs in {changed}. "
+      "Choose another config.workdir, or remove the old run."
+    )
+
+
+def _keep_earlier(home: Folder) -> None:
+  """Keeps the settings of the start before."""
+  earlier = Folder(home.path_of(_EARLIER))
+  earlier.make()
+  numbers = [int(n.removesuffix(".json")) for n in earlier.sizes() if n[:1].isdigit()]
+  earlier.write_json(f"{max(numbers, default=0) + 1}.json", home.read_json(_CONFIG))

@@ -3,11 +3,13 @@
 import dataclasses
 import os
 
+from ml_collections import ConfigDict
+
 from blt_jax import kinds
 from blt_jax.decode import language_model
 from blt_jax.decode.table import TableSource
 from blt_jax.entropy.table import TableModel, is_table
-from blt_jax.runs import checkpoint, folder, ngrams, resolve
+from blt_jax.runs import checkpoint, corpus, folder, ngrams, resolve
 from blt_jax.runs import patcher as patchers
 
 
@@ -30,21 +32,12 @@ def load_language_model(
     ValueError: as `runs.load_run` and `patchers.load_patcher`, or what is given has no use.
   """
   run = folder.load_run(workdir, step)
-  section = run.config.patching
   kind = kinds.kind_of(run.model.config)
   if not kind.patched:
     _check_unused(f"{workdir} reads no patches", entropy_model, threshold)
-    model = kind.reader(run.model, run.params)
-    pieces = patchers.load_patcher(section).pieces if kind.reads_pieces else None
-    return dataclasses.replace(model, pieces=pieces)
-  if section.scheme != "entropy":
-    _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)
-  if entropy_model:
-    entropies = "table" if is_table(entropy_model) else "model"
-    section = resolve.changed(section, entropy_model=entropy_model, entropies=entropies)
-  if threshold is not None:
-    section = resolve.changed(section, threshold=threshold)
-  patcher = _load_patcher(section, workdir)
+    pieces = patchers.load_patcher(run.config.patching).pieces if kind.reads_pieces else None
+    return dataclasses.replace(kind.reader(run.model, run.params), pieces=pieces)
+  patcher = load_patcher(run.config.patching, workdir, entropy_model, threshold)
   model = patcher.entropy_model
   tables = ngrams.load(workdir, run.config.model)
   options = {"ngram_tables": tables} if tables else {}
@@ -54,9 +47,40 @@ def load_language_model(
   return kind.reader(run.model, run.params, patcher.config, model, **options)
 
 
-def _load_patcher(section, workdir):
+def load_patcher(
+  section: ConfigDict,
+  workdir: str | os.PathLike,
+  entropy_model: str | None = None,
+  threshold: float | None = None,
+  data: str | None = None,
+) -> patchers.Patcher:
+  """The patching of a run, for text that it may not have seen.
+
+  Args:
+    section: `config.patching` of the run.
+    workdir: its folder, for messages.
+    entropy_model: folder of an entropy model's run or of a table, instead of the one trained
+      with.
+    threshold: nats, likewise.
+    data: path of the text, which may bring entropies that were stored; None for other text.
+
+  Raises:
+    FileNotFoundError: the entropy model is missing.
+    ValueError: as `patchers.load_patcher`, or what is given has no use.
+  """
+  if section.scheme != "entropy":
+    _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)
+  if entropy_model:
+    entropies = "table" if is_table(entropy_model) else "model"
+    section = resolve.changed(section, entropy_model=entropy_model, entropies=entropies)
+  if threshold is not None:
+    section = resolve.changed(section, threshold=threshold)
+  stored = []
+  if data is not None and (manifest := corpus.find_manifest(data)) is not None:
+    stored = [(data, manifest)]
+    section = resolve.resolve_patching(resolve.changed(section, entropies="stored"), stored)
   try:
-    return patchers.load_patcher(section)
+    return patchers.load_patcher(section, stored)
   except (FileNotFoundError, ValueError) as error:
     if section.scheme != "entropy":
       raise

@@ -14,8 +14,9 @@ from blt_jax.data.reading.scored import Manifest
 from blt_jax.entropy import frequent_ngrams
 from blt_jax.parallel import sharding
 from blt_jax.parallel.host_share import host_share
-from blt_jax.runs import corpus, folder, ngrams, tokenizers
+from blt_jax.runs import corpus, folder, ngrams, stored_settings, tokenizers
 from blt_jax.runs.patcher import RULE, Stored, check_reset, read_threshold
+from blt_jax.storage import paths
 
 
 def resolve(config: ConfigDict) -> FrozenConfigDict:
@@ -80,7 +81,7 @@ def resolve_patching(section: ConfigDict, stored: Stored = ()) -> ConfigDict:
 
 def _keep_former_ways(config: ConfigDict, began_with: ConfigDict) -> None:
   before = began_with.get("model", {})
-  for name, former in folder.FORMER_WAYS.items():
+  for name, former in stored_settings.FORMER_WAYS.items():
     if name in config.model and before.get(name) == former != config.model[name]:
       config.model[name] = former
       logging.warning(
@@ -145,11 +146,13 @@ def _heldout_salt(config: ConfigDict, began_with: ConfigDict) -> str:
   """As the run began, else as the config says, else the usual one."""
   data = config.data
   salt = corpus.salt_of(began_with.get("data", data))
+  if config.allow_changes and data.heldout_salt is not None:
+    return data.heldout_salt
   if data.heldout_salt not in (None, salt):
     raise ValueError(
       f"config.data.heldout_salt is {data.heldout_salt!r}, and the run in {config.workdir} "
-      f"began with {salt!r}: it would be tested on text that it learned. Leave it out, or "
-      "choose another config.workdir."
+      f"began with {salt!r}: it would be tested on text that it learned. Leave it out, choose "
+      "another config.workdir, or go on so with --config.allow_changes=True."
     )
   return salt
 
@@ -158,7 +161,8 @@ def _threshold_of_start(section: ConfigDict, began_with: ConfigDict) -> float | 
   """A run that goes on keeps its threshold, whatever calibration found since."""
   before = began_with.get("patching", ConfigDict())
   names = "scheme", "patch_size", *RULE
-  is_same = section.entropy_model in ("", before.get("entropy_model"))
+  given, had = section.entropy_model, before.get("entropy_model")
+  is_same = not given or (bool(had) and paths.absolute(given) == paths.absolute(had))
   is_same = is_same and all(before.get(name, "") == section[name] for name in names)
   return before.get("threshold") if is_same else None
 

@@ -8,10 +8,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
-from blt_jax.storage import leftovers, paths
+from blt_jax.storage import causes, leftovers, paths
 from blt_jax.storage.paths import Path
-
-CHECK = "Check free space and permissions"
 
 
 @contextlib.contextmanager
@@ -58,8 +56,13 @@ def writing(path: Path) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
-def explaining(path: Path, advice: str = CHECK) -> Iterator[None]:
+def explaining(path: Path, advice: str = "", after: str = "") -> Iterator[None]:
   """Says what an error of writing means.
+
+  Args:
+    path: what is written.
+    advice: what to do; empty for what the error's cause suggests.
+    after: what to say behind the advice.
 
   Raises:
     OSError: what was raised, with the path and the advice; but for a folder in the way.
@@ -69,7 +72,9 @@ def explaining(path: Path, advice: str = CHECK) -> Iterator[None]:
   except IsADirectoryError:
     raise  # `new_file` says what to do
   except (OSError, RuntimeError) as error:
-    raise OSError(f"{path} cannot be written: {str(error).rstrip('.')}. {advice}.") from error
+    text = str(error).rstrip(".")
+    advice = advice or causes.advice(error)
+    raise OSError(f"{path} cannot be written: {text}. {advice}{after}.") from error
 
 
 def write_json(path: Path, fields: Mapping[str, Any]) -> None:

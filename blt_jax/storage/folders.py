@@ -1,12 +1,13 @@
 """Folders, local or remote, whose files are whole or not there."""
 
 import contextlib
+import fcntl
 import operator
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from blt_jax.storage import atomic, files, paths
@@ -42,6 +43,23 @@ class Folder:
       os.makedirs(self._root, exist_ok=True)
     except FileExistsError as error:
       raise NotADirectoryError(f"{self} is a file; give the name of a folder.") from error
+
+  @contextlib.contextmanager
+  def alone(self) -> Iterator[None]:
+    """Keeps other processes of this machine out of their own such blocks of the same folder.
+
+    Where the file system has no locks, and in buckets, it keeps nobody out.
+    """
+    if self.is_remote:
+      yield
+      return
+    folder = os.open(self._root, os.O_RDONLY)
+    try:
+      with contextlib.suppress(OSError):
+        fcntl.flock(folder, fcntl.LOCK_EX)
+      yield
+    finally:
+      os.close(folder)
 
   def path_of(self, name: str) -> str:
     """The whole path of a file."""

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pathlib
+import posixpath
 from collections.abc import Iterator
 
 import fsspec
@@ -34,6 +35,37 @@ def find_filesystem(path: Path) -> tuple[fsspec.AbstractFileSystem, str]:
     raise ValueError(f"{path} cannot be opened: {error}.") from error
   filesystem.invalidate_cache(name)  # others may have written since
   return filesystem, name
+
+
+def absolute(path: Path) -> str:
+  """The whole path, without `..` and without a slash at its end; a URL as it is."""
+  if is_remote(path):
+    return os.fspath(path).rstrip("/")
+  return os.path.normpath(find_filesystem(path)[1])
+
+
+def relative(path: Path, folder: Path) -> str:
+  """A path as seen from a folder, such as "../entropy"; whole where they share no root."""
+  whole, start = absolute(path), absolute(folder)
+  if _root(whole) != _root(start):
+    return whole
+  return posixpath.relpath(whole[len(_root(whole)) :] or ".", start[len(_root(start)) :] or ".")
+
+
+def join(folder: Path, path: Path) -> str:
+  """What `relative` was given; a whole path as it is."""
+  path, start = os.fspath(path), absolute(folder)
+  if is_remote(path) or posixpath.isabs(path):
+    return path
+  root = _root(start)
+  found = posixpath.normpath(posixpath.join(start[len(root) :], path))
+  return root + found if found != "." else root
+
+
+def _root(whole: str) -> str:
+  """What paths have to share: "/" on disks, and the bucket of a URL."""
+  scheme, separator, rest = whole.partition("://")
+  return f"{scheme}://{rest.partition('/')[0]}/" if separator else "/"
 
 
 def exists(path: Path) -> bool:

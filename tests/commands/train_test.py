@@ -11,13 +11,14 @@ from absl import flags
 from tiny_runs import losses, tiny_config
 
 from blt_jax import config as settings
-from blt_jax import evaluate, export, train
+from blt_jax import evaluate, export, show_patches, train
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
 from blt_jax.parallel import sharding
 from blt_jax.patching import PatchingConfig
 from blt_jax.runs import folder as runs
-from blt_jax.runs import loading, patcher
+from blt_jax.runs import loading, patcher, resolve
+from blt_jax.runs.feed import Feed
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -202,7 +203,7 @@ def test_meshes_and_accumulation_change_nothing(mesh, accumulate, finished, text
   )
 
 
-def test_entropy_patches_from_training_to_generation(text, tmp_path):
+def test_entropy_patches_from_training_to_generation(text, tmp_path, capsys):
   patching = dict(scheme="entropy", entropy_model=str(tmp_path / "entropy"))
   train.train(_config("byte_lm", text, tmp_path / "entropy"))
   with pytest.raises(ValueError, match="No threshold.*blt_jax.calibrate"):
@@ -219,6 +220,16 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path):
   generator = Generator(loading.load_language_model(tmp_path / "blt"), prefill_chunk=8)
   result = generator.generate(["def f"], Sampling(max_bytes=8))[0]
   assert 1 <= len(result.ids) <= 8 and result.starts.sum() > 1
+  for name in ("blt", "entropy"):
+    shutil.copytree(tmp_path / name, tmp_path / "moved" / name)
+  moved = runs.load_config(tmp_path / "moved" / "blt").patching.entropy_model
+  assert moved == str(tmp_path / "moved" / "entropy")
+  sizes = []
+  for other in ([], [f"--entropy_model={tmp_path / 'entropy'}", "--threshold=0.5"]):
+    evaluate.main([f"--run={tmp_path}/moved/blt", f"--data={text / 'file_0.py'}", *other])
+    sizes.append(json.loads(capsys.readouterr().out)["patch_size"])
+  show_patches.main([f"--run={tmp_path}/moved/blt", *other])
+  assert sizes[1] == 1 < sizes[0] and "in 38 patches" in capsys.readouterr().out
   with pytest.raises(ValueError, match="entropy_model and threshold may"):
     loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "blt"))
   with pytest.raises(FileNotFoundError, match="holds no run.*entropy_model and"):
@@ -228,6 +239,14 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path):
   (tmp_path / "entropy" / "config.json").write_text("")
   with pytest.raises(ValueError, match="config.json is damaged.*entropy_model and"):
     loading.load_language_model(tmp_path / "blt")
+
+
+@pytest.mark.parametrize("data", [None, [], {"seed": 42}, {"seed": 42, "streams": 3}])
+def test_text_does_not_start_anew_where_a_checkpoint_lacks_its_place(data, text, tmp_path):
+  config = resolve.resolve(_config("byte_lm", text, tmp_path))
+  feed = Feed(config, sharding.make_mesh())
+  with pytest.raises(ValueError, match="step 4 does not say where its text goes on"):
+    feed.training_batches(4, data)
 
 
 def test_a_damaged_checkpoint_is_named(text, tmp_path):
@@ -304,7 +323,7 @@ def test_another_number_of_streams_goes_on_with_other_documents(
 ):
   kind, workdir, _ = finished
   shutil.copytree(workdir, tmp_path / "run")
-  config = _config(kind, text, tmp_path / "run", num_steps=8)
+  config = _config(kind, text, tmp_path / "run", num_steps=8, allow_changes=True)
   config.data.num_streams = 2
   train.train(config)
   assert "1 streams of documents and this run 2" in caplog.text
@@ -320,6 +339,7 @@ def test_another_number_of_workers_goes_on_with_other_documents(tmp_path, caplog
     config = _config(
       "byte_lm", tmp_path / "text.jsonl.gz", tmp_path / "run", num_steps=num_steps
     )
+    config.schedule.name = "constant"
     config.data.num_workers = num_workers
     train.train(config)
   assert "0 workers, 1 streams of documents and this run 1 workers, 1 streams" in caplog.text

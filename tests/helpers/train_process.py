@@ -20,7 +20,8 @@ def main(kind, cache, overrides):
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   with distributed.ending_together():
     train.train(tiny_config(kind, **json.loads(overrides)))
+  return distributed.exit_status()
 
 
 if __name__ == "__main__":
-  main(*sys.argv[1:])
+  logs.run(lambda: main(*sys.argv[1:]))

@@ -1,14 +1,19 @@
 """Which checkpoints stay, and what happens when one cannot be written or read."""
 
 import contextlib
+import errno
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from absl import logging
 from tiny_runs import small_files
 
+from blt_jax.runs import stored_state
 from blt_jax.runs.checkpoint import (
   Checkpoints,
   find_step,
@@ -17,6 +22,11 @@ from blt_jax.runs.checkpoint import (
   warn_if_old,
 )
 from blt_jax.training.state import TrainState
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+  monkeypatch.setattr(stored_state, "_WAITS", (0, 0, 0))
 
 
 def _state(step, size=4):
@@ -111,6 +121,130 @@ def test_a_run_does_not_start_again_where_all_are_damaged(tmp_path):
     checkpoints.restore(_abstract())
 
 
+def _noisy(workdir):
+  """A checkpoint of step 1, and one of step 2 with noise, which compression leaves as it is."""
+  noise = {"w": jax.random.bits(jax.random.key(0), (4000,))}
+  with _open(workdir) as checkpoints:
+    for step in (1, 2):
+      checkpoints.save(step, TrainState(jnp.array(step), noise, ()), {})
+  return noise
+
+
+def test_flipped_bits_are_never_taken_for_parameters(tmp_path):
+  noise = _noisy(tmp_path)
+  files = [p for p in (tmp_path / "checkpoints/2/state").rglob("*") if p.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  whole, rng, seen = largest.read_bytes(), np.random.default_rng(0), []
+  for _ in range(8):
+    damaged = bytearray(whole)
+    damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+    largest.write_bytes(damaged)
+    try:
+      found = load_params(tmp_path, noise)
+    except ValueError as error:
+      seen.append(
+        "are not what was saved (bits changed since), the first is params/w" in str(error)
+      )
+    else:
+      np.testing.assert_array_equal(found["w"], noise["w"])
+  assert any(seen)
+
+
+def test_arrays_that_are_not_what_was_saved_are_damage(tmp_path, caplog):
+  noise = _noisy(tmp_path)
+  path = tmp_path / "checkpoints/2/extra/metadata"
+  digest = json.loads(path.read_text())["digests"]["params/w"]
+  abstract = jax.eval_shape(lambda: TrainState(jnp.array(0), noise, ()))
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = jax.tree.map(lambda x: x.update(sharding=device), abstract)
+  for other in (digest, "uint32 00000000"):
+    path.write_text(path.read_text().replace(digest, other))
+    with _open(tmp_path) as checkpoints:
+      assert checkpoints.restore(abstract).step == (2 if other == digest else 1)
+  assert "1 of its arrays are not what was saved" in caplog.text
+  assert len(list((tmp_path / "damaged").iterdir())) == 1
+
+
+def test_changed_extra_is_damage(tmp_path):
+  _save(tmp_path, 1, 2)
+  path = tmp_path / "checkpoints/2/extra/metadata"
+  path.write_text(path.read_text().replace('"at": 2', '"at": 3'))
+  with _open(tmp_path) as checkpoints:
+    assert checkpoints.restore(_abstract()).step == 1
+
+
+def test_checkpoints_of_before_there_were_digests_pass_with_a_note(tmp_path, caplog):
+  logging.set_verbosity(logging.INFO)
+  _save(tmp_path, 1)
+  path = tmp_path / "checkpoints/1/extra/metadata"
+  path.write_text('{"at": 1}')
+  with _open(tmp_path) as checkpoints:
+    assert checkpoints.restore(_abstract()).extra == {"at": 1}
+  assert "Checkpoint 1 has no digests" in caplog.text
+  shutil.rmtree(path.parent)  # as in weights that were exported before
+  np.testing.assert_array_equal(load_params(tmp_path, _abstract().params)["w"], [1, 2, 3, 4])
+
+
+def _fail(monkeypatch, error, times):
+  """Lets the next reads of arrays fail."""
+  real, left = ocp.StandardCheckpointHandler.restore, [error] * times
+
+  def restore(*args, **kwargs):
+    if left:
+      raise left.pop()
+    return real(*args, **kwargs)
+
+  monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", restore)
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    ValueError("UNAVAILABLE: HTTP response code: 503"),
+    TimeoutError(),
+    OSError(errno.ESTALE, "Stale file handle"),
+    ConnectionResetError("closed by peer"),
+  ],
+)
+def test_a_passing_error_moves_nothing(tmp_path, monkeypatch, error):
+  _save(tmp_path, 1, 2)
+  _fail(monkeypatch, error, times=2)
+  with _open(tmp_path) as checkpoints:
+    assert checkpoints.restore(_abstract()).step == 2
+  _fail(monkeypatch, error, times=9)
+  with _open(tmp_path) as checkpoints, pytest.raises(OSError, match="2 of .* It stays where"):
+    checkpoints.restore(_abstract())
+  assert _steps(tmp_path) == [1, 2] and not (tmp_path / "damaged").exists()
+
+
+@pytest.mark.parametrize("part", ["extra", "state", "extra/metadata", "state/manifest.ocdbt"])
+def test_a_missing_part_is_an_error_and_moves_nothing(tmp_path, part):
+  _save(tmp_path, 1, 2)
+  (tmp_path / "checkpoints/2" / part).rename(tmp_path / "kept")
+  with _open(tmp_path) as checkpoints, pytest.raises(OSError, match="2 of .* or move it away"):
+    checkpoints.restore(_abstract())
+  (tmp_path / "kept").rename(tmp_path / "checkpoints/2" / part)
+  with _open(tmp_path) as checkpoints:
+    assert checkpoints.restore(_abstract()).step == 2
+  assert not (tmp_path / "damaged").exists()
+
+
+@pytest.mark.parametrize("name", ["a**b", "run [1]", "what?"])
+def test_names_that_stand_for_others_are_refused(tmp_path, name):
+  for attempt in (Checkpoints, find_step):
+    with pytest.raises(ValueError, match="which stand for other names; rename it"):
+      attempt(tmp_path / name)
+  assert not list(tmp_path.iterdir())
+
+
+def test_arrays_come_in_the_dtype_that_is_asked_for(tmp_path):
+  _save(tmp_path, 1)
+  narrow = jax.tree.map(lambda x: x.update(dtype=jnp.bfloat16), _abstract().params)
+  params = load_params(tmp_path, narrow)
+  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
+  np.testing.assert_array_equal(params["w"].astype(np.float32), [1, 2, 3, 4])
+
+
 def test_another_model_is_a_mistake_and_no_damage(tmp_path):
   _save(tmp_path, 1)
   message = r"of another model.*2 arrays differ.*opt_state/0, \(4,\) there and \(5,\) by"
@@ -123,7 +257,7 @@ def test_a_full_disk_is_an_error_and_what_was_there_stays(tmp_path):
   _save(tmp_path, 1)
   noise = {"w": jax.random.normal(jax.random.key(0), (100_000,))}
   with pytest.raises(OSError, match="cannot be written into .*Check free space"):  # noqa: SIM117
-    with _open(tmp_path) as checkpoints, small_files(10_000):
+    with _open(tmp_path) as checkpoints, small_files(100_000):
       checkpoints.save(2, TrainState(jnp.array(2), noise, ()), {})
       checkpoints.wait()
   with _open(tmp_path) as checkpoints:

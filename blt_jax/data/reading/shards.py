@@ -152,11 +152,9 @@ def write_shard(
   """
   name = _shard_name(process, progress.num_shards - 1)
   home, shard = Folder(folder), f"{name}.array_record"
-  advice = (
-    f"{atomic.CHECK}; shards before it are whole, and the same command goes on after them"
-  )
+  after = "; shards before it are whole, and the same command goes on after them"
   seed = zlib.crc32(f"{name} {dataclasses.astuple(progress)}".encode())
-  with atomic.explaining(home.path_of(shard), advice), home.new_file(shard) as path:
+  with atomic.explaining(home.path_of(shard), after=after), home.new_file(shard) as path:
     count = _write_records(path, (encode(d, entropy_dtype, seed) for d in documents))
     facts = {"records": count, "file_bytes": path.stat().st_size, "seed": seed}
   home.write_json(f"{name}.json", facts | dataclasses.asdict(progress))
