@@ -55,20 +55,25 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
 
 
 def warn_of_few_documents(sums: Mapping[str, float]) -> bool:
-  """Says if rows hold few different documents, by the sums of `DocumentCounter`."""
+  """Says if steps hold few different documents, by the sums of `DocumentCounter`.
+
+  That is less than a quarter of the rows, or of the documents that are open; or mostly those
+  of the step before.
+  """
   if "documents" not in sums:
     return False
   count, rows, num_open = (
     sums[name] / sums["batches"] for name in ("documents", "rows", "documents_open")
   )
-  is_few = count < min(rows, num_open) / 4
+  repeated = sums["documents_repeated"] / max(sums["documents"], 1)
+  is_few = count < min(rows, num_open) / 4 or repeated > 0.5
   if is_few:
     logging.warning(
-      "A step's %d rows hold %.1f different documents on average: the text is little, or "
-      "repeats itself, and the model will know it by heart. Give more documents.",
-      rows,
-      count,
-    )
+      "A step's %d rows hold %.1f different documents on average, and %.0f %% of these were in "
+      "the step before: the model will know them by heart. Give more documents, or raise "
+      "config.data.pool_size and pool_bytes, by which %d are open at a time.",
+      rows, count, 100 * repeated, num_open,
+    )  # fmt: skip
   return bool(is_few)
 
 

@@ -34,25 +34,38 @@ _SIGNS = (
   ),
   _Sign(
     ("one_byte_patches", "scheme"),
-    lambda share, scheme: share > 0.5 and scheme not in ("byte", "static"),
+    lambda share, scheme: share > 0.5 and scheme == "entropy",
     "{one_byte_patches:.0%} of the patches have one byte, more than half. Raise "
     "config.patching.threshold, or let calibrate find one with config.patching.threshold_add "
     "or monotonic, which part patches where the entropy rises.",
   ),
   _Sign(
+    ("one_byte_patches", "scheme"),
+    lambda share, scheme: share > 0.5 and scheme in ("space", "bpe"),
+    "{one_byte_patches:.0%} of the patches have one byte, more than half: this text hardly "
+    "falls into what config.patching.scheme={scheme!r} looks for. Choose another scheme.",
+  ),
+  _Sign(
     ("patch_size", "target_bytes_per_patch"),
     lambda size, target: not target / 2 <= size <= target * 2,
     "Patches have {patch_size:.2f} bytes in the mean and {target_bytes_per_patch:.4g} were "
-    "wanted, more than a factor of two off: this text is not what the threshold was found on. "
-    "Let calibrate find config.patching.threshold on it (--data).",
+    "wanted, more than a factor of two off: documents are shorter than that, or this text is "
+    "not what config.patching.threshold was found on; then let calibrate find one (--data).",
   ),
   _Sign(
-    ("byte_slot_use", "patch_slot_use", "fitting_patches"),
-    lambda byte_use, patch_use, _: min(byte_use, patch_use) < 0.7,
+    ("byte_slot_use", "patch_slot_use", "misfit"),
+    lambda byte_use, patch_use, misfit: min(byte_use, patch_use) < 0.7 and misfit > 1,
     "Rows use {byte_slot_use:.0%} of their byte slots and {patch_slot_use:.0%} of their patch "
     "slots, and 70 % of both should be used: patches of {patch_size:.2f} bytes fill rows of "
     "config.data.seq_len={seq_len} with config.data.num_patches={fitting_patches}, not "
     "{num_patches}.",
+  ),
+  _Sign(
+    ("byte_slot_use", "patch_slot_use", "misfit"),
+    lambda byte_use, patch_use, misfit: min(byte_use, patch_use) < 0.7 and misfit <= 1,
+    "Rows use {byte_slot_use:.0%} of their byte slots and {patch_slot_use:.0%} of their patch "
+    "slots, and 70 % of both should be used. config.data.num_patches={num_patches} fits the "
+    "patches: documents of a few bytes leave slots between them. Join them in the text.",
   ),
   _Sign(
     ("dropped_targets",),
@@ -93,6 +106,8 @@ class WarningSigns:
     numbers = {k: v for k, v in {**self._known, **numbers}.items() if v is not None}
     if {"seq_len", "patch_size"} <= numbers.keys():
       numbers["fitting_patches"] = math.ceil(numbers["seq_len"] / max(numbers["patch_size"], 1))
+      if "num_patches" in numbers:
+        numbers["misfit"] = abs(numbers["fitting_patches"] - numbers["num_patches"])
     for sign in _SIGNS:
       is_known = all(name in numbers for name in sign.numbers)
       if is_known and sign.shows(*(numbers[name] for name in sign.numbers)):
@@ -115,13 +130,14 @@ def make_warning_signs(config: ConfigDict, calibration: Mapping[str, float]) -> 
   has_threshold = patching.scheme == "entropy" and patching.threshold is not None
   makes_patches = hasattr(kinds.find_kind(config.model.kind).module, "forward")
   bound = None if patching.cumulative else math.log(tokenizer.VOCAB_SIZE)  # of sums: none
+  target = calibration.get("target_bytes_per_patch") if has_threshold else None
+  if patching.scheme == "static":
+    target = patching.patch_size
   return WarningSigns(
     scheme=patching.scheme,
     threshold=patching.threshold if has_threshold else None,
     largest_entropy=calibration.get("largest_entropy", bound),
-    target_bytes_per_patch=(
-      calibration.get("target_bytes_per_patch") if has_threshold else patching.patch_size
-    ),
+    target_bytes_per_patch=target,
     seq_len=None if makes_patches else shape.seq_len,  # whose slots data.num_patches is not
     num_patches=shape.num_patches,
   )

@@ -160,6 +160,13 @@ def test_a_state_of_other_documents_is_an_error():
     rows([5, 30]).set_state(saved.get_state())
 
 
+def test_a_state_of_another_making_is_an_error():
+  document = {"tokens": np.arange(9), "patch_lengths": np.ones(9, np.int32)}
+  it = iter(_pack_patched([document], 8, 9))
+  with pytest.raises(ValueError, match=r"lacks \['open', 'read'\].*another config.workdir"):
+    it.set_state({"documents": {"next_index": 0}, "done": 0})
+
+
 def test_state_passes_the_check_of_grain():
   rng = np.random.default_rng(0)
   documents = [bytes(rng.choice(list(b"abc  "), rng.integers(0, 60))) for _ in range(8)]

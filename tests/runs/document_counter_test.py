@@ -44,10 +44,15 @@ def test_counts_become_a_mean_and_a_share():
 @pytest.mark.parametrize(
   ("counts", "is_few"),
   [
-    (dict(documents=4), False),  # 2 of 8 rows
+    (dict(documents=4, documents_repeated=2), False),  # 2 of 8 rows
     (dict(documents=3), True),
-    (dict(documents=2, documents_open=8), False),  # 1 of the 4 that are open
+    (
+      dict(documents=2, documents_open=8, documents_repeated=1),
+      False,
+    ),  # 1 of the 4 that are open
     (dict(documents=4, rows=128), True),
+    (dict(documents_repeated=6), False),
+    (dict(documents_repeated=8), True),  # of 14
   ],
 )
 def test_less_than_a_quarter_of_the_rows_or_open_documents_is_few(counts, is_few, caplog):

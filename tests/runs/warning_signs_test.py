@@ -24,7 +24,12 @@ _CASES = {
   "one byte by intention": (
     dict(one_byte_patches=0.51, scheme="space"),
     dict(one_byte_patches=1.0, scheme="byte"),
-    ["51% of the patches"],
+    ["51% of the patches", "scheme='space'", "another scheme"],
+  ),
+  "short documents": (
+    dict(seq_len=256, num_patches=171, patch_size=1.5, byte_slot_use=0.66, patch_slot_use=0.9),
+    dict(seq_len=256, num_patches=171, patch_size=1.5, byte_slot_use=0.71, patch_slot_use=0.9),
+    ["66% of their byte slots", "num_patches=171 fits", "a few bytes"],
   ),
   "long": (
     dict(patch_size=512.0, target_bytes_per_patch=4.5),

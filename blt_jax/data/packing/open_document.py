@@ -95,7 +95,8 @@ class OpenDocument:
     if not 0 <= position < self.size - 1:
       raise ValueError(
         f"Document {self.index} has {self.size} ids and cannot go on from {position}: the "
-        "saved state belongs to other documents."
+        "saved state belongs to other documents. Give the text that the run began with, or "
+        "choose another config.workdir."
       )
     self._go_on_from(position, int(self._ends.searchsorted(position + 2)))
 

@@ -41,8 +41,8 @@ class PackRows(grain.IterDataset):
 
   The iterator's state is small: the state of the documents before the oldest open one,
   and of each open one its position and when it is due. Resuming reads again what was read
-  since then, which is about `pool_bytes`, at most twice that; documents of more than an
-  eighth of `pool_bytes` stay open for eight times their size. With `patch` it patches
+  since then, which is about `pool_bytes`, at most about three times that; documents of more
+  than an eighth of `pool_bytes` stay open for eight times their size. With `patch` it patches
   again only what is still open.
   """
 
@@ -179,6 +179,11 @@ class _PackIterator(grain.DatasetIterator):
     }  # fmt: skip
 
   def set_state(self, state: dict[str, Any]) -> None:
+    if missing := {"documents", "read", "open"} - state.keys():
+      raise ValueError(
+        f"The saved state of the data lacks {sorted(missing)}: a version too old made it, or "
+        "somebody else. Start again in another config.workdir."
+      )
     if "row" not in state:
       logging.warning(
         "The checkpoint is of a version that packed documents one after the other: the run "
@@ -199,7 +204,8 @@ class _PackIterator(grain.DatasetIterator):
     except StopIteration:
       raise ValueError(
         f"The saved state has read {state['read']} documents, but there are only "
-        f"{self._read}: it belongs to other documents."
+        f"{self._read}: it belongs to other documents. Give "
+        "the text that the run began with, or choose another config.workdir."
       ) from None
 
   def _reopen(self, mark: str) -> None:
