@@ -114,7 +114,7 @@ def _megabyte() -> MegaByteConfig:
 def _tiny_megabyte() -> MegaByteConfig:
   stack = TransformerConfig(dim=16, num_layers=1, num_heads=2, mlp_multiple_of=8)
   wide = dataclasses.replace(stack, dim=32)
-  return MegaByteConfig(wide, stack, patch_size=4, max_patches=64)
+  return MegaByteConfig(wide, stack, patch_size=4, max_patches=256)
 
 
 def _spacebyte() -> SpaceByteConfig:
