@@ -3,7 +3,8 @@
   python benchmarks/baselines.py [--train] [--seeds 3] [--stages megabyte,flat] [--json FILE]
 
 Without `--train`, sizes and operations only. With it, each model is trained by its config, once
-for each seed, and evaluated on held-out text; the BLT needs the quickstart's entropy model.
+for each seed, and evaluated on held-out text; the BLT needs the quickstart's entropy model, the
+Llama its tokenizer.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from blt_jax import kinds, train
 from blt_jax.models import init
 
 _FILE = pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"
-_PATCH_SIZES = {"blt": 4.5, "static": 6.0, "space": 8.0, "spacebyte": 8.0}  # of its text
+# Of the quickstart's text; of BPE pieces as `train_tokenizer` prints it.
+_PATCH_SIZES = {"blt": 4.5, "static": 6.0, "space": 8.0, "spacebyte": 8.0, "bpe": 3.216}
 
 
 def main() -> None:
@@ -57,12 +59,12 @@ def measure(stage: str) -> dict:
   shapes = init.abstract_params(kinds.build_model(model))
   shape = settings.make_batch_shape(config)
   patch_size = _PATCH_SIZES.get(stage, 1.0)
+  row_bytes = shape.seq_len * (patch_size if stage == "bpe" else 1)
   return {
     "stage": stage,
     "parameters": sum(x.size for x in jax.tree.leaves(shapes)),
-    "paper_flops": kinds.flops_per_byte(model, patch_size, shape.seq_len),
-    "real_flops": kinds.model_flops(model, shape.seq_len, shape.num_patches)
-    / (3 * shape.seq_len),
+    "paper_flops": kinds.flops_per_byte(model, patch_size, row_bytes),
+    "real_flops": kinds.model_flops(model, shape.seq_len, shape.num_patches) / (3 * row_bytes),
   }
 
 

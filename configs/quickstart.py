@@ -95,7 +95,7 @@ def bpe(config):
   config.patching.tokenizer = "runs/quickstart/bpe.model"
   config.model.vocab_size = 4096
   config.model.tie_embeddings = True
-  set_stack(config.model.transformer, dim=128, num_layers=4, num_heads=4, num_kv_heads=2)
+  set_stack(config.model.transformer, dim=112, num_layers=3, num_heads=2, num_kv_heads=1)
 
 
 def set_stack(section, **sizes):

@@ -21,6 +21,7 @@ PODS = [
   ("tpu_v6e", "1b", "v6e-64"),
   ("tpu_v6e", "8b", "v6e-256"),
   ("tpu_entropy", None, "v4-32"),
+  *(("tpu_baselines", name, "v4-128") for name in ("megabyte", "spacebyte", "flat", "bpe")),
 ]
 
 
@@ -55,6 +56,16 @@ def test_baselines_of_the_quickstart_cost_as_much_as_its_blt(stage, patch_size):
   assert cost == pytest.approx(wanted, rel=0.03)
   assert settings.make_batch_shape(config).batch_size == blt.data.batch_size
   assert (config.data.seq_len, config.num_steps) == (blt.data.seq_len, blt.num_steps)
+
+
+def test_the_llama_of_the_quickstart_costs_as_much_as_its_blt():
+  config, blt = _get("quickstart", "bpe"), _get("quickstart")
+  seq_len = blt.data.seq_len
+  wanted = kinds.flops_per_byte(settings.make_model_config(blt.model), 4.5, seq_len)
+  # Bytes per piece of its tokenizer on its training text, as train_tokenizer prints them.
+  cost = kinds.flops_per_byte(settings.make_model_config(config.model), 3.216, seq_len)
+  assert cost == pytest.approx(wanted, rel=0.03)
+  assert config.data.seq_len * 3.216 == pytest.approx(seq_len, rel=0.01)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")

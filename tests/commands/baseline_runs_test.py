@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny_runs import losses, tiny_config, write_text
+from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config, write_text
 
 from blt_jax import evaluate, train
 from blt_jax.decode import Generator, Sampling
@@ -18,11 +18,8 @@ KINDS = ["megabyte", "spacebyte"]
 
 @pytest.fixture(scope="module", autouse=True)
 def _compile_once(tmp_path_factory):
-  """Runs of one config share their compiled programs."""
-  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-  yield
-  jax.config.update("jax_compilation_cache_dir", None)
+  with compiled_once(tmp_path_factory.mktemp("cache")):
+    yield
 
 
 def _config(kind, text, workdir):
@@ -43,21 +40,8 @@ def test_a_run_from_training_to_generation(kind, tmp_path, monkeypatch, capsys):
   assert numbers["patch_size"] == pytest.approx(patch_size, rel=0.2) and patch_size > 2
   assert ("dropped_targets" in numbers) == (kind == "spacebyte")
 
-  class Stopped(Exception):
-    pass
-
-  real, calls = sharding.put_batch, []
-
-  def stop_at_the_fourth_batch(*args, **kwargs):
-    calls.append(None)
-    if len(calls) == 4:
-      raise Stopped
-    return real(*args, **kwargs)
-
-  monkeypatch.setattr(sharding, "put_batch", stop_at_the_fourth_batch)
-  with pytest.raises(Stopped):
+  with stopped_at_batch(4, monkeypatch):
     train.train(_config(kind, text, cut))
-  monkeypatch.undo()
   assert train.train(_config(kind, text, cut)) == numbers
   assert losses(cut) == losses(whole) and len(losses(cut)) == 5
 

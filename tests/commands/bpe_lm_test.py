@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import losses, tiny_config
+from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config
 
 from blt_jax import config as settings
 from blt_jax import (
@@ -34,11 +34,8 @@ from tiny_pieces import LEARNED, SIZE, TEXTS, write_tokenizer  # noqa: E402
 
 @pytest.fixture(scope="module", autouse=True)
 def _compile_once(tmp_path_factory):
-  """Runs of one config share their compiled programs."""
-  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-  yield
-  jax.config.update("jax_compilation_cache_dir", None)
+  with compiled_once(tmp_path_factory.mktemp("cache")):
+    yield
 
 
 @pytest.fixture(scope="module", name="home")
@@ -127,21 +124,8 @@ def test_bits_per_byte_of_plain_text_by_sentencepiece_alone(run, tmp_path, capsy
 
 
 def test_stopped_and_resumed_equals_undisturbed_to_the_bit(run, home, tmp_path, monkeypatch):
-  class Stopped(Exception):
-    pass
-
-  real, calls = sharding.put_batch, []
-
-  def stop_at_the_fifth_batch(*args, **kwargs):
-    calls.append(None)
-    if len(calls) == 5:
-      raise Stopped
-    return real(*args, **kwargs)
-
-  monkeypatch.setattr(sharding, "put_batch", stop_at_the_fifth_batch)
-  with pytest.raises(Stopped):
+  with stopped_at_batch(5, monkeypatch):
     train.train(_config(home, tmp_path / "cut"))
-  monkeypatch.undo()
   # The run goes on with the tokenizer in its own folder.
   config = _config(home, tmp_path / "cut")
   config.patching.tokenizer = ""

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from tiny_runs import losses, tiny_config
+from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config
 
 from blt_jax import config as settings
 from blt_jax import evaluate, export, show_patches, train
@@ -23,11 +23,8 @@ from blt_jax.runs.feed import Feed
 
 @pytest.fixture(scope="module", autouse=True)
 def _compile_once(tmp_path_factory):
-  """Runs of one config share their compiled programs."""
-  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-  yield
-  jax.config.update("jax_compilation_cache_dir", None)
+  with compiled_once(tmp_path_factory.mktemp("cache")):
+    yield
 
 
 @pytest.fixture(scope="module", name="text")
@@ -70,21 +67,8 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
 ):
   kind, workdir, numbers = finished
 
-  class Stopped(Exception):
-    pass
-
-  real, calls = sharding.put_batch, []
-
-  def stop_at_the_fifth_batch(*args, **kwargs):
-    calls.append(None)
-    if len(calls) == 5:
-      raise Stopped
-    return real(*args, **kwargs)
-
-  monkeypatch.setattr(sharding, "put_batch", stop_at_the_fifth_batch)
-  with pytest.raises(Stopped):
+  with stopped_at_batch(5, monkeypatch):
     train.train(_config(kind, text, tmp_path / "cut"))
-  monkeypatch.undo()
   assert train.train(_config(kind, text, tmp_path / "cut")) == numbers
   assert losses(tmp_path / "cut") == losses(workdir)
 

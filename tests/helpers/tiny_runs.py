@@ -1,15 +1,19 @@
 """Runs that train in seconds: settings, text, losses."""
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
 import resource
 from collections.abc import Iterator
 
+import jax
+import pytest
 from ml_collections import ConfigDict
 
 from blt_jax import config as settings
+from blt_jax.parallel import sharding
 
 
 def tiny_config(kind: str, **settings_of_run) -> ConfigDict:
@@ -81,3 +85,31 @@ def losses(workdir: os.PathLike) -> dict[int, float]:
   for step, loss in logged_losses(workdir):
     assert by_step.setdefault(step, loss) == loss
   return by_step
+
+
+@contextlib.contextmanager
+def compiled_once(cache: pathlib.Path) -> Iterator[None]:
+  """Runs of one config share their compiled programs."""
+  jax.config.update("jax_compilation_cache_dir", str(cache))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  yield
+  jax.config.update("jax_compilation_cache_dir", None)
+
+
+@contextlib.contextmanager
+def stopped_at_batch(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+  """Ends training, in the block, where this batch would go to the devices."""
+
+  class Stopped(Exception):
+    pass
+
+  real, calls = sharding.put_batch, itertools.count(1)
+
+  def stop(*args, **kwargs):
+    if next(calls) == number:
+      raise Stopped
+    return real(*args, **kwargs)
+
+  with monkeypatch.context() as patched, pytest.raises(Stopped):
+    patched.setattr(sharding, "put_batch", stop)
+    yield
