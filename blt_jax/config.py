@@ -49,7 +49,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.num_workers = 0  # processes that patch each stream; 0: a thread of this one
   # Rows are filled from so many open documents of each stream; None: 256, or 32 for each row.
   data.pool_size = placeholder(int)
-  data.pool_bytes = placeholder(int)  # of them together; None: 3 MiB, or 384 KiB for each row
+  data.pool_bytes = placeholder(int)  # of text in them; None: 2 MiB, or 256 KiB for each row
   # Rows come from so many independent streams of documents, which the processes share: batches
   # depend on it and not on the number of processes. None: as the run began, first one each.
   data.num_streams = placeholder(int)

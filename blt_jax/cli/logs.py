@@ -39,8 +39,11 @@ def run(main: Callable[[], str | int | None]) -> None:
   except _MISTAKES as error:
     if sys.flags.dev_mode:
       raise
-    print(f"error: {error or type(error).__name__}", file=sys.stderr)
-    sys.exit(getattr(error, "exit_status", 1))
+    message = f"error: {error or type(error).__name__}"
+    if (status := getattr(error, "exit_status", None)) is None:
+      sys.exit(message)
+    print(message, file=sys.stderr)
+    sys.exit(status)
 
 
 def show_progress() -> None:

@@ -90,7 +90,7 @@ class BLTWeights:
   # [latent width, K D]
   latent_projection: jax.Array | None = axes("embed", "heads", default=None)
   # of each frequency table its embeddings, [rows, D], and what finds its n-grams
-  ngrams: list[jax.Array] = axes("vocab", "embed", default_factory=list)
+  ngrams: list[jax.Array] = dataclasses.field(default_factory=list)
   ngram_keys: list[Any] = dataclasses.field(default_factory=list)
   source: Any = None  # weights of the entropy source
   lookup_table: jax.Array | None = axes("vocab", "vocab", default=None)  # bool [V, V]

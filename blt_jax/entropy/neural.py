@@ -24,7 +24,6 @@ from blt_jax.ops.precision import exact_products
 # Documents of a lane begin at multiples of this, so that the order of the sums in a
 # kernel's blocks does not depend on the documents before.
 _ALIGNMENT = 64
-_LONG = 4  # chunks of a long document are so many of others': fewer are faster on a CPU
 
 
 class EntropyScorer:
@@ -46,31 +45,26 @@ class EntropyScorer:
       config: of a model with an attention window.
       params: its parameters.
       reset_at_newline: the context begins anew after each newline byte.
-      chunk_length: bytes scored in one go, four times as many of longer documents; at
-        least a window is.
+      chunk_length: bytes scored in one go; at least a window is. It is the same for all
+        documents, since sums of other shapes end in other bits.
 
     Raises:
       ValueError: the model has no window, so there is no end to what it must keep.
     """
     window_of(config)
-    self._options = config, jax.device_get(params), reset_at_newline, 1
-    self._chunk_length = chunk_length
+    self._options = config, jax.device_get(params), reset_at_newline, 1, chunk_length
 
   @functools.cached_property
-  def _scorers(self) -> tuple["BatchScorer", "BatchScorer"]:
-    """Of short documents and of long ones."""
+  def _scorer(self) -> "BatchScorer":
     devices = jax.local_devices(backend="cpu")[:1]
-    lengths = self._chunk_length, self._chunk_length * _LONG
-    short, long = (BatchScorer(*self._options, length, devices) for length in lengths)
-    return short, long
+    return BatchScorer(*self._options, devices)
 
   def __call__(self, tokens: np.ndarray) -> np.ndarray:
     """Entropies in nats, float32 [n], of the predictions made at ids [n]."""
-    is_long = len(tokens) > self._chunk_length * _LONG
-    return self._scorers[is_long]([tokens])[0]
+    return self._scorer([tokens])[0]
 
   def __getstate__(self) -> dict[str, Any]:
-    return {"_options": self._options, "_chunk_length": self._chunk_length}
+    return {"_options": self._options}
 
 
 class BatchScorer:

@@ -34,8 +34,14 @@ def _start(folder, name, **data):
   command = [sys.executable, _SCRIPT, "byte_lm", folder / "cache", json.dumps(settings)]
   with (folder / f"{name}.log").open("w") as log:
     return subprocess.Popen(
-      command, stderr=log, env=os.environ | {"XLA_FLAGS": ""}, start_new_session=True
-    )
+      command, stderr=log, env=os.environ | {"XLA_FLAGS": ""}, start_new_session=True,
+      preexec_fn=_hear_interrupts,
+    )  # fmt: skip
+
+
+def _hear_interrupts():
+  """A shell in the background has its children ignore them."""
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _wait_for(condition, process=None):

@@ -316,7 +316,7 @@ def test_text_of_any_field(tmp_path):
 
 
 def test_long_documents_are_counted_in_pieces():
-  chunks = list(train_table._chunks([b"x" * (40 << 20), b"y"]))
+  chunks = list(ngram_counts.chunks([b"x" * (40 << 20), b"y"]))
   assert [len(b"".join(c)) >> 20 for c in chunks] == [16, 16, 8]
   assert b"".join(map(b"".join, chunks)) == b"x" * (40 << 20) + b"y"
 

@@ -146,7 +146,7 @@ _WRONG = {
   "null": (_set("data.seq_len", None), "seq_len is None; it must be of type int"),
   "bounds": (_set("data.seq_len", -1), r"seq_len is -1; it must lie in \[2"),
   "name": (_set("patching.scheme", "words"), "scheme is 'words'; it must be one of"),
-  "not a number": (_set("optimizer.learning_rate", float("nan")), "learning_rate is nan"),
+  "not a number": (_set("optimizer.learning_rate", float("nan")), "a number is NaN"),
   "array": (_set("model.hash_sizes", [3, "x"]), "hash_sizes is .*; it must hold whole numbers"),
   "mixture": (_set("data.mixture", {"web": "x"}), "data.mixture is .*; it must be name: "),
   "misspelt": (_set("model.latent.dxm", 3), "config.model.latent.dxm is no setting"),

@@ -66,7 +66,7 @@ class PackRows(grain.IterDataset):
       pool_size: how many documents are open at once; None: 256, or 32 for each row of a
         batch if that is more. 1 keeps the documents in order.
       batch_size: B, rows of a batch; None for rows one by one.
-      pool_bytes: how many ids they hold together; None: 3 MiB, or 384 KiB for each row.
+      pool_bytes: how many ids they hold together; None: 2 MiB, or 256 KiB for each row.
         Eight documents may be open however long they are.
       patch: makes a document, as above, of what `documents` gives; None where it gives those.
         What is read again to resume, and is done, is not patched again.
@@ -90,7 +90,7 @@ class PackRows(grain.IterDataset):
     if pool_size is None:
       pool_size = 32 * max(8, batch_size or 1)
     if pool_bytes is None:
-      pool_bytes = 3 * 2**17 * max(8, batch_size or 1)
+      pool_bytes = 2**18 * max(8, batch_size or 1)
     if min(pool_size, pool_bytes) < 1:
       raise ValueError(
         f"pool_size is {pool_size} and pool_bytes {pool_bytes}; at least 1 document must be "
