@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
   if args.tasks is not None:
     _evaluate_tasks(args)
   else:
+    _check_unused(args)
     _evaluate_text(args)
 
 
@@ -67,14 +68,20 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   return parser.parse_args(argv)
 
 
+def _check_unused(args: argparse.Namespace) -> None:
+  """Raises ValueError where a flag of --tasks would do nothing."""
+  for name in ("output", "limit", "run_code"):
+    if getattr(args, name) not in (None, False):
+      raise ValueError(f"--{name} is of --tasks, and would do nothing on text; leave it out.")
+
+
 def _evaluate_tasks(args: argparse.Namespace) -> None:
   """Prints a table, and writes the files."""
   if args.max_batches is not None:
     raise ValueError("--max_batches is of text; give --limit for tasks.")
   names = args.tasks.split(",")
-  for name in names:
-    suite.find(name)
-  model = loading.load_language_model(args.run, step=args.step)
+  suite.find_all(names, args.seed, args.run_code)  # before a model is loaded
+  model = loading.load_language_model(args.run, args.entropy_model, args.threshold, args.step)
   with tqdm(desc="Asking", unit="request") as bar:
 
     def progress(task: str, done: int, total: int) -> None:

@@ -45,22 +45,18 @@ class MultipleChoice(Task):
     """Whether the likeliest is right: `acc`; per character and per byte of a choice."""
     nats = [nats for nats, _ in answers[0]]
     choices, label = self.choices(item.row), self.label(item.row)
-    characters = [max(len(choice), 1) for choice in choices]
-    num_bytes = [max(len(choice.encode()), 1) for choice in choices]
     return {
-      "acc": float(_best(nats) == label),
-      "acc_norm": float(_best(_ratios(nats, characters)) == label),
-      "acc_bytes": float(_best(_ratios(nats, num_bytes)) == label),
+      "acc": float(best(nats) == label),
+      "acc_norm": float(best(nats, choices) == label),
+      "acc_bytes": float(best(nats, [choice.encode() for choice in choices]) == label),
     }
 
 
-def _ratios(nats: Sequence[float], sizes: Sequence[int]) -> list[float]:
-  return [n / size for n, size in zip(nats, sizes, strict=True)]
-
-
-def _best(values: Sequence[float]) -> int:
-  """The first of the largest."""
-  return max(range(len(values)), key=values.__getitem__)
+def best(nats: Sequence[float], choices: Sequence[str | bytes] | None = None) -> int:
+  """The first of the likeliest; where choices are given, by their characters or bytes."""
+  sizes = [1] * len(nats) if choices is None else [max(len(c), 1) for c in choices]
+  ratios = [n / size for n, size in zip(nats, sizes, strict=True)]
+  return max(range(len(ratios)), key=ratios.__getitem__)
 
 
 class HellaSwag(MultipleChoice):
@@ -118,7 +114,7 @@ class Mmlu(MultipleChoice):
   def score(self, item: Item, answers: Sequence[Any]) -> Score:
     """Whether the likeliest letter is right."""
     nats = [nats for nats, _ in answers[0]]
-    return {"acc": float(_best(nats) == item.row["label"])}
+    return {"acc": float(best(nats) == item.row["label"])}
 
 
 class Blimp(MultipleChoice):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from blt_jax.evals import noise
-from blt_jax.evals.choices import MultipleChoice
+from blt_jax.evals.choices import MultipleChoice, best
 from blt_jax.evals.task import Choice, Item, Request, Row, Score, Task
 
 _PARTS = ("prompt", "completion", "both")
@@ -76,9 +76,8 @@ def _kinds() -> Iterator[tuple[str, str]]:
 
 def _is_right(asked: Choice, answer: Sequence[Any], label: int) -> float:
   """Whether the likeliest per character is the right one."""
-  sizes = [max(len(c.removeprefix(" ")), 1) for c in asked.continuations]
-  ratios = [nats / size for (nats, _), size in zip(answer, sizes, strict=True)]
-  return float(max(range(len(ratios)), key=ratios.__getitem__) == label)
+  choices = [c.removeprefix(" ") for c in asked.continuations]
+  return float(best([nats for nats, _ in answer], choices) == label)
 
 
 def of(task: MultipleChoice) -> Noised:

@@ -31,17 +31,16 @@ def to_results(report: Report, data: Path, about: dict[str, Any]) -> dict[str, A
 def _task(told: TaskReport, data: Path) -> dict[str, Any]:
   metrics = {}
   for name, estimate in told.summary.items():
-    interval = told.interval(name)
     metrics[name] = {
       "value": _finite(estimate.value),
       "standard_error": _finite(estimate.error),
-      "interval_95": interval,
+      "interval_95": told.intervals.get(name),
     }
   groups = {
     group: {name: _finite(estimate.value) for name, estimate in summary.items()}
     for group, summary in told.groups.items()
   }
-  asked = json.dumps([told.task.requests(item) for item in told.items]).encode()
+  asked = json.dumps(told.asked).encode()
   return {
     "metrics": metrics,
     "groups": groups,
@@ -66,7 +65,7 @@ def to_table(report: Report) -> str:
   for name, told in report.items():
     shots = max(len(item.shots) for item in told.items)
     for metric, (value, error) in told.summary.items():
-      interval = told.interval(metric)
+      interval = told.intervals.get(metric)
       between = "" if interval is None else f"{interval[0]:.4f}-{interval[1]:.4f}"
       star = "*" if metric == told.task.metric else " "
       lines.append(
@@ -87,11 +86,12 @@ def save(folder: Path, report: Report, results: dict[str, Any]) -> None:
     home.make()
     with home.new_file("items.jsonl") as path, path.open("w", encoding="utf-8") as file:
       for name, told in report.items():
-        for item, answers, score in zip(told.items, told.answers, told.scores, strict=True):
+        lines = zip(told.items, told.asked, told.answers, told.scores, strict=True)
+        for item, asked, answers, score in lines:
           line = {
             "task": name,
             "row": dict(item.row),
-            "requests": told.task.requests(item),
+            "requests": asked,
             "answers": answers,
             "scores": score,
           }

@@ -25,24 +25,22 @@ class TaskReport:
   Attributes:
     task: which.
     items: its rows, with their examples.
+    asked: the requests of each item.
     answers: [i][j] to the j-th request of item i.
     scores: of each item.
     summary: over all.
+    intervals: of 95 %, by bootstrap over items, of what is a mean over them.
     groups: by the values of the task's group.
   """
 
   task: Task
   items: Sequence[Item]
+  asked: Sequence[Sequence[Request]]
   answers: Sequence[Sequence[Any]]
   scores: Sequence[Score]
   summary: dict[str, Estimate]
+  intervals: dict[str, tuple[float, float]]
   groups: dict[str, dict[str, Estimate]]
-
-  def interval(self, metric: str) -> tuple[float, float] | None:
-    """Of 95 %, by bootstrap over items; None for what is no mean over items."""
-    if metric not in self.scores[0]:
-      return None
-    return statistics.interval([score[metric] for score in self.scores])
 
 
 Report = dict[str, TaskReport]
@@ -68,6 +66,19 @@ def find(name: str, seed: int = 0, run_code: bool = False) -> Task:
   return (
     dataclasses.replace(task, run_code=run_code) if isinstance(task, code.CodeTask) else task
   )
+
+
+def find_all(names: Sequence[str], seed: int = 0, run_code: bool = False) -> list[Task]:
+  """The tasks of several names; see `find`.
+
+  Raises:
+    ValueError: there is no such one, or it runs programs and may not.
+  """
+  found = [find(name, seed, run_code) for name in names]
+  for task in found:
+    if isinstance(task, code.CodeTask):
+      task.check_leave()
+  return found
 
 
 def requests(
@@ -139,27 +150,22 @@ def evaluate(
     FileNotFoundError: a task has no file there.
     ValueError: a name is that of no task, or a row is none of its task.
   """
-  found = [find(name, seed, run_code) for name in tasks]
-  _check_leave(found)
+  found = find_all(tasks, seed, run_code)
   loaded = [_load(task, data, limit) for task in found]
   report = {}
   for task, items in zip(found, loaded, strict=True):
     asked = [task.requests(item) for item in items]
     told = _ask(model, [r for some in asked for r in some], batch_size, task.name, progress)
     answers = [[next(told) for _ in some] for some in asked]
-    report[task.name] = summarise(task, items, answers)
+    report[task.name] = summarise(task, items, asked, answers)
   return report
 
 
-def _check_leave(tasks: Sequence[Task]) -> None:
-  """Raises ValueError before anything is asked where programs may not run."""
-  for task in tasks:
-    if isinstance(task, code.CodeTask):
-      task.check_leave()
-
-
 def summarise(
-  task: Task, items: Sequence[Item], answers: Sequence[Sequence[Any]]
+  task: Task,
+  items: Sequence[Item],
+  asked: Sequence[Sequence[Request]],
+  answers: Sequence[Sequence[Any]],
 ) -> TaskReport:
   """Scores the answers of a task."""
   by_item = [task.score(item, a) for item, a in zip(items, answers, strict=True)]
@@ -168,7 +174,12 @@ def summarise(
     if task.group:
       groups.setdefault(str(item.row[task.group]), []).append(score)
   by_group = {name: task.summarise(some) for name, some in sorted(groups.items())}
-  return TaskReport(task, items, answers, by_item, task.summarise(by_item), by_group)
+  summary = task.summarise(by_item)
+  intervals = {
+    name: statistics.interval([score[name] for score in by_item])
+    for name in summary.keys() & by_item[0].keys()
+  }
+  return TaskReport(task, items, asked, answers, by_item, summary, intervals, by_group)
 
 
 def _load(task: Task, data: str, limit: int | None) -> list[Item]:

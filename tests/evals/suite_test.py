@@ -65,7 +65,7 @@ def test_answers_are_those_of_scorer_and_generator(model, data):
 
 
 def test_the_command_writes_a_table_and_files(model, data, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(loading, "load_language_model", lambda run, step: model)
+  monkeypatch.setattr(loading, "load_language_model", lambda *_: model)
   output = tmp_path / "out"
   tasks = "--tasks=piqa,piqa_noise,bpb"
   evaluate.main(["--run=RUN", tasks, f"--data={data}", f"--output={output}", "--limit=3"])
@@ -89,12 +89,26 @@ def test_the_command_writes_a_table_and_files(model, data, tmp_path, monkeypatch
     (["--tasks=piqa,blimp"], "blimp.jsonl is missing"),
     (["--tasks=piqa", "--limit=0"], "--limit must be 1 or more"),
     (["--tasks=piqa", "--max_batches=2"], "--max_batches is of text"),
+    (["--tasks=piqa,humaneval"], "--run_code"),
+    (["--limit=3"], "--limit is of --tasks"),
+    (["--run_code"], "--run_code is of --tasks"),
+    (["--output=out"], "--output is of --tasks"),
   ],
 )
 def test_mistakes_are_named(flags, error, model, data, monkeypatch):
-  monkeypatch.setattr(loading, "load_language_model", lambda run, step: model)
+  monkeypatch.setattr(loading, "load_language_model", lambda *_: model)
   with pytest.raises((ValueError, FileNotFoundError), match=error):
     evaluate.main(["--run=RUN", f"--data={data}", *flags])
+
+
+def test_the_command_patches_as_it_is_told(model, data, monkeypatch):
+  given = []
+  monkeypatch.setattr(
+    loading, "load_language_model", lambda *flags: given.append(flags) or model
+  )
+  flags = ["--entropy_model=OTHER", "--threshold=0.1", "--step=4"]
+  evaluate.main(["--run=RUN", "--tasks=lambada", f"--data={data}", *flags])
+  assert given == [("RUN", "OTHER", 0.1, 4)]
 
 
 @pytest.mark.parametrize("content", ["[1]\n", '{"a": \n', "\n"])
