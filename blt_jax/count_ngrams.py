@@ -12,7 +12,7 @@ from absl import logging
 from tqdm import tqdm
 
 from blt_jax.cli import logs, source_flags
-from blt_jax.cli.parsing import Parser
+from blt_jax.cli.parsing import Parser, parse_ascending
 from blt_jax.data.reading import sources
 from blt_jax.entropy import frequent_ngrams, ngram_counts
 from blt_jax.storage.folders import Folder
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
   """Counts, writes the tables and says what they cover."""
   args = _parse(argv)
   logs.show_progress()
-  sizes = _parse_sizes(args.sizes)
+  sizes = parse_ascending("--sizes", args.sizes, frequent_ngrams.MAX_LENGTH)
   for name in ("rows", "max_ngrams", "max_bytes"):
     value = getattr(args, name)
     if value is not None and value < 1:
@@ -34,8 +34,9 @@ def main(argv: list[str] | None = None) -> None:
   with tqdm(desc="Counting", unit="B", unit_scale=True) as bar:
     for chunk in ngram_counts.chunks(documents):
       counter.add(chunk)
-      num_bytes += sum(map(len, chunk))
-      bar.update(sum(map(len, chunk)))
+      size = sum(map(len, chunk))
+      num_bytes += size
+      bar.update(size)
   tables = counter.most_frequent(args.rows)
   if not all(len(table.counts) for table in tables.values()):
     raise ValueError(f"{args.input} has no document of {sizes[-1]} bytes; give more text.")
@@ -59,14 +60,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add("--max_bytes", type=int, metavar="N", help="read the first so many; by default all")
   source_flags.add(parser)
   return parser.parse_args(argv)
-
-
-def _parse_sizes(text: str) -> list[int]:
-  sizes = [int(n) if n.strip().isdigit() else 0 for n in text.split(",")]
-  longest = frequent_ngrams.MAX_LENGTH
-  if sizes != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] > longest:
-    raise ValueError(f"--sizes must be ascending numbers from 1 to {longest}, got {text!r}.")
-  return sizes
 
 
 def _report(n: int, table: frequent_ngrams.Frequent, missed: int, num_bytes: int) -> None:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from blt_jax import tokenizer
 from blt_jax.cli import logs, source_flags
-from blt_jax.cli.parsing import Parser
+from blt_jax.cli.parsing import Parser, parse_ascending
 from blt_jax.data.reading import sources
 from blt_jax.entropy import kneser_ney, ngram_counts, table
 from blt_jax.entropy.contexts import MAX_ORDER
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
   logs.show_progress()
   if not table.is_free(args.output):
     raise ValueError(f"{args.output} exists; remove it, or choose another --output.")
-  orders = _parse_orders(args.orders)
+  orders = parse_ascending("--orders", args.orders, MAX_ORDER)
   if args.buckets not in (1 << n for n in range(8, 32)):
     raise ValueError(f"--buckets must be a power of two, 2**8 to 2**31, got {args.buckets}.")
   if args.max_bytes is not None and args.max_bytes < 1:
@@ -145,13 +145,6 @@ def _make_entries(order: kneser_ney.Order, buckets: int) -> np.ndarray:
     order.counts[trusted],
     min(max(wanted, 256), buckets),
   )
-
-
-def _parse_orders(text: str) -> list[int]:
-  orders = [int(n) if n.strip().isdigit() else 0 for n in text.split(",")]
-  if orders != sorted(set(orders)) or orders[0] < 1 or orders[-1] > MAX_ORDER:
-    raise ValueError(f"--orders must be ascending numbers from 1 to {MAX_ORDER}, got {text!r}.")
-  return orders
 
 
 def _report(model: table.TableModel, heldout: Sequence[bytes]) -> None:

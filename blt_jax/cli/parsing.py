@@ -80,6 +80,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
   return f" Did you mean {found[0]}?" if found else ""
 
 
+def parse_ascending(flag: str, text: str, most: int) -> list[int]:
+  """Reads numbers with commas between them.
+
+  Raises:
+    ValueError: they are not ascending from 1 on, `most` at most.
+  """
+  numbers = [int(n) if n.strip().isdigit() else 0 for n in text.split(",")]
+  if numbers != sorted(set(numbers)) or numbers[0] < 1 or numbers[-1] > most:
+    raise ValueError(f"{flag} must be ascending numbers from 1 to {most}, got {text!r}.")
+  return numbers
+
+
 class _Formatter(argparse.RawDescriptionHelpFormatter):
   """Shows defaults in parentheses."""
 

@@ -37,11 +37,12 @@ def embed_bytes(
     float32 [B, C, D].
   """
   x = weights.embedding[tokens].astype(jnp.float32)
-  has_hashes = weights.hashes is not None
-  lengths = [sum(keys.widths) for keys in weights.ngram_keys]
-  reach = max([*lengths, *(config.hash_sizes if has_hashes else ())], default=1) - 1
-  if not has_hashes and not lengths:
+  sizes = [sum(keys.widths) for keys in weights.ngram_keys]
+  if weights.hashes is not None:
+    sizes += config.hash_sizes
+  if not sizes:
     return x
+  reach = max(sizes) - 1
   at = position[:, None] + np.arange(-reach, 0)
   before = jnp.where(at >= 0, take(text, jnp.maximum(at, 0)), 0)
   read = jnp.concatenate([before, tokens], axis=1)
@@ -54,8 +55,8 @@ def embed_bytes(
     x += table[ids].astype(jnp.float32)
   if weights.hashes is None:
     return x
-  sizes = config.hash_sizes, config.hash_vocab_size, config.hash_functions
-  ids = hashing.ngram_hash_ids(read, *sizes, documents)[:, :, reach:]
+  hashed = config.hash_sizes, config.hash_vocab_size, config.hash_functions
+  ids = hashing.ngram_hash_ids(read, *hashed, documents)[:, :, reach:]
   rows = ids + np.arange(len(ids))[:, None, None] * config.hash_vocab_size
   rows = jax.lax.optimization_barrier(rows)  # or each of the D elements hashes again
   return x + weights.hashes[rows].astype(jnp.float32).sum(axis=0)

@@ -63,9 +63,8 @@ class NgramCounter:
       keys = ngram_counts.pair_keys(windows[room >= n - 1], n - 1)
       found = ngram_counts.merge(found, ngram_counts.count_keys(keys))[0]
       if len(found.keys) > self._max:
-        half = self._max // 2
-        limit = np.partition(found.counts, -half)[-half]
-        self.missed[n] += int(limit)
+        limit = ngram_counts.largest_rare(found, self._max)
+        self.missed[n] += limit
         is_kept = found.counts > limit
         found = ngram_counts.Pairs(found.keys[is_kept], found.counts[is_kept])
       self._found[n] = found

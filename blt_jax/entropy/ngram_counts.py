@@ -53,8 +53,7 @@ class PairCounter:
   def _add(self, k: int, new: Pairs) -> None:
     pairs = merge(self._pairs[k], new)[0]
     if k and len(pairs.keys) > self._max_pairs:
-      half = self._max_pairs // 2
-      is_rare = pairs.counts <= np.partition(pairs.counts, -half)[-half]
+      is_rare = pairs.counts <= largest_rare(pairs, self._max_pairs)
       self._add(k - 1, _shorten(pairs.keys[is_rare], self.orders[k - 1])[0])
       pairs = Pairs(pairs.keys[~is_rare], pairs.counts[~is_rare])
     self._pairs[k] = pairs
@@ -109,6 +108,12 @@ def predicted_bytes(
 def pair_keys(windows: np.ndarray, order: int) -> np.ndarray:
   """Keys of the pairs with `order` bytes of context, from `predicted_bytes`."""
   return windows & np.uint64((1 << 8 * (order + 1)) - 1)
+
+
+def largest_rare(pairs: Pairs, most: int) -> int:
+  """A count: fewer than half of `most` pairs are there more often."""
+  half = most // 2
+  return int(np.partition(pairs.counts, -half)[-half])
 
 
 def count_keys(keys: np.ndarray) -> Pairs:

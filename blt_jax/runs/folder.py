@@ -133,10 +133,11 @@ def share_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
   with distributed.failing_together():
     if distributed.is_lead():
       if Folder(workdir).exists(_CONFIG):
-        _check_model(workdir, settings)
-        changes.check(load_config(workdir), settings, checkpoint.newest_step(workdir))
+        before = load_config(workdir)
+        _check_model(workdir, before, settings)
+        changes.check(before, settings, checkpoint.newest_step(workdir))
         _keep_earlier(Folder(workdir))
-      save_config(workdir, settings)
+      _write_config(workdir, settings)
   with distributed.failing_together():
     deadline = time.monotonic() + _SEEN_AFTER
     while not Folder(workdir).exists(_CONFIG):
@@ -160,9 +161,13 @@ def save_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
     ValueError: the folder holds a run of another model.
     OSError: it cannot be written.
   """
+  if Folder(workdir).exists(_CONFIG):
+    _check_model(workdir, load_config(workdir), settings)
+  _write_config(workdir, settings)
+
+
+def _write_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
   home = Folder(workdir)
-  if home.exists(_CONFIG):
-    _check_model(workdir, settings)
   advice = "Choose a folder or a bucket where you may write"
   with atomic.explaining(f"config.workdir {workdir}", advice):
     home.make()
@@ -171,9 +176,9 @@ def save_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
       file.write(json.dumps(stored, indent=2) + "\n")
 
 
-def _check_model(workdir: str | os.PathLike, settings: ConfigDict) -> None:
+def _check_model(workdir: str | os.PathLike, before: ConfigDict, settings: ConfigDict) -> None:
   """Raises ValueError where the folder holds a run of another model."""
-  old = _architecture(load_config(workdir).model.to_dict())
+  old = _architecture(before.model.to_dict())
   new = _architecture(to_plain(settings)["model"])
   changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
   if changed:

@@ -32,12 +32,12 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     `documents_repeated`, the share of them that the step before had; and of models that
     cannot predict all, the share `dropped_targets` of those that they leave out.
   """
-  mixing, dropped = {}, sums.get("dropped_targets")
+  others = {}
   if "documents" in sums:
-    mixing = {
-      "documents_per_batch": float(sums["documents"] / sums["batches"]),
-      "documents_repeated": float(sums["documents_repeated"] / max(sums["documents"], 1)),
-    }
+    others["documents_per_batch"] = float(sums["documents"] / sums["batches"])
+    others["documents_repeated"] = _repeated(sums)
+  if (dropped := sums.get("dropped_targets")) is not None:
+    others["dropped_targets"] = float(dropped / (dropped + sums["targets"]))
   return {
     "loss": float(sums["nats"] / max(sums["targets"], 1)),
     "bpb": float(sums["nats"] / math.log(2) / max(sums["bytes"], 1)),
@@ -45,12 +45,7 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     "one_byte_patches": float(sums["one_byte_patches"] / max(sums["patches"], 1)),
     "byte_slot_use": float(sums["targets"] / sums["byte_slots"]),
     "patch_slot_use": float(sums["patches"] / sums["patch_slots"]),
-    **mixing,
-    **(
-      {}
-      if dropped is None
-      else {"dropped_targets": float(dropped / (dropped + sums["targets"]))}
-    ),
+    **others,
   }
 
 
@@ -65,7 +60,7 @@ def warn_of_few_documents(sums: Mapping[str, float]) -> bool:
   count, rows, num_open = (
     sums[name] / sums["batches"] for name in ("documents", "rows", "documents_open")
   )
-  repeated = sums["documents_repeated"] / max(sums["documents"], 1)
+  repeated = _repeated(sums)
   is_few = count < min(rows, num_open) / 4 or repeated > 0.5
   if is_few:
     logging.warning(
@@ -75,6 +70,10 @@ def warn_of_few_documents(sums: Mapping[str, float]) -> bool:
       rows, count, 100 * repeated, num_open,
     )  # fmt: skip
   return bool(is_few)
+
+
+def _repeated(sums: Mapping[str, float]) -> float:
+  return float(sums["documents_repeated"] / max(sums["documents"], 1))
 
 
 def _patch_size(sums: Mapping[str, float]) -> float:

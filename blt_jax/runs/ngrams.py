@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from blt_jax.data.pipeline import Batch
 from blt_jax.data.transforms import LookUpNgrams
 from blt_jax.entropy import frequent_ngrams
-from blt_jax.hashing import NgramTable
+from blt_jax.hashing import TABLE_OFFSET, NgramTable
 from blt_jax.parallel import distributed
 from blt_jax.storage.folders import Folder
 
@@ -40,8 +40,7 @@ def find(config: ConfigDict) -> Tables:
 def keep(config: ConfigDict) -> None:
   """Has process 0 copy the tables into the run's folder."""
   with distributed.failing_together():
-    tables = find(config)
-    if tables and distributed.is_lead() and not _has_copy(config.workdir):
+    if distributed.is_lead() and not _has_copy(config.workdir) and (tables := find(config)):
       frequent_ngrams.save(_path(config.workdir), tables)
 
 
@@ -58,19 +57,24 @@ def load(workdir: str | os.PathLike, model: ConfigDict) -> list[NgramTable]:
   """
   if not model.get("ngram_vocab_sizes"):
     return []
-  tables = frequent_ngrams.to_tables(frequent_ngrams.load(_path(workdir)).values())
+  tables = frequent_ngrams.load(_path(workdir))
   check(tables, model, _path(workdir))
-  return tables
+  return frequent_ngrams.to_tables(tables.values())
 
 
-def check(tables: Sequence[NgramTable], model: ConfigDict, path: str) -> None:
+def rows_of(tables: Tables) -> dict[int, int]:
+  """Rows of the embedding of each table, by n."""
+  return {n: len(table.ngrams) + TABLE_OFFSET for n, table in tables.items()}
+
+
+def check(tables: Tables, model: ConfigDict, path: str) -> None:
   """Raises ValueError where the rows of a model's embeddings are not those of its tables."""
-  rows = tuple(table.size for table in tables)
-  if rows != tuple(model.ngram_vocab_sizes):
-    sizes = {table.length: table.size for table in tables}
+  rows = rows_of(tables)
+  if tuple(rows.values()) != tuple(model.ngram_vocab_sizes):
     raise ValueError(
       f"The model has frequency n-gram embeddings of {tuple(model.ngram_vocab_sizes)} rows; "
-      f"the tables in {path} want (n: rows) {sizes}, 4 ids that are no n-gram included."
+      f"the tables in {path} want (n: rows) {rows}, {TABLE_OFFSET} ids that are no n-gram "
+      "included."
     )
 
 

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from blt_jax import config as settings
 from blt_jax.data.reading.scored import Manifest
-from blt_jax.entropy import frequent_ngrams
 from blt_jax.parallel import sharding
 from blt_jax.parallel.host_share import host_share
 from blt_jax.runs import corpus, folder, ngrams, stored_settings, tokenizers
@@ -95,7 +94,7 @@ def _keep_former_ways(config: ConfigDict, began_with: ConfigDict) -> None:
 
 def _fit_ngram_tables(config: ConfigDict) -> None:
   """Gives the model an embedding for each n-gram of the tables."""
-  tables = frequent_ngrams.to_tables(ngrams.find(config).values())
+  tables = ngrams.find(config)
   model, path = config.model, config.data.ngram_tables or config.workdir
   if tables and "ngram_vocab_sizes" not in model:
     raise ValueError(
@@ -103,7 +102,7 @@ def _fit_ngram_tables(config: ConfigDict) -> None:
       "embeddings; leave it empty."
     )
   if tables and not model.ngram_vocab_sizes:
-    model.ngram_vocab_sizes = tuple(table.size for table in tables)
+    model.ngram_vocab_sizes = tuple(ngrams.rows_of(tables).values())
   if tables:
     ngrams.check(tables, model, path)
   elif model.get("ngram_vocab_sizes"):

@@ -5,13 +5,13 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
+from glob import has_magic
 
 import fsspec.utils
 
 Reject = Callable[[OSError], None]
 Note = Callable[[str, str], None]  # why something is left out, and its path
 
-MAGIC = re.compile(r"[*?\[]")
 _KINDS = {
   stat.S_IFIFO: "a pipe",
   stat.S_IFCHR: "a device",
@@ -79,7 +79,7 @@ def walk(
 def glob(pattern: str, reject: Reject, note: Note) -> Iterator[str]:
   """Paths that match a pattern, as `fsspec` understands it and `walk` finds them."""
   parts = pattern.split("/")
-  fixed = next(i for i, part in enumerate(parts) if MAGIC.search(part))
+  fixed = next(i for i, part in enumerate(parts) if has_magic(part))
   root, depth = "/".join(parts[:fixed]) or "/", len(parts) - fixed
   is_match = re.compile(fsspec.utils.glob_translate(pattern)).match
   found = walk(root, reject, note, None if "**" in pattern else depth, pattern)

@@ -204,8 +204,8 @@ class _PackIterator(grain.DatasetIterator):
     except StopIteration:
       raise ValueError(
         f"The saved state has read {state['read']} documents, but there are only "
-        f"{self._read}: it belongs to other documents. Give "
-        "the text that the run began with, or choose another config.workdir."
+        f"{self._read}: it belongs to other documents. Give the text that the run began with, "
+        "or choose another config.workdir."
       ) from None
 
   def _reopen(self, mark: str) -> None:
