@@ -10,6 +10,7 @@ import numpy as np
 from blt_jax import tokenizer
 from blt_jax.decode.generation import Generation
 from blt_jax.decode.sampling import Sampling
+from blt_jax.storage import unique_names
 
 _OPTIONS = {field.name for field in dataclasses.fields(Sampling)} | {"prompt", "num_samples"}
 _RESULTS = {
@@ -40,7 +41,7 @@ def parse_fields(line: bytes) -> dict[str, Any]:
     ValueError: it is no JSON object.
   """
   try:
-    fields = json.loads(line)
+    fields = json.loads(line, object_pairs_hook=unique_names.refuse)
   except (ValueError, RecursionError) as error:
     raise ValueError(f"it is no JSON ({error}).") from None
   if not isinstance(fields, dict):

@@ -50,6 +50,11 @@ def test_fields_do_not_hide_results():
     read({"prompt": "x", "text": "y"})
 
 
+def test_fields_come_once():
+  with pytest.raises(ValueError, match="no JSON .several fields 'prompt'"):
+    prompt_lines.parse_fields(b'{"prompt": "x", "pr\\u006fmpt": "y"}')
+
+
 def test_samples_differ_in_their_seeds():
   line = read({"prompt": "x", "num_samples": 3, "seed": 5}, temperature=1.0)
   assert [s.seed for s in line.samples] == [5, 6, 7]

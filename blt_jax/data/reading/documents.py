@@ -10,6 +10,9 @@ import numpy as np
 from absl import logging
 
 
+_DETAILS = 400  # characters in an error; names of fields may be as long as a file
+
+
 @dataclasses.dataclass(frozen=True)
 class Document:
   """Raw text, which need not be valid UTF-8, and what may be stored with it.
@@ -116,9 +119,9 @@ class Policy:
     if self.options.on_error == "skip":
       self.skipped.add(error.reason, where)
       return
-    details = f" ({error.details})" if error.details else ""
+    details = error.details[:_DETAILS] + "..." * (len(error.details) > _DETAILS)
     raise ValueError(
-      f"{self.skipped.locate(where)}: {error.reason}{details}. "
+      f"{self.skipped.locate(where)}: {error.reason}{f' ({details})' if details else ''}. "
       "Mend it, or leave such input out with on_error=skip."
     ) from None
 
