@@ -9,7 +9,6 @@ import grain
 import numpy as np
 from absl import logging
 
-
 _DETAILS = 400  # characters in an error; names of fields may be as long as a file
 
 

@@ -6,6 +6,8 @@ from typing import Any
 from blt_jax.data.reading.documents import BadInputError
 from blt_jax.storage import unique_names
 
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_names.mark)
+
 
 def parse_line(line: bytes, field: str) -> bytes | None:
   """Takes the text out of a line.
@@ -31,7 +33,7 @@ def parse_line(line: bytes, field: str) -> bytes | None:
   except UnicodeDecodeError:
     content, errors = line.decode(errors="surrogateescape"), "surrogateescape"
   try:
-    record = json.loads(content, object_pairs_hook=unique_names.mark)
+    record = _DECODER.decode(content)
   except (ValueError, RecursionError) as error:
     raise BadInputError("not a line of JSON", str(error)) from error
   if not isinstance(record, dict):
