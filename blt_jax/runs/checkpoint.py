@@ -295,8 +295,8 @@ def load_params(workdir: Path, abstract: Any, step: Step = None) -> Any:
   except Exception as error:  # each library below has exceptions of its own
     others = [s for s in sorted(_find_steps(folder.parent)) if s != step]
     raise ValueError(
-      f"Checkpoint {step} of {workdir} cannot be read: {causes.brief(error)}. If it is damaged, "
-      f"choose the step of another one; there are {others}."
+      f"Checkpoint {step} of {workdir} cannot be read: {causes.brief(error)}. If it is "
+      f"damaged, choose the step of another one; there are {others}."
     ) from error
   return stored_state.cast(stored, abstract)
 

@@ -114,7 +114,8 @@ def check_digest(section: ConfigDict) -> None:
     return
   if not section.tokenizer:
     raise ValueError(
-      f"config.patching.tokenizer_digest is {expected}, and no tokenizer is named; leave it out."
+      f"config.patching.tokenizer_digest is {expected}, and no tokenizer is named; leave it "
+      "out."
     )
   if not paths.exists(section.tokenizer):
     raise FileNotFoundError(

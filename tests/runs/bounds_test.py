@@ -4,11 +4,12 @@ import math
 import re
 
 import pytest
+from ml_collections import ConfigDict
 from tiny_runs import tiny_config
 
 from blt_jax import config as settings
 from blt_jax.kinds import KINDS
-from blt_jax.runs import bounds, unread
+from blt_jax.runs import bounds, corpus, tokenizers, unread
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,6 +66,25 @@ def test_documents_end_with_the_id_that_batches_have():
   config.model.eos_id = 5
   with pytest.raises(ValueError, match="config.model.eos_id is 5; it must be one of .2,"):
     bounds.check(config)
+
+
+@pytest.mark.parametrize("part", ["a", ("a",), (1, 1.0), ("a", True), ("a", "1")])
+def test_sources_of_a_mixture_are_pairs(part):
+  config = tiny_config("blt")
+  config.data.mixture = {"web": part}
+  with pytest.raises(ValueError, match="config.data.mixture.web is .*; it must be .path, weig"):
+    corpus.stored_manifests(config.data)
+
+
+def test_a_digest_needs_its_tokenizer(tmp_path):
+  (tmp_path / "bpe.model").write_bytes(b"x")
+  config = tiny_config("blt")
+  config.patching.update(scheme="bpe", tokenizer_digest="00")
+  with pytest.raises(ValueError, match="tokenizer_digest is 00, and no tokenizer is named"):
+    tokenizers.check_digest(config.patching)
+  config.patching.tokenizer = str(tmp_path / "bpe.model")
+  with pytest.raises(ValueError, match="tokenizer_digest is 00, and that of .*bpe.model is"):
+    tokenizers.resolve(config, ConfigDict())
 
 
 @pytest.mark.parametrize(
