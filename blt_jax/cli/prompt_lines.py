@@ -16,6 +16,7 @@ _OPTIONS = {field.name for field in dataclasses.fields(Sampling)} | {"prompt", "
 _RESULTS = {
   *("text", "finish", "bytes", "log_prob", "bytes_hex", "patch_starts", "entropies", "error")
 }
+_MOST_SAMPLES = 65536
 _MISSPELT = 0.8  # how much like an option's a field's name must be to be taken for it
 
 
@@ -88,10 +89,12 @@ def samples(options: Sampling, count: Any) -> list[Sampling]:
   """The options of each of several continuations, whose seeds follow one another.
 
   Raises:
-    ValueError: the count is less than 1, or all continuations would be the same.
+    ValueError: the count is out of bounds, or all continuations would be the same.
   """
-  if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-    raise ValueError(f"num_samples is {count!r}; it must be an integer >= 1.")
+  if type(count) is not int or not 1 <= count <= _MOST_SAMPLES:
+    raise ValueError(
+      f"num_samples is {count!r}; it must be an integer in [1, {_MOST_SAMPLES}]."
+    )
   if count > 1 and options.temperature == 0:
     raise ValueError(
       f"temperature 0 takes the likeliest byte, so all num_samples {count} would be the same; "

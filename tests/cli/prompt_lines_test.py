@@ -66,7 +66,8 @@ def test_samples_differ_in_their_seeds():
 @pytest.mark.parametrize(
   ("count", "temperature", "message"),
   [
-    (0, 1.0, "num_samples is 0; it must be an integer >= 1"),
+    (0, 1.0, "num_samples is 0; it must be an integer in .1, 65536"),
+    (10**9, 1.0, "num_samples is 1000000000; it must be"),
     (True, 1.0, "num_samples is True"),
     (2.0, 1.0, "num_samples is 2.0"),
     (2, 0.0, "temperature 0 takes the likeliest byte, so all num_samples 2"),
