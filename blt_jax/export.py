@@ -11,7 +11,7 @@ from absl import logging
 from blt_jax.cli import logs, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.runs import checkpoint, folder, patcher, tokenizers
-from blt_jax.storage import paths
+from blt_jax.storage import atomic, paths
 from blt_jax.storage.folders import Folder
 
 
@@ -40,13 +40,14 @@ def export(workdir: str, output: str, step: checkpoint.Step = None) -> None:
   if paths.exists(output):
     raise ValueError(f"--output={output} exists; name a new folder, or remove it.")
   run = folder.load_run(workdir, step)
-  checkpoint.save_params(output, run.step, run.params)
   source, name = Folder(workdir), patcher.THRESHOLD_FILE
-  if source.exists(name):
-    Folder(output).write_json(name, source.read_json(name))
-  if source.exists(folder.TOKENIZER):
-    tokenizers.copy_to(output, source.path_of(folder.TOKENIZER))
-  folder.save_config(output, run.config)  # last: without it the folder is no run
+  with atomic.new_folder(output) as target:
+    checkpoint.save_params(target, run.step, run.params)
+    if source.exists(name):
+      Folder(target).write_json(name, source.read_json(name))
+    if source.exists(folder.TOKENIZER):
+      tokenizers.copy_to(target, source.path_of(folder.TOKENIZER))
+    folder.save_config(target, run.config, output)  # last: without it the folder is no run
   logging.info("The weights of %s at step %d are in %s.", workdir, run.step, output)
 
 

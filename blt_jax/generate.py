@@ -36,7 +36,7 @@ from blt_jax.decode.generation import Generation
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
 from blt_jax.runs import checkpoint, loading
-from blt_jax.storage import atomic, files
+from blt_jax.storage import atomic, files, paths
 from blt_jax.storage.journal import Journal
 
 _OPTIONS = [field for field in dataclasses.fields(Sampling) if field.type in (int, float)]
@@ -62,9 +62,19 @@ def main(argv: list[str] | None = None) -> str | int:
   if not args.input:
     prompt, samples = _prompt(args), prompt_lines.samples(options, args.num_samples)
     return _run_one(_generator(args), prompt, samples, args)
+  _check_apart(args.input, args.output)
   lines = files.read_bytes(args.input).splitlines()
   with atomic.writing(args.output) as file, _journal(args, lines) as journal:
     return _run_lines(_generator(args), lines, options, args, file, journal)
+
+
+def _check_apart(source: str, target: str) -> None:
+  """Raises ValueError if results would take the place of the prompts."""
+  same = paths.absolute(source) == paths.absolute(target)
+  if os.path.isfile(source) and os.path.isfile(target):
+    same = os.path.samefile(source, target)
+  if same:
+    raise ValueError(f"--output {target} is the file of --input; the results need another.")
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from blt_jax.runs import (
   resolve,
   settings_flags,
   tokenizers,
+  unread,
 )
 from blt_jax.runs import lock as locks
 from blt_jax.runs.checkpoint import Checkpoints
@@ -57,6 +58,8 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
   """Trains as `config` says; returns the held-out numbers of the end, None if preempted."""
   distributed.check_same(folder.to_plain(config))
   bounds.check(config)
+  for sentence in unread.find(config):
+    logging.warning("%s", sentence)
   with distributed.failing_together():
     # --- Settings: what they leave open is decided once
     config = resolve.resolve(config)

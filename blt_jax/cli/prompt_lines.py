@@ -10,11 +10,13 @@ import numpy as np
 from blt_jax import tokenizer
 from blt_jax.decode.generation import Generation
 from blt_jax.decode.sampling import Sampling
+from blt_jax.storage import unique_names
 
 _OPTIONS = {field.name for field in dataclasses.fields(Sampling)} | {"prompt", "num_samples"}
 _RESULTS = {
   *("text", "finish", "bytes", "log_prob", "bytes_hex", "patch_starts", "entropies", "error")
 }
+_MOST_SAMPLES = 65536
 _MISSPELT = 0.8  # how much like an option's a field's name must be to be taken for it
 
 
@@ -40,7 +42,7 @@ def parse_fields(line: bytes) -> dict[str, Any]:
     ValueError: it is no JSON object.
   """
   try:
-    fields = json.loads(line)
+    fields = json.loads(line, object_pairs_hook=unique_names.refuse)
   except (ValueError, RecursionError) as error:
     raise ValueError(f"it is no JSON ({error}).") from None
   if not isinstance(fields, dict):
@@ -87,10 +89,12 @@ def samples(options: Sampling, count: Any) -> list[Sampling]:
   """The options of each of several continuations, whose seeds follow one another.
 
   Raises:
-    ValueError: the count is less than 1, or all continuations would be the same.
+    ValueError: the count is out of bounds, or all continuations would be the same.
   """
-  if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-    raise ValueError(f"num_samples is {count!r}; it must be an integer >= 1.")
+  if type(count) is not int or not 1 <= count <= _MOST_SAMPLES:
+    raise ValueError(
+      f"num_samples is {count!r}; it must be an integer in [1, {_MOST_SAMPLES}]."
+    )
   if count > 1 and options.temperature == 0:
     raise ValueError(
       f"temperature 0 takes the likeliest byte, so all num_samples {count} would be the same; "

@@ -10,6 +10,7 @@ the same entry, and 16 bits of entropy.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -162,6 +163,7 @@ def save_table(
   entries = np.concatenate(tables)
   facts = {"buckets": [len(t) for t in tables], "digest": _digest(entries)}
   info = {"version": VERSION, **facts, **info}
+  info["facts_digest"] = _facts_digest(info)
   try:
     with atomic.explaining(folder):
       home.make()
@@ -200,6 +202,11 @@ def _load_info(home: Folder) -> dict[str, Any]:
       raise ValueError(f"{home.path_of(INFO)} is damaged: it {found}; train it anew.")
   if len(info["orders"]) != len(info["buckets"]):
     raise ValueError(f"{home.path_of(INFO)} is damaged: not one size an order; train it anew.")
+  if info.get("facts_digest") not in (None, _facts_digest(info)):  # earlier ones have none
+    names = ", ".join(_INFO)
+    raise ValueError(
+      f"{home.path_of(INFO)} has other {names} than were written; train it anew."
+    )
   return info
 
 
@@ -219,6 +226,12 @@ _INFO: dict[str, Callable[[Any], bool]] = {
 
 def _digest(entries: np.ndarray) -> str:
   return hashlib.sha256(np.ascontiguousarray(entries).data).hexdigest()[:32]
+
+
+def _facts_digest(info: dict[str, Any]) -> str:
+  """Of all that `table.json` says about the meaning of the entries."""
+  facts = json.dumps([info[name] for name in _INFO])
+  return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
 def _check_digest(home: Folder, digest: str | None, entries: np.ndarray) -> None:

@@ -1,10 +1,11 @@
 """Rows of tasks, from files of JSON lines."""
 
+import codecs
 import hashlib
 import json
 from typing import Any
 
-from blt_jax.storage import files
+from blt_jax.storage import files, unique_names
 from blt_jax.storage.folders import Folder
 from blt_jax.storage.paths import Path
 
@@ -22,7 +23,8 @@ def read(folder: Path, name: str) -> list[dict[str, Any]]:
   if not home.exists(file):
     raise FileNotFoundError(f"{home.path_of(file)} is missing; a task's rows are JSON lines.")
   path = home.path_of(file)
-  lines = enumerate(files.read_bytes(path).decode("utf-8-sig").split("\n"), 1)
+  content = files.read_bytes(path).removeprefix(codecs.BOM_UTF8)
+  lines = enumerate(content.split(b"\n"), 1)
   found = [_parse(path, number, line) for number, line in lines if line.strip()]
   if not found:
     raise ValueError(f"{path} has no rows.")
@@ -41,10 +43,10 @@ def read_shots(folder: Path, name: str) -> list[dict[str, Any]]:
   return read(folder, shots) if Folder(folder).exists(f"{shots}.jsonl") else []
 
 
-def _parse(path: str, number: int, line: str) -> dict[str, Any]:
+def _parse(path: str, number: int, line: bytes) -> dict[str, Any]:
   try:
-    row = json.loads(line)
-  except ValueError as error:
+    row = json.loads(line.decode(), object_pairs_hook=unique_names.refuse)
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path}, line {number}, is no JSON ({error}).") from error
   if not isinstance(row, dict):
     raise ValueError(f"{path}, line {number}, is {type(row).__name__}; a row is an object.")

@@ -69,6 +69,10 @@ class TransformerConfig:
     _derive(self, "num_kv_heads", self.num_heads)
     _derive(self, "head_dim", self.dim // self.num_heads)
     _derive(self, "mlp_dim", self._default_mlp_dim())
+    if self.mlp_dim < 1:
+      raise ValueError(
+        f"mlp_multiplier {self.mlp_multiplier} makes an MLP of no width; make it larger."
+      )
     heads, kv_heads = self.num_heads, self.num_kv_heads
     if isinstance(self.head_dim, Derived) and self.dim % heads:
       raise ValueError(f"dim {self.dim} must be a multiple of num_heads {heads}.")

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
-from blt_jax import kinds, patching
+from blt_jax import kinds, patching, tokenizer
 from blt_jax.models.config import DepthInit, Remat
 
 
@@ -38,7 +38,7 @@ class Interval:
 class OneOf:
   """Some names."""
 
-  names: tuple[str, ...]
+  names: tuple[str | int, ...]
 
   def holds(self, value: Any) -> bool:
     """Whether it is one of them."""
@@ -108,8 +108,8 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.hash_functions": _count(high=10),
   "model.hash_rows_multiple_of": _count(high=2**31 - 1),
   "model.ngram_vocab_sizes": _count(high=2**31 - 1),
-  "model.vocab_size": _count(high=2**24),
-  "model.eos_id": _count(0, 2**24),
+  "model.vocab_size": _count(tokenizer.VOCAB_SIZE, 2**24),  # less has no ids for all bytes
+  "model.eos_id": OneOf((tokenizer.EOS_ID,)),  # which ends the documents of all batches
   "model.*": None,
   "optimizer.learning_rate": Interval(0, 3e38),
   "optimizer.beta?": _DECAY,
@@ -195,14 +195,14 @@ def _check_inert(config: ConfigDict) -> None:
 def _check_pieces(config: ConfigDict) -> None:
   """Raises where a tokenizer, or a patching of its pieces, would be read by nobody."""
   reads_pieces = kinds.find_kind(config.model.kind).reads_pieces
-  scheme, tokenizer = config.patching.scheme, config.patching.tokenizer
+  scheme, file = config.patching.scheme, config.patching.tokenizer
   if reads_pieces and scheme != "byte":
     raise ValueError(
       f"config.patching.scheme is {scheme!r}, and a {config.model.kind} reads pieces one by "
       "one: leave it 'byte'."
     )
-  if tokenizer and not reads_pieces and scheme != "bpe":
+  if file and not reads_pieces and scheme != "bpe":
     raise ValueError(
-      f"config.patching.tokenizer is {tokenizer}, and neither the {config.model.kind} nor the "
+      f"config.patching.tokenizer is {file}, and neither the {config.model.kind} nor the "
       f"patching scheme {scheme!r} has pieces; leave it out, or choose the scheme 'bpe'."
     )

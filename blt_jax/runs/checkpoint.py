@@ -149,7 +149,7 @@ class Checkpoints:
     except stored_state.NotThereError as error:
       missing = str(error)
     except Exception as error:  # each library below has exceptions of its own
-      damage = f"{type(error).__name__}: {error}"
+      damage = f"{type(error).__name__}: {causes.brief(error)}"
     found = distributed.gather([missing, damage])
     for missing, _ in found:
       if missing:
@@ -295,8 +295,8 @@ def load_params(workdir: Path, abstract: Any, step: Step = None) -> Any:
   except Exception as error:  # each library below has exceptions of its own
     others = [s for s in sorted(_find_steps(folder.parent)) if s != step]
     raise ValueError(
-      f"Checkpoint {step} of {workdir} cannot be read: {error}. If it is damaged, choose the "
-      f"step of another one; there are {others}."
+      f"Checkpoint {step} of {workdir} cannot be read: {causes.brief(error)}. If it is "
+      f"damaged, choose the step of another one; there are {others}."
     ) from error
   return stored_state.cast(stored, abstract)
 

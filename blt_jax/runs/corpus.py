@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 from ml_collections import ConfigDict
 
+from blt_jax import patching
 from blt_jax.data import mixture
 from blt_jax.data.reading import heldout, scored, sources
 from blt_jax.data.reading.documents import Dataset, Skipped, SourceOptions
@@ -95,6 +96,6 @@ def _parts(data: ConfigDict) -> dict[str, Sequence]:
   parts = data.mixture.to_dict() or {"text": (data.path, 1.0)}
   for name, part in parts.items():
     is_pair = isinstance(part, tuple | list) and len(part) == 2
-    if not (is_pair and isinstance(part[1], int | float)):
+    if not (is_pair and isinstance(part[0], str) and patching.is_number(part[1])):
       raise ValueError(f"config.data.mixture.{name} is {part!r}; it must be (path, weight).")
   return parts

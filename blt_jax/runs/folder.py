@@ -154,8 +154,15 @@ def to_plain(settings: ConfigDict) -> dict[str, Any]:
   return json.loads(settings.to_json_best_effort())
 
 
-def save_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
+def save_config(
+  workdir: str | os.PathLike, settings: ConfigDict, later: str | os.PathLike | None = None
+) -> None:
   """Writes the settings of a run into its folder, which it makes.
+
+  Args:
+    workdir: the folder.
+    settings: the whole settings.
+    later: where the folder will be moved, which is where paths are seen from; None: nowhere.
 
   Raises:
     ValueError: the folder holds a run of another model.
@@ -163,16 +170,18 @@ def save_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
   """
   if Folder(workdir).exists(_CONFIG):
     _check_model(workdir, load_config(workdir), settings)
-  _write_config(workdir, settings)
+  _write_config(workdir, settings, later)
 
 
-def _write_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:
+def _write_config(
+  workdir: str | os.PathLike, settings: ConfigDict, later: str | os.PathLike | None = None
+) -> None:
   home = Folder(workdir)
   advice = "Choose a folder or a bucket where you may write"
   with atomic.explaining(f"config.workdir {workdir}", advice):
     home.make()
     with atomic.writing(home.path_of(_CONFIG)) as file:
-      stored = stored_settings.to_stored(to_plain(settings), workdir)
+      stored = stored_settings.to_stored(to_plain(settings), later or workdir)
       file.write(json.dumps(stored, indent=2) + "\n")
 
 

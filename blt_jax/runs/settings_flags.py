@@ -151,7 +151,10 @@ def _type_of(settings: ConfigDict, name: str) -> str:
 
 
 def _check_tuples(settings: ConfigDict) -> None:
-  """Raises ValueError at a tuple of something else than numbers: their type is not checked."""
+  """Raises ValueError where types are not checked: tuples of numbers, names of a mixture."""
+  for name in settings.get("data", {}).get("mixture", {}):
+    if not isinstance(name, str) or not name:
+      raise ValueError(f"config.data.mixture names a source {name!r}; give it a word.")
   for name, value in settings_help.flatten(settings.to_dict()):
     is_free = f"config.{name}".startswith(_MIXTURE)
     if isinstance(value, tuple) and not is_free and not all(type(x) is int for x in value):

@@ -62,11 +62,11 @@ def read(folder: Path, reading: Callable[[], T]) -> T:
     except Exception as error:  # each library below has exceptions of its own
       is_passing = causes.is_passing(error)
       if wait is not None and (is_passing or not tried):
-        logging.info("%s cannot be read yet: %s", folder, error)
+        logging.info("%s cannot be read yet: %s", folder, causes.brief(error))
         time.sleep(wait)
         continue
       if is_passing:
-        raise NotThereError(f"storage does not answer: {error}") from error
+        raise NotThereError(f"storage does not answer: {causes.brief(error)}") from error
       _check_files(folder, error)
       raise
   raise AssertionError  # the last turn returns or raises
@@ -76,7 +76,7 @@ def _check_files(folder: Path, error: Exception) -> None:
   """Raises NotThereError where not all files of a checkpoint are there and can be read."""
   text = str(error)
   if isinstance(error, FileNotFoundError) or "NOT_FOUND" in text:
-    raise NotThereError(f"a part is missing: {error}") from error
+    raise NotThereError(f"a part is missing: {causes.brief(error)}") from error
   try:
     for path in files.list_files(str(folder)):
       files.read_start(path, 1)

@@ -48,6 +48,12 @@ def resolve(config: ConfigDict, began_with: ConfigDict) -> tuple[str, str]:
       "another tokenizer: its ids would mean other pieces. Leave it out to go on with that of "
       "the run, or choose another config.workdir."
     )
+  given = config.patching.tokenizer_digest
+  if given not in (None, found):
+    raise ValueError(
+      f"config.patching.tokenizer_digest is {given}, and that of {path} is {found}; leave it "
+      "out, or give the tokenizer that it is of."
+    )
   _check_vocabulary(config, path)
   return path, found
 
@@ -106,6 +112,11 @@ def check_digest(section: ConfigDict) -> None:
   expected = section.get("tokenizer_digest")  # runs of before have none
   if expected is None:
     return
+  if not section.tokenizer:
+    raise ValueError(
+      f"config.patching.tokenizer_digest is {expected}, and no tokenizer is named; leave it "
+      "out."
+    )
   if not paths.exists(section.tokenizer):
     raise FileNotFoundError(
       f"No file {section.tokenizer}, and no {TOKENIZER} in the folder of the run, where the "

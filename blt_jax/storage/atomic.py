@@ -56,6 +56,26 @@ def writing(path: Path) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[str]:
+  """A folder to fill, which has its name once it is whole; a remote one has it at once.
+
+  Raises:
+    OSError: it cannot be written, or something has its name by then.
+    ValueError: no library for such a URL.
+  """
+  if paths.is_remote(path):
+    yield os.fspath(path)
+    return
+  whole = pathlib.Path(paths.absolute(path))
+  whole.parent.mkdir(parents=True, exist_ok=True)
+  with leftovers.own_folder(whole) as aside:
+    partial = aside / whole.name
+    partial.mkdir()
+    yield str(partial)
+    partial.rename(whole)
+
+
+@contextlib.contextmanager
 def explaining(path: Path, advice: str = "", after: str = "") -> Iterator[None]:
   """Says what an error of writing means.
 

@@ -20,6 +20,8 @@ _PASSING_TEXTS = (
   *("input/output error", "stale file handle", "service unavailable", "internal error"),
 )
 _PASSING_CODES = re.compile(r"\b(429|50[0234])\b")  # of HTTP
+_PAGES = re.compile(r"\n| See full TensorStore details| \[tensorstore_spec=")
+_BRIEF = 400  # characters
 _PATHS = re.compile(r"\S*/\S*")  # whose names say nothing of the cause
 
 
@@ -40,6 +42,13 @@ def advice(error: BaseException) -> str:
   if is_passing(error):
     return "Storage did not answer; try again"
   return "Check the path and what it is on"
+
+
+def brief(error: BaseException) -> str:
+  """What an error says, without the pages that TensorStore adds, and without a full stop."""
+  text = _PAGES.split(str(error), 1)[0].rstrip(". ")
+  text = f"{text[:_BRIEF]}..." if len(text) > _BRIEF else text
+  return f"it lacks {text}" if isinstance(error, KeyError) else text
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,8 +12,9 @@ from typing import Any, BinaryIO
 
 import fsspec
 from absl import logging
+from fsspec.utils import infer_compression
 
-from blt_jax.storage import atomic, paths, walk
+from blt_jax.storage import atomic, paths, unique_names, walk
 from blt_jax.storage.paths import Path
 
 STDLIB = "stdlib"
@@ -64,10 +65,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: it is not there.
-    ValueError: somebody damaged it, or it holds NaN.
+    ValueError: somebody damaged it, or it holds NaN, or a name several times.
   """
   try:
-    fields = json.loads(read_bytes(path), parse_constant=_parse_constant)
+    fields = json.loads(
+      read_bytes(path), parse_constant=_parse_constant, object_pairs_hook=unique_names.refuse
+    )
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is damaged, it is no JSON: {error}.") from None
   if not isinstance(fields, dict):
@@ -186,8 +189,11 @@ def read_start(path: str, size: int) -> tuple[bytes, int]:
 
 
 def _prepare(path: str) -> fsspec.core.OpenFile:
-  compression = "infer" if is_compressed(path) else None
-  return fsspec.open(path, "rb", compression=compression)
+  if paths.is_remote(path):
+    return fsspec.open(path, "rb", compression="infer" if is_compressed(path) else None)
+  filesystem, name = paths.find_filesystem(path)  # which take "::" for a part of the name
+  compression = infer_compression(name) if is_compressed(path) else None
+  return fsspec.core.OpenFile(filesystem, name, compression=compression)
 
 
 def copy_here(path: Path) -> str:

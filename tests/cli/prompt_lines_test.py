@@ -50,6 +50,11 @@ def test_fields_do_not_hide_results():
     read({"prompt": "x", "text": "y"})
 
 
+def test_fields_come_once():
+  with pytest.raises(ValueError, match="no JSON .several fields 'prompt'"):
+    prompt_lines.parse_fields(b'{"prompt": "x", "pr\\u006fmpt": "y"}')
+
+
 def test_samples_differ_in_their_seeds():
   line = read({"prompt": "x", "num_samples": 3, "seed": 5}, temperature=1.0)
   assert [s.seed for s in line.samples] == [5, 6, 7]
@@ -61,7 +66,8 @@ def test_samples_differ_in_their_seeds():
 @pytest.mark.parametrize(
   ("count", "temperature", "message"),
   [
-    (0, 1.0, "num_samples is 0; it must be an integer >= 1"),
+    (0, 1.0, "num_samples is 0; it must be an integer in .1, 65536"),
+    (10**9, 1.0, "num_samples is 1000000000; it must be"),
     (True, 1.0, "num_samples is True"),
     (2.0, 1.0, "num_samples is 2.0"),
     (2, 0.0, "temperature 0 takes the likeliest byte, so all num_samples 2"),

@@ -152,6 +152,19 @@ def test_mistakes_are_named(tmp_path):
   assert GREEDY.max_bytes == 24
 
 
+def test_results_do_not_take_the_place_of_prompts(tmp_path):
+  prompts = tmp_path / "prompts.jsonl"
+  prompts.write_text('{"prompt": "a"}')
+  (tmp_path / "link").symlink_to(prompts)
+  for output in (
+    prompts,
+    tmp_path / "." / "link",
+    f"{tmp_path}/../{tmp_path.name}/prompts.jsonl",
+  ):
+    assert "is the file of --input" in run(f"--input={prompts}", f"--output={output}")
+  assert prompts.read_text() == '{"prompt": "a"}'
+
+
 @pytest.mark.parametrize("root", ["{tmp}", "memory://journal"])
 def test_what_was_stopped_goes_on(tmp_path, monkeypatch, root):
   root = root.format(tmp=tmp_path)

@@ -205,6 +205,14 @@ def test_other_files_are_left_alone(model, tmp_path):
   assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_shards_without_their_manifest_are_not_taken_for_text(whole, tmp_path):
+  shutil.copytree(whole, tmp_path / "s")
+  (tmp_path / "s" / "entropies.json").unlink()
+  for path in (tmp_path, tmp_path / "s" / "00-00000.array_record"):
+    with pytest.raises(ValueError, match="s holds stored entropies, and its entropies.json is"):
+      sources.open_source(str(path))
+
+
 def test_shards_without_their_folder_are_not_taken_for_text(whole):
   for path in (f"{whole}/*.array_record", f"{whole}/00-00000.array_record", str(whole.parent)):
     with pytest.raises(ValueError, match="stored entropies; give that folder itself"):

@@ -98,6 +98,9 @@ def test_arrays_are_read_piece_by_piece():
     ("a.csv", "text\ra\r", "not CSV"),
     ("a.csv", "text,id\na,1\ntext,id\nb,2\n", "row 2: the header once more"),
     ("a.jsonl", '{"text": "a", "text": "b"}', "line 1: several fields 'text'"),
+    ("a.jsonl", '{"text": "a", "t\\u0065xt": "b"}', "line 1: several fields 'text'"),
+    ("a.json", '[{"text": "a", "text": "b"}]', "record 1: several fields 'text'"),
+    ("a.jsonl", json.dumps({"x" * 9999: 1}), "no field 'text' .its fields: 'x{380,}[.]{3}[)]"),
     ("a.csv", "text\n", "holds no text"),
     ("a.tsv", "id,text\n1,x\n", "no column 'text'"),
   ],
@@ -106,6 +109,16 @@ def test_mistakes_name_the_format(tmp_path, name, content, message):
   (tmp_path / name).write_text(content)
   with pytest.raises(ValueError, match=f"{name}.*{message}"):
     read(tmp_path / name)
+
+
+def test_names_that_objects_have_several_times(tmp_path):
+  path = tmp_path / "a.jsonl"
+  path.write_text('{"id": 1, "id": 2, "a": {"b": "c", "x": 1, "x": 2}}')
+  assert read(path, SourceOptions("a.b")) == [b"c"]  # what is not read does no harm
+  for line in ['{"a": {"b": "c", "b": "d"}}', '{"a": {"b": "c"}, "a": {"b": "d"}}']:
+    path.write_text(line)
+    with pytest.raises(ValueError, match="line 1: several fields 'a.b'"):
+      read(path, SourceOptions("a.b"))
 
 
 def test_bad_elements_and_rows_may_be_left_out(tmp_path):
@@ -216,6 +229,9 @@ def test_nuls_at_the_end_of_a_log(tmp_path):
     (b"%PDF-1.7\n", "a PDF document"),
     (b"PK\3\4abc", "compressed text, or a document in a ZIP"),
     (b"SQLite format 3\0", "an SQLite database"),
+    (b"ORC\3\xff", "an ORC file"),
+    (pickle.dumps("text", 5), "a pickle"),
+    (b'\4"M\x18abc', "compressed text"),
     (b"\x93NUMPY\1\0", "a NumPy array"),
     (b"a" * 257 + b"ustar\0", "a tar archive"),
     (bytes(100), "nothing but NUL bytes"),
@@ -225,6 +241,11 @@ def test_what_holds_text_and_is_none_is_named(tmp_path, start, message):
   (tmp_path / "a").write_bytes(start)
   with pytest.raises(ValueError, match=f"a: {message}"):
     read(tmp_path / "a")
+
+
+def test_text_may_begin_like_another_format(tmp_path):
+  (tmp_path / "a").write_text("ORCHIDS")
+  assert read(tmp_path / "a") == [b"ORCHIDS"]
 
 
 def test_lines_by_another_name_are_said(tmp_path, monkeypatch):

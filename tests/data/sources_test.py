@@ -1,6 +1,7 @@
 """Reading documents of every format, and what becomes of bad input."""
 
 import concurrent.futures
+import gzip
 import json
 import os
 import pickle
@@ -23,6 +24,7 @@ RECORDS = [
   ".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".json.gz", ".parquet", ".array_record",
   ".arrayrecord",
 ]  # fmt: skip
+PACK = {".gz": gzip.compress}
 COMPRESSED = [".jsonl.gz", ".jsonl.zst", ".jsonl.xz"]
 
 
@@ -88,6 +90,12 @@ def test_missing_libraries_are_named(tmp_path, monkeypatch):
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   with pytest.raises(ValueError, match=r"pip install blt_jax\[parquet\]"):
     sources.open_source(str(path))
+
+
+@pytest.mark.parametrize("name", ["a::b.jsonl.gz", "a[1]*?{b}.jsonl", "a%20b#c\n~.json"])
+def test_names_are_no_patterns_or_urls(tmp_path, name):
+  (tmp_path / name).write_bytes(PACK.get(name[-3:], bytes)(b'{"text": "a"}'))
+  assert read(tmp_path / name) == [b"a"]
 
 
 def test_mixed_formats_ask_for_a_glob(tmp_path):

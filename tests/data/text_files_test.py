@@ -16,13 +16,14 @@ def test_folder_skips_what_is_no_text(tmp_path):
   (tmp_path / "a").mkdir()
   (tmp_path / "a" / "a.py").write_text("pass\n")
   (tmp_path / "c.png").write_bytes(b"\x89PNG\0\xff")
+  (tmp_path / "d.rtf").write_text(r"{\rtf1 text}")  # which is UTF-8 all the same
   (tmp_path / "empty.txt").write_text(" \n")
   (tmp_path / ".git").mkdir()
   (tmp_path / ".git" / "config").write_text("hidden")
   skipped = Skipped()
   assert read(tmp_path / "c.png") == [b"\x89PNG\0\xff"]  # whoever names it means it
   assert read(tmp_path, skipped=skipped) == [b"pass\n", "bé\n".encode()]
-  assert skipped.counts == {"not UTF-8 text": 1}
+  assert skipped.counts == {"not UTF-8 text": 1, "an RTF document": 1}
   assert sources.read_documents(str(tmp_path)) == [b"pass\n", "bé\n".encode()]
 
 

@@ -234,6 +234,11 @@ def test_bad_folders_are_named(tmp_path):
     table.TableModel(tmp_path)
   make_table(tmp_path / "t")
   info = json.loads((tmp_path / "t" / table.INFO).read_text())
+  for name, value in [("entropy", 1.0), ("reset_at_newline", True), ("buckets", [512] * 5)]:
+    (tmp_path / "t" / table.INFO).write_text(json.dumps({**info, name: value}))
+    with pytest.raises(ValueError, match=f"table.json has other .*{name}.*than were written"):
+      table.TableModel(tmp_path / "t")
+  del info["facts_digest"]  # as earlier versions wrote it
   (tmp_path / "t" / table.INFO).write_text(json.dumps({**info, "buckets": [512] * 5}))
   with pytest.raises(ValueError, match="uint32 .2560,.; train it anew"):
     table.TableModel(tmp_path / "t")

@@ -111,8 +111,11 @@ def test_the_command_patches_as_it_is_told(model, data, monkeypatch):
   assert given == [("RUN", "OTHER", 0.1, 4)]
 
 
-@pytest.mark.parametrize("content", ["[1]\n", '{"a": \n', "\n"])
+@pytest.mark.parametrize(
+  "content",
+  [b"[1]\n", b'{"a": \n', b"\n", b'{"a": "\xff"}\n', b'{"a": 1, "a": 2}\n', b"[" * 100_000],
+)
 def test_lines_that_are_no_rows(content, model, tmp_path):
-  (tmp_path / "piqa_valid.jsonl").write_text(content)
+  (tmp_path / "piqa_valid.jsonl").write_bytes(content)
   with pytest.raises(ValueError, match="piqa_valid.jsonl(, line 1, is| has no rows)"):
     suite.evaluate(model, ["piqa"], str(tmp_path))

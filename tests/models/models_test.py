@@ -233,6 +233,7 @@ def test_bfloat16_keeps_float32_parameters():
 @pytest.mark.parametrize(
   "changes, message",
   [
+    (dict(mlp_multiplier=1e-9), "mlp_multiplier 1e-09 makes an MLP of no width"),
     (dict(num_heads=5), "dim 16 must be a multiple of num_heads 5"),
     (dict(num_heads=16), "head_dim 1 must be even"),
     (dict(num_kv_heads=3), "num_heads 4 must be a multiple of num_kv_heads 3"),

@@ -69,6 +69,8 @@ def test_files_of_one_name_are_told_apart(file, tmp_path):
     ("--config.optimizer.learning_rate=x", "it must be a number"),
     ("--config.logging.tensorboard=maybe", "it must be true or false"),
     ("--config.data.mixture=3", "it must be a dict, such as"),
+    ("--config.data.mixture={1: ('a', 1.0)}", "names a source 1; give it a word"),
+    ("--config.data.mixture={'': ('a', 1.0)}", "names a source ''; give it a word"),
     ("--config.model.hash_sizes=abc", r"\('abc',\); it must hold whole numbers"),
     ("--config.data.seq_len", "Missing value for flag"),
     ("--noconfig.data.seq_len", "noconfig.data.seq_len"),

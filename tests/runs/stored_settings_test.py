@@ -57,7 +57,11 @@ def test_what_a_run_keeps_is_relative_to_it(tmp_path):
   folder.save_config(tmp_path / "runs/blt", _config(tmp_path / "runs/blt", model))
   stored = json.loads((tmp_path / "runs/blt/config.json").read_text())
   assert stored["patching"]["entropy_model"] == "../entropy"
-  folder.save_config(tmp_path / "out", folder.load_config(tmp_path / "runs/blt"))  # as export
+  (tmp_path / "deep").mkdir()  # as export does
+  folder.save_config(
+    tmp_path / "deep/out", folder.load_config(tmp_path / "runs/blt"), tmp_path / "out"
+  )
+  (tmp_path / "deep/out").rename(tmp_path / "out")
   assert _found(tmp_path / "out") == str(model)
 
 

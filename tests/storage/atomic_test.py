@@ -49,6 +49,21 @@ def test_what_fails_leaves_what_was_before(root, tmp_path):
   assert len(Folder(root.format(tmp=tmp_path)).sizes()) == 1
 
 
+def test_folders_have_their_name_once_they_are_whole(tmp_path):
+  whole = tmp_path / "new" / "run"
+  with pytest.raises(KeyboardInterrupt), atomic.new_folder(whole) as folder:
+    write(f"{folder}/a", "half")
+    raise KeyboardInterrupt
+  assert names(whole.parent) == []
+  with atomic.new_folder(whole) as folder:
+    assert not whole.exists() and folder.endswith("/run")
+    write(f"{folder}/a", "text")
+  assert names(whole.parent) == ["run"] and names(whole) == ["a"]
+  with pytest.raises(OSError, match="not empty"), atomic.new_folder(whole) as folder:
+    write(f"{folder}/b", "other")
+  assert names(whole.parent) == ["run"] and names(whole) == ["a"]
+
+
 def test_bytes_are_on_the_disk_before_they_have_a_name(tmp_path, monkeypatch):
   synced, fsync = [], os.fsync
 

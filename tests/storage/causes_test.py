@@ -28,6 +28,23 @@ def test_errors_are_told_apart(error, passing, advice):
   assert causes.advice(error).startswith(advice)
 
 
+@pytest.mark.parametrize(
+  ("error", "brief"),
+  [
+    (
+      ValueError("Cannot read x. See full TensorStore details: Spec({\n'a': 1})."),
+      "Cannot read x",
+    ),
+    (ValueError("CRC of /a/b is wrong. [tensorstore_spec='{}']"), "CRC of /a/b is wrong"),
+    (ValueError("first\nsecond"), "first"),
+    (ValueError("x" * 9999), "x" * 400 + "..."),
+    (KeyError("key"), "it lacks 'key'"),
+  ],
+)
+def test_pages_of_libraries_become_a_line(error, brief):
+  assert causes.brief(error) == brief
+
+
 def test_what_an_error_came_from_counts():
   try:
     try:

@@ -1,5 +1,6 @@
 """What a file is, by what it begins with, where its name does not say."""
 
+import codecs
 import json
 
 from blt_jax.data.reading.documents import BadInputError
@@ -13,6 +14,8 @@ _FORMATS: dict[bytes, tuple[str, str]] = {
   b"\x1f\x8b": ("compressed text", _TEXT),
   b"\x28\xb5\x2f\xfd": ("compressed text", _TEXT),
   b"\xfd7zXZ\0": ("compressed text", _TEXT),
+  b"\x04\x22\x4d\x18": ("compressed text", _TEXT),  # lz4
+  b"\x1f\x9d": ("compressed text", _TEXT),  # .Z
   b"BZh": ("compressed text", _TEXT),
   b"PK\3\4": ("compressed text, or a document in a ZIP file", _CONVERT),
   b"7z\xbc\xaf\x27\x1c": ("a 7z archive", _CONVERT),
@@ -28,17 +31,29 @@ _FORMATS: dict[bytes, tuple[str, str]] = {
   b"\x93NUMPY": ("a NumPy array", _CONVERT),
   b"Obj\1": ("an Avro file", _CONVERT),
   b"ORC": ("an ORC file", _CONVERT),
+  b"\x80\4": ("a pickle of Python", _CONVERT),
+  b"\x80\5": ("a pickle of Python", _CONVERT),
 }
+_WORDS = b"ORC", b"BZh"  # text may begin so, as "ORCHIDS" does
 _TAR = 257, b"ustar"
 
 
 def check_text(start: bytes) -> None:
   """Raises BadInputError if a file, by its start, holds documents in another format."""
   for magic, (what, way_out) in _FORMATS.items():
-    if start.startswith(magic):
+    if start.startswith(magic) and not (magic in _WORDS and _is_plain(start)):
       raise BadInputError(what, way_out)
   if start[_TAR[0] :].startswith(_TAR[1]):
     raise BadInputError("a tar archive", _CONVERT)
+
+
+def _is_plain(start: bytes) -> bool:
+  """Whether the start of a file is UTF-8 without NULs; its last character may be cut."""
+  try:
+    codecs.utf_8_decode(start, "strict", False)
+  except UnicodeDecodeError:
+    return False
+  return b"\0" not in start
 
 
 def seems_to_be_lines(start: bytes, field: str) -> bool:

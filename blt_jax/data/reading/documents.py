@@ -9,6 +9,8 @@ import grain
 import numpy as np
 from absl import logging
 
+_DETAILS = 400  # characters in an error; names of fields may be as long as a file
+
 
 @dataclasses.dataclass(frozen=True)
 class Document:
@@ -116,9 +118,9 @@ class Policy:
     if self.options.on_error == "skip":
       self.skipped.add(error.reason, where)
       return
-    details = f" ({error.details})" if error.details else ""
+    details = error.details[:_DETAILS] + "..." * (len(error.details) > _DETAILS)
     raise ValueError(
-      f"{self.skipped.locate(where)}: {error.reason}{details}. "
+      f"{self.skipped.locate(where)}: {error.reason}{f' ({details})' if details else ''}. "
       "Mend it, or leave such input out with on_error=skip."
     ) from None
 

@@ -4,6 +4,9 @@ import json
 from typing import Any
 
 from blt_jax.data.reading.documents import BadInputError
+from blt_jax.storage import unique_names
+
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_names.mark)
 
 
 def parse_line(line: bytes, field: str) -> bytes | None:
@@ -30,15 +33,15 @@ def parse_line(line: bytes, field: str) -> bytes | None:
   except UnicodeDecodeError:
     content, errors = line.decode(errors="surrogateescape"), "surrogateescape"
   try:
-    record = json.loads(content)
+    record = _DECODER.decode(content)
   except (ValueError, RecursionError) as error:
     raise BadInputError("not a line of JSON", str(error)) from error
   if not isinstance(record, dict):
     hint = "; name the file .json if it is one array" if isinstance(record, list) else ""
     raise BadInputError("not a JSON object", f"it is of type {type(record).__name__}{hint}")
-  if content.count(f'"{field}"') > 1:
-    _check_single(content, field)
   text = record[field] if field in record else _look_up(record, field)
+  if text is unique_names.SEVERAL:
+    raise BadInputError(f"several fields {field!r}", "which one is meant?")
   if not isinstance(text, str):
     raise BadInputError(f"no string in field {field!r}", f"but {type(text).__name__}")
   try:
@@ -47,19 +50,11 @@ def parse_line(line: bytes, field: str) -> bytes | None:
     return _encode_surrogates(text, errors)
 
 
-def _check_single(content: str, field: str) -> None:
-  """Raises BadInputError if an object has a field twice: a parser keeps the last one."""
-
-  def count(pairs: list[tuple[str, Any]]) -> int:
-    return sum(name == field for name, _ in pairs)
-
-  if json.loads(content, object_pairs_hook=count) > 1:
-    raise BadInputError(f"several fields {field!r}", "which one is meant?")
-
-
 def _look_up(record: dict[str, Any], field: str) -> Any:
   value: Any = record
   for name in field.split("."):
+    if value is unique_names.SEVERAL:
+      return value
     if not isinstance(value, dict) or name not in value:
       names = ", ".join(map(repr, list(record)[:10])) or "none"
       details = f"its fields: {names}; text_field says which"

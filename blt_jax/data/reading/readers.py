@@ -118,15 +118,26 @@ class TextReader(_RangeReader):
   def _open(self, path: str) -> int:
     with files.open_file(path) as file:
       start = file.read(_START)
-    if self._is_alone:
-      contents.check_text(start)
+    if not self._holds_text(start, path):
+      start = b""
     if contents.seems_to_be_lines(start, self._policy.options.text_field):
       logging.warning("%s is read as plain text, and seems to be JSONL: name it so.", path)
     encoding = encodings.find(start)
-    bounds = self._scan_as(path, encoding)
+    bounds = self._scan_as(path, encoding) if start else np.zeros(1, np.int64)
     self._encodings.append(encoding)
     self._bounds.append(bounds)
     return len(bounds) - 1
+
+  def _holds_text(self, start: bytes, path: str) -> bool:
+    """False, and said, for another format in a folder; a file alone is meant: an error."""
+    try:
+      contents.check_text(start)
+    except BadInputError as error:
+      if self._is_alone:
+        raise
+      self._policy.skipped.add(error.reason, path)
+      return False
+    return True
 
   def _scan_as(self, path: str, encoding: encodings.Encoding) -> np.ndarray:
     limit = encodings.piece_limit(self._policy.options.max_document_bytes, encoding)

@@ -8,6 +8,7 @@ import bisect
 import dataclasses
 import itertools
 import os
+import re
 import struct
 
 import grain
@@ -23,6 +24,7 @@ from blt_jax.data.reading.documents import (
 from blt_jax.storage.folders import Folder
 
 _MANIFEST = "entropies.json"
+_FACTS = re.compile(r"\d\d-(\d{5}|done)\.json")  # which `shards` writes beside the shards
 FORMAT = 1
 _MOST = 100_000  # processes
 
@@ -74,6 +76,12 @@ class Manifest:
 def is_scored(path: str | os.PathLike) -> bool:
   """Whether a path is such a folder."""
   return Folder(path).exists(_MANIFEST)
+
+
+def has_lost_manifest(folder: str | os.PathLike) -> bool:
+  """Whether shards lie in a folder, and what says what made them does not."""
+  names = Folder(folder).sizes()
+  return _MANIFEST not in names and any(map(_FACTS.fullmatch, names))
 
 
 def load_manifest(folder: str | os.PathLike) -> Manifest:

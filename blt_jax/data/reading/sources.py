@@ -156,6 +156,11 @@ def _check_no_scored(found: Sequence[str], kind: str) -> None:
   folders = {p.rpartition("/")[0] for p in found} if kind == "array_record" else set()
   if scored_folders := sorted(filter(scored.is_scored, folders)):
     raise ValueError(f"{scored_folders[0]} holds stored entropies; give that folder itself.")
+  if lost := sorted(filter(scored.has_lost_manifest, folders)):
+    raise ValueError(
+      f"{lost[0]} holds stored entropies, and its entropies.json is missing; put it back, or "
+      "score the text again."
+    )
 
 
 def _check_any(reader, path: str, skipped: Skipped) -> None:

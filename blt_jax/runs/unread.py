@@ -1,0 +1,48 @@
+"""Settings that are changed and do nothing in a run."""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from blt_jax import config as declared
+from blt_jax import kinds
+
+# Scheme -> what it reads of `config.patching`; what is not here needs no entropies.
+_RULES = ("threshold", "threshold_add", "monotonic", "cumulative", "reset_at_newline")
+_READ = {
+  "entropy": (*_RULES, "entropies", "entropy_model", "patch_size", "max_patch_length"),
+  "space": ("max_patch_length",),
+  "static": ("patch_size", "max_patch_length"),
+  "bpe": ("tokenizer", "tokenizer_digest", "max_patch_length"),
+}
+
+
+def find(config: ConfigDict) -> Iterator[str]:
+  """A sentence for each."""
+  yield from _patching(config)
+  steps = config.num_steps
+  if config.schedule.warmup_steps >= steps:
+    yield (
+      f"config.schedule.warmup_steps is {config.schedule.warmup_steps}, not below "
+      f"config.num_steps, {steps}: the learning rate never gets to its peak."
+    )
+  if config.profile.start > steps:
+    yield (
+      f"config.profile.start is {config.profile.start}, above config.num_steps, {steps}: no "
+      "step is traced."
+    )
+
+
+def _patching(config: ConfigDict) -> Iterator[str]:
+  """Settings of patches that the scheme, or a model without patches, does not read."""
+  kind, scheme = kinds.find_kind(config.model.kind), config.patching.scheme
+  read: tuple[str, ...] = (*_READ.get(scheme, ()), "scheme")
+  who = f"the patching scheme {scheme!r}"
+  if not kind.patched:
+    read = ("tokenizer", "tokenizer_digest") if kind.reads_pieces else ()
+    who = f"a {config.model.kind}, which reads no patches"
+  default = declared.get_config(config.model.kind).patching
+  changed = [n for n in config.patching if n not in read and config.patching[n] != default[n]]
+  if changed:
+    names = ", ".join(f"config.patching.{name}" for name in changed)
+    yield f"Without effect on {who}: {names}."
