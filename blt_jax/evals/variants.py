@@ -59,8 +59,12 @@ def make(
     if not found:
       variants.append(_make(label, run, None, texts))
     for threshold in found:
-      name = f"threshold={threshold:g}" if len(found) > 1 else label
+      name = f"threshold={threshold:.8g}" if len(found) > 1 else label
       variants.append(_make(name, run, threshold, texts))
+  if len({v.label for v in variants}) < len(variants):
+    raise ValueError(
+      f"Two of {[v.threshold for v in variants]} nats are the same threshold; give others."
+    )
   return variants
 
 
