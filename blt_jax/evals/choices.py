@@ -22,15 +22,19 @@ class MultipleChoice(Task):
     """The choices, without the space before each."""
     return row["choices"]
 
-  def check(self, number: int, row: Row) -> None:
+  def check(self, row: Row) -> None:
     """Raises ValueError where a row lacks a field, or its label is none of the choices."""
-    super().check(number, row)
-    count, label = len(self.choices(row)), self.label(row)
+    super().check(row)
+    choices, label = self.choices(row), self.label(row)
+    if not isinstance(choices, list) or not all(isinstance(c, str) for c in choices):
+      raise ValueError(f"has choices {choices!r}; they must be a list of texts.")
+    count = len(choices)
     if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < count:
       raise ValueError(
-        f"Row {number} of {self.name} has label {label!r}; it must be the index of one of its "
-        f"{count} choices, from 0 on."
+        f"has label {label!r}; it must be the index of one of its {count} choices, from 0 on."
       )
+    if not isinstance(self.context(row), str):
+      raise ValueError(f"has context {self.context(row)!r}; it must be a text.")
 
   def label(self, row: Row) -> Any:
     """Index of the right choice."""
@@ -151,7 +155,7 @@ TASKS = (
     "mmlu_test",
     ("subject", "question", "choices", "label"),
     num_shots=5,
-    group="subject",
+    groups=("subject",),
   ),
-  Blimp("blimp", "blimp", ("uid", "good", "bad"), group="uid"),
+  Blimp("blimp", "blimp", ("uid", "good", "bad"), groups=("uid",)),
 )

@@ -126,11 +126,11 @@ class CodeTask(Task):
     raise NotImplementedError
 
   def score(self, item: Item, answers: Sequence[Any]) -> Score:
-    """`pass@1`; see `check_leave`."""
-    self.check_leave()
+    """`pass@1`; see `check_ready`."""
+    self.check_ready()
     return {"pass@1": float(run_program(*self.program(item, answers[0])) == "passed")}
 
-  def check_leave(self) -> None:
+  def check_ready(self) -> None:
     """Raises ValueError where nobody gave leave to run programs."""
     if not self.run_code:
       raise ValueError(

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from blt_jax.evals.task import Continue, Item, Request, Row, Score, Task
+from blt_jax.evals.task import Continue, Item, Request, Row, Score, Task, check_texts
 
 _INDENT = "\n" + 12 * " "
 _ANSWER = ' Answer: "'
@@ -206,14 +206,15 @@ def _compare(task: str, found: str, label: str) -> float:
 class Cute(Task):
   """All of its tasks, told apart by the field `task`."""
 
-  def check(self, number: int, row: Row) -> None:
+  def check(self, row: Row) -> None:
     """Raises ValueError where a row lacks a field, or is of no known task."""
-    super().check(number, row)
+    super().check(row)
+    check_texts(row, "task")
     prompt = PROMPTS.get(row["task"].removesuffix("_rand"))
     if prompt is None or prompt.question.count("{}") != len(row["inputs"]):
       raise ValueError(
-        f"Row {number} of {self.name} has task {row['task']!r} with {len(row['inputs'])} "
-        f"inputs; tasks are {[*PROMPTS]}, with as many inputs as their question has gaps."
+        f"has task {row['task']!r} with {len(row['inputs'])} inputs; tasks are {[*PROMPTS]}, "
+        "with as many inputs as their question has gaps."
       )
 
   def requests(self, item: Item) -> list[Request]:
@@ -232,6 +233,6 @@ class Cute(Task):
 
 _FIELDS = ("task", "inputs", "label")
 TASKS = (
-  Cute("cute", "cute", _FIELDS, metric="exact_match", group="task"),
-  Cute("cute_rand", "cute_rand", _FIELDS, metric="exact_match", group="task"),
+  Cute("cute", "cute", _FIELDS, metric="exact_match", groups=("task",)),
+  Cute("cute_rand", "cute_rand", _FIELDS, metric="exact_match", groups=("task",)),
 )

@@ -5,17 +5,22 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from blt_jax.evals.task import Continue, Item, Request, Row, Score, Task
+from blt_jax.evals.task import Continue, Item, Request, Row, Score, Task, check_texts
 
 
 def score(output: str, label: str) -> Score:
   """Compares phonemes, such as "K AE1 T"; digits are stress.
 
+  Args:
+    output: what a model wrote; its first line that is not blank counts.
+    label: the right phonemes.
+
   Returns:
     `exact_match`, `exact_match_no_stress`, and `phoneme_error_rate`: edits over the number
     of the label's phonemes.
   """
-  found, wanted = output.split(), label.split()
+  lines = [line for line in output.split("\n") if line.strip()]
+  found, wanted = (lines[0] if lines else "").split(), label.split()
   plain = [[re.sub(r"\d", "", phoneme) for phoneme in side] for side in (found, wanted)]
   return {
     "exact_match": float(found == wanted),
@@ -45,9 +50,13 @@ class G2P(Task):
     return [Continue("".join(shots) + _prompt(item.row), (), 128)]
 
   def score(self, item: Item, answers: Sequence[Any]) -> Score:
-    """See `score`; what counts is the first line that is not blank."""
-    lines = [line for line in answers[0].split("\n") if line.strip()]
-    return score(lines[0] if lines else "", item.row["phonemes"])
+    """See `score`."""
+    return score(answers[0], item.row["phonemes"])
+
+  def check(self, row: Row) -> None:
+    """Raises ValueError where a row lacks a field, or has no phonemes."""
+    super().check(row)
+    check_texts(row, "word", "phonemes")
 
 
 def _prompt(row: Row) -> str:

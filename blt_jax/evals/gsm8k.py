@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from blt_jax.evals.task import Continue, Item, Request, Row, Score, Task
+from blt_jax.evals.task import Continue, Item, Request, Row, Score, Task, check_texts
 
 _STRICT = re.compile(r"#### (-?[0-9.,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
@@ -30,11 +30,12 @@ class Gsm8k(Task):
       "exact_match_flexible": float(bool(numbers) and _clean(numbers[-1]) == wanted),
     }
 
-  def check(self, number: int, row: Row) -> None:
+  def check(self, row: Row) -> None:
     """Raises ValueError where a row lacks a field, or its answer ends without a number."""
-    super().check(number, row)
+    super().check(row)
+    check_texts(row, "question", "answer")
     if not _STRICT.search(row["answer"]):
-      raise ValueError(f"Row {number} of {self.name} has an answer without '#### NUMBER'.")
+      raise ValueError("has an answer without '#### NUMBER'.")
 
 
 def _prompt(row: Row) -> str:

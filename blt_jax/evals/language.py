@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 
 from blt_jax.evals import statistics
-from blt_jax.evals.statistics import Estimate
-from blt_jax.evals.task import Choice, Item, Request, Row, Score, Task, Text
+from blt_jax.evals.statistics import Statistic
+from blt_jax.evals.task import Choice, Item, Request, Row, Score, Task, Text, check_texts
+
+_MOST_NATS = 700.0  # exp of more has no float
 
 
 @dataclasses.dataclass(frozen=True)
 class Lambada(Task):
   """The last word of a passage, which only the whole passage tells."""
 
-  def check(self, number: int, row: Row) -> None:
-    """Raises ValueError where a row lacks its text, or the text a space."""
-    super().check(number, row)
-    if " " not in row["text"]:
-      raise ValueError(f"Row {number} of {self.name} has no last word to predict.")
+  def check(self, row: Row) -> None:
+    """Raises ValueError where a row lacks its text, or the text a word after a space."""
+    super().check(row)
+    check_texts(row, "text")
+    if not row["text"].rpartition(" ")[2] or " " not in row["text"]:
+      raise ValueError("has no last word to predict; its text must end in a space and a word.")
 
   def requests(self, item: Item) -> list[Request]:
     """The word after the last space."""
@@ -32,14 +35,12 @@ class Lambada(Task):
     ((nats, is_greedy),) = answers[0]
     return {"acc": float(is_greedy), "log_likelihood": float(nats)}
 
-  def summarise(self, scores: Sequence[Score]) -> dict[str, Estimate]:
+  def statistics(self, scores: Sequence[Score]) -> dict[str, Statistic]:
     """The mean of `acc`, and `perplexity` of the words."""
-    nats = [s["log_likelihood"] for s in scores]
-    samples = statistics.bootstrap(nats, lambda x: np.exp(-x.mean(axis=1)))
-    value = math.exp(-math.fsum(nats) / len(nats))
+    nats = statistics.of_means([s["log_likelihood"] for s in scores])
     return {
-      "acc": statistics.mean([s["acc"] for s in scores]),
-      "perplexity": Estimate(value, float(samples.std(ddof=1))),
+      "acc": statistics.of_means([s["acc"] for s in scores]),
+      "perplexity": dataclasses.replace(nats, finish=_perplexity),
     }
 
 
@@ -58,20 +59,30 @@ class BitsPerByte(Task):
       "bytes": float(len(item.row["text"].encode())),
     }
 
-  def summarise(self, scores: Sequence[Score]) -> dict[str, Estimate]:
+  def check(self, row: Row) -> None:
+    """Raises ValueError where a row lacks its text, or the text is empty."""
+    super().check(row)
+    check_texts(row, "text")
+
+  def statistics(self, scores: Sequence[Score]) -> dict[str, Statistic]:
     """`bits_per_byte` of all documents together."""
-    bits, sizes = (np.array([s[name] for s in scores]) for name in ("bits", "bytes"))
-    numbers = np.arange(len(scores))
+    return {"bits_per_byte": per_byte(scores, "bits")}
 
-    def ratio(samples: np.ndarray) -> np.ndarray:
-      chosen = samples.astype(int)
-      return bits[chosen].sum(axis=1) / sizes[chosen].sum(axis=1)
 
-    error = float(statistics.bootstrap(numbers.tolist(), ratio).std(ddof=1))
-    return {"bits_per_byte": Estimate(float(bits.sum() / sizes.sum()), error)}
+def per_byte(scores: Sequence[Score], name: str) -> Statistic:
+  """A number of documents over their `bytes`."""
+  columns = np.array([[score[name], score["bytes"]] for score in scores])
+  return Statistic(columns, lambda sums, _: float(sums[0] / sums[1]))
+
+
+def _perplexity(sums: np.ndarray, count: int) -> float:
+  nats = -float(sums[0]) / count
+  return math.exp(nats) if nats < _MOST_NATS else math.inf
 
 
 TASKS = (
   Lambada("lambada", "lambada_test", ("text",)),
-  BitsPerByte("bpb", "bpb", ("text",), metric="bits_per_byte"),
+  BitsPerByte(
+    "bpb", "bpb", ("text",), metric="bits_per_byte", groups=("lang", "source", "domain")
+  ),
 )

@@ -1,14 +1,18 @@
-"""A multiple-choice task whose text is spoiled (paper, section 6.1)."""
+"""Tasks whose text is spoiled (paper, section 6.1): multiple choice, bits per byte."""
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from blt_jax.evals import noise
 from blt_jax.evals.choices import MultipleChoice, best
-from blt_jax.evals.task import Choice, Item, Request, Row, Score, Task
+from blt_jax.evals.language import BitsPerByte, per_byte
+from blt_jax.evals.statistics import Statistic
+from blt_jax.evals.task import Choice, Item, Request, Row, Score, Task, Text
 
+STRENGTHS = (0.25, 0.5, 1.0)  # probabilities that a character gets the noise
 _PARTS = ("prompt", "completion", "both")
 
 
@@ -26,9 +30,9 @@ class Noised(Task):
   clean: MultipleChoice | None = None
   seed: int = 0
 
-  def check(self, number: int, row: Row) -> None:
+  def check(self, row: Row) -> None:
     """As the clean task does."""
-    self._clean.check(number, row)
+    self._clean.check(row)
 
   @property
   def _clean(self) -> MultipleChoice:
@@ -44,10 +48,10 @@ class Noised(Task):
   def _spoil(self, item: Item, clean: Request, name: str, part: str) -> Choice:
     if not isinstance(clean, Choice):
       raise TypeError(f"{self.name} spoils multiple choice only.")
-    key, spoil = json.dumps(dict(item.row), sort_keys=True), noise.NOISES[name]
+    key = _key(item)
 
     def spoiled(text: str, piece: str) -> str:
-      return spoil(text, noise.generator(self.seed, name, key, f"{part} {piece}"))
+      return noise.spoil(text, name, noise.generator(self.seed, name, key, f"{part} {piece}"))
 
     context, choices = clean.context, [c.removeprefix(" ") for c in clean.continuations]
     if part != "completion":
@@ -80,7 +84,60 @@ def _is_right(asked: Choice, answer: Sequence[Any], label: int) -> float:
   return float(best([nats for nats, _ in answer], choices) == label)
 
 
-def of(task: MultipleChoice) -> Noised:
-  """The noised form of a task."""
+@dataclasses.dataclass(frozen=True)
+class NoisedText(BitsPerByte):
+  """Every document clean, then with each noise at each of `STRENGTHS`.
+
+  Attributes:
+    seed: of the noises.
+  """
+
+  seed: int = 0
+
+  def requests(self, item: Item) -> list[Request]:
+    """The clean document, then noise by noise, from weak to strong."""
+    text, key = item.row["text"], _key(item)
+    spoiled = [
+      noise.spoil(text, name, noise.generator(self.seed, name, key, "text"), strength)
+      for name in noise.NOISES
+      for strength in STRENGTHS
+    ]
+    return [Text(text), *map(Text, spoiled)]
+
+  def score(self, item: Item, answers: Sequence[Any]) -> Score:
+    """`bits` of the clean document, its `bytes`, and the bits that each noise adds."""
+    clean = super().score(item, answers)
+    added = [-float(nats) / math.log(2) - clean["bits"] for nats in answers[1:]]
+    return clean | dict(zip(self._added(), added, strict=True))
+
+  def statistics(self, scores: Sequence[Score]) -> dict[str, Statistic]:
+    """`extra_bits_per_byte`: added bits over clean bytes, mean over noises; and of each."""
+    strongest = [self.metric_of(name, STRENGTHS[-1]) for name in noise.NOISES]
+    means = [
+      {"bytes": s["bytes"], self.metric: sum(s[n] for n in strongest) / len(strongest)}
+      for s in scores
+    ]
+    each = {name: per_byte(scores, name) for name in self._added()}
+    return {self.metric: per_byte(means, self.metric)} | super().statistics(scores) | each
+
+  def metric_of(self, name: str, strength: float) -> str:
+    """The name of what a noise costs at a strength."""
+    return f"{self.metric}_{name}_{strength:g}"
+
+  def _added(self) -> list[str]:
+    return [self.metric_of(name, s) for name in noise.NOISES for s in STRENGTHS]
+
+
+def _key(item: Item) -> str:
+  return json.dumps(dict(item.row), sort_keys=True)
+
+
+def of(task: Task) -> Task | None:
+  """The noised form of a task, or None where there is none."""
   name = f"{task.name}_noise"
-  return Noised(name, task.file, task.fields, task.num_shots, "acc_norm", clean=task)
+  if isinstance(task, MultipleChoice):
+    return Noised(name, task.file, task.fields, task.num_shots, "acc_norm", clean=task)
+  if isinstance(task, BitsPerByte):
+    metric = "extra_bits_per_byte"
+    return NoisedText(name, task.file, task.fields, metric=metric, groups=task.groups)
+  return None

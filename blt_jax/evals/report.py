@@ -1,44 +1,67 @@
 """What the suite found, as a table and as files."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import math
+import platform
+import types
+from collections.abc import Mapping
 from typing import Any
 
-from blt_jax.evals import rows
+from blt_jax.evals import rows, samples
+from blt_jax.evals.patches import PatchUse
+from blt_jax.evals.statistics import Estimate
 from blt_jax.evals.suite import Report, TaskReport
 from blt_jax.storage import atomic
 from blt_jax.storage.folders import Folder
 from blt_jax.storage.paths import Path
 
-_PACKAGES = ("jax", "flax", "numpy")
+_PACKAGES = ("blt_jax", "jax", "flax", "numpy", "sacrebleu")
+_HEAD = (
+  f"{'task':24} {'metric':36} {'value':>8} {'error':>7}  {'95 %':16} {'n':>6} {'shots':>5}"
+)
 
 
-def to_results(report: Report, data: Path, about: dict[str, Any]) -> dict[str, Any]:
+def to_results(
+  report: Report,
+  data: Path,
+  about: dict[str, Any],
+  patches: Mapping[str, PatchUse] = types.MappingProxyType({}),
+) -> dict[str, Any]:
   """All numbers as JSON holds them.
 
   Args:
     report: of the suite.
     data: the folder that the rows came from.
     about: what else to say: the run, its step, the threshold, the seed.
+    patches: task -> how its texts were patched.
   """
-  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-  tasks = {name: _task(told, data) for name, told in report.items()}
-  return {**about, "versions": versions, "tasks": tasks}
+  tasks = {name: _task(told, data, patches.get(name)) for name, told in report.items()}
+  return {**about, "versions": _versions(), "tasks": tasks}
 
 
-def _task(told: TaskReport, data: Path) -> dict[str, Any]:
+def _versions() -> dict[str, str]:
+  """Those of packages that are installed."""
+  found = {"python": platform.python_version()}
+  for name in _PACKAGES:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+      found[name] = importlib.metadata.version(name)
+  return found
+
+
+def _task(told: TaskReport, data: Path, patches: PatchUse | None) -> dict[str, Any]:
   metrics = {}
   for name, estimate in told.summary.items():
     metrics[name] = {
-      "value": _finite(estimate.value),
-      "standard_error": _finite(estimate.error),
-      "interval_95": told.intervals.get(name),
+      "value": finite(estimate.value),
+      "standard_error": finite(estimate.error),
+      "interval_95": [finite(end) for end in told.intervals[name]],
     }
   groups = {
-    group: {name: _finite(estimate.value) for name, estimate in summary.items()}
-    for group, summary in told.groups.items()
+    field: {value: _values(summary) for value, summary in by_value.items()}
+    for field, by_value in told.groups.items()
   }
   asked = json.dumps(told.asked).encode()
   return {
@@ -48,31 +71,40 @@ def _task(told: TaskReport, data: Path) -> dict[str, Any]:
     "n": len(told.items),
     "shots": max(len(item.shots) for item in told.items),
     "digest_of_prompts": hashlib.sha256(asked).hexdigest(),
-    "sha256_of_data": rows.digest(data, told.task.file),
+    "sha256_of_data": rows.digest(samples.locate(str(data)), told.task.file),
+    "signatures": told.task.signatures(told.items),
+    "bytes_per_patch": patches and patches.bytes_per_patch,
+    "patches_per_item": patches and patches.patches_per_item,
   }
 
 
-def _finite(value: float) -> float | None:
+def _values(summary: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+  return {
+    name: {"value": finite(estimate.value), "standard_error": finite(estimate.error)}
+    for name, estimate in summary.items()
+  }
+
+
+def finite(value: float) -> float | None:
+  """The number as JSON can hold it: None for NaN and infinity."""
   return value if math.isfinite(value) else None
 
 
 def to_table(report: Report) -> str:
   """A line for each number; the one that a task is quoted by has a star."""
-  head = (
-    f"{'task':20} {'metric':24} {'value':>8} {'error':>7}  {'95 %':16} {'n':>6} {'shots':>5}"
-  )
-  lines = [head]
+  lines = [_HEAD]
   for name, told in report.items():
     shots = max(len(item.shots) for item in told.items)
-    for metric, (value, error) in told.summary.items():
-      interval = told.intervals.get(metric)
-      between = "" if interval is None else f"{interval[0]:.4f}-{interval[1]:.4f}"
+    for metric, estimate in told.summary.items():
+      numbers = _numbers(estimate, told.intervals[metric])
       star = "*" if metric == told.task.metric else " "
-      lines.append(
-        f"{name:20} {metric + star:24} {value:8.4f} {error:7.4f}  {between:16} "
-        f"{len(told.items):6d} {shots:5d}"
-      )
+      lines.append(f"{name:24} {metric + star:36} {numbers} {len(told.items):6d} {shots:5d}")
   return "\n".join(lines)
+
+
+def _numbers(estimate: Estimate, interval: tuple[float, float]) -> str:
+  low, high = (f"{end:.4f}" for end in interval)
+  return f"{estimate.value:8.4f} {estimate.error:7.4f}  {f'{low} {high}':16}"
 
 
 def save(folder: Path, report: Report, results: dict[str, Any]) -> None:

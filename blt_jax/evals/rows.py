@@ -5,6 +5,7 @@ import hashlib
 import json
 from typing import Any
 
+from blt_jax.cli.parsing import nearest
 from blt_jax.storage import files, unique_names
 from blt_jax.storage.folders import Folder
 from blt_jax.storage.paths import Path
@@ -12,7 +13,20 @@ from blt_jax.storage.paths import Path
 _EXAMPLES = {"mmlu_test": "mmlu_dev"}  # file -> where its examples are
 
 
-def read(folder: Path, name: str) -> list[dict[str, Any]]:
+class PlacedRow(dict[str, Any]):
+  """A row that knows where it was read.
+
+  Attributes:
+    place: its file and line.
+  """
+
+  def __init__(self, fields: dict[str, Any], place: str):
+    """Takes the fields and the place."""
+    super().__init__(fields)
+    self.place = place
+
+
+def read(folder: Path, name: str) -> list[PlacedRow]:
   """The rows of NAME.jsonl in a folder.
 
   Raises:
@@ -21,7 +35,10 @@ def read(folder: Path, name: str) -> list[dict[str, Any]]:
   """
   home, file = Folder(folder), f"{name}.jsonl"
   if not home.exists(file):
-    raise FileNotFoundError(f"{home.path_of(file)} is missing; a task's rows are JSON lines.")
+    raise FileNotFoundError(
+      f"{home.path_of(file)} is missing; a task's rows are JSON lines."
+      f"{nearest(file, home.sizes())}"
+    )
   path = home.path_of(file)
   content = files.read_bytes(path).removeprefix(codecs.BOM_UTF8)
   lines = enumerate(content.split(b"\n"), 1)
@@ -37,17 +54,17 @@ def digest(folder: Path, name: str) -> str:
   return hashlib.sha256(content).hexdigest()
 
 
-def read_shots(folder: Path, name: str) -> list[dict[str, Any]]:
+def read_shots(folder: Path, name: str) -> list[PlacedRow]:
   """The rows of examples for a file, if there are any beside it."""
   shots = _EXAMPLES.get(name, f"{name}_shots")
   return read(folder, shots) if Folder(folder).exists(f"{shots}.jsonl") else []
 
 
-def _parse(path: str, number: int, line: bytes) -> dict[str, Any]:
+def _parse(path: str, number: int, line: bytes) -> PlacedRow:
   try:
     row = json.loads(line.decode(), object_pairs_hook=unique_names.refuse)
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path}, line {number}, is no JSON ({error}).") from error
   if not isinstance(row, dict):
     raise ValueError(f"{path}, line {number}, is {type(row).__name__}; a row is an object.")
-  return row
+  return PlacedRow(row, f"{path}, line {number},")

@@ -1,5 +1,6 @@
-"""Numbers over items, with their standard errors."""
+"""Numbers over items, with their standard errors and intervals."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 RESAMPLES = 1000
+_PART = 100  # samples at a time
 
 
 class Estimate(NamedTuple):
@@ -14,6 +16,57 @@ class Estimate(NamedTuple):
 
   value: float
   error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+  """A number over items that follows from the sums of what each of them brings.
+
+  Attributes:
+    columns: float [n, C], what n items bring; of a mean [n, 1], its values.
+    finish: sums [C] of items, and how many there are -> the number; None for a mean.
+  """
+
+  columns: np.ndarray
+  finish: Callable[[np.ndarray, int], float] | None = None
+
+  def estimate(self, seed: int = 0) -> Estimate:
+    """The number with its error: of a mean in closed form, else by bootstrap."""
+    if self.finish is None:
+      return mean(self.columns[:, 0].tolist())
+    count = len(self.columns)
+    sums = [math.fsum(column) for column in self.columns.T]
+    value = float(self.finish(np.array(sums), count))
+    error = float(self.resample(seed).std(ddof=1)) if count > 1 else math.nan
+    return Estimate(value, error)
+
+  def resample(self, seed: int = 0) -> np.ndarray:
+    """The number of samples of the items, as many with replacement.
+
+    Two statistics of as many items and one seed have the same samples.
+
+    Args:
+      seed: of the draws.
+
+    Returns:
+      float [RESAMPLES].
+    """
+    rng, count = np.random.default_rng(seed), len(self.columns)
+    found = []
+    for _ in range(RESAMPLES // _PART):
+      drawn = rng.integers(0, count, (_PART, count))
+      times = np.stack([np.bincount(sample, minlength=count) for sample in drawn])
+      sums = times @ self.columns  # [_PART, C]
+      finish = self.finish
+      found.append(
+        sums[:, 0] / count if finish is None else np.array([finish(s, count) for s in sums])
+      )
+    return np.concatenate(found)
+
+
+def of_means(values: Sequence[float]) -> Statistic:
+  """The mean of values, one for each item."""
+  return Statistic(np.asarray(values, float)[:, None])
 
 
 def mean(values: Sequence[float]) -> Estimate:
@@ -26,26 +79,7 @@ def mean(values: Sequence[float]) -> Estimate:
   return Estimate(value, math.sqrt(variance / count))
 
 
-def bootstrap(
-  values: Sequence[float], statistic: Callable[[np.ndarray], np.ndarray], seed: int = 0
-) -> np.ndarray:
-  """The statistic of samples that are drawn from the values, as many with replacement.
-
-  Args:
-    values: of the items.
-    statistic: float [R, n] -> [R], of each sample.
-    seed: of the draws.
-
-  Returns:
-    float [RESAMPLES].
-  """
-  rng, array = np.random.default_rng(seed), np.asarray(values, float)
-  parts = (rng.integers(0, len(array), (100, len(array))) for _ in range(RESAMPLES // 100))
-  return np.concatenate([statistic(array[part]) for part in parts])
-
-
-def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-  """The middle 95 % of the means of bootstrap samples."""
-  means = bootstrap(values, lambda samples: samples.mean(axis=1), seed)
-  low, high = np.percentile(means, [2.5, 97.5])
+def interval(samples: np.ndarray) -> tuple[float, float]:
+  """The middle 95 % of bootstrap samples [RESAMPLES]."""
+  low, high = np.percentile(samples, [2.5, 97.5])
   return float(low), float(high)

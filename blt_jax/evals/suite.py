@@ -1,21 +1,16 @@
 """The suite: tasks by name, asked of a model."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from blt_jax.decode import Generator, Sampling, Scorer
 from blt_jax.decode.language_model import LanguageModel
-from blt_jax.evals import choices, code, cute, g2p, gsm8k, language, noised, rows, statistics
-from blt_jax.evals.statistics import Estimate
+from blt_jax.evals import rows, samples
+from blt_jax.evals.registry import TASKS as TASKS
+from blt_jax.evals.registry import find, find_all
+from blt_jax.evals.statistics import Estimate, interval
 from blt_jax.evals.task import Choice, Continue, Item, Request, Row, Score, Task, Text
-
-_PLAIN: tuple[Task, ...] = (
-  *choices.TASKS, *language.TASKS, *gsm8k.TASKS, *g2p.TASKS, *cute.TASKS, *code.TASKS
-)  # fmt: skip
-_SPOILED = [noised.of(task) for task in choices.TASKS]
-TASKS: dict[str, Task] = {task.name: task for task in (*_PLAIN, *_SPOILED)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +24,8 @@ class TaskReport:
     answers: [i][j] to the j-th request of item i.
     scores: of each item.
     summary: over all.
-    intervals: of 95 %, by bootstrap over items, of what is a mean over them.
-    groups: by the values of the task's group.
+    intervals: of 95 %, by bootstrap over items.
+    groups: field -> its value -> the summary of the items that have it.
   """
 
   task: Task
@@ -40,45 +35,10 @@ class TaskReport:
   scores: Sequence[Score]
   summary: dict[str, Estimate]
   intervals: dict[str, tuple[float, float]]
-  groups: dict[str, dict[str, Estimate]]
+  groups: dict[str, dict[str, dict[str, Estimate]]]
 
 
 Report = dict[str, TaskReport]
-
-
-def find(name: str, seed: int = 0, run_code: bool = False) -> Task:
-  """The task of a name.
-
-  Args:
-    name: of `TASKS`.
-    seed: of its noises.
-    run_code: whether programs that a model wrote may run.
-
-  Raises:
-    ValueError: there is none.
-  """
-  if name not in TASKS:
-    near = difflib.get_close_matches(name, TASKS, n=3) or sorted(TASKS)
-    raise ValueError(f"There is no task {name!r}; near are {', '.join(near)}.")
-  task = TASKS[name]
-  if isinstance(task, noised.Noised):
-    return dataclasses.replace(task, seed=seed)
-  return (
-    dataclasses.replace(task, run_code=run_code) if isinstance(task, code.CodeTask) else task
-  )
-
-
-def find_all(names: Sequence[str], seed: int = 0, run_code: bool = False) -> list[Task]:
-  """The tasks of several names; see `find`.
-
-  Raises:
-    ValueError: there is no such one, or it runs programs and may not.
-  """
-  found = [find(name, seed, run_code) for name in names]
-  for task in found:
-    if isinstance(task, code.CodeTask):
-      task.check_leave()
-  return found
 
 
 def requests(
@@ -94,7 +54,7 @@ def requests(
   Raises:
     ValueError: there is no such task, or a row is none of its rows.
   """
-  task = find(name)
+  task = find(name, rows=rows)
   return [task.requests(item) for item in task.load(rows, shots or ())]
 
 
@@ -118,7 +78,8 @@ def scores(
   Raises:
     ValueError: as `requests`, or the task runs programs and may not.
   """
-  task = find(name, run_code=run_code)
+  task = find(name, run_code=run_code, rows=rows)
+  task.check_ready()
   items = task.load(rows, shots or ())
   by_item = [task.score(item, a) for item, a in zip(items, answers, strict=True)]
   return by_item, task.summarise(by_item)
@@ -139,7 +100,7 @@ def evaluate(
   Args:
     model: see `decode.language_model`.
     tasks: their names.
-    data: folder of their files.
+    data: folder of their files, or "sample" for those of the package.
     limit: of rows of each; None for all.
     seed: of noises.
     batch_size: texts at a time.
@@ -150,15 +111,37 @@ def evaluate(
     FileNotFoundError: a task has no file there.
     ValueError: a name is that of no task, or a row is none of its task.
   """
-  found = find_all(tasks, seed, run_code)
-  loaded = [_load(task, data, limit) for task in found]
   report = {}
-  for task, items in zip(found, loaded, strict=True):
-    asked = [task.requests(item) for item in items]
+  for task, items, asked in prepare(tasks, data, limit, seed, run_code):
     told = _ask(model, [r for some in asked for r in some], batch_size, task.name, progress)
     answers = [[next(told) for _ in some] for some in asked]
     report[task.name] = summarise(task, items, asked, answers)
   return report
+
+
+class Prepared(NamedTuple):
+  """A task with its items, and the requests of each."""
+
+  task: Task
+  items: Sequence[Item]
+  asked: Sequence[Sequence[Request]]
+
+
+def prepare(
+  tasks: Sequence[str],
+  data: str,
+  limit: int | None = None,
+  seed: int = 0,
+  run_code: bool = False,
+) -> list[Prepared]:
+  """Reads all that is to be asked; for arguments and errors see `evaluate`."""
+  data = samples.locate(data)
+  found = find_all(tasks, data, seed, run_code)
+  loaded = [_load(task, data, limit) for task in found]
+  return [
+    Prepared(task, items, [task.requests(item) for item in items])
+    for task, items in zip(found, loaded, strict=True)
+  ]
 
 
 def summarise(
@@ -169,21 +152,27 @@ def summarise(
 ) -> TaskReport:
   """Scores the answers of a task."""
   by_item = [task.score(item, a) for item, a in zip(items, answers, strict=True)]
-  groups: dict[str, list[Score]] = {}
+  statistics = task.statistics(by_item)
+  summary = {name: found.estimate() for name, found in statistics.items()}
+  intervals = {name: interval(found.resample()) for name, found in statistics.items()}
+  given = [f for f in task.groups if any(f in item.row for item in items)]
+  groups = {field: _by_value(task, field, items, by_item) for field in given}
+  return TaskReport(task, items, asked, answers, by_item, summary, intervals, groups)
+
+
+def _by_value(task, field, items, by_item) -> dict[str, dict[str, Estimate]]:
+  """The summary of the items of each value of a field, which not all may have."""
+  found: dict[str, list[Score]] = {}
   for item, score in zip(items, by_item, strict=True):
-    if task.group:
-      groups.setdefault(str(item.row[task.group]), []).append(score)
-  by_group = {name: task.summarise(some) for name, some in sorted(groups.items())}
-  summary = task.summarise(by_item)
-  intervals = {
-    name: statistics.interval([score[name] for score in by_item])
-    for name in summary.keys() & by_item[0].keys()
-  }
-  return TaskReport(task, items, asked, answers, by_item, summary, intervals, by_group)
+    if field in item.row:
+      found.setdefault(str(item.row[field]), []).append(score)
+  return {value: task.summarise(some) for value, some in sorted(found.items())}
 
 
 def _load(task: Task, data: str, limit: int | None) -> list[Item]:
   found = task.select(rows.read(data, task.file))[:limit]
+  if not found:
+    raise ValueError(f"{task.file}.jsonl has no rows that are of {task.name}.")
   return task.load(found, rows.read_shots(data, task.file) if task.num_shots else ())
 
 

@@ -5,11 +5,12 @@ Tasks are pure: they open no file and know no model.
 
 import abc
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from blt_jax.evals import statistics
-from blt_jax.evals.statistics import Estimate
+from blt_jax.evals.statistics import Estimate, Statistic
 
 Row = Mapping[str, Any]
 Score = dict[str, float]
@@ -56,7 +57,7 @@ class Task(abc.ABC):
     fields: that each row has.
     num_shots: answered examples that its usual prompt has.
     metric: the one that it is quoted by.
-    group: the field whose values are reported one by one, or "".
+    groups: fields whose values are reported one by one, where rows have them.
   """
 
   name: str
@@ -64,7 +65,7 @@ class Task(abc.ABC):
   fields: tuple[str, ...]
   num_shots: int = 0
   metric: str = "acc"
-  group: str = ""
+  groups: tuple[str, ...] = ()
 
   def load(self, rows: Sequence[Row], shots: Sequence[Row] = ()) -> list[Item]:
     """Items of rows; the first `num_shots` of `shots` become examples of each.
@@ -72,17 +73,28 @@ class Task(abc.ABC):
     Raises:
       ValueError: a row lacks a field, or has no right answer.
     """
-    for number, row in enumerate([*rows, *shots], 1):
-      self.check(number, row)
+    for part in (rows, shots):
+      for number, row in enumerate(part, 1):
+        place = getattr(row, "place", f"Row {number}")
+        try:
+          self.check(row)
+        except ValueError as error:
+          raise ValueError(f"{place} of {self.name} {error}") from error
     return [Item(row, self.shots_of(row, shots)) for row in rows]
 
-  def check(self, number: int, row: Row) -> None:
-    """Raises ValueError where a row lacks a field."""
+  def check(self, row: Row) -> None:
+    """Raises ValueError where a row lacks a field; the message goes on from "Row 3 of NAME"."""
     missing = [name for name in self.fields if name not in row]
     if missing:
+      near = difflib.get_close_matches(missing[0], row, n=1)
+      hint = f" Is it {near[0]!r}?" if near else ""
       raise ValueError(
-        f"Row {number} of {self.name} has no field {missing[0]!r}; it needs {self.fields}."
+        f"has no field {missing[0]!r}; its fields must be {', '.join(self.fields)}.{hint}"
       )
+
+  def check_ready(self) -> None:
+    """Raises ValueError or ImportError where the task could not be scored in the end."""
+    return  # most can
 
   def select(self, rows: Sequence[Row]) -> Sequence[Row]:
     """Which rows of its file count."""
@@ -101,6 +113,22 @@ class Task(abc.ABC):
   def score(self, item: Item, answers: Sequence[Any]) -> Score:
     """Numbers of an item, given the answer to each of its requests."""
 
+  def statistics(self, scores: Sequence[Score]) -> dict[str, Statistic]:
+    """How the numbers of the task follow from those of its items: as their means."""
+    return {name: statistics.of_means([s[name] for s in scores]) for name in scores[0]}
+
   def summarise(self, scores: Sequence[Score]) -> dict[str, Estimate]:
-    """Numbers of the task: the means of those of its items."""
-    return {name: statistics.mean([s[name] for s in scores]) for name in scores[0]}
+    """Numbers of the task, each with its standard error."""
+    return {name: found.estimate() for name, found in self.statistics(scores).items()}
+
+  def signatures(self, items: Sequence[Item]) -> dict[str, str]:
+    """Metric -> how a library computes it, where one does."""
+    del items
+    return {}
+
+
+def check_texts(row: Row, *fields: str) -> None:
+  """Raises ValueError where a field is no text, or an empty one; see `Task.check`."""
+  for name in fields:
+    if not isinstance(row[name], str) or not row[name]:
+      raise ValueError(f"has {name} {row[name]!r}; it must be a text that is not empty.")

@@ -11,7 +11,7 @@ from uncached import random_params
 from blt_jax import evaluate
 from blt_jax.decode import Generator, Sampling, Scorer
 from blt_jax.decode.language_model import from_byte_lm
-from blt_jax.evals import suite
+from blt_jax.evals import patches, suite
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.runs import loading
@@ -66,6 +66,7 @@ def test_answers_are_those_of_scorer_and_generator(model, data):
 
 def test_the_command_writes_a_table_and_files(model, data, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(loading, "load_language_model", lambda *_: model)
+  monkeypatch.setattr(patches, "read", lambda *_: None)
   output = tmp_path / "out"
   tasks = "--tasks=piqa,piqa_noise,bpb"
   evaluate.main(["--run=RUN", tasks, f"--data={data}", f"--output={output}", "--limit=3"])
@@ -97,6 +98,7 @@ def test_the_command_writes_a_table_and_files(model, data, tmp_path, monkeypatch
 )
 def test_mistakes_are_named(flags, error, model, data, monkeypatch):
   monkeypatch.setattr(loading, "load_language_model", lambda *_: model)
+  monkeypatch.setattr(patches, "read", lambda *_: None)
   with pytest.raises((ValueError, FileNotFoundError), match=error):
     evaluate.main(["--run=RUN", f"--data={data}", *flags])
 
@@ -106,6 +108,7 @@ def test_the_command_patches_as_it_is_told(model, data, monkeypatch):
   monkeypatch.setattr(
     loading, "load_language_model", lambda *flags: given.append(flags) or model
   )
+  monkeypatch.setattr(patches, "read", lambda *_: None)
   flags = ["--entropy_model=OTHER", "--threshold=0.1", "--step=4"]
   evaluate.main(["--run=RUN", "--tasks=lambada", f"--data={data}", *flags])
   assert given == [("RUN", "OTHER", 0.1, 4)]
