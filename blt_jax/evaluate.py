@@ -15,16 +15,17 @@ import json
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
-from tqdm import tqdm
 
 from blt_jax import config as settings
 from blt_jax.cli import logs, run_flags
 from blt_jax.cli.parsing import Parser
+from blt_jax.cli.task_bar import TaskBar
 from blt_jax.data import pipeline
 from blt_jax.evals import report as reports
 from blt_jax.evals import suite
+from blt_jax.evals.memory import Memory
 from blt_jax.parallel import sharding
-from blt_jax.runs import corpus, folder, loading, ngrams
+from blt_jax.runs import checkpoint, corpus, folder, loading, ngrams
 from blt_jax.runs.evaluation import Evaluator
 
 
@@ -81,20 +82,26 @@ def _evaluate_tasks(args: argparse.Namespace) -> None:
     raise ValueError("--max_batches is of text; give --limit for tasks.")
   names = args.tasks.split(",")
   suite.find_all(names, args.seed, args.run_code)  # before a model is loaded
-  model = loading.load_language_model(args.run, args.entropy_model, args.threshold, args.step)
-  with tqdm(desc="Asking", unit="request") as bar:
-
-    def progress(task: str, done: int, total: int) -> None:
-      bar.set_description(task)
-      bar.total, bar.n = total, done
-      bar.refresh()
-
+  step = checkpoint.find_step(args.run, args.step)
+  model = loading.load_language_model(args.run, args.entropy_model, args.threshold, step)
+  asked = {name: getattr(args, name) for name in ("run", "entropy_model", "threshold")}
+  memory = Memory(args.output, {**asked, "step": step})
+  with TaskBar() as bar:
     report = suite.evaluate(
-      model, names, args.data, args.limit, args.seed, args.batch_size, args.run_code, progress
+      model,
+      names,
+      args.data,
+      args.limit,
+      args.seed,
+      args.batch_size,
+      args.run_code,
+      bar,
+      memory,
     )
-  about = {"run": args.run, "step": args.step, "seed": args.seed, "limit": args.limit}
+  about = {**memory.model, "seed": args.seed, "limit": args.limit}
   if args.output:
-    reports.save(args.output, report, reports.to_results(report, args.data, about))
+    results = reports.to_results(report, args.data, about)
+    reports.save(args.output, report, results, memory)
   print(reports.to_table(report))
 
 

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from blt_jax.evals import rows
+from blt_jax.evals.memory import ITEMS, Memory
 from blt_jax.evals.suite import Report, TaskReport
 from blt_jax.storage import atomic
 from blt_jax.storage.folders import Folder
@@ -46,6 +47,7 @@ def _task(told: TaskReport, data: Path) -> dict[str, Any]:
     "groups": groups,
     "quoted_by": told.task.metric,
     "n": len(told.items),
+    "n_cut": told.num_cut,
     "shots": max(len(item.shots) for item in told.items),
     "digest_of_prompts": hashlib.sha256(asked).hexdigest(),
     "sha256_of_data": rows.digest(data, told.task.file),
@@ -72,11 +74,15 @@ def to_table(report: Report) -> str:
         f"{name:20} {metric + star:24} {value:8.4f} {error:7.4f}  {between:16} "
         f"{len(told.items):6d} {shots:5d}"
       )
+    if told.num_cut:
+      lines.append(f"{name:20} {told.num_cut} of {len(told.items)} items were cut: no room.")
   return "\n".join(lines)
 
 
-def save(folder: Path, report: Report, results: dict[str, Any]) -> None:
+def save(folder: Path, report: Report, results: dict[str, Any], memory: Memory) -> None:
   """Writes `results.json`, and `items.jsonl`: of each item requests, answers and scores.
+
+  An item's `key` is that of the memory, which is closed.
 
   Raises:
     OSError: they cannot be written.
@@ -84,12 +90,13 @@ def save(folder: Path, report: Report, results: dict[str, Any]) -> None:
   home = Folder(folder)
   with atomic.explaining(folder):
     home.make()
-    with home.new_file("items.jsonl") as path, path.open("w", encoding="utf-8") as file:
+    with home.new_file(ITEMS) as path, path.open("w", encoding="utf-8") as file:
       for name, told in report.items():
         lines = zip(told.items, told.asked, told.answers, told.scores, strict=True)
         for item, asked, answers, score in lines:
           line = {
             "task": name,
+            "key": memory.key(asked),
             "row": dict(item.row),
             "requests": asked,
             "answers": answers,
@@ -97,3 +104,4 @@ def save(folder: Path, report: Report, results: dict[str, Any]) -> None:
           }
           file.write(json.dumps(line, ensure_ascii=False) + "\n")
     home.write_json("results.json", results)
+    memory.close()
