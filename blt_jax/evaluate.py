@@ -5,8 +5,8 @@
   python -m blt_jax.evaluate --run=RUN --tasks=hellaswag,cute --data=FOLDER --output=DIR
 
 Prints one JSON object: `loss` in nats per predicted byte, `bpb` in bits per byte, `patch_size`
-in bytes, the shares of byte and patch slots in use, and the number of `bytes`. Of tasks it
-prints a table.
+in bytes, the shares of byte and patch slots in use, the number of `bytes`, and the `step` of
+the checkpoint. Of tasks it prints a table.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   batches = map(look_up, batches)
   evaluate = Evaluator(run.model, batches, mesh, args.max_batches, show_progress=True)
   params = jax.device_put(run.params, NamedSharding(mesh, PartitionSpec()))
-  print(json.dumps(evaluate(params)))
+  print(json.dumps(evaluate(params) | {"step": run.step}))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class TaskBar:
       self._bar.close()
 
   def __call__(self, task: str, done: int, total: int) -> None:
-    """Takes the task's name, the bytes done and all of them; what is done at first was known."""
+    """Takes a task's name, the bytes done and all of them; those done at first were known."""
     if self._bar is None or task != self._task:
       self.__exit__()
       self._task = task
