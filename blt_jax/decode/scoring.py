@@ -116,7 +116,8 @@ class Scorer:
     """Numbers of texts and what was found, the longest groups first."""
     ordered = sorted(groups, key=lambda group: -group.length)
     for batch in _batches(ordered, self._batch_size):
-      shape = _up(len(batch)), _up(max(group.length for group in batch), _LEAST)
+      num_rows = self._batch_size if len(batch) > 1 else 1  # no others: few programs
+      shape = num_rows, _up(max(group.length for group in batch))
       tokens, lengths = _pad([group.shared for group in batch], *shape)
       read = _read(self._model.reader, self._model.weights, tokens, lengths, self._chunk)
       rests = [(row, rest) for row, group in enumerate(batch) for rest in group.rests]
@@ -154,9 +155,9 @@ def _batches(values: list[Any], size: int) -> Iterator[list[Any]]:
     yield values[start : start + size]
 
 
-def _up(number: int, least: int = 1) -> int:
-  """The next power of two, times `least`."""
-  return least << (-(-number // least) - 1).bit_length()
+def _up(number: int) -> int:
+  """The next power of two times `_LEAST`."""
+  return _LEAST << (-(-number // _LEAST) - 1).bit_length()
 
 
 def _pad(texts: list[np.ndarray], rows: int, slots: int) -> tuple[np.ndarray, np.ndarray]:
