@@ -1,8 +1,8 @@
 """Speed of a training step, as a whole and by part, and how far it is from the limit.
 
   python benchmarks/train_step.py                          # a small model: a minute on a CPU
-  python benchmarks/train_step.py --config=configs/blt.py:1b --rows=8 --seq_len=4096 \
-    --num_patches=984 --document_bytes=700 --param_dtype=bfloat16
+  python benchmarks/train_step.py --config=configs/gpu_h200.py:1b --num_patches=984 \
+    --document_bytes=700 --param_dtype=bfloat16
   python benchmarks/train_step.py --peers                  # and PyTorch's, in turn
 
 Bytes are random; every patch slot is used. Bytes per second count byte slots. FLOPs are

@@ -17,10 +17,11 @@ from blt_jax.models.config import BLTConfig, CrossAttentionConfig
 from blt_jax.ops import attention, device, hash_tables, norm, patch_attention
 from blt_jax.parallel import sharding
 
+_DEVICE = jax.devices()[0]
 pytestmark = [
   pytest.mark.gpu,
   pytest.mark.skipif(
-    device.kernels_of(jax.devices()[0]) != "triton", reason="needs a GPU that has kernels"
+    device.kernels_of(_DEVICE) != "triton", reason="needs a GPU that has kernels"
   ),
 ]
 _ROOM = 1.1  # of XLA's own error, or what rounding to bfloat16 once may take
@@ -35,12 +36,16 @@ def check(function, *inputs, room=_ROOM):
     return output, backward(jax.tree.map(_like_noise, output))
 
   narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs)
-  with sharding.on_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
-    got = jax.jit(lambda *x: run(*x))(*narrow)
-    again = jax.jit(lambda *x: run(*x))(*narrow)
-  plain = jax.jit(lambda *x: run(*x))(*narrow)
+  def compiled():
+    # A training step's options: without them, XLA tries many forms of each product.
+    return jax.jit(lambda *x: run(*x), compiler_options=device.compiler_options(_DEVICE))
+
+  with sharding.on_mesh(sharding.make_mesh(devices=[_DEVICE])):
+    got = compiled()(*narrow)
+    again = compiled()(*narrow)
+  plain = compiled()(*narrow)
   with jax.default_matmul_precision("float32"):
-    want = jax.jit(lambda *x: run(*x))(*jax.tree.map(lambda x: x.astype(jnp.float32), narrow))
+    want = compiled()(*jax.tree.map(lambda x: x.astype(jnp.float32), narrow))
   for x, y, z, w in zip(*map(jax.tree.leaves, (got, again, plain, want)), strict=True):
     np.testing.assert_array_equal(np.asarray(x, np.float32), np.asarray(y, np.float32))
     assert _error(x, w) <= room * max(_error(z, w), _ROUNDING)
