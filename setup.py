@@ -13,7 +13,11 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["blt_jax", "blt_jax.*"]),
-  package_data={"blt_jax.evals": ["sample/*"]},
+  package_data={
+    "blt_jax.evals": ["sample/*"],
+    "blt_jax.evals.harness_tasks": ["*.yaml"],
+  },
+  entry_points={"lm_eval.models": ["blt_jax = blt_jax.evals.harness:HarnessModel"]},
   install_requires=[
     "absl-py>=2.1",
     "backports.zstd>=1.0; python_version < '3.14'",
@@ -39,7 +43,7 @@ setuptools.setup(
     "gcs": ["gcsfs>=2026.2"],
     "parquet": ["pyarrow>=18"],
     "bpe": ["sentencepiece>=0.2"],
-    "eval": ["sacrebleu>=2.6"],
+    "eval": ["lm-eval==0.4.13", "datasets>=5.2", "evaluate>=0.4.6", "sacrebleu>=2.6"],
     "convert": ["torch>=2.13", "transformers>=5.23"],
     "dev": [
       "hypothesis>=6.120",

@@ -7,27 +7,28 @@
   python -m blt_jax.evaluate --run=RUN --tasks=piqa --data=sample --threshold=0.6,0.3,0.1
 
 Prints one JSON object: `loss` in nats per predicted byte, `bpb` in bits per byte, `patch_size`
-in bytes, the shares of byte and patch slots in use, and the number of `bytes`. Of tasks it
-prints a table.
+in bytes, the shares of byte and patch slots in use, the number of `bytes`, and the `step` of
+the checkpoint. Of tasks it prints a table.
 """
 
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
-from tqdm import tqdm
 
 from blt_jax import config as settings
 from blt_jax.cli import logs, plots, run_flags
 from blt_jax.cli.parsing import Parser
+from blt_jax.cli.task_bar import TaskBar
 from blt_jax.data import pipeline
 from blt_jax.evals import figures, samples, side_by_side, suite, variants
 from blt_jax.evals import report as reports
+from blt_jax.evals.memory import Memory
 from blt_jax.parallel import sharding
-from blt_jax.runs import corpus, folder, loading, ngrams
+from blt_jax.runs import checkpoint, corpus, folder, loading, ngrams
 from blt_jax.runs.evaluation import Evaluator
 from blt_jax.storage.folders import Folder
 
@@ -107,13 +108,16 @@ def _evaluate_tasks(args: argparse.Namespace) -> None:
   models = variants.make(args.runs, prepared, args.entropy_model, args.thresholds, sizes)
   told, results = {}, {}
   for model in models:
-    told[model.label] = _ask(args, model, names, data)
-    about = {"run": model.run, "step": args.step, "threshold": model.rule}
+    step = checkpoint.find_step(model.run, args.step)
+    about = {"run": model.run, "step": step, "threshold": model.rule}
+    about["entropy_model"] = args.entropy_model
+    inside = f"{args.output}/{model.label}" if args.output and len(models) > 1 else args.output
+    memory = Memory(inside, about)
+    told[model.label] = _ask(args, model, step, data, memory)
     about |= {"seed": args.seed, "limit": args.limit}
     results[model.label] = reports.to_results(told[model.label], data, about, model.patches)
-    if args.output:
-      inside = f"{args.output}/{model.label}" if len(models) > 1 else args.output
-      reports.save(inside, told[model.label], results[model.label])
+    if inside:
+      reports.save(inside, told[model.label], results[model.label], memory)
   if args.output and len(models) > 1:
     Folder(args.output).write_json("results.json", side_by_side.to_results(told, results))
   if args.png:
@@ -128,21 +132,21 @@ def _show_one(told: Mapping[str, suite.Report]) -> str:
 
 
 def _ask(
-  args: argparse.Namespace, model: variants.Variant, names: Sequence[str], data: str
+  args: argparse.Namespace, model: variants.Variant, step: int, data: str, memory: Memory
 ) -> suite.Report:
   """Asks one model all tasks."""
-  loaded = loading.load_language_model(
-    model.run, args.entropy_model, model.threshold, args.step
-  )
-  with tqdm(desc="Asking", unit="request") as bar:
-
-    def progress(task: str, done: int, total: int) -> None:
-      bar.set_description(f"{model.label}: {task}")
-      bar.total, bar.n = total, done
-      bar.refresh()
-
+  loaded = loading.load_language_model(model.run, args.entropy_model, model.threshold, step)
+  with TaskBar() as bar:
     return suite.evaluate(
-      loaded, names, data, args.limit, args.seed, args.batch_size, args.run_code, progress
+      loaded,
+      args.tasks.split(","),
+      data,
+      args.limit,
+      args.seed,
+      args.batch_size,
+      args.run_code,
+      lambda task, done, total: bar(f"{model.label}: {task}", done, total),
+      memory,
     )
 
 
@@ -164,7 +168,7 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   batches = map(look_up, batches)
   evaluate = Evaluator(run.model, batches, mesh, args.max_batches, show_progress=True)
   params = jax.device_put(run.params, NamedSharding(mesh, PartitionSpec()))
-  print(json.dumps(evaluate(params)))
+  print(json.dumps(evaluate(params) | {"step": run.step}))
 
 
 if __name__ == "__main__":

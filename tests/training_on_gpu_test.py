@@ -36,6 +36,7 @@ def check(function, *inputs, room=_ROOM):
     return output, backward(jax.tree.map(_like_noise, output))
 
   narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), inputs)
+
   def compiled():
     # A training step's options: without them, XLA tries many forms of each product.
     return jax.jit(lambda *x: run(*x), compiler_options=device.compiler_options(_DEVICE))

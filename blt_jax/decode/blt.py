@@ -48,6 +48,10 @@ class BLTReader:
     return self.config.vocab_size
 
   @property
+  def max_length(self) -> None:
+    """See `Reader`; patches may run out, see `max_patches`."""
+
+  @property
   def drafters(self) -> tuple[str, ...]:
     """See `Reader`; a draft ends where entropies say that the next byte is uncertain."""
     if self.source is None:

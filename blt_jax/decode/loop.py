@@ -67,36 +67,72 @@ def prefill(
     [B, T], whether it was the likeliest.
   """
   batch, capacity = tokens.shape
+  cache = reader.init(batch, capacity, keep_back)
+  logits = jnp.zeros((batch, reader.vocab_size))
+  cache, logits, log_probs, is_best = read_on(
+    reader, weights, cache, logits, tokens, lengths, chunk
+  )
+  inside = (np.arange(capacity) > 0) & (np.arange(capacity) < lengths[:, None])
+  return cache, logits, jnp.where(inside, log_probs[:, :-1], 0), is_best[:, :-1] & inside
+
+
+def read_on(
+  reader: Reader,
+  weights: Any,
+  cache: Any,
+  logits: jax.Array,
+  tokens: jax.Array,
+  count: jax.Array,
+  chunk: int,
+) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
+  """Reads the ids that follow those which rows have read, `chunk` of each row at a time.
+
+  Args:
+    reader: the model.
+    weights: of the reader.
+    cache: of the rows.
+    logits: float32 [B, V], of the first of the ids.
+    tokens: int [B, T], the ids.
+    count: int [B], how many of them are read; what follows them is scored only.
+    chunk: ids per step; a matter of speed and memory.
+
+  Returns:
+    The cache after them; float32 logits [B, V] of the id after them; float32 [B, T + 1]
+    log-probability of each id given those before it, up to the one after the last that was
+    read; and bool [B, T + 1], whether it was the likeliest.
+  """
+  batch, capacity = tokens.shape
   padded = jnp.pad(tokens, ((0, 0), (0, chunk + 1)))
 
+  def score(logits, targets):
+    log_probs = jax.nn.log_softmax(logits)
+    chosen = jnp.take_along_axis(log_probs, targets[..., None], axis=2)[..., 0]
+    return chosen, jnp.argmax(logits, axis=-1) == targets
+
   def more(carry):
-    return carry[0] < jnp.max(lengths)
+    return carry[0] < jnp.max(count)
 
   def step(carry):
     done, cache, logits, log_probs, is_best = carry
-    count = jnp.clip(lengths - done, 0, chunk)
+    now = jnp.clip(count - done, 0, chunk)
     here = jax.lax.dynamic_slice_in_dim(padded, done, chunk, axis=1)
     targets = jax.lax.dynamic_slice_in_dim(padded, done + 1, chunk, axis=1)
-    new, pending = reader.read(weights, cache, here, count)
-    last = jax.vmap(lambda x, n: x[n - 1])(new, count)
-    logits = jnp.where(count[:, None] > 0, last, logits)
-    chosen = jnp.take_along_axis(jax.nn.log_softmax(new), targets[..., None], axis=2)[..., 0]
+    new, pending = reader.read(weights, cache, here, now)
+    last = jax.vmap(lambda x, n: x[n - 1])(new, now)
+    logits = jnp.where(now[:, None] > 0, last, logits)
+    chosen, best = score(new, targets)
     at = jnp.full(batch, done + 1)
-    log_probs = write_ring(log_probs, chosen, at, count)
-    is_best = write_ring(is_best, jnp.argmax(new, axis=-1) == targets, at, count)
-    return done + chunk, pending.commit(count), logits, log_probs, is_best
+    log_probs = write_ring(log_probs, chosen, at, now)
+    is_best = write_ring(is_best, best, at, now)
+    return done + chunk, pending.commit(now), logits, log_probs, is_best
 
+  first, best = score(logits[:, None], tokens[:, :1])
+  none = ((0, 0), (0, capacity))
   carry = (
-    jnp.zeros((), jnp.int32),
-    reader.init(batch, capacity, keep_back),
-    jnp.zeros((batch, reader.vocab_size)),
-    jnp.zeros((batch, capacity + 1)),
-    jnp.zeros((batch, capacity + 1), bool),
-  )
+    jnp.zeros((), jnp.int32), cache, logits, jnp.pad(first, none), jnp.pad(best, none)
+  )  # fmt: skip
   with exact_products(reader.dtype):
-    _, cache, logits, log_probs, is_best = jax.lax.while_loop(more, step, carry)
-  inside = np.arange(capacity) < lengths[:, None]
-  return cache, logits, jnp.where(inside, log_probs[:, :-1], 0), is_best[:, :-1] & inside
+    return jax.lax.while_loop(more, step, carry)[1:]
 
 
 def start(

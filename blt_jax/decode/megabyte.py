@@ -90,6 +90,11 @@ class MegaByteReader(WithoutPatches):
     """See `Reader`: there are no more learned positions."""
     return self.config.max_patches
 
+  @property
+  def max_length(self) -> int:  # type: ignore[override]
+    """See `Reader`: that many learned positions, of whole patches."""
+    return self.config.max_patches * self.config.patch_size
+
   def init(self, batch_size: int, capacity: int, chunk: int) -> MegaByteCache:
     """See `Reader`."""
     c = self.config
@@ -129,7 +134,7 @@ class MegaByteReader(WithoutPatches):
 
   def patches_left(self, cache: MegaByteCache) -> jax.Array:
     """See `Reader`; of whole patches, so many bytes, each of which may begin one."""
-    return self.config.max_patches * self.config.patch_size - cache.cursor.position
+    return self.max_length - cache.cursor.position
 
   def _trail(self, cursor: Place, tokens: jax.Array) -> Place:
     """Places [B, C + 1] before and after each of the ids [B, C]."""

@@ -65,6 +65,10 @@ class Reader(Protocol):
     """Patches that a row has room for, or None for as many as it has bytes."""
 
   @property
+  def max_length(self) -> int | None:
+    """Ids that a row may have, BOS included, or None for any number."""
+
+  @property
   def drafters(self) -> tuple[str, ...]:
     """Who can draft bytes for it, of `drafting.Drafting.by`."""
 
@@ -156,6 +160,7 @@ class WithoutPatches:
   """The part of a `Reader` that is about patches, for models that have none to tell of."""
 
   max_patches: int | None = None
+  max_length: int | None = None
   drafters: tuple[str, ...] = ()
 
   def read_byte(

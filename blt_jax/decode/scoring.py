@@ -1,18 +1,21 @@
 """Likelihoods of texts, as evaluation harnesses ask for them."""
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.decode import loop
 from blt_jax.decode.generator import Prompt, check_sizes, check_texts, encode_prompt
 from blt_jax.decode.language_model import LanguageModel
+from blt_jax.decode.reader import Reader
 
-_ROUND = 256  # texts are padded to a multiple of this many bytes
+_SHORT = 16  # ids that are read at once where all are short
+_LEAST = 512  # rows have this many slots times a power of two: few programs are compiled
 
 
 class LogLikelihood(NamedTuple):
@@ -22,14 +25,35 @@ class LogLikelihood(NamedTuple):
   is_greedy: bool
 
 
+class _Rest(NamedTuple):
+  """Of a text, by its number, the ids int32 [n] that are its own; scored from `start` on."""
+
+  number: int
+  ids: np.ndarray
+  start: int
+
+
+class _Group(NamedTuple):
+  """Texts that begin with the same ids int32 [n], and the rest of each."""
+
+  shared: np.ndarray
+  rests: list[_Rest]
+
+  @property
+  def length(self) -> int:
+    """Of the longest text."""
+    return len(self.shared) + max(len(rest.ids) for rest in self.rests)
+
+
 class Scorer:
   """Gives likelihoods of texts under a model, several at a time.
 
-  A text is read from its start, whatever its length, in one pass.
+  A text is read from its start, whatever its length, in one pass; what several
+  continuations have before them is read once.
   """
 
-  def __init__(self, model: LanguageModel, *, batch_size: int = 8, chunk: int = 256):
-    """Takes the model, texts per batch, and bytes of each that are read at once.
+  def __init__(self, model: LanguageModel, *, batch_size: int = 8, chunk: int = 64):
+    """Takes the model, texts per batch, and ids of each that are read at once.
 
     Raises:
       ValueError: a size is less than 1.
@@ -52,15 +76,14 @@ class Scorer:
       ValueError: pairs are no list, or a continuation is empty.
     """
     check_texts("pairs", pairs)
-    texts, starts = [], []
+    groups: dict[Any, list[_Rest]] = {}
     for number, pair in enumerate(pairs):
-      ids, start = self._join(*_check_pair(number, pair))
-      texts.append(ids)
-      starts.append(start)
-    return [
-      LogLikelihood(float(log_probs[start:].sum(dtype=np.float64)), bool(is_best[start:].all()))
-      for start, (log_probs, is_best) in zip(starts, self._score(texts), strict=True)
-    ]
+      context, continuation = _check_pair(number, pair)
+      key = context if isinstance(context, str | bytes) else tuple(np.asarray(context).flat)
+      whole = _Rest(number, *self._join(context, continuation))
+      groups.setdefault((type(key), key), []).append(whole)
+    scores = dict(self._score([_share(texts) for texts in groups.values()]))
+    return [scores[number] for number in range(len(pairs))]
 
   def _join(self, context: Prompt, continuation: str | bytes) -> tuple[np.ndarray, int]:
     """Ids int32 [n] of both, and the number of the first that is scored."""
@@ -84,33 +107,66 @@ class Scorer:
       ValueError: texts are no list.
     """
     check_texts("texts", texts)
-    scores = self._score([encode_prompt(text, self._model.pieces) for text in texts])
-    return [float(log_probs.sum(dtype=np.float64)) for log_probs, _ in scores]
+    ids = [encode_prompt(text, self._model.pieces) for text in texts]
+    rests = [_Rest(number, x[1:], 0) for number, x in enumerate(ids) if len(x) > 1]
+    scores = dict(self._score([_Group(ids[0][:1], rests)] if rests else []))
+    return [scores[n].log_prob if n in scores else 0.0 for n in range(len(texts))]
 
-  def _score(self, texts: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For ids [n] each: log-probabilities [n], 0 for the first, and whether greedy."""
-    scores: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for batch in self._batches(texts):
-      length = -(-max(len(texts[i]) for i in batch) // _ROUND) * _ROUND
-      tokens = np.zeros((self._batch_size, length), np.int32)
-      lengths = np.ones(self._batch_size, np.int32)
-      for row, index in enumerate(batch):
-        lengths[row] = len(texts[index])
-        tokens[row, : lengths[row]] = texts[index]
-      log_probs, is_best, is_full = jax.device_get(
-        _score(self._model.reader, self._model.weights, tokens, lengths, self._chunk)
-      )
-      for row, index in enumerate(batch):
-        if is_full[row]:
-          raise ValueError(f"Text {index} needs more patches than max_patches; raise it.")
-        scores[index] = log_probs[row, : lengths[row]], is_best[row, : lengths[row]]
-    return [scores[i] for i in range(len(texts))]
+  def _score(self, groups: Iterable[_Group]) -> Iterator[tuple[int, LogLikelihood]]:
+    """Numbers of texts and what was found, the longest groups first."""
+    ordered = sorted(groups, key=lambda group: -group.length)
+    for batch in _batches(ordered, self._batch_size):
+      num_rows = self._batch_size if len(batch) > 1 else 1  # no others: few programs
+      shape = num_rows, _up(max(group.length for group in batch))
+      tokens, lengths = _pad([group.shared for group in batch], *shape)
+      read = _read(self._model.reader, self._model.weights, tokens, lengths, self._chunk)
+      rests = [(row, rest) for row, group in enumerate(batch) for rest in group.rests]
+      rests.sort(key=lambda x: -len(x[1].ids))
+      for part in _batches(rests, self._batch_size):
+        yield from self._score_rests(part, shape[1], *read)
 
-  def _batches(self, texts) -> Iterator[list[int]]:
-    """Numbers of texts, those of similar length together."""
-    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-    for start in range(0, len(order), self._batch_size):
-      yield order[start : start + self._batch_size]
+  def _score_rests(self, rests, slots, cache, logits) -> Iterator[tuple[int, LogLikelihood]]:
+    """Of (row of the cache, rest): what follows the ids which that row has read."""
+    size = self._batch_size
+    tokens, lengths = _pad([rest.ids for _, rest in rests], size, slots)
+    count = np.maximum(lengths - 1, 0)
+    rows = np.zeros(size, np.int32)
+    rows[: len(rests)] = [row for row, _ in rests]
+    chunk = min(_SHORT if count.max() <= _SHORT else self._chunk, self._chunk)
+    reader, weights = self._model.reader, self._model.weights
+    found = _read_rests(reader, weights, cache, logits, rows, tokens, count, chunk)
+    for (_, rest), log_probs, is_best, is_full in zip(rests, *jax.device_get(found)):  # noqa: B905
+      if is_full:
+        raise ValueError(f"Text {rest.number} needs more patches than max_patches; raise it.")
+      new = slice(rest.start, len(rest.ids))
+      total = float(log_probs[new].sum(dtype=np.float64))
+      yield rest.number, LogLikelihood(total, bool(is_best[new].all()))
+
+
+def _share(texts: list[_Rest]) -> _Group:
+  """Takes off the ids that whole texts with the same context all begin with."""
+  shared = min(text.start for text in texts)
+  rests = [_Rest(t.number, t.ids[shared:], t.start - shared) for t in texts]
+  return _Group(texts[0].ids[:shared], rests)
+
+
+def _batches(values: list[Any], size: int) -> Iterator[list[Any]]:
+  for start in range(0, len(values), size):
+    yield values[start : start + size]
+
+
+def _up(number: int) -> int:
+  """The next power of two times `_LEAST`."""
+  return _LEAST << (-(-number // _LEAST) - 1).bit_length()
+
+
+def _pad(texts: list[np.ndarray], rows: int, slots: int) -> tuple[np.ndarray, np.ndarray]:
+  """Ids [rows, slots] of texts [n] each, and their lengths [rows], 0 where there is none."""
+  tokens, lengths = np.zeros((rows, slots), np.int32), np.zeros(rows, np.int32)
+  for row, text in enumerate(texts):
+    lengths[row] = len(text)
+    tokens[row, : len(text)] = text
+  return tokens, lengths
 
 
 def _check_pair(number, pair):
@@ -123,6 +179,40 @@ def _check_pair(number, pair):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _score(reader, weights, tokens, lengths, chunk):
-  cache, _, log_probs, is_best = loop.prefill(reader, weights, tokens, lengths, chunk)
+def _read(reader: Reader, weights: Any, tokens: jax.Array, lengths: jax.Array, chunk: int):
+  """The cache after ids [B, T] of which `lengths` [B] are real, and logits [B, V]."""
+  return loop.prefill(reader, weights, tokens, lengths, chunk)[:2]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 7))
+def _read_rests(
+  reader: Reader,
+  weights: Any,
+  cache: Any,
+  logits: jax.Array,
+  rows: jax.Array,
+  tokens: jax.Array,
+  count: jax.Array,
+  chunk: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Scores ids that follow what rows of a cache have read.
+
+  Args:
+    reader: the model.
+    weights: of the reader.
+    cache: of any number of rows.
+    logits: float32 [rows, V], of the id after each.
+    rows: int [B], which of them come before the ids.
+    tokens: int [B, T].
+    count: int [B], how many are read; one more is scored.
+    chunk: ids per step.
+
+  Returns:
+    float32 [B, T + 1] log-probabilities of the ids; bool [B, T + 1], whether each was the
+    likeliest; and bool [B], whether there were more patches than room.
+  """
+  cache, logits = jax.tree.map(lambda x: jnp.asarray(x)[rows], (cache, logits))
+  cache, _, log_probs, is_best = loop.read_on(
+    reader, weights, cache, logits, tokens, count, chunk
+  )
   return log_probs, is_best, reader.patches_left(cache) < 0

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blt_jax.evals import rows, samples
+from blt_jax.evals.memory import ITEMS, Memory
 from blt_jax.evals.patches import PatchUse
 from blt_jax.evals.statistics import Estimate
 from blt_jax.evals.suite import Report, TaskReport
@@ -69,6 +70,7 @@ def _task(told: TaskReport, data: Path, patches: PatchUse | None) -> dict[str, A
     "groups": groups,
     "quoted_by": told.task.metric,
     "n": len(told.items),
+    "n_cut": told.num_cut,
     "shots": max(len(item.shots) for item in told.items),
     "digest_of_prompts": hashlib.sha256(asked).hexdigest(),
     "sha256_of_data": rows.digest(samples.locate(str(data)), told.task.file),
@@ -99,6 +101,8 @@ def to_table(report: Report) -> str:
       numbers = _numbers(estimate, told.intervals[metric])
       star = "*" if metric == told.task.metric else " "
       lines.append(f"{name:24} {metric + star:36} {numbers} {len(told.items):6d} {shots:5d}")
+    if told.num_cut:
+      lines.append(f"{name:24} {told.num_cut} of {len(told.items)} items were cut: no room.")
   return "\n".join(lines)
 
 
@@ -107,8 +111,10 @@ def _numbers(estimate: Estimate, interval: tuple[float, float]) -> str:
   return f"{estimate.value:8.4f} {estimate.error:7.4f}  {f'{low} {high}':16}"
 
 
-def save(folder: Path, report: Report, results: dict[str, Any]) -> None:
+def save(folder: Path, report: Report, results: dict[str, Any], memory: Memory) -> None:
   """Writes `results.json`, and `items.jsonl`: of each item requests, answers and scores.
+
+  An item's `key` is that of the memory, which is closed.
 
   Raises:
     OSError: they cannot be written.
@@ -116,12 +122,13 @@ def save(folder: Path, report: Report, results: dict[str, Any]) -> None:
   home = Folder(folder)
   with atomic.explaining(folder):
     home.make()
-    with home.new_file("items.jsonl") as path, path.open("w", encoding="utf-8") as file:
+    with home.new_file(ITEMS) as path, path.open("w", encoding="utf-8") as file:
       for name, told in report.items():
         lines = zip(told.items, told.asked, told.answers, told.scores, strict=True)
         for item, asked, answers, score in lines:
           line = {
             "task": name,
+            "key": memory.key(asked),
             "row": dict(item.row),
             "requests": asked,
             "answers": answers,
@@ -129,3 +136,4 @@ def save(folder: Path, report: Report, results: dict[str, Any]) -> None:
           }
           file.write(json.dumps(line, ensure_ascii=False) + "\n")
     home.write_json("results.json", results)
+    memory.close()

@@ -1,16 +1,17 @@
 """The suite: tasks by name, asked of a model."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from blt_jax.decode import Generator, Sampling, Scorer
 from blt_jax.decode.language_model import LanguageModel
-from blt_jax.evals import rows, samples
+from blt_jax.evals import asking, rows, samples
+from blt_jax.evals.memory import Memory
 from blt_jax.evals.registry import TASKS as TASKS
 from blt_jax.evals.registry import find, find_all
 from blt_jax.evals.statistics import Estimate, interval
-from blt_jax.evals.task import Choice, Continue, Item, Request, Row, Score, Task, Text
+from blt_jax.evals.task import Item, Request, Row, Score, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class TaskReport:
     summary: over all.
     intervals: of 95 %, by bootstrap over items.
     groups: field -> its value -> the summary of the items that have it.
+    num_cut: items for all of which the model had no room; see `asking.ask`.
   """
 
   task: Task
@@ -36,6 +38,7 @@ class TaskReport:
   summary: dict[str, Estimate]
   intervals: dict[str, tuple[float, float]]
   groups: dict[str, dict[str, dict[str, Estimate]]]
+  num_cut: int = 0
 
 
 Report = dict[str, TaskReport]
@@ -94,6 +97,7 @@ def evaluate(
   batch_size: int = 8,
   run_code: bool = False,
   progress: Callable[[str, int, int], None] = lambda task, done, total: None,
+  memory: Memory | None = None,
 ) -> Report:
   """Asks a model all tasks.
 
@@ -105,7 +109,8 @@ def evaluate(
     seed: of noises.
     batch_size: texts at a time.
     run_code: whether programs that the model writes may run.
-    progress: called with the task's name, the requests done and all of them.
+    progress: called with the task's name, the bytes done and all of them, nearly.
+    memory: of answers that were given before, and those that are given now.
 
   Raises:
     FileNotFoundError: a task has no file there.
@@ -113,9 +118,11 @@ def evaluate(
   """
   report = {}
   for task, items, asked in prepare(tasks, data, limit, seed, run_code):
-    told = _ask(model, [r for some in asked for r in some], batch_size, task.name, progress)
-    answers = [[next(told) for _ in some] for some in asked]
-    report[task.name] = summarise(task, items, asked, answers)
+    told = functools.partial(progress, task.name)
+    answers = _ask(model, asked, batch_size, memory or Memory(None, {}), told)
+    num_cut = sum(any(asking.is_cut(model, r) for r in some) for some in asked)
+    found = summarise(task, items, asked, answers)
+    report[task.name] = dataclasses.replace(found, num_cut=num_cut)
   return report
 
 
@@ -176,48 +183,25 @@ def _load(task: Task, data: str, limit: int | None) -> list[Item]:
   return task.load(found, rows.read_shots(data, task.file) if task.num_shots else ())
 
 
-def _ask(model, asked, batch_size, name, progress) -> Iterator[Any]:
-  """Answers in the order of the requests."""
-  order = sorted(range(len(asked)), key=lambda i: -_size(asked[i]))
-  answers: list[Any] = [None] * len(asked)
-  part = max(batch_size * 16, 64)
-  for start in range(0, len(order), part):
-    chosen = order[start : start + part]
-    for kind, answer in _ANSWERS.items():
-      own = [i for i in chosen if isinstance(asked[i], kind)]
-      told = answer(model, [asked[i] for i in own], batch_size) if own else []
-      for i, one in zip(own, told, strict=True):
-        answers[i] = one
-    progress(name, min(start + part, len(asked)), len(asked))
-  return iter(answers)
-
-
-def _size(request: Request) -> int:
-  if isinstance(request, Choice):
-    return len(request.context) + max(map(len, request.continuations))
-  return len(request[0])
-
-
-def _answer_choices(model, asked, batch_size):
-  pairs = [(choice.context, c) for choice in asked for c in choice.continuations]
-  told = iter(Scorer(model, batch_size=batch_size).loglikelihood(pairs))
-  return [[tuple(next(told)) for _ in choice.continuations] for choice in asked]
-
-
-def _answer_texts(model, asked, batch_size):
-  return Scorer(model, batch_size=batch_size).loglikelihood_rolling([r.text for r in asked])
-
-
-def _answer_continuations(model, asked, batch_size):
-  prompts = [request.prompt for request in asked]
-  longest = max(len(p.encode()) + r.max_bytes for p, r in zip(prompts, asked, strict=True)) + 1
-  options = [Sampling(max_bytes=r.max_bytes, stop=r.stop, temperature=0.0) for r in asked]
-  generator = Generator(model, batch_size=batch_size, max_length=-(-longest // 256) * 256)
-  return [told.text for told in generator.generate(prompts, options)]
-
-
-_ANSWERS: dict[type, Callable[..., list[Any]]] = {
-  Choice: _answer_choices,
-  Text: _answer_texts,
-  Continue: _answer_continuations,
-}
+def _ask(
+  model: LanguageModel,
+  asked: Sequence[Sequence[Request]],
+  batch_size: int,
+  memory: Memory,
+  progress: Callable[[int, int], None],
+) -> list[list[Any]]:
+  """Answers of each item, those that are known first."""
+  sizes = [asking.size(requests) for requests in asked]
+  answers = {i: known for i, r in enumerate(asked) if (known := memory.find(r)) is not None}
+  done, rest = (
+    sum(sizes[i] for i in answers),
+    [i for i in range(len(asked)) if i not in answers],
+  )
+  progress(done, sum(sizes))
+  for place, told in asking.ask(model, [asked[i] for i in rest], batch_size):
+    item = rest[place]
+    answers[item] = told
+    memory.add(asked[item], told)
+    done += sizes[item]
+    progress(done, sum(sizes))
+  return [answers[i] for i in range(len(asked))]

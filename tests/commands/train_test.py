@@ -93,8 +93,9 @@ def test_programs_read_the_checkpoint_that_is_asked_for(finished, text, tmp_path
   found = []
   for step in ("4", "6", "best"):  # the last one alone was evaluated
     evaluate.main([f"--run={workdir}", f"--data={text / 'file_0.py'}", f"--step={step}"])
-    found.append(json.loads(capsys.readouterr().out)["bpb"])
-  assert found[0] != found[1] == found[2]
+    found.append(json.loads(capsys.readouterr().out))
+  assert [numbers["step"] for numbers in found] == [4, 6, 6]
+  assert found[0]["bpb"] != found[1]["bpb"] == found[2]["bpb"]
   export.main([f"--run={workdir}", f"--output={tmp_path / 'out'}", "--step=4"])
   old = runs.load_run(tmp_path / "out")
   assert old.step == 4

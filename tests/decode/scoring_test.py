@@ -1,5 +1,7 @@
 """Likelihoods against the full forward pass."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from golden_cases import FLOAT32
 from uncached import random_blt
 
 from blt_jax import tokenizer
+from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.scoring import Scorer
 
 CONTEXTS = ["", "a", "hello world", "the end", b"\xff"]
@@ -39,6 +42,29 @@ def test_loglikelihood():
     start = len(ids) - 1
     np.testing.assert_allclose(got.log_prob, log_probs[start:].sum(), **FLOAT32)
     assert got.is_greedy == bool((best[start:] == new).all())
+
+
+def test_a_context_is_read_once_for_all_its_continuations():
+  model, reads = random_blt(TINY).cached(), []
+
+  class Counting(BLTReader):
+    def read(self, weights, cache, tokens, count, *others):
+      jax.debug.callback(lambda n: reads.append(int(n)), count.sum())
+      return super().read(weights, cache, tokens, count, *others)
+
+  fields = {f.name: getattr(model.reader, f.name) for f in dataclasses.fields(model.reader)}
+  model = dataclasses.replace(model, reader=Counting(**fields))
+  scorer = Scorer(model, batch_size=3, chunk=16)
+  pairs = [(c, e) for c in CONTEXTS for e in (" a", " choice of this length", " b", " cd")]
+  together = scorer.loglikelihood(pairs)
+  jax.effects_barrier()
+  sizes = {context: len(context.encode() if isinstance(context, str) else context) + 1
+           for context in CONTEXTS}  # fmt: skip
+  assert sum(reads) == sum(sizes.values()) + sum(len(end) - 1 for _, end in pairs)
+  for pair, score in zip(pairs, together, strict=True):
+    (alone,) = scorer.loglikelihood([pair])
+    np.testing.assert_allclose(score.log_prob, alone.log_prob, rtol=1e-5)
+    assert score.is_greedy == alone.is_greedy
 
 
 def test_rolling_is_the_whole_text():

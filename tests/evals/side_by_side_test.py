@@ -10,7 +10,7 @@ from blt_jax import evaluate
 from blt_jax.evals import paired, patches, suite, variants
 from blt_jax.evals.patches import TaskTexts
 from blt_jax.patching import PatchingConfig
-from blt_jax.runs import loading
+from blt_jax.runs import checkpoint, loading
 from blt_jax.runs.patcher import Patcher
 
 RULE = PatchingConfig(scheme="entropy", threshold=2.0)
@@ -38,6 +38,7 @@ def _loads(monkeypatch):
     return fake_answers.report(names, data, model, limit=limit, seed=seed)
 
   monkeypatch.setattr(loading, "load_language_model", load)
+  monkeypatch.setattr(checkpoint, "find_step", lambda run, step: step or 7)
   monkeypatch.setattr(suite, "evaluate", ask)
   monkeypatch.setattr(patches, "read", lambda run, *_: None if "lm" in run else texts())
   return loaded

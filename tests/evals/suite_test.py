@@ -1,5 +1,6 @@
 """The suite with a model: answers in their places, files, mistakes."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,11 +11,15 @@ from uncached import random_params
 
 from blt_jax import evaluate
 from blt_jax.decode import Generator, Sampling, Scorer
+from blt_jax.decode.byte_lm import ByteLMReader
 from blt_jax.decode.language_model import from_byte_lm
-from blt_jax.evals import patches, suite
+from blt_jax.evals import asking, patches, suite
+from blt_jax.evals import report as reports
+from blt_jax.evals.memory import Memory
+from blt_jax.evals.task import Choice, Continue, Text
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.runs import loading
+from blt_jax.runs import checkpoint, loading
 
 ROWS = {
   "piqa_valid": [
@@ -33,6 +38,13 @@ def _model():
   params = random_params(config)
   params["output"]["kernel"] *= 5
   return from_byte_lm(ByteLM(config), params)
+
+
+@pytest.fixture(name="run")
+def _run(model, monkeypatch):
+  monkeypatch.setattr(loading, "load_language_model", lambda *_: model)
+  monkeypatch.setattr(checkpoint, "find_step", lambda run, step: step or 7)
+  monkeypatch.setattr(patches, "read", lambda *_: None)
 
 
 @pytest.fixture(scope="module", name="data")
@@ -64,9 +76,8 @@ def test_answers_are_those_of_scorer_and_generator(model, data):
   assert [answer for (answer,) in report["g2p"].answers] == [t.text for t in told]
 
 
-def test_the_command_writes_a_table_and_files(model, data, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(loading, "load_language_model", lambda *_: model)
-  monkeypatch.setattr(patches, "read", lambda *_: None)
+@pytest.mark.usefixtures("run")
+def test_the_command_writes_a_table_and_files(data, tmp_path, capsys):
   output = tmp_path / "out"
   tasks = "--tasks=piqa,piqa_noise,bpb"
   evaluate.main(["--run=RUN", tasks, f"--data={data}", f"--output={output}", "--limit=3"])
@@ -96,22 +107,87 @@ def test_the_command_writes_a_table_and_files(model, data, tmp_path, monkeypatch
     (["--output=out"], "--output is of --tasks"),
   ],
 )
-def test_mistakes_are_named(flags, error, model, data, monkeypatch):
-  monkeypatch.setattr(loading, "load_language_model", lambda *_: model)
-  monkeypatch.setattr(patches, "read", lambda *_: None)
+@pytest.mark.usefixtures("run")
+def test_mistakes_are_named(flags, error, data):
   with pytest.raises((ValueError, FileNotFoundError), match=error):
     evaluate.main(["--run=RUN", f"--data={data}", *flags])
 
 
+@pytest.mark.usefixtures("run")
 def test_the_command_patches_as_it_is_told(model, data, monkeypatch):
   given = []
   monkeypatch.setattr(
     loading, "load_language_model", lambda *flags: given.append(flags) or model
   )
-  monkeypatch.setattr(patches, "read", lambda *_: None)
   flags = ["--entropy_model=OTHER", "--threshold=0.1", "--step=4"]
   evaluate.main(["--run=RUN", "--tasks=lambada", f"--data={data}", *flags])
   assert given == [("RUN", "OTHER", 0.1, 4)]
+
+
+def test_an_evaluation_goes_on_where_it_was_stopped(model, data, tmp_path, monkeypatch):
+  names, about, given = ["piqa", "bpb", "g2p"], {"run": "RUN", "step": 1}, []
+  whole = suite.evaluate(model, names, str(data))
+  answer = asking.ask
+
+  def stop_after(count):
+    def ask(model, asked, batch_size):
+      for place, answers in answer(model, asked, 1):
+        given.append(asked[place])
+        if len(given) > count:
+          raise KeyboardInterrupt
+        yield place, answers
+
+    monkeypatch.setattr(asking, "ask", ask)
+
+  stop_after(4)  # of nine items
+  with pytest.raises(KeyboardInterrupt):
+    suite.evaluate(model, names, str(data), memory=Memory(tmp_path, about))
+  with (tmp_path / "items.jsonl.unfinished").open("a") as file:
+    file.write('{"key": "half a li')  # as a kill leaves it
+  given.clear()
+  stop_after(100)
+  memory = Memory(tmp_path, about)
+  report = suite.evaluate(model, names, str(data), memory=memory)
+  assert len(given) == 9 - 4
+  for name in names:
+    for metric, value in whole[name].summary.items():
+      assert report[name].summary[metric] == pytest.approx(value, rel=1e-5)
+  reports.save(tmp_path, report, {}, memory)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["items.jsonl", "results.json"]
+  given.clear()
+  suite.evaluate(model, names, str(data), memory=Memory(tmp_path, about))
+  assert not given
+  suite.evaluate(model, names, str(data), memory=Memory(tmp_path, about | {"step": 2}))
+  assert len(given) == 9
+
+
+def test_what_does_not_fit_is_cut_from_the_left(model):
+  class Narrow(ByteLMReader):
+    max_length = 9
+
+  reader = model.reader
+  narrow = dataclasses.replace(
+    model, reader=Narrow(reader.config, reader.dtype, reader.reset_at_newline)
+  )
+  asked = [
+    [Choice("a long context", (" ab", " c"))],
+    [Choice("bc", (" ab",))],
+    [Text("a text of some length")],
+    [Continue("prompt of a text", (), 3)],
+  ]
+  told = dict(asking.ask(narrow, asked))
+  pairs = [(b"ntext", b" ab"), (b"ntext", b" c"), (b"bc", b" ab")]
+  scores = [tuple(score) for score in Scorer(model).loglikelihood(pairs)]
+  found = [told[0][0][0], told[0][0][1], told[1][0][0]]
+  np.testing.assert_allclose([x for x, _ in found], [x for x, _ in scores], rtol=1e-5)
+  text = b"a text of some length"
+  pairs = [(text[max(i - 4, 0) : i], text[i : i + 4]) for i in range(0, len(text), 4)]
+  wanted = sum(score.log_prob for score in Scorer(model).loglikelihood(pairs))
+  assert told[2][0] == pytest.approx(wanted, rel=1e-5)
+  (written,) = Generator(model).generate([b" text"], Sampling(max_bytes=3))
+  assert told[3] == [written.text]
+  assert [asking.is_cut(narrow, request) for (request,) in asked] == [True, False, True, True]
+  assert not any(asking.is_cut(model, request) for (request,) in asked)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,131 @@
+"""Asks a model what tasks want to know: items of similar length together, longest first."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from blt_jax.decode import Generator, Sampling, Scorer
+from blt_jax.decode.language_model import LanguageModel
+from blt_jax.evals.task import Choice, Continue, Request, Text
+
+_WAITING = 16  # prompts for each row of the generator, before which shorter ones wait
+_ROUND = 256  # rows of the generator have a multiple of this many ids
+
+Answer = tuple[tuple[int, int], Any]  # of request j of item i
+
+
+def ask(
+  model: LanguageModel, asked: Sequence[Sequence[Request]], batch_size: int = 8
+) -> Iterator[tuple[int, list[Any]]]:
+  """Answers the requests of items, as many at a time as a batch holds.
+
+  What a model has no room for is cut: contexts from the left, and of a text each byte sees
+  at least half the room before it. See `is_cut`.
+
+  Args:
+    model: see `decode.language_model`.
+    asked: requests of each item.
+    batch_size: rows that the model reads or writes at a time.
+
+  Yields:
+    Numbers of items and the answers to their requests, as they come; see `task.Request`.
+  """
+  told: dict[int, dict[int, Any]] = {}
+  for (item, number), answer in _answers(model, asked, batch_size):
+    own = told.setdefault(item, {})
+    own[number] = answer
+    if len(own) == len(asked[item]):
+      yield item, [answer for _, answer in sorted(told.pop(item).items(), key=lambda x: x[0])]
+
+
+def size(requests: Sequence[Request]) -> int:
+  """Bytes to read and to write for the requests of an item, or nearly."""
+  return sum(
+    len("".join([r.context, *r.continuations]).encode())
+    if isinstance(r, Choice)
+    else len(r[0].encode()) + (r.max_bytes if isinstance(r, Continue) else 0)
+    for r in requests
+  )
+
+
+def is_cut(model: LanguageModel, request: Request) -> bool:
+  """Whether the model has too little room for all that it should see."""
+  room = model.reader.max_length
+  if room is None:
+    return False
+  if isinstance(request, Choice):
+    longest = max(len(c.encode()) for c in request.continuations)
+    return len(request.context.encode()) + longest >= room
+  return size([request]) >= room
+
+
+def _answers(model, asked, batch_size) -> Iterator[Answer]:
+  order = sorted(range(len(asked)), key=lambda i: -_longest(asked[i]))
+  numbered = [((i, j), request) for i in order for j, request in enumerate(asked[i])]
+  writes = [x for x in numbered if isinstance(x[1], Continue)]
+  reads = [x for x in numbered if not isinstance(x[1], Continue)]
+  for part in _parts(reads, batch_size):
+    yield from _score(model, part, batch_size)
+  prompts = [request.prompt for _, request in writes]
+  options = [Sampling(max_bytes=r.max_bytes, stop=r.stop, temperature=0.0) for _, r in writes]
+  for number, text in write(model, prompts, options, batch_size):
+    yield writes[number][0], text
+
+
+def _longest(requests: Sequence[Request]) -> int:
+  return max(len(request[0]) for request in requests)
+
+
+def _parts(values, size):
+  return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _score(model, part, batch_size) -> Iterator[Answer]:
+  """How likely continuations and texts are, in nats."""
+  pairs = [_pairs(request, model.reader.max_length) for _, request in part]
+  scores = iter(
+    Scorer(model, batch_size=batch_size).loglikelihood([p for own in pairs for p in own])
+  )
+  for (place, request), own in zip(part, pairs, strict=True):
+    found = [tuple(next(scores)) for _ in own]
+    is_text = isinstance(request, Text)
+    yield place, sum(nats for nats, _ in found) if is_text else found
+
+
+def _pairs(request: Choice | Text, room: int | None) -> list[tuple[bytes, bytes]]:
+  """Contexts and continuations; the room includes a BOS."""
+  if isinstance(request, Choice):
+    context, ends = request.context.encode(), [c.encode() for c in request.continuations]
+    kept = len(context) if room is None else max(room - 1 - max(map(len, ends)), 0)
+    return [(context[max(len(context) - kept, 0) :], end) for end in ends]
+  text = request.text.encode()
+  if room is None or len(text) < room:
+    return [(b"", text)] if text else []
+  half = (room - 1) // 2
+  cuts = range(0, len(text), half)
+  return [(text[max(at - half, 0) : at], text[at : at + half]) for at in cuts]
+
+
+def write(
+  model: LanguageModel, prompts: Sequence[str], options: Sequence[Sampling], batch_size: int = 8
+) -> Iterator[tuple[int, str]]:
+  """Continues prompts, the longest first; stops are cut.
+
+  Yields:
+    Numbers of prompts and what the model writes, as it comes.
+
+  Raises:
+    ValueError: a prompt is no text.
+  """
+  order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+  for part in _parts(order, batch_size * _WAITING):
+    longest = max(len(prompts[i].encode()) + options[i].max_bytes for i in part) + 1
+    room = -(-longest // _ROUND) * _ROUND
+    if model.reader.max_length is not None:
+      room = min(room, model.reader.max_length)
+    generator = Generator(model, batch_size=batch_size, max_length=room, truncate=True)
+    texts, sampled = [prompts[i] for i in part], [options[i] for i in part]
+    for piece in generator.stream(texts, sampled, stride=2**30):
+      if piece.result is not None and piece.result.error is not None:
+        raise ValueError(f"The prompt {texts[piece.index]!r}: {piece.result.error}")
+      if piece.result is not None:
+        yield part[piece.index], piece.result.text
