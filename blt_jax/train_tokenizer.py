@@ -25,6 +25,7 @@ from blt_jax.data.piece_vocabulary import PieceVocabulary
 from blt_jax.runs import bounds, corpus, settings_flags
 from blt_jax.storage import paths
 from blt_jax.storage.atomic import explaining, new_file
+from blt_jax.storage.folders import Folder
 
 _OPTIONS: dict[str, Any] = dict(
   model_type="bpe",
@@ -54,8 +55,10 @@ def main(argv: list[str] | None = None) -> None:
   args, config = settings_flags.parse(parser, argv)
   logs.show_progress()
   _check(args, config)
-  texts = list(read_texts(config, args.max_bytes))
   path = config.patching.tokenizer
+  with explaining(path):
+    Folder(path.rpartition("/")[0] or ".").make()
+  texts = list(read_texts(config, args.max_bytes))
   with explaining(path), new_file(path) as file:
     file.write_bytes(train(texts, config.model.vocab_size))
   print(json.dumps(measure(PieceVocabulary(path), texts)))

@@ -258,7 +258,7 @@ def _config_file(home, tmp_path, size=SIZE):
     "  config = get_default('bpe_lm')\n"
     f"  config.data.path = {str(home / 'text')!r}\n"
     f"  config.data.heldout_fraction = 0.2\n"
-    f"  config.patching.tokenizer = {str(tmp_path / 'new.model')!r}\n"
+    f"  config.patching.tokenizer = {str(tmp_path / 'new' / 'new.model')!r}\n"
     f"  config.model.vocab_size = {size}\n"
     "  return config\n"
   )
@@ -280,7 +280,7 @@ def test_train_tokenizer_learns_from_training_text_alone(home, tmp_path, capsys,
   every = {p.read_bytes() for p in (home / "text").iterdir()}
   assert set(seen) < every and len(seen) == len(set(seen))
   assert numbers["vocab_size"] == SIZE and numbers["bytes"] == sum(map(len, seen))
-  model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "new.model"))
+  model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "new" / "new.model"))
   count = sum(len(model.encode(text.decode())) for text in seen)
   assert numbers["pieces"] == count
   assert numbers["bytes_per_piece"] == pytest.approx(numbers["bytes"] / count)
@@ -308,7 +308,7 @@ def test_what_train_tokenizer_refuses(home, tmp_path):
     train_tokenizer.main([f"--config={path}", "--max_bytes=0"])
   with pytest.raises(ValueError, match="tokenizer is empty"):
     train_tokenizer.main([f"--config={path}", "--config.patching.tokenizer="])
-  assert not (tmp_path / "new.model").exists()
+  assert not (tmp_path / "new" / "new.model").exists()
 
 
 # --- A pod
