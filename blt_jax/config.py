@@ -47,9 +47,11 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.max_document_bytes = 65_536  # longer text files become several documents
   data.shuffle_window = 10_000  # documents; for what cannot be shuffled globally
   data.num_workers = 0  # processes that patch each stream; 0: a thread of this one
-  # Rows are filled from so many open documents of each stream; None: 256, or 32 for each row.
+  # Rows are filled from so many open documents of each stream; None: 2,048, or 256 where an
+  # entropy model scores them meanwhile, or 32 for each row.
   data.pool_size = placeholder(int)
-  data.pool_bytes = placeholder(int)  # of text in them; None: 2 MiB, or 256 KiB for each row
+  # Bytes of text in them; None: 16 MiB, or 2 MiB there, or 256 KiB for each row.
+  data.pool_bytes = placeholder(int)
   # Rows come from so many independent streams of documents, which the processes share: batches
   # depend on it and not on the number of processes. None: as the run began, first one each.
   data.num_streams = placeholder(int)

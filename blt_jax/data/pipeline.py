@@ -60,6 +60,7 @@ def training_batches(
     workers.transform(documents, patch if num_workers else _keep, num_workers),
     **dataclasses.asdict(shape),
     patch=None if num_workers else patch,
+    is_slow=patch.is_slow,
   )
   if patch.sizes is None:
     return rows

@@ -19,6 +19,9 @@ class PatchDocument:
   """Turns a document into `tokens` uint16 [n], BOS and EOS included, and `patch_lengths`.
 
   Many documents wait to be packed, so their ids take no more memory than they must.
+
+  Attributes:
+    is_slow: whether a MB takes seconds.
   """
 
   def __init__(
@@ -27,6 +30,7 @@ class PatchDocument:
     scorer: Scorer | None = None,
     encode: Encoder = _encode,
     sizes: np.ndarray | None = None,
+    is_slow: bool = False,
   ):
     """Takes the patching and what it needs.
 
@@ -35,8 +39,9 @@ class PatchDocument:
       scorer: for the entropy scheme, what scores documents that bring no entropies.
       encode: turns text into ids; for the bpe scheme, with delimiters.
       sizes: int [V], bytes of each id, where ids are pieces; None where they are bytes.
+      is_slow: whether the scorer is a neural network.
     """
-    self.encode = encode
+    self.encode, self.is_slow = encode, is_slow
     self.sizes = sizes
     self._config = config
     self._scorer = scorer

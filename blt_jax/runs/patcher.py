@@ -59,7 +59,8 @@ class Patcher:
     """The transformation of raw documents, for the pipeline."""
     model = self.entropy_model
     if isinstance(model, runs.EntropyModel):
-      return PatchDocument(self.config, EntropyScorer(*model, self.config.reset_at_newline))
+      scorer = EntropyScorer(*model, self.config.reset_at_newline)
+      return PatchDocument(self.config, scorer, is_slow=True)
     if self.pieces is not None:
       return PatchDocument(self.config, encode=self.pieces, sizes=self.pieces.sizes)
     if self.encoder is not None:

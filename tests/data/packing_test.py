@@ -207,6 +207,14 @@ def test_open_text_is_bounded_in_bytes():
     assert 500 * (state["read"] - state["documents"]["next_index"]) <= 2 * 10_000
 
 
+@pytest.mark.parametrize("is_slow, first, later", [(False, 2048, 2048), (True, 133, 256)])
+def test_fewer_documents_are_open_where_patching_is_slow(is_slow, first, later):
+  documents = grain.MapDataset.source(_documents_of([3943] * 3000)).to_iter_dataset()
+  batches = iter(PackRows(documents, 4096, 2048, batch_size=2, is_slow=is_slow))
+  counts = [next(batches)["open_documents"].item(0) for _ in range(40)]
+  assert (counts[0], max(counts)) == (first, later)
+
+
 def test_only_open_documents_are_patched_again():
   documents, patched = _documents_of([20, 300] * 50), []
 

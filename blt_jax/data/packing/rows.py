@@ -16,7 +16,9 @@ from blt_jax.data.packing.document_pool import DocumentPool
 from blt_jax.data.packing.open_document import OpenDocument
 from blt_jax.data.packing.row_filling import RowFiller, Rows, empty_rows
 
-_FIRST_BYTES = 2**18  # of open text for each row of the first batch
+_POOL_DOCUMENTS, _POOL_BYTES = 2048, 2**24
+_SLOW_POOL_DOCUMENTS, _SLOW_POOL_BYTES = 256, 2**21  # where it takes seconds to patch a MB
+_ROW_DOCUMENTS, _ROW_BYTES = 32, 2**18  # for each row of a batch, at least
 
 
 class PackRows(grain.IterDataset):
@@ -56,6 +58,7 @@ class PackRows(grain.IterDataset):
     pool_bytes: int | None = None,
     patch: Callable[[Any], dict[str, np.ndarray]] | None = None,
     row_multiple: int = 1,
+    is_slow: bool = False,
   ):
     """Takes the documents, S and P.
 
@@ -63,15 +66,18 @@ class PackRows(grain.IterDataset):
       documents: to pack, in shuffled order.
       seq_len: S.
       num_patches: P, about S divided by the mean bytes per patch.
-      pool_size: how many documents are open at once; None: 256, or 32 for each row of a
-        batch if that is more. 1 keeps the documents in order.
+      pool_size: how many documents are open at once; None: 2,048, or 256 where patching is
+        slow, or 32 for each row of a batch if that is more. 1 keeps the documents in order.
       batch_size: B, rows of a batch; None for rows one by one.
-      pool_bytes: how many ids they hold together; None: 2 MiB, or 256 KiB for each row.
-        Eight documents may be open however long they are.
+      pool_bytes: how many ids they hold together; None: 16 MiB, or 2 MiB where patching is
+        slow, or 256 KiB for each row if that is more. Eight documents may be open however long
+        they are.
       patch: makes a document, as above, of what `documents` gives; None where it gives those.
         What is read again to resume, and is done, is not patched again.
       row_multiple: divides S, and the positions where pieces start: before each is padding,
         id 0 without loss, up to the next such position.
+      is_slow: whether documents take long to patch; then fewer are open by default, and the
+        first batch does not wait for all of them.
 
     Raises:
       ValueError: S or P is too small for any row, or S no multiple, a batch has no row, or no
@@ -87,10 +93,13 @@ class PackRows(grain.IterDataset):
       raise ValueError(f"seq_len {seq_len} must be a multiple of row_multiple {row_multiple}.")
     if batch_size is not None and batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}; a batch has at least 1 row.")
+    rows = batch_size or 1
     if pool_size is None:
-      pool_size = 32 * max(8, batch_size or 1)
+      least = _SLOW_POOL_DOCUMENTS if is_slow else _POOL_DOCUMENTS
+      pool_size = max(least, _ROW_DOCUMENTS * rows)
     if pool_bytes is None:
-      pool_bytes = 2**18 * max(8, batch_size or 1)
+      least = _SLOW_POOL_BYTES if is_slow else _POOL_BYTES
+      pool_bytes = max(least, _ROW_BYTES * rows)
     if min(pool_size, pool_bytes) < 1:
       raise ValueError(
         f"pool_size is {pool_size} and pool_bytes {pool_bytes}; at least 1 document must be "
@@ -98,7 +107,7 @@ class PackRows(grain.IterDataset):
       )
     self._documents = documents
     self._options = (
-      seq_len, num_patches, pool_size, pool_bytes, batch_size, patch, row_multiple
+      seq_len, num_patches, pool_size, pool_bytes, batch_size, patch, row_multiple, is_slow
     )  # fmt: skip
 
   def __iter__(self) -> "_PackIterator":
@@ -117,12 +126,13 @@ class _PackIterator(grain.DatasetIterator):
     batch_size: int | None,
     patch: Callable[[Any], dict[str, np.ndarray]] | None,
     row_multiple: int,
+    is_slow: bool,
   ):
     super().__init__(documents)
     self._documents = documents
     self._seq_len, self._num_patches = seq_len, num_patches
     self._pool_size, self._pool_bytes, self._batch_size = pool_size, pool_bytes, batch_size
-    self._patch, self._row_multiple = patch, row_multiple
+    self._patch, self._row_multiple, self._is_slow = patch, row_multiple, is_slow
     self._pool = self._empty_pool()
     self._read = 0  # documents
     self._row = 0  # rows made
@@ -147,13 +157,11 @@ class _PackIterator(grain.DatasetIterator):
     return rows
 
   def _fill_pool(self) -> bool:
-    """Opens as many documents as may be; returns whether there is any.
-
-    The first batch does not wait for all of them.
-    """
-    pool = self._pool
-    start = _FIRST_BYTES * (self._batch_size or 1)
-    most = min(start + 4 * self._row * self._seq_len, self._pool_bytes)
+    """Opens as many documents as may be; returns whether there is any."""
+    pool, most = self._pool, self._pool_bytes
+    if self._is_slow:  # the first batch does not wait for all of them
+      first = _ROW_BYTES * (self._batch_size or 1)
+      most = min(first + 4 * self._row * self._seq_len, most)
     while len(pool) < self._pool_size and pool.size < most and not self._is_exhausted:
       try:
         pool.open(self._read_document())
