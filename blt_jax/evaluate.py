@@ -14,7 +14,7 @@ the checkpoint. Of tasks it prints a table.
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -113,7 +113,7 @@ def _evaluate_tasks(args: argparse.Namespace) -> None:
     about["entropy_model"] = args.entropy_model
     inside = f"{args.output}/{model.label}" if args.output and len(models) > 1 else args.output
     memory = Memory(inside, about)
-    told[model.label] = _ask(args, model, step, data, memory)
+    told[model.label] = _ask(args, model, step, prepared, memory)
     about |= {"seed": args.seed, "limit": args.limit}
     results[model.label] = reports.to_results(told[model.label], data, about, model.patches)
     if inside:
@@ -132,22 +132,20 @@ def _show_one(told: Mapping[str, suite.Report]) -> str:
 
 
 def _ask(
-  args: argparse.Namespace, model: variants.Variant, step: int, data: str, memory: Memory
+  args: argparse.Namespace,
+  model: variants.Variant,
+  step: int,
+  prepared: Sequence[suite.Prepared],
+  memory: Memory,
 ) -> suite.Report:
   """Asks one model all tasks."""
   loaded = loading.load_language_model(model.run, args.entropy_model, model.threshold, step)
   with TaskBar() as bar:
-    return suite.evaluate(
-      loaded,
-      args.tasks.split(","),
-      data,
-      args.limit,
-      args.seed,
-      args.batch_size,
-      args.run_code,
-      lambda task, done, total: bar(f"{model.label}: {task}", done, total),
-      memory,
-    )
+
+    def progress(task: str, done: int, total: int) -> None:
+      bar(f"{model.label}: {task}", done, total)
+
+    return suite.ask(loaded, prepared, args.batch_size, progress, memory)
 
 
 def _evaluate_text(args: argparse.Namespace) -> None:

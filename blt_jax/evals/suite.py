@@ -116,14 +116,7 @@ def evaluate(
     FileNotFoundError: a task has no file there.
     ValueError: a name is that of no task, or a row is none of its task.
   """
-  report = {}
-  for task, items, asked in prepare(tasks, data, limit, seed, run_code):
-    told = functools.partial(progress, task.name)
-    answers = _ask(model, asked, batch_size, memory or Memory(None, {}), told)
-    num_cut = sum(any(asking.is_cut(model, r) for r in some) for some in asked)
-    found = summarise(task, items, asked, answers)
-    report[task.name] = dataclasses.replace(found, num_cut=num_cut)
-  return report
+  return ask(model, prepare(tasks, data, limit, seed, run_code), batch_size, progress, memory)
 
 
 class Prepared(NamedTuple):
@@ -149,6 +142,24 @@ def prepare(
     Prepared(task, items, [task.requests(item) for item in items])
     for task, items in zip(found, loaded, strict=True)
   ]
+
+
+def ask(
+  model: LanguageModel,
+  prepared: Sequence[Prepared],
+  batch_size: int = 8,
+  progress: Callable[[str, int, int], None] = lambda task, done, total: None,
+  memory: Memory | None = None,
+) -> Report:
+  """Asks a model what `prepare` read; for the other arguments see `evaluate`."""
+  report = {}
+  for task, items, asked in prepared:
+    told = functools.partial(progress, task.name)
+    answers = _ask(model, asked, batch_size, memory or Memory(None, {}), told)
+    num_cut = sum(any(asking.is_cut(model, r) for r in some) for some in asked)
+    found = summarise(task, items, asked, answers)
+    report[task.name] = dataclasses.replace(found, num_cut=num_cut)
+  return report
 
 
 def summarise(
@@ -193,10 +204,8 @@ def _ask(
   """Answers of each item, those that are known first."""
   sizes = [asking.size(requests) for requests in asked]
   answers = {i: known for i, r in enumerate(asked) if (known := memory.find(r)) is not None}
-  done, rest = (
-    sum(sizes[i] for i in answers),
-    [i for i in range(len(asked)) if i not in answers],
-  )
+  done = sum(sizes[i] for i in answers)
+  rest = [i for i in range(len(asked)) if i not in answers]
   progress(done, sum(sizes))
   for place, told in asking.ask(model, [asked[i] for i in rest], batch_size):
     item = rest[place]

@@ -34,12 +34,12 @@ def _loads(monkeypatch):
     loaded.append((run, threshold))
     return f"{run}{threshold}"
 
-  def ask(model, names, data, limit, seed, *rest, **options):
-    return fake_answers.report(names, data, model, limit=limit, seed=seed)
+  def ask(model, prepared, *rest):
+    return fake_answers.answer_all(prepared, model)
 
   monkeypatch.setattr(loading, "load_language_model", load)
   monkeypatch.setattr(checkpoint, "find_step", lambda run, step: step or 7)
-  monkeypatch.setattr(suite, "evaluate", ask)
+  monkeypatch.setattr(suite, "ask", ask)
   monkeypatch.setattr(patches, "read", lambda run, *_: None if "lm" in run else texts())
   return loaded
 

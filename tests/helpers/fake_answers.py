@@ -20,9 +20,14 @@ def answer(request: Request, name: str = ""):
 
 def report(names, data: str, name: str = "", **options) -> suite.Report:
   """What the model of this name does at tasks."""
+  return answer_all(suite.prepare(names, data, **options), name)
+
+
+def answer_all(prepared, name: str) -> suite.Report:
+  """What the model of this name does at what `suite.prepare` read."""
   return {
     p.task.name: suite.summarise(*p, [[answer(r, name) for r in some] for some in p.asked])
-    for p in suite.prepare(names, data, **options)
+    for p in prepared
   }
 
 
