@@ -142,7 +142,8 @@ def find_boundaries(
       raise ValueError(f"The entropy scheme needs entropies {tokens.shape}, got {shape}.")
     return _entropy_boundaries(xp.asarray(entropies), config)
   if config.scheme == "space":
-    before = xp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=LETTER_ID)
+    first = xp.full((len(tokens), 1), LETTER_ID, tokens.dtype)
+    before = xp.concatenate([first, tokens[:, :-1]], axis=1)
     return space_rule(tokens, before)
   if config.scheme == "static":
     patch = np.floor(np.arange(tokens.shape[1] + 1) / config.patch_size)

@@ -37,7 +37,7 @@ def tiny_config(kind: str, **settings_of_run) -> ConfigDict:
     config.model.global_model.update(tiny | dict(dim=32, window=None))
     config.model.num_patches = 8
   config.model.dtype = "float32"
-  config.data.update(batch_size=8, seq_len=32, num_patches=33)
+  config.data.update(batch_size=8, seq_len=32, num_patches=33, pool_size=32)
   config.logging.update(every_steps=1, tensorboard=False)
   config.update(settings_of_run)
   return config
