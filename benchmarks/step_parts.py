@@ -73,13 +73,15 @@ def _measure_piece(piece: Piece) -> dict[str, Any]:
   def total(function):
     return piece.count * stopwatch.seconds(lambda: function(inputs, piece.fixed))
 
-  return {
+  measured = {
     "part": piece.part,
     "name": piece.name,
     "count": piece.count,
     "forward_s": total(forward),
     "forward_backward_s": total(both),
   }
+  stopwatch.say(f"timed {piece.part}: {piece.name}")
+  return measured
 
 
 def _pieces(config: Config, batch: Batch, param_dtype: str) -> Iterator[Piece]:

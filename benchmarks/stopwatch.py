@@ -1,12 +1,14 @@
 """How the benchmarks of training take times."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+_BEGIN = time.perf_counter()
 _GROUP_SECONDS = 0.2  # calls that take less are timed several at once
 
 
@@ -39,3 +41,8 @@ def _time(call: Callable[[], Any], number: int) -> float:
     result = call()
   jax.block_until_ready(result)
   return (time.perf_counter() - begin) / number
+
+
+def say(done: str) -> None:
+  """Tells whoever waits what is done, and the seconds since the benchmark began."""
+  print(f"{time.perf_counter() - _BEGIN:6.0f} s  {done}", file=sys.stderr, flush=True)

@@ -137,6 +137,7 @@ def measure(config: ConfigDict, document_bytes: int, with_peers: bool) -> Result
   batch = jax.device_put(numbers, jax.NamedSharding(program.mesh, sharding.BATCH))
   result = _describe(config, program, numbers)
   result["ceiling"] = _ceiling(program)
+  stopwatch.say("timed a product and a copy")
 
   params = jax.jit(
     lambda: jax.tree.map(
@@ -148,6 +149,7 @@ def measure(config: ConfigDict, document_bytes: int, with_peers: bool) -> Result
   result["compiled"] = {name: memory for name, (_, memory) in passes.items()}
   calls = {name: call for name, (call, _) in passes.items()}
   result["seconds"] = {name: stopwatch.seconds(call) for name, call in calls.items()}
+  stopwatch.say("timed forward and forward + backward")
   if with_peers:
     result["in_turn"] = _in_turn(program, numbers, calls)
   del passes, calls, params
@@ -212,6 +214,7 @@ def _passes(program: programs.Program, params: Any, batch: Any) -> dict[str, Any
     jitted = jax.jit(function, **options)
     with sharding.on_mesh(program.mesh):
       compiled, numbers = _compile(lambda f=jitted: f.trace(params, batch))
+    stopwatch.say(f"compiled {name}")
     passes[name] = (lambda run=compiled: run(params, batch)), numbers
   return passes
 
@@ -232,6 +235,7 @@ def _compile(trace: Callable[[], jax.stages.Traced]) -> tuple[jax.stages.Compile
 def _add_step(result: Result, program: programs.Program, batch: Any) -> None:
   """The whole step, and the optimizer alone; the state is donated to both."""
   compiled, result["compiled"]["step"] = _compile(lambda: program.trace(batch))
+  stopwatch.say("compiled the step")
   state = program.create_state()
 
   def step():
@@ -240,6 +244,7 @@ def _add_step(result: Result, program: programs.Program, batch: Any) -> None:
     return metrics
 
   result["seconds"]["step"] = stopwatch.seconds(step)
+  stopwatch.say("timed the step")
 
   def update(params, opt_state):
     gradients = jax.tree.map(lambda x: x.astype(jnp.float32) * 1e-3, params)
