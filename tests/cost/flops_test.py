@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_runs import tiny_config
 
 from blt_jax import config as settings
 from blt_jax import kinds
@@ -115,21 +114,6 @@ def test_model_flops_of_a_small_blt_by_hand():
   assert kinds.model_flops(config, seq_len, num_patches) == 3 * forward
 
 
-@pytest.mark.parametrize("kind", ["byte_lm", "bpe_lm"])
-def test_model_flops_are_what_xla_counts_in_the_forward_pass(kind):
-  """One layer, so that nothing is in a loop, and no window, which XLA pads."""
-  config = tiny_config(kind).model
-  config.transformer.update(dim=64, mlp_dim=128, window=None)
-  model_config = settings.make_model_config(config)
-  model = kinds.build_model(model_config)
-  tokens = jax.ShapeDtypeStruct((1, 64), jnp.int32)
-  forward = jax.jit(lambda p, t: model.apply({"params": p}, t))
-  counted = forward.lower(init.abstract_params(model), tokens).cost_analysis()["flops"]
-  masked_pairs = 64 * 64 - flops.visible_pairs(64, None)
-  expected = kinds.model_flops(model_config, 64, 0) / 3 + masked_pairs * 4 * 64
-  assert expected < counted < 1.1 * expected  # norms, softmax, activations
-
-
 _SMALL = TransformerConfig(dim=8, num_layers=2, num_heads=2, mlp_dim=24, window=3)
 _WIDE = TransformerConfig(dim=16, num_layers=3, num_heads=2, mlp_dim=40)
 _MEGABYTE = MegaByteConfig(
@@ -165,24 +149,39 @@ def test_model_flops_of_small_baselines_by_hand():
   assert kinds.model_flops(_SPACEBYTE, 24, 0) == 3 * (wide + local + output)
 
 
-def _baseline(name):
-  """One layer of each stack, so that nothing is in a loop."""
+def _one_layer_each(kind):
+  """Nothing is in a loop, which XLA counts once; returns the model's settings, S and P."""
   local = TransformerConfig(dim=64, num_layers=1, num_heads=4, mlp_dim=128)
+  near = dataclasses.replace(local, window=8)
   wide = TransformerConfig(dim=128, num_layers=1, num_heads=4, mlp_dim=256)
-  if name == "megabyte":
-    return MegaByteConfig(wide, local, patch_size=4, max_patches=64)
-  both = dataclasses.replace(local, num_layers=2, window=8)
-  return SpaceByteConfig(both, wide, num_patches=32)
+  cross = CrossAttentionConfig(num_heads=4)
+  everywhere = dataclasses.replace(cross, all_layers=True)
+  return {
+    "blt": (BLTConfig(near, wide, near, cross, everywhere, vectors_per_patch=2), 128, 32),
+    "byte_lm": (ByteLMConfig(local), 64, 0),
+    "bpe_lm": (BPELMConfig(local, vocab_size=1000), 64, 0),
+    "megabyte": (MegaByteConfig(wide, local, patch_size=4, max_patches=64), 128, 0),
+    "spacebyte": (
+      SpaceByteConfig(dataclasses.replace(near, num_layers=2), wide, num_patches=32), 128, 0
+    ),
+  }[kind]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["megabyte", "spacebyte"])
-def test_model_flops_of_baselines_are_what_xla_counts(name):
-  config = _baseline(name)
+@pytest.mark.parametrize("kind", ["blt", "byte_lm", "bpe_lm", "megabyte", "spacebyte"])
+def test_model_flops_are_what_xla_counts(kind):
+  """In the forward pass, and with gradients; norms, softmax, activations are in its count."""
+  config, seq_len, num_patches = _one_layer_each(kind)
   model = kinds.build_model(config)
-  tokens = jax.ShapeDtypeStruct((1, 128), jnp.int32)
-  forward = jax.jit(lambda p, t: model.apply({"params": p}, t))
-  counted = forward.lower(init.abstract_params(model), tokens).cost_analysis()["flops"]
-  assert counted == pytest.approx(kinds.model_flops(config, 128, 0) / 3, rel=0.1)
+  shapes = [(1, seq_len)] + [(1, num_patches)] * (num_patches > 0)
+  inputs = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes]
+
+  def loss(params, *inputs):
+    return model.apply({"params": params}, *inputs).sum()
+
+  for function, share in ((loss, 1 / 3), (jax.value_and_grad(loss), 1)):
+    lowered = jax.jit(function).lower(init.abstract_params(model), *inputs)
+    expected = share * kinds.model_flops(config, seq_len, num_patches)
+    assert 1 < lowered.cost_analysis()["flops"] / expected < 1.1
 
 
 @given(st.integers(1, 60), st.integers(1, 80))
