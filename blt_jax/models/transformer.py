@@ -112,12 +112,12 @@ def stacked(
     has_past: whether a last argument holds something for each layer.
   """
   scanned = nn.scan(
-    recomputed(layer, config, in_loop=not config.unroll),
+    recomputed(layer, config, in_loop=not (config.unroll and has_past)),
     variable_axes={"params": 0},
     split_rngs={"params": True},
     in_axes=(0,) + (nn.broadcast,) * num_shared + (0,) * has_past,
     length=config.num_layers,
-    unroll=config.num_layers if config.unroll else 1,
+    unroll=config.num_layers if config.unroll and has_past else 1,  # else see `make`
     metadata_params={nn.PARTITION_NAME: "layers"},
   )
 
