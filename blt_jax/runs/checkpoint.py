@@ -24,6 +24,8 @@ from blt_jax.training.state import TrainState
 
 Step = int | Literal["best"] | None  # which checkpoint; None: the newest
 
+_LEAST_SLICE = 2**20  # bytes; devices that hold the same array write parts no smaller
+
 
 class Checkpoint(NamedTuple):
   """What was restored: the state, and what else was saved with it."""
@@ -60,6 +62,11 @@ class Checkpoints:
       preservation_policy=policies.AnyPreservationPolicy(kept),
       best_fn=_bpb,  # without it, Orbax stores no metrics
       cleanup_tmp_directories=True,
+    )
+    ocp.type_handlers.register_type_handler(
+      jax.Array,
+      ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_SLICE),
+      override=True,
     )
     self._workdir, self._folder = workdir, _folder(workdir)
     self._damaged = Folder(Folder(workdir).path_of("damaged"))

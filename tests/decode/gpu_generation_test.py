@@ -17,7 +17,7 @@ from blt_jax.models.config import ByteLMConfig
 from blt_jax.ops.triton import call as gpu_call
 from blt_jax.patching import PatchingConfig
 
-_LOCAL = stack(256, 2, window=64, mlp_multiple_of=256)  # sizes that the kernels take
+_LOCAL = stack(256, 1, window=64, mlp_multiple_of=256)  # sizes that the kernels take
 _ENTROPY = ByteLMConfig(_LOCAL)
 _MODEL = dataclasses.replace(
   TINY, encoder=_LOCAL, latent=stack(512, 2, mlp_multiple_of=256), decoder=_LOCAL
