@@ -77,7 +77,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
     folder.share_config(config.workdir, config)
     tokenizers.keep(config)
     ngrams.keep(config)
-    checkpoints = Checkpoints(config.workdir, **settings.kept_checkpoints(config))
+    checkpoints = Checkpoints(config.workdir, config, **settings.kept_checkpoints(config))
     opened.callback(checkpoints.close)
 
     # --- State: continue from the run's newest checkpoint that can be read, else start

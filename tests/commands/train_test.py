@@ -301,6 +301,10 @@ def test_exported_weights_are_the_run_to_other_programs(finished, text, tmp_path
   assert json.loads(capsys.readouterr().out)["bytes"] > 0
   with pytest.raises(ValueError, match="name a new folder"):
     export.main([f"--run={workdir}", f"--output={tmp_path / 'out'}"])
+  path = tmp_path / "out" / "config.json"
+  path.write_text(path.read_text().replace('"window": 8', '"window": 4'))
+  with pytest.raises(ValueError, match="trained with other settings: .*window was 8, now 4"):
+    evaluate.main([f"--run={tmp_path / 'out'}", f"--data={text / 'file_0.py'}"])
 
 
 def test_another_number_of_streams_goes_on_with_other_documents(
