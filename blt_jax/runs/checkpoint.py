@@ -272,6 +272,17 @@ def newest_step(workdir: Path) -> int | None:
   return max(_find_steps(_folder(workdir)), default=None)
 
 
+def digests_of_params(workdir: Path) -> Json:
+  """Path -> digest of each parameter in a run's newest checkpoint; empty in those of before.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+  """
+  extra = stored_state.read_extra(_folder(workdir) / str(find_step(workdir)))
+  saved = extra.get(stored_state.DIGESTS, {})
+  return {name: value for name, value in saved.items() if name.startswith("params/")}
+
+
 def warn_if_old(workdir: Path, step: int) -> None:
   """Says what training does where an entropy model was read at an earlier step than it will."""
   newest = find_step(workdir)

@@ -13,7 +13,8 @@ from blt_jax.runs.stored_state import OtherModelError
 
 ENTRY = "settings"  # of what is saved beside the arrays of a checkpoint
 _HOW = ("remat", "unroll")  # say only how it is computed
-_PATCHES = (*(field.name for field in dataclasses.fields(PatchingConfig)), "tokenizer_digest")
+_DIGESTS = ("entropy_digest", "tokenizer_digest")
+_PATCHES = (*(field.name for field in dataclasses.fields(PatchingConfig)), *_DIGESTS)
 
 Json = dict[str, Any]
 
