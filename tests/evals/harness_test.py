@@ -90,6 +90,17 @@ def test_requests_are_those_of_the_harness(name, tasks):
   assert found == wanted
 
 
+def test_rows_that_are_not_there_are_an_error(tmp_path):
+  from blt_jax.evals import harness_tasks
+
+  for data in ("", "nowhere"):
+    with pytest.raises(FileNotFoundError, match=f"no folder '{data}'; give that of the files"):
+      harness_tasks.write(data, tmp_path)
+  with pytest.raises(FileNotFoundError, match="has rows of no task"):
+    harness_tasks.write(str(tmp_path), tmp_path)
+  assert "blt_piqa" in harness_tasks.write("sample", tmp_path)
+
+
 def test_the_harness_finds_what_the_suite_finds(data, tmp_path, monkeypatch):
   config = ByteLMConfig(stack(16, 1, window=8))
   params = random_params(config)
