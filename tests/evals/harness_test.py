@@ -143,3 +143,7 @@ def test_words_of_the_harness(monkeypatch):
     model._sampling({"num_beams": 4})
   with pytest.raises(ValueError, match="run=FOLDER"):
     HarnessModel()
+  for name in ("batch_size", "max_batch_size", "bytes_per_token", "threshold"):
+    for value in ("x", "-3", float("nan")) + (0,) * (name != "threshold"):
+      with pytest.raises(ValueError, match=f"{name} is '?{value}'?; it must be"):
+        HarnessModel("RUN", **{name: value})
