@@ -100,9 +100,9 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
       "folder of its run (train one with configs/quickstart.py:entropy), or choose "
       "another config.patching.scheme."
     )
-  entropy_digest.check(section)
   is_table = section.entropies == "table"
   model = _load_table(folder, section) if is_table else _load_model(folder, stored)
+  entropy_digest.check(section)
   _check_threshold(folder, section)
   rule = config.make_patching_config(section)
   folders = [*(path for path, _ in stored), folder]
