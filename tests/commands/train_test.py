@@ -14,7 +14,7 @@ from blt_jax import config as settings
 from blt_jax import evaluate, export, show_patches, train
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
-from blt_jax.parallel import sharding
+from blt_jax.parallel import distributed, sharding
 from blt_jax.patching import PatchingConfig
 from blt_jax.runs import checkpoint, loading, patcher, resolve
 from blt_jax.runs import folder as runs
@@ -71,6 +71,17 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
     train.train(_config(kind, text, tmp_path / "cut"))
   assert train.train(_config(kind, text, tmp_path / "cut")) == numbers
   assert losses(tmp_path / "cut") == losses(workdir)
+
+
+def test_an_evaluation_that_preemption_leaves_out_is_made_up_for(text, tmp_path, monkeypatch):
+  config = _config("byte_lm", text, tmp_path / "run")
+  config.eval.every_steps = 2
+  with monkeypatch.context() as patched:
+    patched.setattr(distributed, "preempted", lambda step: step == 4)
+    assert train.train(config) is None
+  train.train(config)
+  lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+  assert [n["step"] for n in lines if n["kind"] == "eval"] == [2, 4, 6]
 
 
 def test_a_finished_run_stays_as_it_is(finished, text):
