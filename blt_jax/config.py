@@ -16,6 +16,15 @@ from blt_jax.data.pipeline import BatchShape
 from blt_jax.models.config import Derived
 from blt_jax.training import optim
 
+# Of config.patching, and not in `patching.PatchingConfig`.
+_READ_ELSEWHERE = (
+  "entropies",
+  "entropy_model",
+  "entropy_digest",
+  "tokenizer",
+  "tokenizer_digest",
+)
+
 
 def get_config(kind: str = "blt") -> ConfigDict:
   """The default settings of a run.
@@ -68,6 +77,7 @@ def get_config(kind: str = "blt") -> ConfigDict:
   # the CPU while training; "table", a table model likewise; "stored", by score_entropies.
   config.patching.entropies = "model"
   config.patching.entropy_model = ""  # folder of the entropy model's run, or of the table
+  config.patching.entropy_digest = placeholder(str)  # of its parameters; set when a run begins
   # File of a SentencePiece model: of the bpe scheme, or of a bpe_lm, whose ids are its pieces.
   config.patching.tokenizer = ""
   config.patching.tokenizer_digest = placeholder(str)  # of that file; set when the run begins
@@ -171,7 +181,7 @@ def make_patching_config(
 ) -> patching.PatchingConfig:
   """Builds the patching from `config.patching`; `threshold` stands in for a missing one."""
   fields = section.to_dict()
-  for name in ("entropy_model", "entropies", "tokenizer", "tokenizer_digest"):  # read elsewhere
+  for name in _READ_ELSEWHERE:
     fields.pop(name, None)
   if fields["threshold"] is None:
     fields["threshold"] = threshold

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     value = getattr(args, name)
     if value is not None and value < 1:
       raise ValueError(f"--{name} must be 1 or more, got {value}.")
-  if any(not name.startswith(".") for name in Folder(args.output).sizes()):
+  if Folder(args.output).sizes():
     raise ValueError(f"{args.output} is not empty; remove it, or choose another --output.")
   documents = sources.stream_documents(args.input, source_flags.parse(args), args.max_bytes)
   counter, num_bytes = frequent_ngrams.NgramCounter(sizes, args.max_ngrams), 0

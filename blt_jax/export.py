@@ -42,7 +42,7 @@ def export(workdir: str, output: str, step: checkpoint.Step = None) -> None:
   run = folder.load_run(workdir, step)
   source, name = Folder(workdir), patcher.THRESHOLD_FILE
   with atomic.new_folder(output) as target:
-    checkpoint.save_params(target, run.step, run.params)
+    checkpoint.save_params(target, run.step, run.params, run.config)
     if source.exists(name):
       Folder(target).write_json(name, source.read_json(name))
     if source.exists(folder.TOKENIZER):

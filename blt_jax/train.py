@@ -77,7 +77,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
     folder.share_config(config.workdir, config)
     tokenizers.keep(config)
     ngrams.keep(config)
-    checkpoints = Checkpoints(config.workdir, **settings.kept_checkpoints(config))
+    checkpoints = Checkpoints(config.workdir, config, **settings.kept_checkpoints(config))
     opened.callback(checkpoints.close)
 
     # --- State: continue from the run's newest checkpoint that can be read, else start
@@ -104,12 +104,15 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
       log.evaluation(step, numbers)
       return numbers
 
-    def save(bpb: float | None = None) -> None:
+    def save(bpb: float | None = None, lacks_evaluation: bool = False) -> None:
       log.flush()  # raises if a loss was bad; and a run continued from here has no hole in it
       with stopwatch.paused("checkpoint"):
-        checkpoints.save(step, state, {"data": feed.state(), "time": stopwatch.state}, bpb)
+        places = {"data": feed.state(), "time": stopwatch.state}
+        checkpoints.save(step, state, places | {"lacks_evaluation": lacks_evaluation}, bpb)
 
     opened.enter_context(distributed.saving_on_interrupt())
+    if extra.get("lacks_evaluation") and step < config.num_steps:
+      evaluate_now()
     while step < config.num_steps:
       with stopwatch.waiting():
         batch = next(batches)
@@ -120,7 +123,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
       checkpoints.check()
       lock.check()
       if distributed.preempted(step):
-        save()
+        save(lacks_evaluation=step % config.eval.every_steps == 0)
         checkpoints.wait()
         logging.info("Preempted at step %d", step)
         return None

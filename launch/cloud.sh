@@ -17,16 +17,24 @@ need() {  # OPTION...: that have no default
   done
 }
 
+need_whole() {  # LEAST OPTION...: of a number
+  local option least=$1
+  for option in "${@:2}"; do
+    if ! [[ ${!option} =~ ^(0|[1-9][0-9]{0,8})$ ]] || ((${!option} < least)); then
+      die "--$option=${!option} must be a whole number, $least or more." 2
+    fi
+  done
+}
+
 need_config() {  # among the settings of the run
-  local setting
+  local setting found=''
   for setting in "${train[@]}"; do
     case $setting in --config=*)
-      setting=${setting#*=}
-      [ -e "${setting%%:*}" ] || die "This tree has no file ${setting%%:*} for --config." 2
-      return ;;
+      found=${setting#*=} found=${found%%:*}
+      [ -f "$found" ] || die "This tree has no file '$found' for --config." 2 ;;
     esac
   done
-  die "$subcommand needs --config=FILE; see --help." 2
+  [ "$found" ] || die "$subcommand needs --config=FILE; see --help." 2
 }
 
 need_program() {  # PROGRAM WHERE_FROM

@@ -68,6 +68,8 @@ run() {
   on_cluster
   need image type
   need_config
+  need_whole 1 slices
+  need_whole 0 max_restarts
   local command
   command=$(printf ' %q' "${train[@]}")
   call xpk workload create "${where[@]}" --tpu-type="$type" --num-slices="$slices" \

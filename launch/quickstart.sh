@@ -9,7 +9,11 @@ start=$SECONDS
 data=stdlib steps=()
 for argument in "$@"; do
   case $argument in
-    --data=*) data=$(realpath "${argument#--data=}") ;;
+    --data=stdlib) ;;
+    --data=*)
+      data=${argument#--data=}
+      [ -e "$data" ] || { echo "There is no '$data' for --data." >&2; exit 2; }
+      data=$(realpath "$data") ;;
     --short) steps=(--config.num_steps=30 --config.eval.max_batches=2) ;;
     *) sed -n '3,5s/^# //p' "$0"; exit 2 ;;
   esac

@@ -63,12 +63,10 @@ for option in "$@"; do
   esac
 done
 
-need name zone project
+need name zone project logs
 case $subcommand in create | watch) need type ;; esac
 case $subcommand in run | watch) need_config ;; esac
-for number in slices max_failures; do
-  [[ ${!number} =~ ^[1-9][0-9]*$ ]] || die "--$number=${!number} must be a whole number." 2
-done
+need_whole 1 slices max_failures
 [[ $poll =~ ^[0-9]+(\.[0-9]+)?$ ]] || die "--poll=$poll must be a number of seconds." 2
 need_program gcloud https://cloud.google.com/sdk/docs/install
 

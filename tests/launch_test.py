@@ -260,7 +260,10 @@ _MISTAKES = {
   "poll": (["create", *_ALL, "--poll=abc"], "--poll=abc must be a number of seconds"),
   "no poll": (["watch", *_ALL, "--poll="], "--poll= must be a number of seconds"),
   "no config": (["run", *_PLACE], "run needs --config=FILE"),
-  "no such config": (["run", *_PLACE, "--config=a.py:1b"], "This tree has no file a.py"),
+  "no such config": (["run", *_PLACE, "--config=a.py:1b"], "This tree has no file 'a.py'"),
+  "the last config": (["run", *_ALL, "--config=a.py"], "This tree has no file 'a.py'"),
+  "an empty config": (["run", *_ALL, "--config="], "This tree has no file ''"),
+  "no logs": (["logs", *_ALL, "--logs="], "logs needs --logs"),
 }
 
 
@@ -291,6 +294,12 @@ def test_help_names_every_option(cloud, script, arguments):
   for word in options.replace("|", " ").split():
     if word.startswith("--"):
       assert word.split("=")[0].rstrip(")*.") in text
+
+
+def test_quickstart_keeps_what_is_there_where_there_is_no_text():
+  command = ["bash", _ROOT / "launch/quickstart.sh", "--short", "--data=nowhere"]
+  result = subprocess.run(command, capture_output=True, text=True)
+  assert result.returncode == 2 and result.stderr == "There is no 'nowhere' for --data.\n"
 
 
 # --- GKE
@@ -325,6 +334,9 @@ def test_gke_failure_dry_run_and_mistakes(cloud):
     assert _succeed(cloud, step, *_ON_CLUSTER, "--dry_run", script="gke").stdout
   assert "needs --cluster" in _launch(cloud, "run", *_PLACE, *_RUN, script="gke").stderr
   assert "no subcommand" in _launch(cloud, "go", script="gke").stderr
+  for number in ("slices=0", "slices=x", "max_restarts=-1", "max_restarts="):
+    result = _launch(cloud, "run", *_ON_CLUSTER, f"--{number}", script="gke")
+    assert result.returncode == 2 and f"--{number} must be a whole number" in result.stderr
   assert len(cloud.calls()) == num_calls
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import grain
 
 from blt_jax.data.reading.documents import Dataset
+from blt_jax.data.repeat import Repeat
 
 _READ = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)  # threads cost more
 
@@ -37,9 +38,10 @@ def mix(
     A MapDataset where all sources are MapDatasets, else an IterDataset.
 
   Raises:
-    ValueError: no sources, an empty one, or a bad weight, seed, window or host.
+    ValueError: no sources, an empty one, or a bad weight, seed, window or host; while it is
+      read, a source that gives nothing any more.
   """
-  _check(sources, seed, shuffle_window, host)
+  _check(sources, seed, shuffle_window, num_epochs, host)
   parts = {
     name: _prepare(name, dataset, seed, shuffle_window, num_epochs, host)
     for name, (dataset, _) in sources.items()
@@ -61,7 +63,7 @@ def mix(
   )
 
 
-def _check(sources, seed, shuffle_window, host):
+def _check(sources, seed, shuffle_window, num_epochs, host):
   if not sources:
     raise ValueError("A mixture needs one source at least.")
   for name, (dataset, weight) in sources.items():
@@ -73,6 +75,8 @@ def _check(sources, seed, shuffle_window, host):
     raise ValueError(f"The seed of a mixture must be in [0, 2**32), got {seed}.")
   if shuffle_window < 1:
     raise ValueError(f"shuffle_window must be 1 or more documents, got {shuffle_window}.")
+  if num_epochs is not None and num_epochs < 1:
+    raise ValueError(f"num_epochs must be 1 or more, or None, got {num_epochs}.")
   index, count = host
   if not 0 <= index < count:
     raise ValueError(f"host must be (index, count) with 0 <= index < count, got {host}.")
@@ -89,7 +93,7 @@ def _prepare(name, dataset, seed, window, num_epochs, host):
     repeated = dataset.repeat(num_epochs)
     return repeated[index::count] if count > 1 else repeated
   # Repeated first: the share of a host is never empty, however few the documents.
-  stream = grain.experimental.RepeatIterDataset(dataset, num_epochs)
+  stream = Repeat(name, dataset, num_epochs)
   share = EveryNth(stream, index, count)
   if own_seed is None:
     return share

@@ -80,16 +80,14 @@ class NgramCounter:
 
 
 def save(folder: Path, tables: Mapping[int, Frequent]) -> None:
-  """Writes the files.
+  """Writes the files into a folder that is new or empty: all of them or, locally, none.
 
   Raises:
     OSError: they cannot be written.
   """
-  home = Folder(folder)
-  with atomic.explaining(folder):
-    home.make()
+  with atomic.explaining(folder), atomic.new_folder(folder) as partial:
     for n, table in tables.items():
-      with home.new_file(f"ngrams_{n}.npz") as path:
+      with Folder(partial).new_file(f"ngrams_{n}.npz") as path:
         np.savez(path, ngrams=table.ngrams, counts=table.counts)
 
 

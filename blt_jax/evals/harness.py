@@ -1,5 +1,6 @@
 """A run as a model of lm-evaluation-harness: `--model=blt_jax --model_args=run=FOLDER`."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
+from blt_jax import patching
 from blt_jax.decode import Sampling
 from blt_jax.decode.language_model import LanguageModel
 from blt_jax.evals import asking
@@ -17,6 +19,13 @@ from blt_jax.runs import checkpoint, loading
 
 _TOKENS = 256  # that the harness lets a model write where a task does not say how many
 _KWARGS = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
+
+
+def _count(name: str, value: Any) -> int:
+  """A number of texts, which the harness gives as it was written."""
+  if not str(value).isdecimal() or int(value) < 1:
+    raise ValueError(f"{name} is {value!r}; it must be 1 or more.")
+  return int(value)
 
 
 @register_model("blt_jax")
@@ -55,10 +64,14 @@ class HarnessModel(LM):
       raise ValueError("--model_args needs run=FOLDER, the folder of a run.")
     if device:
       logging.info("jax runs on %s, whatever --device says.", jax.default_backend())
-    if not bytes_per_token > 0:
-      raise ValueError(f"bytes_per_token is {bytes_per_token}; it must be above 0.")
-    size = 8 if str(batch_size or "auto").startswith("auto") else int(batch_size or 8)
-    self.batch_size = min(size, int(max_batch_size or size))
+    if not (patching.is_number(bytes_per_token) and 0 < bytes_per_token < math.inf):
+      raise ValueError(f"bytes_per_token is {bytes_per_token!r}; it must be a number above 0.")
+    if not (threshold is None or patching.is_number(threshold)):
+      raise ValueError(f"threshold is {threshold!r}; it must be a number, of nats.")
+    is_auto = batch_size is None or str(batch_size).startswith("auto")
+    self.batch_size = 8 if is_auto else _count("batch_size", batch_size)
+    if max_batch_size is not None:
+      self.batch_size = min(self.batch_size, _count("max_batch_size", max_batch_size))
     self._bytes_per_token = bytes_per_token
     self._model = (
       run

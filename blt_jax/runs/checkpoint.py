@@ -11,10 +11,11 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
 from blt_jax.parallel import distributed
-from blt_jax.runs import stored_state
+from blt_jax.runs import model_settings, stored_state
 from blt_jax.runs.stored_state import Json
 from blt_jax.storage import causes, paths
 from blt_jax.storage.folders import Folder
@@ -43,12 +44,19 @@ class Checkpoints:
   """
 
   def __init__(
-    self, workdir: Path, keep: int = 2, keep_every: int | None = None, best: int = 0
+    self,
+    workdir: Path,
+    settings: ConfigDict | None = None,
+    *,
+    keep: int = 2,
+    keep_every: int | None = None,
+    best: int = 0,
   ):
     """Opens the folder and removes what a killed process left half-written.
 
     Args:
       workdir: the run's folder, which all processes see.
+      settings: of the run; what decides its model is saved too, and checked.
       keep: newest checkpoints to keep.
       keep_every: steps; keep also those at its multiples.
       best: keep also so many with the lowest bits per byte.
@@ -68,7 +76,7 @@ class Checkpoints:
       ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_SLICE),
       override=True,
     )
-    self._workdir, self._folder = workdir, _folder(workdir)
+    self._workdir, self._folder, self._settings = workdir, _folder(workdir), settings
     self._damaged = Folder(Folder(workdir).path_of("damaged"))
     self._is_damaged = False
     bad = [s for s in _find_steps(self._folder) if _saved_bpb(self._folder / str(s)) is None]
@@ -92,7 +100,7 @@ class Checkpoints:
     """
     if step == self._manager.latest_step():
       return
-    extra = stored_state.with_digests(extra, state)
+    extra = _beside(state, extra, self._settings)
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
     )
@@ -173,13 +181,17 @@ class Checkpoints:
     except ValueError as error:
       return None, f"{error}."
     state = stored_state.cast(checkpoint.state, abstract)
-    return Checkpoint(step, state, stored_state.without_digests(checkpoint.extra)), ""
+    extra = stored_state.without_digests(checkpoint.extra)
+    extra.pop(model_settings.ENTRY, None)
+    return Checkpoint(step, state, extra), ""
 
   def _read(self, step: int, abstract: TrainState) -> Checkpoint:
     """Without waiting for the other processes, which may fail to read it; dtypes as saved."""
     folder = self._folder / str(step)
     stored_state.check_parts(folder, "state", "extra")
     extra = stored_state.read_extra(folder)
+    if self._settings is not None:
+      model_settings.check(f"Checkpoint {step} of {self._workdir}", extra, self._settings)
     arrays = stored_state.stored_arrays(folder)
     self._check_shapes(step, arrays, abstract)
     wanted = stored_state.as_stored(abstract, arrays)
@@ -267,6 +279,17 @@ def newest_step(workdir: Path) -> int | None:
   return max(_find_steps(_folder(workdir)), default=None)
 
 
+def digests_of_params(workdir: Path) -> Json:
+  """Path -> digest of each parameter in a run's newest checkpoint; empty in those of before.
+
+  Raises:
+    FileNotFoundError: there is no checkpoint.
+  """
+  extra = stored_state.read_extra(_folder(workdir) / str(find_step(workdir)))
+  saved = extra.get(stored_state.DIGESTS, {})
+  return {name: value for name, value in saved.items() if name.startswith("params/")}
+
+
 def warn_if_old(workdir: Path, step: int) -> None:
   """Says what training does where an entropy model was read at an earlier step than it will."""
   newest = find_step(workdir)
@@ -278,39 +301,49 @@ def warn_if_old(workdir: Path, step: int) -> None:
     )  # fmt: skip
 
 
-def load_params(workdir: Path, abstract: Any, step: Step = None) -> Any:
+def load_params(
+  workdir: Path, abstract: Any, step: Step = None, settings: ConfigDict | None = None
+) -> Any:
   """The parameters of a checkpoint of a run, for this process alone.
 
   Args:
     workdir: the run's folder.
     abstract: tree of `jax.ShapeDtypeStruct`, the parameters to restore.
     step: which checkpoint, as for `find_step`.
+    settings: of the run, to be those that the checkpoint was trained with.
 
   Raises:
     FileNotFoundError: there is no such checkpoint.
-    ValueError: as `find_step`, or it cannot be read.
+    ValueError: as `find_step`, it is of other settings, or it cannot be read.
   """
   step = find_step(workdir, step)
-  folder = _folder(workdir) / str(step)
+  folder, name = _folder(workdir) / str(step), f"Checkpoint {step} of {workdir}"
+
+  def reading() -> tuple[Any, Json]:
+    stored_state.check_parts(folder, "state")
+    extra = stored_state.read_extra(folder)
+    if settings is not None:
+      model_settings.check(name, extra, settings)
+    return _read_params(folder, abstract), extra
+
   try:
-    stored, extra = stored_state.read(folder, lambda: _read_params(folder, abstract))
-    stored_state.check_digests(f"Checkpoint {step} of {workdir}", {"params": stored}, extra)
+    stored, extra = stored_state.read(folder, reading)
+    stored_state.check_digests(name, {"params": stored}, extra)
   except stored_state.FOREIGN:
     raise  # not the fault of the checkpoint
   except stored_state.NotThereError as error:
-    raise OSError(f"Checkpoint {step} of {workdir} cannot be read now: {error}.") from error
+    raise OSError(f"{name} cannot be read now: {error}.") from error
   except Exception as error:  # each library below has exceptions of its own
     others = [s for s in sorted(_find_steps(folder.parent)) if s != step]
     raise ValueError(
-      f"Checkpoint {step} of {workdir} cannot be read: {causes.brief(error)}. If it is "
-      f"damaged, choose the step of another one; there are {others}."
+      f"{name} cannot be read: {causes.brief(error)}. If it is damaged, choose the step of "
+      f"another one; there are {others}."
     ) from error
   return stored_state.cast(stored, abstract)
 
 
-def _read_params(folder: epath.Path, abstract: Any) -> tuple[Any, Json]:
-  """The parameters of a checkpoint, their dtypes as saved, and what was saved beside them."""
-  stored_state.check_parts(folder, "state")
+def _read_params(folder: epath.Path, abstract: Any) -> Any:
+  """The parameters of a checkpoint, their dtypes as saved."""
   arrays = stored_state.stored_arrays(folder)
   lacking = [n for n in digests.names_of({"params": abstract}) if n not in arrays]
   if lacking:
@@ -320,17 +353,25 @@ def _read_params(folder: epath.Path, abstract: Any) -> tuple[Any, Json]:
   args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
   alone = stored_state.alone()
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone) as reader:
-    params = reader.restore(folder / "state", args=args)["params"]
-  return params, stored_state.read_extra(folder)
+    return reader.restore(folder / "state", args=args)["params"]
 
 
-def save_params(workdir: Path, step: int, params: Any) -> None:
-  """Writes parameters only, where `load_params` finds them."""
+def save_params(
+  workdir: Path, step: int, params: Any, settings: ConfigDict | None = None
+) -> None:
+  """Writes parameters, and the settings that decide their model, for `load_params`."""
   state = {"params": params}
-  extra = stored_state.with_digests({}, state)
+  extra = _beside(state, {}, settings)
   items = ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra))
   with ocp.CheckpointManager(_folder(workdir)) as manager:
     manager.save(step, args=items)
+
+
+def _beside(state: Any, extra: Json, settings: ConfigDict | None) -> Json:
+  """What is saved beside arrays."""
+  if settings is not None:
+    extra = extra | {model_settings.ENTRY: model_settings.of(settings)}
+  return stored_state.with_digests(extra, state)
 
 
 def _find_steps(folder: epath.Path) -> list[int]:

@@ -14,7 +14,7 @@ from blt_jax import config, kinds
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.models.init import abstract_params
 from blt_jax.parallel import distributed
-from blt_jax.runs import changes, checkpoint, stored_settings
+from blt_jax.runs import changes, checkpoint, model_settings, stored_settings
 from blt_jax.storage import atomic
 from blt_jax.storage.folders import Folder
 
@@ -57,12 +57,13 @@ def load_run(workdir: str | os.PathLike, step: checkpoint.Step = None) -> Run:
 
   Raises:
     FileNotFoundError: the folder holds no run, or no such checkpoint.
-    ValueError: what it holds is damaged, or `step` is "best" and nothing tells which is.
+    ValueError: what it holds is damaged, its settings are not those that it was trained with,
+      or `step` is "best" and nothing tells which is.
   """
   settings = load_config(workdir)
   model = kinds.build_model(config.make_model_config(settings.model))
   found = checkpoint.find_step(workdir, step)
-  params = checkpoint.load_params(workdir, abstract_params(model), found)
+  params = checkpoint.load_params(workdir, abstract_params(model), found, settings)
   logging.info("Loaded step %d of %s.", found, workdir)
   return Run(settings, model, params, found)
 
@@ -82,15 +83,6 @@ def load_entropy_model(
   if run.config.model.kind != "byte_lm":
     raise ValueError(f"{workdir} is no entropy model: config.model.kind must be byte_lm.")
   return EntropyModel(run.model.config, run.params)
-
-
-def _architecture(model):
-  """Settings of a model without those that change only how it is computed.
-
-  What is not given is None, and was 0 in settings of before.
-  """
-  kept = {k: v for k, v in model.items() if k not in ("remat", "unroll")}
-  return {k: _architecture(v) if isinstance(v, dict) else v or None for k, v in kept.items()}
 
 
 def load_config(workdir: str | os.PathLike) -> ConfigDict:
@@ -187,12 +179,10 @@ def _write_config(
 
 def _check_model(workdir: str | os.PathLike, before: ConfigDict, settings: ConfigDict) -> None:
   """Raises ValueError where the folder holds a run of another model."""
-  old = _architecture(before.model.to_dict())
-  new = _architecture(to_plain(settings)["model"])
-  changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+  changed = model_settings.differences(before.model.to_dict(), to_plain(settings)["model"])
   if changed:
     raise ValueError(
-      f"{workdir} holds a run of another model: config.model differs in {changed}. "
+      f"{workdir} holds a run of another model: {'; '.join(map(str, changed))}. "
       "Choose another config.workdir, or remove the old run."
     )
 

@@ -72,7 +72,9 @@ def load_patcher(
     _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)
   if entropy_model:
     entropies = "table" if is_table(entropy_model) else "model"
-    section = resolve.changed(section, entropy_model=entropy_model, entropies=entropies)
+    section = resolve.changed(
+      section, entropy_model=entropy_model, entropies=entropies, entropy_digest=None
+    )
   if threshold is not None:
     section = resolve.changed(section, threshold=threshold)
   stored = []

@@ -19,8 +19,8 @@ from blt_jax.data.transforms import PatchDocument
 from blt_jax.entropy.neural import EntropyScorer
 from blt_jax.entropy.table import TableModel
 from blt_jax.patching import PatchingConfig
+from blt_jax.runs import entropy_digest, tokenizers
 from blt_jax.runs import folder as runs
-from blt_jax.runs import tokenizers
 from blt_jax.storage.folders import Folder
 
 ENTROPIES = ("model", "table", "stored")
@@ -78,8 +78,9 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
   Raises:
     FileNotFoundError: the entropy model or the tokenizer is missing.
     ImportError: sentencepiece is missing, and there are pieces.
-    ValueError: the scheme lacks a model, a tokenizer or a threshold, the tokenizer is not that
-      of the run, or the entropies of the text are those of another model or rule than its.
+    ValueError: the scheme lacks a model, a tokenizer or a threshold, the tokenizer or the
+      entropy model is not that of the run, or the entropies of the text are those of another
+      model or rule than its.
   """
   if section.scheme != "entropy":
     rule = config.make_patching_config(section)
@@ -102,6 +103,7 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
     )
   is_table = section.entropies == "table"
   model = _load_table(folder, section) if is_table else _load_model(folder, stored)
+  entropy_digest.check(section)
   _check_threshold(folder, section)
   rule = config.make_patching_config(section)
   folders = [*(path for path, _ in stored), folder]

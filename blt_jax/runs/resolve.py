@@ -13,7 +13,14 @@ from blt_jax import config as settings
 from blt_jax.data.reading.scored import Manifest
 from blt_jax.parallel import sharding
 from blt_jax.parallel.host_share import host_share
-from blt_jax.runs import corpus, folder, ngrams, stored_settings, tokenizers
+from blt_jax.runs import (
+  corpus,
+  entropy_digest,
+  folder,
+  ngrams,
+  stored_settings,
+  tokenizers,
+)
 from blt_jax.runs.patcher import RULE, Stored, check_reset, read_threshold
 from blt_jax.storage import paths
 
@@ -27,8 +34,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   Returns:
     A copy that nobody can write to, with `data.num_streams`, `data.num_patches`,
     `data.heldout_salt`, `model.ngram_vocab_sizes`, of the entropy scheme
-    `patching.entropy_model` and `threshold`, and with BPE pieces `patching.tokenizer` and its
-    `tokenizer_digest`. A run that goes on keeps what was the default when it began.
+    `patching.entropy_model`, its `entropy_digest` and `threshold`, and with BPE pieces
+    `patching.tokenizer` and its `tokenizer_digest`. A run that goes on keeps what was the
+    default when it began.
 
   Raises:
     FileNotFoundError: as `tokenizers.resolve`.
@@ -51,6 +59,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     path, digest = tokenizers.resolve(whole, began_with)
     whole.patching.update(tokenizer=path, tokenizer_digest=digest)
   whole.patching = resolve_patching(whole.patching, corpus.stored_manifests(data))
+  whole.patching.entropy_digest = entropy_digest.resolve(
+    whole.patching, began_with, whole.allow_changes
+  )
   return FrozenConfigDict(whole)
 
 

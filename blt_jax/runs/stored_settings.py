@@ -63,6 +63,23 @@ def from_stored(stored: Json, workdir: paths.Path, path: str) -> ConfigDict:
   return ConfigDict(whole)
 
 
+def complete(sections: Json, path: str) -> Json:
+  """Sections of settings, that of the model among them, with what they lack.
+
+  Args:
+    sections: by name.
+    path: where they were read, for messages.
+
+  Raises:
+    ValueError: one holds what is no setting, or out of its bounds.
+  """
+  declared = config.get_config(sections["model"]["kind"])
+  return {
+    name: _complete(section, declared[name], f"{name}.", path, [])
+    for name, section in sections.items()
+  }
+
+
 def _complete(
   found: Json, declared: ConfigDict, prefix: str, path: str, lacking: list[str]
 ) -> Json:

@@ -96,11 +96,15 @@ def read_extra(folder: Path) -> Json:
   """What was saved beside the state; empty in weights that an earlier version exported.
 
   Raises:
-    ValueError: it is no JSON object.
+    ValueError: it is no JSON object, or not what was saved.
   """
   if "extra" not in Folder(folder).sizes():
     return {}
-  return files.read_json(Folder(folder).path_of("extra/metadata"))  # as Orbax names it
+  extra = files.read_json(Folder(folder).path_of("extra/metadata"))  # as Orbax names it
+  saved = extra.get(DIGESTS, {"extra": _digest(extra)})
+  if not isinstance(saved, dict) or saved.get("extra") != _digest(without_digests(extra)):
+    raise ValueError("its extra/metadata is not what was saved")
+  return extra
 
 
 def stored_arrays(folder: Any) -> Json:
@@ -158,8 +162,6 @@ def check_digests(name: str, tree: Any, extra: Json) -> None:
   if saved is None:
     logging.info("%s has no digests of its arrays, so nothing tells if they are whole.", name)
     return
-  if not isinstance(saved, dict) or saved.get("extra") != _digest(without_digests(extra)):
-    raise ValueError("its extra/metadata is not what was saved")
   wrong = digests.differing(tree, saved)
   if wrong:
     raise ValueError(

@@ -10,7 +10,14 @@ from blt_jax import kinds
 # Scheme -> what it reads of `config.patching`; what is not here needs no entropies.
 _RULES = ("threshold", "threshold_add", "monotonic", "cumulative", "reset_at_newline")
 _READ = {
-  "entropy": (*_RULES, "entropies", "entropy_model", "patch_size", "max_patch_length"),
+  "entropy": (
+    *_RULES,
+    "entropies",
+    "entropy_model",
+    "entropy_digest",
+    "patch_size",
+    "max_patch_length",
+  ),
   "space": ("max_patch_length",),
   "static": ("patch_size", "max_patch_length"),
   "bpe": ("tokenizer", "tokenizer_digest", "max_patch_length"),

@@ -14,10 +14,10 @@ from blt_jax import config as settings
 from blt_jax import evaluate, export, show_patches, train
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
-from blt_jax.parallel import sharding
+from blt_jax.parallel import distributed, sharding
 from blt_jax.patching import PatchingConfig
+from blt_jax.runs import checkpoint, loading, patcher, resolve
 from blt_jax.runs import folder as runs
-from blt_jax.runs import loading, patcher, resolve
 from blt_jax.runs.feed import Feed
 
 
@@ -71,6 +71,17 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
     train.train(_config(kind, text, tmp_path / "cut"))
   assert train.train(_config(kind, text, tmp_path / "cut")) == numbers
   assert losses(tmp_path / "cut") == losses(workdir)
+
+
+def test_an_evaluation_that_preemption_leaves_out_is_made_up_for(text, tmp_path, monkeypatch):
+  config = _config("byte_lm", text, tmp_path / "run")
+  config.eval.every_steps = 2
+  with monkeypatch.context() as patched:
+    patched.setattr(distributed, "preempted", lambda step: step == 4)
+    assert train.train(config) is None
+  train.train(config)
+  lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+  assert [n["step"] for n in lines if n["kind"] == "eval"] == [2, 4, 6]
 
 
 def test_a_finished_run_stays_as_it_is(finished, text):
@@ -221,6 +232,16 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path, capsys):
     loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "nowhere"))
   with pytest.raises(ValueError, match="reads no patches, so"):
     loading.load_language_model(tmp_path / "entropy", threshold=1.0)
+  entropy = runs.load_run(tmp_path / "entropy")
+  more = jax.tree.map(lambda x: x + 1, entropy.params)
+  checkpoint.save_params(tmp_path / "entropy", 7, more, entropy.config)  # as if trained on
+  for fails in (
+    lambda: loading.load_language_model(tmp_path / "blt"),
+    lambda: train.train(goes_on),
+  ):
+    with pytest.raises(ValueError, match="entropy is not the one that the run began with"):
+      fails()
+  loading.load_language_model(tmp_path / "blt", entropy_model=str(tmp_path / "entropy"))
   (tmp_path / "entropy" / "config.json").write_text("")
   with pytest.raises(ValueError, match="config.json is damaged.*entropy_model and"):
     loading.load_language_model(tmp_path / "blt")
@@ -301,6 +322,10 @@ def test_exported_weights_are_the_run_to_other_programs(finished, text, tmp_path
   assert json.loads(capsys.readouterr().out)["bytes"] > 0
   with pytest.raises(ValueError, match="name a new folder"):
     export.main([f"--run={workdir}", f"--output={tmp_path / 'out'}"])
+  path = tmp_path / "out" / "config.json"
+  path.write_text(path.read_text().replace('"window": 8', '"window": 4'))
+  with pytest.raises(ValueError, match="trained with other settings: .*window was 8, now 4"):
+    evaluate.main([f"--run={tmp_path / 'out'}", f"--data={text / 'file_0.py'}"])
 
 
 def test_another_number_of_streams_goes_on_with_other_documents(

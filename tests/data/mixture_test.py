@@ -8,7 +8,7 @@ import grain
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from source_files import write
+from source_files import SKIP, write, write_bytes
 
 from blt_jax.data.mixture import EveryNth, mix
 from blt_jax.data.reading import sources
@@ -153,6 +153,42 @@ def test_any_seed_lasts(kind, monkeypatch):
 def test_mistakes_are_named(arguments, message):
   with pytest.raises(ValueError, match=message):
     mix(**{"sources": pair("both"), "seed": 1, **arguments})
+
+
+# --- Text that is there no more
+
+_LEFT = {"a.jsonl.gz": "\n", "a.csv": "text,id\n", "a.jsonl": "\n" * 200}
+
+
+@pytest.mark.parametrize("name", _LEFT)
+@pytest.mark.parametrize("num_epochs", [None, 1])
+def test_text_that_goes_is_an_error_and_not_read_for_ever(name, num_epochs, tmp_path):
+  path = tmp_path / name
+  texts_there = [f"text {i}" for i in range(4)]
+  if name.endswith("csv"):
+    path.write_text("text,id\n" + "".join(f"{text},1\n" for text in texts_there))
+  else:
+    write(path, texts_there)
+  source = sources.open_source(str(path), SKIP)
+  everything = mix({"web": (source, 1.0)}, seed=1, shuffle_window=2)
+  assert sorted(set(take(everything, 8))) == texts_there
+  write_bytes(path, _LEFT[name].encode())
+  left = as_stream(mix({"web": (source, 1.0)}, seed=1, num_epochs=num_epochs))
+  if num_epochs and isinstance(source, grain.MapDataset):
+    assert list(left) == []  # whoever wants some says so
+    return
+  with pytest.raises(ValueError, match=f"(gave no|No) document .*{path}.*leave"):
+    next(iter(left))
+
+
+def test_the_rest_of_a_pass_may_be_empty(tmp_path):
+  path = write(tmp_path / "a.jsonl.gz", ["one", "two"])
+  start = lambda: iter(mix({"a": (sources.open_source(path), 1.0)}, seed=None))  # noqa: E731
+  iterator = start()
+  assert [next(iterator).text for _ in range(2)] == [b"one", b"two"]
+  resumed = start()
+  resumed.set_state(iterator.get_state())
+  assert next(resumed).text == b"one"
 
 
 # --- EveryNth

@@ -60,6 +60,24 @@ def test_tables_come_back_from_their_files(tmp_path):
   assert ids.tolist() == [0, 0, 0, hashing.TABLE_OFFSET, hashing.TABLE_OFFSET + 1, 0]
 
 
+def test_some_of_the_files_are_never_taken_for_all(tmp_path, monkeypatch):
+  one = Frequent(np.zeros((2, 3), np.uint8), np.ones(2, int))
+  real = np.savez
+
+  def fail(path, **arrays):
+    if "ngrams_4" in str(path):
+      raise KeyboardInterrupt
+    real(path, **arrays)
+
+  with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    patched.setattr(np, "savez", fail)
+    frequent_ngrams.save(tmp_path / "tables", {3: one, 4: one})
+  assert not (tmp_path / "tables").exists()
+  (tmp_path / "tables").mkdir()
+  frequent_ngrams.save(tmp_path / "tables", {3: one})
+  assert [path.name for path in tmp_path.rglob("*")] == ["tables", "ngrams_3.npz"]
+
+
 @pytest.mark.parametrize(
   "table, message",
   [

@@ -90,6 +90,17 @@ def test_requests_are_those_of_the_harness(name, tasks):
   assert found == wanted
 
 
+def test_rows_that_are_not_there_are_an_error(tmp_path):
+  from blt_jax.evals import harness_tasks
+
+  for data in ("", "nowhere"):
+    with pytest.raises(FileNotFoundError, match=f"no folder '{data}'; give that of the files"):
+      harness_tasks.write(data, tmp_path)
+  with pytest.raises(FileNotFoundError, match="has rows of no task"):
+    harness_tasks.write(str(tmp_path), tmp_path)
+  assert "blt_piqa" in harness_tasks.write("sample", tmp_path)
+
+
 def test_the_harness_finds_what_the_suite_finds(data, tmp_path, monkeypatch):
   config = ByteLMConfig(stack(16, 1, window=8))
   params = random_params(config)
@@ -132,3 +143,7 @@ def test_words_of_the_harness(monkeypatch):
     model._sampling({"num_beams": 4})
   with pytest.raises(ValueError, match="run=FOLDER"):
     HarnessModel()
+  for name in ("batch_size", "max_batch_size", "bytes_per_token", "threshold"):
+    for value in ("x", "-3", float("nan")) + (0,) * (name != "threshold"):
+      with pytest.raises(ValueError, match=f"{name} is '?{value}'?; it must be"):
+        HarnessModel("RUN", **{name: value})

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import threading
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import grain
@@ -10,6 +11,8 @@ import numpy as np
 from absl import logging
 
 _DETAILS = 400  # characters in an error; names of fields may be as long as a file
+_NAMED = 3  # files in an error
+_PATIENCE = 30  # times all elements; several processes may share them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +126,38 @@ class Policy:
       f"{self.skipped.locate(where)}: {error.reason}{f' ({details})' if details else ''}. "
       "Mend it, or leave such input out with on_error=skip."
     ) from None
+
+
+class Drought:
+  """Ends what would look for a document for ever, in files where none is left."""
+
+  def __init__(self, paths: Sequence[str]):
+    """Takes the names of the files."""
+    self._paths, self._barren = paths, 0
+
+  def check(self, document: Document | None, size: int) -> Document | None:
+    """Gives back what is read.
+
+    Args:
+      document: the next element.
+      size: how many elements there are.
+
+    Raises:
+      ValueError: all were None for far longer than there are any.
+    """
+    self._barren = 0 if document is not None else self._barren + 1
+    if self._barren > _PATIENCE * size:
+      raise ValueError(
+        "No document is left where there were some: files were changed meanwhile. They are "
+        f"{name_files(self._paths)}; mend them, or leave them out."
+      )
+    return document
+
+
+def name_files(paths: Sequence[str]) -> str:
+  """The first of some files, for a message."""
+  more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+  return ", ".join(paths[:_NAMED]) + more
 
 
 def is_utf8(text: bytes) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from blt_jax.data.reading import contents, encodings, json_lines
-from blt_jax.data.reading.documents import BadInputError, Document, Policy, is_utf8
+from blt_jax.data.reading.documents import BadInputError, Document, Drought, Policy, is_utf8
 from blt_jax.data.reading.records import LONGEST
 from blt_jax.storage import files
 
@@ -22,6 +22,9 @@ class Reader(grain.MapDataset[Document]):
   is safe from several threads, and a reader can be sent to other processes. (It is a
   dataset and not a data source of one, since Grain's dataset of a source keeps accounts
   that take as long as reading a document.)
+
+  Attributes:
+    paths: of the files.
   """
 
   unit = "document"  # what the documents of a file are called in messages
@@ -37,7 +40,9 @@ class Reader(grain.MapDataset[Document]):
       ValueError: a file cannot be read, and `on_error` is "raise".
     """
     super().__init__()
+    self.paths = tuple(paths)
     self._policy = policy
+    self._drought = Drought(self.paths)
     self._files: list[str] = []
     counts: list[int] = []
     for path in paths:
@@ -74,7 +79,9 @@ class Reader(grain.MapDataset[Document]):
       self._policy.reject(error, where)
     except (OSError, RuntimeError, ValueError) as error:
       self._policy.reject(BadInputError("cannot be read", str(error)), where)
-    return None if document is None else self._policy.admit(document, where)
+    if document is not None:
+      document = self._policy.admit(document, where)
+    return self._drought.check(document, len(self))
 
   @abc.abstractmethod
   def _open(self, path: str) -> int:

@@ -17,6 +17,7 @@ from blt_jax.data.reading import shards
 from blt_jax.data.reading.documents import (
   BadInputError,
   Document,
+  Drought,
   Policy,
   Skipped,
   SourceOptions,
@@ -143,6 +144,7 @@ class ScoredReader(grain.MapDataset[Document]):
     super().__init__()
     self._folder = str(folder)
     self._policy = policy or Policy(SourceOptions(), Skipped())
+    self._drought = Drought([self._folder])
     if not is_scored(folder):
       raise FileNotFoundError(
         f"{folder} holds no stored entropies (no {_MANIFEST}); make them with python -m "
@@ -167,8 +169,8 @@ class ScoredReader(grain.MapDataset[Document]):
       document = shards.decode(self._source[index], self.manifest.entropy_dtype, seed)
     except (OSError, RuntimeError, ValueError, struct.error) as error:
       self._policy.reject(BadInputError("cannot be read", str(error)), where)
-      return None
-    return self._policy.admit(document, where)
+      return self._drought.check(None, len(self))
+    return self._drought.check(self._policy.admit(document, where), len(self))
 
   def __str__(self) -> str:
     return f"ScoredReader({self._folder!r})"

@@ -21,21 +21,24 @@ class RecordStream(grain.IterDataset):
 
   Files are opened by the iterator, so the dataset can be sent to other processes. Lines may
   end in CRLF; blank ones are ignored.
+
+  Attributes:
+    paths: of the files.
   """
 
   def __init__(self, paths: Sequence[str], policy: Policy):
     """Takes the files in their order, and what happens to bad input."""
     super().__init__()
-    self._paths = tuple(paths)
+    self.paths = tuple(paths)
     self._policy = policy
 
   @functools.cached_property
   def size(self) -> int | None:
     """About how many bytes of text there are, judging by the start of the first file."""
-    kind, field = _format(self._paths[0]), self._policy.options.text_field
+    kind, field = _format(self.paths[0]), self._policy.options.text_field
     text = end = 0
     try:
-      start, stored = files.read_start(self._paths[0], _SAMPLE)
+      start, stored = files.read_start(self.paths[0], _SAMPLE)
       last = len(start) - (len(start) == _SAMPLE)  # a sample ends within a record
       with contextlib.suppress(BadInputError):
         records = kind.split(BoundedFile(io.BytesIO(start), len(start)), 0)
@@ -43,11 +46,11 @@ class RecordStream(grain.IterDataset):
           text, end = text + _length(kind, record, field), place
     except Exception:  # each library has exceptions of its own; whoever reads on reports it
       return None
-    return int(sum(files.sizes_of(self._paths)) * text / stored * len(start) / max(end, 1))
+    return int(sum(files.sizes_of(self.paths)) * text / stored * len(start) / max(end, 1))
 
   def __iter__(self) -> grain.DatasetIterator[Document]:
     """Starts from the first record of the first file."""
-    return _RecordIterator(self._paths, self._policy)
+    return _RecordIterator(self.paths, self._policy)
 
 
 def _format(path: str) -> Format:

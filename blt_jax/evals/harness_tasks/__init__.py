@@ -8,7 +8,7 @@ from typing import Any
 
 import lm_eval.tasks
 
-from blt_jax.evals import rows
+from blt_jax.evals import rows, samples
 from blt_jax.evals.suite import TASKS
 
 PREFIX = "blt_"
@@ -20,16 +20,21 @@ def write(data: str, folder: pathlib.Path) -> list[str]:
   """Writes a task file for each task of the harness whose rows are there.
 
   Args:
-    data: folder of rows.
+    data: folder of rows, or "sample".
     folder: gets the files, for `--include_path`.
 
   Returns:
     The names of the tasks; those of MMLU's subjects are one group.
 
   Raises:
-    FileNotFoundError: there are rows of no such task.
+    FileNotFoundError: there is no such folder, or rows of no such task.
     ValueError: a row is no JSON object.
   """
+  data = samples.locate(data)
+  if not data or not pathlib.Path(data).is_dir():
+    raise FileNotFoundError(
+      f"There is no folder {data!r}; give that of the files of `blt_jax.evaluate --tasks`."
+    )
   names = []
   for template in sorted(_HERE.glob("*.yaml")):
     name = template.stem
