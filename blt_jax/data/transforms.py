@@ -19,6 +19,8 @@ class PatchDocument:
   """Turns a document into `tokens` uint16 [n], BOS and EOS included, and `patch_lengths`.
 
   Many documents wait to be packed, so their ids take no more memory than they must.
+
+  Attributes: as the arguments of its constructor.
   """
 
   def __init__(
@@ -38,18 +40,18 @@ class PatchDocument:
     """
     self.encode = encode
     self.sizes = sizes
-    self._config = config
+    self.config = config
     self._scorer = scorer
 
   def __call__(self, document: Document) -> dict[str, np.ndarray]:
     """Patches one document; the result depends on its bytes only."""
     tokens = self.encode(document.text)
     entropies = document.entropies
-    if entropies is None or self._config.scheme != "entropy":
+    if entropies is None or self.config.scheme != "entropy":
       entropies = self.entropies(tokens)
     lengths = patching.patch_lengths(
       tokens[None],
-      self._config,
+      self.config,
       None if entropies is None else entropies[None],
       include_next=False,
     )
