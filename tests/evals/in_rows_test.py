@@ -1,6 +1,9 @@
 """Multiple choice by the training's forward step, sharded, against the scores of a reader."""
 
+import dataclasses
 import json
+import os
+import types
 
 import jax
 import numpy as np
@@ -10,6 +13,7 @@ from tiny_runs import tiny_config, write_text
 from uncached import random_params
 
 from blt_jax import kinds, train
+from blt_jax.data.transforms import PatchDocument
 from blt_jax.decode import Scorer
 from blt_jax.evals import in_rows
 from blt_jax.models.config import ByteLMConfig
@@ -28,12 +32,11 @@ ROWS = [
 ]
 SEQ_LEN = 96
 MESH = dict(data=2, fsdp=2, tensor=2)
-TASKS = "--config.eval.tasks"
-SCHEMES = {
-  "entropy": dict(),
-  "static": dict(scheme="static", patch_size=3),
-  "space": dict(scheme="space"),
-}
+ALL_KINDS = os.environ.get("BLT_JAX_ALL_KINDS")  # set: all, which take minutes
+CASES = [  # kind of model, and scheme of patching
+  ("blt", "entropy"), ("bpe_lm", "byte"), ("blt", "static"), ("blt", "space"),
+  ("blt", "byte"), ("byte_lm", "byte"), ("megabyte", "byte"), ("spacebyte", "byte"),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", name="home")
@@ -46,14 +49,22 @@ def _home(tmp_path_factory):
   return home
 
 
-def _config(kind, home, **changes):
+def _config(kind, home, scheme="byte", **changes):
   config = tiny_config(kind, workdir=str(home / "run"))
   config.data.update(path=str(home / "text"), heldout_fraction=0.3, seq_len=SEQ_LEN)
-  config.data.num_patches = 40 if kind == "blt" else None
-  config.patching.scheme = "byte"
+  config.data.num_patches = 40 if scheme != "byte" else None
+  config.patching.scheme = scheme
   config.mesh.update(MESH)
+  if scheme == "static":
+    config.patching.patch_size = 3
   if kind == "megabyte":
     config.model.max_patches = 64
+  if kind == "bpe_lm":
+    pytest.importorskip("sentencepiece", reason="BPE pieces are an extra")
+    from tiny_pieces import SIZE, write_tokenizer
+
+    config.model.vocab_size = SIZE
+    config.patching.tokenizer = str(write_tokenizer(home / "bpe.model"))
   config.update(changes)
   return config
 
@@ -65,20 +76,9 @@ def _entropy_model():
   return runs.EntropyModel(config, params)
 
 
-@pytest.mark.parametrize(
-  ("kind", "scheme"),
-  [("blt", "entropy"), ("blt", "static"), ("blt", "space"), ("byte_lm", ""), ("megabyte", ""),
-   ("spacebyte", ""), ("bpe_lm", "")],
-)  # fmt: skip
+@pytest.mark.parametrize(("kind", "scheme"), CASES if ALL_KINDS else CASES[:2])
 def test_answers_are_those_of_the_scorer(kind, scheme, home, monkeypatch, caplog):
-  config = _config(kind, home)
-  config.patching.update(SCHEMES.get(scheme, {}))
-  if kind == "bpe_lm":
-    pytest.importorskip("sentencepiece", reason="BPE pieces are an extra")
-    from tiny_pieces import SIZE, write_tokenizer
-
-    config.model.vocab_size = SIZE
-    config.patching.tokenizer = str(write_tokenizer(home / "bpe.model"))
+  config = _config(kind, home, scheme)
   if scheme == "entropy":
     random = patcher.Patcher(PatchingConfig(threshold=3.0), _entropy_model())
     monkeypatch.setattr(patcher, "load_patcher", lambda *_: random)
@@ -91,7 +91,7 @@ def test_answers_are_those_of_the_scorer(kind, scheme, home, monkeypatch, caplog
   prepared = in_rows.prepare("own", str(home))
   ask = in_rows.TasksInRows(prepared, Feed(config, made.mesh), made.model, made.mesh)
   placed = jax.tree.map(lambda x: x.sharding, made.abstract_state.params)
-  ((*found, cut),) = ask.answers(jax.device_put(params, placed))
+  (found,) = ask.answers(jax.device_put(params, placed))
 
   # By a reader, text by text.
   loaded = patcher.load_patcher(config.patching)
@@ -101,11 +101,46 @@ def test_answers_are_those_of_the_scorer(kind, scheme, home, monkeypatch, caplog
   model = reader(made.model, params, **options)
   if loaded.pieces is not None:
     model = type(model)(model.reader, model.weights, loaded.pieces)
-  scorer = Scorer(model)
-  pairs = [(row["context"], f" {end}") for row in ROWS[:-1] for end in row["choices"]]
-  wanted = scorer.loglikelihood(pairs)
+  pairs = [(row["context"].encode(), f" {end}") for row in ROWS for end in row["choices"]]
+  if kind in ("byte_lm", "spacebyte"):  # what a row with BOS and EOS has room for
+    kept = SEQ_LEN - 1 - len(pairs[-1][1])
+    pairs[-2:] = [(context[-kept:], end) for context, end in pairs[-2:]]
+  else:
+    pairs, found = pairs[:-2], found[:-1]
+  wanted = Scorer(model, chunk=16).loglikelihood(pairs)
   flat = [answer for own in found for answer in own[0]]
   np.testing.assert_allclose(
     [nats for nats, _ in flat], [x.log_prob for x in wanted], rtol=0, atol=1e-4
   )
   assert [best for _, best in flat] == [x.is_greedy for x in wanted]
+  assert "1 of 5 items of own are longer than a row" in caplog.text
+
+
+def test_no_position_of_a_row_is_left_out():
+  kind = kinds.KINDS["spacebyte"]
+  config = dataclasses.replace(kind.tiny(), num_patches=3)
+  assert kind.unlimited(config) == dataclasses.replace(config, num_patches=None)
+
+
+@pytest.mark.parametrize(
+  ("tasks", "error"),
+  [
+    ("hellaswagg", "There is no task 'hellaswagg'.*near are hellaswag"),
+    ("own,blimp", "blimp.jsonl is missing"),
+    ("own,own", "named twice"),
+    ("own,ask", "has 'ask', for which a model must write"),
+  ],
+)
+def test_tasks_that_cannot_be_asked_are_refused_before_anything_starts(tasks, error, home):
+  asked = dict(tasks=tasks, task_data=str(home))
+  config = tiny_config("byte_lm", workdir=str(home / "refused"), eval=asked)
+  config.data.path = str(home / "text")
+  with pytest.raises((ValueError, FileNotFoundError), match=error):
+    train.train(config)
+  assert not (home / "refused").exists()
+
+
+def test_patches_that_look_ahead_are_refused(home):
+  feed = types.SimpleNamespace(patch=PatchDocument(PatchingConfig(scheme="bpe")))
+  with pytest.raises(ValueError, match="cannot be asked.*The bpe scheme"):
+    in_rows.TasksInRows(in_rows.prepare("own", str(home)), feed, None, None)
