@@ -17,7 +17,6 @@ from blt_jax.data.transforms import PatchDocument
 from blt_jax.decode import Scorer
 from blt_jax.evals import in_rows
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.parallel import sharding
 from blt_jax.patching import PatchingConfig
 from blt_jax.runs import folder as runs
 from blt_jax.runs import patcher, program, resolve
@@ -26,7 +25,11 @@ from blt_jax.runs.feed import Feed
 ROWS = [
   {"context": "The sky is", "choices": ["blue", "of cheese, patched"], "label": 0},
   {"context": "", "choices": ["a", "ééé schön"], "label": 1},
-  {"context": "the text of the patch", "choices": ["es are green.", "x y z", ", and"], "label": 2},
+  {
+    "context": "the text of the patch",
+    "choices": ["es are green.", "x y z", ", and"],
+    "label": 2,
+  },
   {"context": "- " * 40, "choices": ["1", "2"], "label": 0},
   {"context": "é" * 150 + " is long", "choices": ["and", "cut from the left"], "label": 0},
 ]
