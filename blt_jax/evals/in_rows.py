@@ -1,4 +1,4 @@
-"""Multiple choice while a model trains: by its plain forward step, in rows as training has them.
+"""Multiple choice while a model trains: by its forward step, in rows as training has them.
 
 So it runs wherever training does, sharded and on several hosts, and needs no weights for
 decoding. Answers are those of `decode.Scorer`.
@@ -52,8 +52,8 @@ def prepare(names: str, data: str, limit: int | None = None) -> list[suite.Prepa
     if not all(isinstance(request, Choice) for own in asked for request in own):
       raise ValueError(
         f"config.eval.tasks has {task.name!r}, for which a model must write, or read whole "
-        "documents; while it trains it can only be asked multiple choice. Leave it out, and ask "
-        "it with `python -m blt_jax.evaluate --tasks` afterwards."
+        "documents; while it trains, it can only be asked multiple choice. Leave that out; "
+        f"`python -m blt_jax.evaluate --tasks={task.name}` asks it afterwards."
       )
   return prepared
 
@@ -102,7 +102,8 @@ class TasksInRows:
       `TASK/METRIC` of each metric of each task, and `TASK/METRIC_error`, the standard error of
       the one that the task is quoted by.
     """
-    numbers, told = {}, []
+    numbers: dict[str, float] = {}
+    told = []
     for (task, items, _), answers in zip(self._prepared, self.answers(params), strict=True):
       scores = [task.score(item, own) for item, own in zip(items, answers, strict=True)]
       summary = task.summarise(scores)

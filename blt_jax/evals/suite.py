@@ -137,9 +137,10 @@ def prepare(
 ) -> list[Prepared]:
   """Reads all that is to be asked; for other arguments and errors see `evaluate`.
 
-  Args:
-    tasks, data, limit, seed, run_code: see there.
-    shots: folder of the files of examples; by default `data`.
+  Examples are in the folder `shots`, by default beside their task's file.
+
+  Raises:
+    ValueError: there are none in `shots`.
   """
   data = samples.locate(data)
   found = find_all(tasks, data, seed, run_code)
