@@ -9,7 +9,7 @@ from blt_jax.decode.language_model import LanguageModel
 from blt_jax.evals.task import Choice, Continue, FirstLine, Request, Text
 
 _WAITING = 16  # prompts for each row of the generator, before which shorter ones wait
-_ROUND = 256  # rows of the generator have a multiple of this many ids
+_ROUND = 1024  # rows of the generator have a multiple of this many ids: few programs
 
 Answer = tuple[tuple[int, int], Any]  # of request j of item i
 
