@@ -113,6 +113,9 @@ def get_config(kind: str = "blt") -> ConfigDict:
   config.eval = evaluation = ConfigDict()
   evaluation.every_steps = 1000  # held-out bits per byte; it also runs at the end
   evaluation.max_batches = placeholder(int)  # per evaluation while training; None: all
+  evaluation.tasks = ""  # multiple choice to be asked as well, such as "hellaswag,blimp"
+  evaluation.task_data = "sample"  # folder of their files; "sample": 20 rows of the package
+  evaluation.task_limit = 200  # only the first rows of each
   return config
 
 

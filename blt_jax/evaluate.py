@@ -74,6 +74,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     help="of --tasks: the threshold that gives patches of this size",
   )
   add("--output", metavar="FOLDER", help="of --tasks: for results.json and items.jsonl")
+  add(
+    "--shots", metavar="FOLDER", help="of --tasks: of NAME_shots.jsonl, instead of beside NAME"
+  )
   add("--limit", type=int, metavar="N", help="of --tasks: the first N rows of each")
   add("--seed", type=int, default=0, help="of --tasks: of noises")
   add(
@@ -90,7 +93,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _check_unused(args: argparse.Namespace) -> None:
   """Raises ValueError where a flag of --tasks would do nothing."""
-  for name in ("output", "limit", "run_code", "bytes_per_patch", "png"):
+  for name in ("output", "shots", "limit", "run_code", "bytes_per_patch", "png"):
     if getattr(args, name) not in (None, False):
       raise ValueError(f"--{name} is of --tasks, and would do nothing on text; leave it out.")
   if len(args.runs) > 1 or len(args.thresholds) > 1:
@@ -104,7 +107,7 @@ def _evaluate_tasks(args: argparse.Namespace) -> None:
   names = args.tasks.split(",")
   data, sizes = samples.locate(args.data), args.bytes_per_patch or []
   variants.check(args.runs, args.thresholds, sizes)
-  prepared = suite.prepare(names, data, args.limit, args.seed, args.run_code)
+  prepared = suite.prepare(names, data, args.limit, args.seed, args.run_code, args.shots)
   models = variants.make(args.runs, prepared, args.entropy_model, args.thresholds, sizes)
   told, results = {}, {}
   for model in models:

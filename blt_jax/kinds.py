@@ -38,6 +38,7 @@ class Kind:
     batch_keys: extra arrays of a batch that the module may take, as it says itself, or
       that its loss takes: `target_bytes`, where ids are pieces.
     patched: whether it reads `patch_lengths`.
+    unlimited: of a config, one of the same parameters that leaves no position of a row out.
   """
 
   config: type
@@ -49,6 +50,7 @@ class Kind:
   tiny: Callable[[], Any]
   batch_keys: tuple[str, ...] = ()
   patched: bool = False
+  unlimited: Callable[[Any], Any] = lambda config: config
 
   @property
   def reads_pieces(self) -> bool:
@@ -178,6 +180,7 @@ KINDS: dict[str, Kind] = {
     model_flops=flops.spacebyte_model_flops,
     default=_spacebyte,
     tiny=_tiny_spacebyte,
+    unlimited=lambda config: dataclasses.replace(config, num_patches=None),
   ),
 }
 

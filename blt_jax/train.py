@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from blt_jax import config as settings
 from blt_jax.cli import logs
 from blt_jax.cli.parsing import Parser
+from blt_jax.evals import in_rows
 from blt_jax.parallel import distributed
 from blt_jax.runs import (
   bounds,
@@ -69,6 +70,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
     mesh, model = program.mesh, program.model
 
     # --- Data: worker processes patch documents, threads pack and place batches ahead
+    tasks = in_rows.prepare(config.eval.tasks, config.eval.task_data, config.eval.task_limit)
     feed = Feed(config, mesh)
 
   with contextlib.ExitStack() as opened:
@@ -95,12 +97,13 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
     train_step = profiling.Profiled(program.train_step(), traces, **config.profile)
     count_documents = DocumentCounter(mesh, config.data.num_streams)
     evaluate = Evaluator(model, feed.heldout_batches(), mesh, config.eval.max_batches)
+    ask_tasks = in_rows.TasksInRows(tasks, feed, model, mesh)
 
     # --- Loop: nothing waits for the device but the reports and what follows them
     def evaluate_now() -> metrics.Numbers:
       log.flush()
       with stopwatch.paused("eval"):
-        numbers = evaluate(state.params)
+        numbers = evaluate(state.params) | ask_tasks(step, state.params)
       log.evaluation(step, numbers)
       return numbers
 

@@ -80,7 +80,18 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
   """One pass over all documents in order; the last batch is filled with empty rows."""
   for batch in training_batches(documents, patch, dataclasses.replace(shape, pool_size=1)):
-    yield {key: batch[key] for key in batch.keys() - {"documents", "open_documents"}}
+    yield to_evaluation_batch(batch)
+
+
+def to_evaluation_batch(batch: Batch, sizes: np.ndarray | None = None) -> Batch:
+  """A batch without what training alone wants to know of its documents.
+
+  Args:
+    batch: of `packing.rows.PackRows`, arrays [B, ...].
+    sizes: int [V], bytes of each id, to be added where ids are pieces.
+  """
+  kept = {key: batch[key] for key in batch.keys() - {"documents", "open_documents"}}
+  return kept if sizes is None else _add_target_bytes(kept, sizes)
 
 
 def prefetch(batches: grain.IterDataset, put: Callable[[Batch], Any]) -> grain.DatasetIterator:

@@ -20,8 +20,7 @@ class PatchDocument:
 
   Many documents wait to be packed, so their ids take no more memory than they must.
 
-  Attributes:
-    is_slow: whether a MB takes seconds.
+  Attributes: as the arguments of its constructor.
   """
 
   def __init__(
@@ -43,18 +42,18 @@ class PatchDocument:
     """
     self.encode, self.is_slow = encode, is_slow
     self.sizes = sizes
-    self._config = config
+    self.config = config
     self._scorer = scorer
 
   def __call__(self, document: Document) -> dict[str, np.ndarray]:
     """Patches one document; the result depends on its bytes only."""
     tokens = self.encode(document.text)
     entropies = document.entropies
-    if entropies is None or self._config.scheme != "entropy":
+    if entropies is None or self.config.scheme != "entropy":
       entropies = self.entropies(tokens)
     lengths = patching.patch_lengths(
       tokens[None],
-      self._config,
+      self.config,
       None if entropies is None else entropies[None],
       include_next=False,
     )

@@ -75,14 +75,16 @@ class Rows:
       lengths, finish, text = jax.device_get(
         (self._state.length, self._state.finish, self._state.text)
       )
+      done = []
       for row, request in enumerate(self._rows):
         if request is None:
           continue
         if finish[row] != loop.RUNNING or self._has_ended(request, text[row], lengths[row]):
           yield self._last_piece(row, request, text[row])
-          self._refill(row)
+          done.append(row)
         elif (piece := self._next_piece(row, request, text[row], lengths[row])) is not None:
           yield piece
+      self._refill(done)
       if not any(self._rows):
         return
       self._state = loop.generate(
@@ -95,13 +97,19 @@ class Rows:
         self._parts,
       )
 
-  def _refill(self, row: int) -> None:
-    """Gives a row that is done to the next prompt."""
-    self._rows[row] = self._waiting.popleft() if self._waiting else None
-    self._sent[row] = 0
-    if self._rows[row] is not None:
-      new = self._start([self._rows[row]])
-      self._state = loop.replace_row(self._state, jnp.int32(row), new)
+  def _refill(self, done: Sequence[int]) -> None:
+    """Gives rows that are done to the next prompts."""
+    for row in done:
+      self._rows[row] = self._waiting.popleft() if self._waiting else None
+      self._sent[row] = 0
+    new = [row for row, request in enumerate(self._rows) if request and row in done]
+    if new and len(new) == sum(request is not None for request in self._rows):
+      self._state = self._start(self._rows)  # all at once, as at first
+      return
+    for row in new:
+      self._state = loop.replace_row(
+        self._state, jnp.int32(row), self._start([self._rows[row]])
+      )
 
   def _start(self, requests: Sequence[Request | None]) -> loop.State:
     """Reads prompts; rows without one rest."""

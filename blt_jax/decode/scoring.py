@@ -14,8 +14,7 @@ from blt_jax.decode.generator import Prompt, check_sizes, check_texts, encode_pr
 from blt_jax.decode.language_model import LanguageModel
 from blt_jax.decode.reader import Reader
 
-_SHORT = 16  # ids that are read at once where all are short
-_LEAST = 512  # rows have this many slots times a power of two: few programs are compiled
+_LEAST = 1024  # rows have this many slots times a power of two: few programs are compiled
 
 
 class LogLikelihood(NamedTuple):
@@ -115,15 +114,16 @@ class Scorer:
   def _score(self, groups: Iterable[_Group]) -> Iterator[tuple[int, LogLikelihood]]:
     """Numbers of texts and what was found, the longest groups first."""
     ordered = sorted(groups, key=lambda group: -group.length)
-    for batch in _batches(ordered, self._batch_size):
-      num_rows = self._batch_size if len(batch) > 1 else 1  # no others: few programs
-      shape = num_rows, _up(max(group.length for group in batch))
-      tokens, lengths = _pad([group.shared for group in batch], *shape)
-      read = _read(self._model.reader, self._model.weights, tokens, lengths, self._chunk)
+    reader, weights, size = self._model.reader, self._model.weights, self._batch_size
+    for batch in _batches(ordered, size):
+      tokens, lengths = _pad([group.shared for group in batch], size, _up(batch[0].length))
+      nothing = _begin(reader, weights, *tokens.shape)
+      rows = np.arange(size, dtype=np.int32)
+      read = _read(reader, weights, *nothing, rows, tokens, lengths, self._chunk)
       rests = [(row, rest) for row, group in enumerate(batch) for rest in group.rests]
       rests.sort(key=lambda x: -len(x[1].ids))
-      for part in _batches(rests, self._batch_size):
-        yield from self._score_rests(part, shape[1], *read)
+      for part in _batches(rests, size):
+        yield from self._score_rests(part, tokens.shape[1], *read[:2])
 
   def _score_rests(self, rests, slots, cache, logits) -> Iterator[tuple[int, LogLikelihood]]:
     """Of (row of the cache, rest): what follows the ids which that row has read."""
@@ -132,9 +132,8 @@ class Scorer:
     count = np.maximum(lengths - 1, 0)
     rows = np.zeros(size, np.int32)
     rows[: len(rests)] = [row for row, _ in rests]
-    chunk = min(_SHORT if count.max() <= _SHORT else self._chunk, self._chunk)
     reader, weights = self._model.reader, self._model.weights
-    found = _read_rests(reader, weights, cache, logits, rows, tokens, count, chunk)
+    found = _read(reader, weights, cache, logits, rows, tokens, count, self._chunk)[2:]
     for (_, rest), log_probs, is_best, is_full in zip(rests, *jax.device_get(found)):  # noqa: B905
       if is_full:
         raise ValueError(f"Text {rest.number} needs more patches than max_patches; raise it.")
@@ -178,14 +177,15 @@ def _check_pair(number, pair):
   return pair
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _read(reader: Reader, weights: Any, tokens: jax.Array, lengths: jax.Array, chunk: int):
-  """The cache after ids [B, T] of which `lengths` [B] are real, and logits [B, V]."""
-  return loop.prefill(reader, weights, tokens, lengths, chunk)[:2]
+@functools.partial(jax.jit, static_argnums=(0, 2, 3), keep_unused=True)
+def _begin(reader: Reader, weights: Any, rows: int, slots: int) -> tuple[Any, jax.Array]:
+  """The cache of rows [B] that have read nothing and logits [B, V], where the weights are."""
+  del weights
+  return reader.init(rows, slots, 1), jnp.zeros((rows, reader.vocab_size))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 7))
-def _read_rests(
+def _read(
   reader: Reader,
   weights: Any,
   cache: Any,
@@ -194,8 +194,10 @@ def _read_rests(
   tokens: jax.Array,
   count: jax.Array,
   chunk: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Scores ids that follow what rows of a cache have read.
+) -> tuple[Any, jax.Array, jax.Array, jax.Array, jax.Array]:
+  """Reads and scores ids that follow what rows of a cache have read.
+
+  Contexts and continuations are read by the same program, since it compiles for long.
 
   Args:
     reader: the model.
@@ -208,11 +210,10 @@ def _read_rests(
     chunk: ids per step.
 
   Returns:
-    float32 [B, T + 1] log-probabilities of the ids; bool [B, T + 1], whether each was the
-    likeliest; and bool [B], whether there were more patches than room.
+    The cache after them and float32 logits [B, V] of the id after them; float32 [B, T + 1]
+    log-probabilities of the ids; bool [B, T + 1], whether each was the likeliest; and bool
+    [B], whether there were more patches than room.
   """
   cache, logits = jax.tree.map(lambda x: jnp.asarray(x)[rows], (cache, logits))
-  cache, _, log_probs, is_best = loop.read_on(
-    reader, weights, cache, logits, tokens, count, chunk
-  )
-  return log_probs, is_best, reader.patches_left(cache) < 0
+  read = loop.read_on(reader, weights, cache, logits, tokens, count, chunk)
+  return *read, reader.patches_left(read[0]) < 0

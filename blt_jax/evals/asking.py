@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from blt_jax.decode import Generator, Sampling, Scorer
+from blt_jax.decode.generation import Generation
 from blt_jax.decode.language_model import LanguageModel
-from blt_jax.evals.task import Choice, Continue, Request, Text
+from blt_jax.evals.task import Choice, Continue, FirstLine, Request, Text
 
 _WAITING = 16  # prompts for each row of the generator, before which shorter ones wait
-_ROUND = 256  # rows of the generator have a multiple of this many ids
+_ROUND = 1024  # rows of the generator have a multiple of this many ids: few programs
 
 Answer = tuple[tuple[int, int], Any]  # of request j of item i
 
@@ -65,10 +66,39 @@ def _answers(model, asked, batch_size) -> Iterator[Answer]:
   reads = [x for x in numbered if not isinstance(x[1], Continue)]
   for part in _parts(reads, batch_size):
     yield from _score(model, part, batch_size)
-  prompts = [request.prompt for _, request in writes]
-  options = [Sampling(max_bytes=r.max_bytes, stop=r.stop, temperature=0.0) for _, r in writes]
-  for number, text in write(model, prompts, options, batch_size):
+  for number, text in _continue(model, [request for _, request in writes], batch_size):
     yield writes[number][0], text
+
+
+def _continue(model, requests: Sequence[Continue], batch_size) -> Iterator[tuple[int, str]]:
+  """Numbers of requests and what the model writes.
+
+  A `FirstLine` ends with its first newline; where that ends a blank line, it goes on once more.
+  """
+  blank: dict[int, str] = {}
+  prompts = [request.prompt for request in requests]
+  options = [_sampling(request) for request in requests]
+  for number, told in write(model, prompts, options, batch_size):
+    text, is_line = told.text, isinstance(requests[number], FirstLine)
+    if is_line and told.finish == "stop" and not text.strip():
+      blank[number] = f"{text}\n"
+    else:
+      yield number, text
+
+  numbers = list(blank)
+  prompts = [requests[n].prompt + blank[n] for n in numbers]
+  options = [_sampling(requests[n], blank[n]) for n in numbers]
+  for place, told in write(model, prompts, options, batch_size):
+    yield numbers[place], blank[numbers[place]] + told.text
+
+
+def _sampling(request: Continue, written: str = "") -> Sampling:
+  """The likeliest bytes, after those that were written."""
+  is_line = isinstance(request, FirstLine) and not written
+  left = max(request.max_bytes - len(written.encode()), 1)
+  return Sampling(
+    max_bytes=left, stop=(*request.stop, "\n") if is_line else request.stop, temperature=0.0
+  )
 
 
 def _longest(requests: Sequence[Request]) -> int:
@@ -107,7 +137,7 @@ def _pairs(request: Choice | Text, room: int | None) -> list[tuple[bytes, bytes]
 
 def write(
   model: LanguageModel, prompts: Sequence[str], options: Sequence[Sampling], batch_size: int = 8
-) -> Iterator[tuple[int, str]]:
+) -> Iterator[tuple[int, Generation]]:
   """Continues prompts, the longest first; stops are cut.
 
   Yields:
@@ -128,4 +158,4 @@ def write(
       if piece.result is not None and piece.result.error is not None:
         raise ValueError(f"The prompt {texts[piece.index]!r}: {piece.result.error}")
       if piece.result is not None:
-        yield part[piece.index], piece.result.text
+        yield part[piece.index], piece.result

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from blt_jax.evals.task import Continue, Item, Request, Row, Score, Task, check_texts
+from blt_jax.evals.task import FirstLine, Item, Request, Row, Score, Task, check_texts
 
 
 def score(output: str, label: str) -> Score:
@@ -46,8 +46,7 @@ class G2P(Task):
   def requests(self, item: Item) -> list[Request]:
     """The phonemes of a word, after examples."""
     shots = [f"{_prompt(shot)} {shot['phonemes']}\n\n" for shot in item.shots]
-    # Without a stop: a first line may be blank.
-    return [Continue("".join(shots) + _prompt(item.row), (), 128)]
+    return [FirstLine("".join(shots) + _prompt(item.row), (), 128)]
 
   def score(self, item: Item, answers: Sequence[Any]) -> Score:
     """See `score`."""

@@ -112,7 +112,8 @@ class HarnessModel(LM):
     prompts = [request.args[0] for request in requests]
     options = [self._sampling(request.args[1]) for request in requests]
     written = asking.write(self._model, prompts, options, self.batch_size)
-    for place, text in tqdm(written, "generate_until", len(requests)):
+    for place, generation in tqdm(written, "generate_until", len(requests)):
+      text = generation.text
       for stop in options[place].stop:
         text = text.partition(stop)[0]
       told[place] = text

@@ -133,11 +133,20 @@ def prepare(
   limit: int | None = None,
   seed: int = 0,
   run_code: bool = False,
+  shots: str | None = None,
 ) -> list[Prepared]:
-  """Reads all that is to be asked; for arguments and errors see `evaluate`."""
+  """Reads all that is to be asked; for other arguments and errors see `evaluate`.
+
+  Examples are in the folder `shots`, by default beside their task's file.
+
+  Raises:
+    ValueError: there are none in `shots`.
+  """
   data = samples.locate(data)
   found = find_all(tasks, data, seed, run_code)
-  loaded = [_load(task, data, limit) for task in found]
+  loaded = [_load(task, data, limit, data if shots is None else shots) for task in found]
+  if shots is not None and not any(item.shots for items in loaded for item in items):
+    raise ValueError(f"{shots} has examples for none of {', '.join(tasks)}.")
   return [
     Prepared(task, items, [task.requests(item) for item in items])
     for task, items in zip(found, loaded, strict=True)
@@ -187,11 +196,11 @@ def _by_value(task, field, items, by_item) -> dict[str, dict[str, Estimate]]:
   return {value: task.summarise(some) for value, some in sorted(found.items())}
 
 
-def _load(task: Task, data: str, limit: int | None) -> list[Item]:
+def _load(task: Task, data: str, limit: int | None, shots: str) -> list[Item]:
   found = task.select(rows.read(data, task.file))[:limit]
   if not found:
     raise ValueError(f"{task.file}.jsonl has no rows that are of {task.name}.")
-  return task.load(found, rows.read_shots(data, task.file) if task.num_shots else ())
+  return task.load(found, rows.read_shots(shots, task.file) if task.num_shots else ())
 
 
 def _ask(

@@ -37,6 +37,10 @@ class Continue(NamedTuple):
   max_bytes: int
 
 
+class FirstLine(Continue):
+  """A `Continue` that also ends with the first line that is not blank, which is not cut."""
+
+
 Request = Choice | Text | Continue
 
 

@@ -138,6 +138,8 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "profile.steps": _count(),
   "eval.every_steps": _count(),
   "eval.max_batches": _count(),
+  "eval.task_limit": _count(),
+  "eval.task*": None,
 }
 
 

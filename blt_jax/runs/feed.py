@@ -1,16 +1,17 @@
 """The batches of a run, this process's rows of them: to learn from and to test on."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
+import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from blt_jax import config as settings
-from blt_jax.data import pipeline, workers
+from blt_jax.data import pipeline, whole_documents, workers
 from blt_jax.data.row_streams import RowStreams
 from blt_jax.entropy import frequent_ngrams
 from blt_jax.parallel import distributed, sharding
@@ -29,6 +30,8 @@ class Feed:
   runs its share of them; so batches do not depend on the number of processes.
 
   Attributes:
+    shape: of a batch of all processes.
+    patch: what makes ids and patches of a document.
     calibration: see `patchers.Patcher`.
   """
 
@@ -37,11 +40,11 @@ class Feed:
 
     Raises: as `corpus.open_corpus`, `patchers.load_patcher` and `host_share` do.
     """
-    self._shape = settings.make_batch_shape(config)
-    self._share = host_share(self._shape.batch_size, mesh)
+    self.shape = settings.make_batch_shape(config)
+    self._share = host_share(self.shape.batch_size, mesh)
     self._num_streams = config.data.num_streams
     patcher = patchers.load_patcher(config.patching, corpus.stored_manifests(config.data))
-    self._patch, self.calibration = patcher.documents(), patcher.calibration
+    self.patch, self.calibration = patcher.documents(), patcher.calibration
     self._corpus = corpus.open_corpus(config.data)
     self._num_workers, self._seed = config.data.num_workers, config.seed
     is_stream = isinstance(self._corpus.stream(self._seed), grain.IterDataset)
@@ -97,8 +100,23 @@ class Feed:
   def heldout_batches(self) -> Iterator[pipeline.Batch]:
     """One pass over the held-out documents, on the host."""
     documents = self._corpus.test_documents()
-    for batch in pipeline.evaluation_batches(documents, self._patch, self._shape):
-      yield self._look_up({k: v[self._share.rows] for k, v in batch.items()})
+    for batch in pipeline.evaluation_batches(documents, self.patch, self.shape):
+      yield self._own_rows(batch)
+
+  def pack_whole(
+    self, documents: Sequence[dict[str, np.ndarray]], alone: bool = False
+  ) -> tuple[list[pipeline.Batch], list[whole_documents.Place]]:
+    """Batches of documents none of which is cut, on the host; see `whole_documents.pack`.
+
+    Returns:
+      This process's rows of each batch, and where all documents stand in whole batches.
+    """
+    sizes = self.patch.sizes
+    batches, places = whole_documents.pack(documents, self.shape, sizes, alone)
+    return [self._own_rows(batch) for batch in batches], places
+
+  def _own_rows(self, batch: pipeline.Batch) -> pipeline.Batch:
+    return self._look_up({k: v[self._share.rows] for k, v in batch.items()})
 
   def _put(self, batch: pipeline.Batch) -> Any:
     return sharding.put_batch(self._look_up(batch), self._mesh)
@@ -117,10 +135,10 @@ class Feed:
 
   def _streams(self):
     count = self._num_streams
-    shape = dataclasses.replace(self._shape, batch_size=self._shape.batch_size // count)
+    shape = dataclasses.replace(self.shape, batch_size=self.shape.batch_size // count)
     return {
       i: pipeline.training_batches(
-        self._corpus.stream(self._seed, i, count), self._patch, shape, self._num_workers
+        self._corpus.stream(self._seed, i, count), self.patch, shape, self._num_workers
       )
       for i in self._share.streams(count)
     }

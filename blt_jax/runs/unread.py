@@ -27,6 +27,7 @@ _READ = {
 def find(config: ConfigDict) -> Iterator[str]:
   """A sentence for each."""
   yield from _patching(config)
+  yield from _tasks(config)
   steps = config.num_steps
   if config.schedule.warmup_steps >= steps:
     yield (
@@ -53,3 +54,12 @@ def _patching(config: ConfigDict) -> Iterator[str]:
   if changed:
     names = ", ".join(f"config.patching.{name}" for name in changed)
     yield f"Without effect on {who}: {names}."
+
+
+def _tasks(config: ConfigDict) -> Iterator[str]:
+  """Settings of tasks where none is asked."""
+  default = declared.get_config(config.model.kind).eval
+  names = ("task_data", "task_limit")
+  changed = [f"config.eval.{n}" for n in names if config.eval[n] != default[n]]
+  if changed and not config.eval.tasks:
+    yield f"Without effect while config.eval.tasks names none: {', '.join(changed)}."

@@ -55,6 +55,17 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
   return {k: v.sum(dtype=jnp.float32) for k, v in counts.items()} | extras.metrics
 
 
+def score(model: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  """How likely the target at each position is.
+
+  Returns:
+    float32 [B, S] log-probabilities in nats, and bool [B, S], whether it is the likeliest.
+  """
+  logits, _ = predict(model, params, batch)
+  log_probs = -losses.cross_entropy_nats(logits, batch["targets"])
+  return log_probs, logits.argmax(axis=-1) == batch["targets"]
+
+
 def _count_patches(batch: Batch, mask: jax.Array) -> Metrics:
   """Arrays to be summed, of a batch whose ids are bytes."""
   is_input = batch["tokens"] != tokenizer.BOE_ID

@@ -44,6 +44,7 @@ def _config(kind, text, workdir, **overrides):
   config.optimizer.learning_rate = 1e-2
   config.schedule.warmup_steps = 2
   config.checkpoint.every_steps = 2
+  config.eval.update(tasks="lambada", task_limit=3)
   config.update(overrides)
   return config
 
@@ -60,6 +61,16 @@ def test_same_seed_gives_the_same_losses_to_the_bit(finished, text, tmp_path):
   assert train.train(_config(kind, text, tmp_path / "again")) == numbers
   assert losses(tmp_path / "again") == losses(workdir)
   assert len(losses(workdir)) == 6
+
+
+def test_tasks_are_asked_where_held_out_text_is_scored(finished):
+  _, workdir, numbers = finished
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+  assert [line for line in lines if line["kind"] == "eval"] == [
+    {"step": 6, "kind": "eval"} | numbers
+  ]
+  assert numbers["lambada/acc"] <= 1 < numbers["lambada/perplexity"]
+  assert numbers["lambada/acc_error"] >= 0
 
 
 def test_stopped_and_resumed_equals_undisturbed_to_the_bit(

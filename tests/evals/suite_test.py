@@ -9,14 +9,15 @@ import pytest
 from forward import stack
 from uncached import random_params
 
-from blt_jax import evaluate
+from blt_jax import evaluate, tokenizer
 from blt_jax.decode import Generator, Sampling, Scorer
 from blt_jax.decode.byte_lm import ByteLMReader
+from blt_jax.decode.generation import Generation
 from blt_jax.decode.language_model import from_byte_lm
 from blt_jax.evals import asking, patches, suite
 from blt_jax.evals import report as reports
 from blt_jax.evals.memory import Memory
-from blt_jax.evals.task import Choice, Continue, Text
+from blt_jax.evals.task import Choice, Continue, FirstLine, Text
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.runs import checkpoint, loading
@@ -73,7 +74,42 @@ def test_answers_are_those_of_scorer_and_generator(model, data):
   prompts = [report["g2p"].task.requests(item)[0].prompt for item in report["g2p"].items]
   assert prompts[1] == "Word: a\nPhonemes: AH0\n\nWord: dogs\nPhonemes:"
   told = Generator(model).generate(prompts, Sampling(max_bytes=128))
-  assert [answer for (answer,) in report["g2p"].answers] == [t.text for t in told]
+  for (answer,), whole in zip(report["g2p"].answers, told, strict=True):
+    assert whole.text.startswith(answer)
+    lines = [[x for x in text.split("\n") if x.strip()][:1] for text in (answer, whole.text)]
+    assert lines[0] == lines[1]
+
+
+def test_a_first_line_may_be_blank(monkeypatch):
+  texts = {
+    "a": ("K AE1", "stop"),
+    "b": (" ", "stop"),
+    "b \n": ("D\nE", "length"),
+    "c": ("", "end"),
+  }
+  asked = []
+
+  def write(model, prompts, options, batch_size):
+    for number, (prompt, sampling) in enumerate(zip(prompts, options, strict=True)):
+      asked.append((prompt, sampling.stop, sampling.max_bytes))
+      text, finish = texts[prompt]
+      ids = tokenizer.encode(text, add_bos=False, add_eos=False)
+      yield number, Generation(np.zeros(1), ids, np.zeros(len(ids)), finish)
+
+  monkeypatch.setattr(asking, "write", write)
+  requests = [[FirstLine(prompt, (), 9)] for prompt in "abc"]
+  told = dict(asking.ask(None, requests))
+  assert told == {0: ["K AE1"], 1: [" \nD\nE"], 2: [""]}
+  assert asked == [(p, ("\n",), 9) for p in "abc"] + [("b \n", (), 7)]
+
+
+def test_examples_of_another_folder(data, tmp_path):
+  row = {"word": "b", "phonemes": "B IY1"}
+  (tmp_path / "g2p_cmudict_shots.jsonl").write_text(json.dumps(row) + "\n")
+  ((_, _, asked),) = suite.prepare(["g2p"], str(data), shots=str(tmp_path))
+  assert asked[0][0].prompt == "Word: b\nPhonemes: B IY1\n\nWord: cat\nPhonemes:"
+  with pytest.raises(ValueError, match="examples for none of piqa"):
+    suite.prepare(["piqa"], str(data), shots=str(tmp_path))
 
 
 @pytest.mark.usefixtures("run")

@@ -43,6 +43,15 @@ class RowFiller:
     """Whether another piece fits."""
     return self._positions >= 2 and self._patches >= 2
 
+  @property
+  def start(self) -> int:
+    """The slot where the next piece begins."""
+    return self._seq_len + 1 - self._positions
+
+  def fits(self, document: OpenDocument) -> bool:
+    """Whether all that is left of a document has room."""
+    return document.left <= self._positions and document.patches_left <= self._patches
+
   def add(self) -> None:
     """Takes pieces of one or two documents from a pool that is not empty.
 
@@ -114,7 +123,7 @@ class RowFiller:
     self._patches -= patches
 
   def _write_tokens(self, tokens: np.ndarray, padding: int) -> None:
-    start = self._seq_len + 1 - self._positions
+    start = self.start
     end = start + len(tokens) - 1
     self._tokens[start:end] = tokens[:-1]
     self._targets[start:end] = tokens[1:]
