@@ -26,7 +26,6 @@ from blt_jax import config as settings
 from blt_jax.cli import logs, plots, run_flags, source_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.task_bar import TaskBar
-from blt_jax.data import windows
 from blt_jax.evals import (
   figures,
   samples,
@@ -40,6 +39,7 @@ from blt_jax.evals import (
 from blt_jax.evals import report as reports
 from blt_jax.evals.memory import Memory
 from blt_jax.evals.text_scores import TextScorer
+from blt_jax.parallel import sharding
 from blt_jax.runs import checkpoint, corpus, folder, loading, ngrams
 from blt_jax.runs.patcher import Patcher
 from blt_jax.storage.folders import Folder
@@ -163,6 +163,8 @@ def _evaluate_tasks(args: argparse.Namespace) -> None:
   variants.check(args.runs, args.thresholds, sizes)
   prepared = suite.prepare(names, data, args.limit, args.seed, args.run_code)
   models = variants.make(args.runs, prepared, args.entropy_model, args.thresholds, sizes)
+  if args.output:
+    Folder(args.output).make_writable()
   told, results = {}, {}
   for model in models:
     step = checkpoint.find_step(model.run, args.step)
@@ -212,22 +214,19 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   options = dataclasses.replace(options, fields=tuple(args.by))
   sources = text_sources.open_all(args.data, run.config.data, options)
   patchers = _load_patchers(args, run.config.patching, sources)
-  if args.context is not None:
-    windows.check_context(args.context, patchers[sources[0].name].documents().sizes)
   tables = ngrams.load(args.run, run.config.model)
   scorer = TextScorer.make(
     run.model,
     run.params,
+    sharding.make_mesh(),
     settings.make_batch_shape(run.config),
     ngrams.look_up(tables, run.config.model),
   )
-  found = {}
+  if args.output:
+    Folder(args.output).make_writable()
+  patched = {s.name: (s, patchers[s.name].documents()) for s in sources}
   with TaskBar() as bar:
-    for source in sources:
-      patch = patchers[source.name].documents()
-      found[source.name] = text_scores.score(
-        source, patch, scorer, args.context, args.max_batches, bar
-      )
+    found = text_scores.score_all(patched, scorer, args.context, args.max_batches, bar)
   rule = patchers[sources[0].name].config
   about = {
     "run": args.run,

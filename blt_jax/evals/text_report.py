@@ -154,7 +154,10 @@ def _draw_bars(axes: Any, title: str, values: Mapping[str, Any]) -> None:
   bits = np.array([numbers["bpb"] for numbers in values.values()])
   ends = [n["interval_95"] or (n["bpb"], n["bpb"]) for n in values.values()]
   lengths = np.maximum(0, [bits - np.array(ends)[:, 0], np.array(ends)[:, 1] - bits])
-  names, families = plots.with_fonts(list(values))
+  characters = sorted(set("".join(values)))
+  drawn, families = plots.with_fonts(characters)
+  table = str.maketrans(dict(zip(characters, drawn, strict=True)))
+  names = [name.translate(table) for name in values]
   axes.barh(np.arange(len(bits)), bits, xerr=lengths, capsize=2)
   axes.set_yticks(np.arange(len(bits)), names, family=families, parse_math=False)
   axes.invert_yaxis()

@@ -105,10 +105,14 @@ class TextScorer:
 
   @classmethod
   def make(
-    cls, model: nn.Module, params: Any, shape: BatchShape, look_up: Callable[[Batch], Batch]
+    cls,
+    model: nn.Module,
+    params: Any,
+    mesh: Mesh,
+    shape: BatchShape,
+    look_up: Callable[[Batch], Batch],
   ) -> "TextScorer":
-    """Takes all devices; they have as many rows each, `shape.batch_size` together or more."""
-    mesh = sharding.make_mesh()
+    """Gives all devices as many rows, `shape.batch_size` together or more."""
     rows = -(-shape.batch_size // mesh.size) * mesh.size
     placed = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     step = sharding.jit(functools.partial(steps.score_targets, model), mesh)
@@ -210,43 +214,68 @@ class _ByDocument:
     return Scores(sums, np.array(self._nats), np.array(self._bytes, np.int64), values)
 
 
-def score(
-  source: Source,
-  patch: PatchDocument,
+def score_all(
+  sources: Mapping[str, tuple[Source, PatchDocument]],
   scorer: TextScorer,
   context: int | None = None,
   max_batches: int | None = None,
   report: Report = lambda name, done, total: None,
-) -> Scores:
-  """Scores the documents of a source.
+) -> dict[str, Scores]:
+  """Scores the documents of sources; all are looked through before one is scored.
 
   Args:
-    source: the text.
-    patch: how its documents are patched.
+    sources: by name, each with what patches its documents.
     scorer: the model.
     context: the most bytes before a prediction; None for what there is in the run's rows.
-    max_batches: look at so many only; None for all.
+    max_batches: look at so many of each only; None for all.
     report: told how far it is.
 
   Raises:
-    ValueError: no row of the source has a field that is asked for, or the model reads no rows
-      of such a context.
+    ValueError: no row of a source has a field that is asked for, or there is no such context.
   """
-  shape = scorer.shape
-  most = math.inf if max_batches is None else max_batches * shape.batch_size * shape.seq_len
-  size = source.measure(most, lambda done: report(f"{source.name}, reading", done, None))
+  most = math.inf
+  if max_batches is not None:
+    most = max_batches * scorer.shape.batch_size * scorer.shape.seq_len
+  sizes = {}
+  for name, (source, patch) in sources.items():
+    if context is not None:
+      windows.check_context(context, patch.sizes)
+    sizes[name] = source.measure(most, functools.partial(_report_reading, report, name))
+  longest = max(size.longest for size in sizes.values())
+  if context is not None:
+    scorer = scorer.windowed(longest, context)
+  found = {}
+  for name, (source, patch) in sources.items():
+    total = int(min(sizes[name].bytes, most))
+    found[name] = _score(source, patch, scorer, context, max_batches, total, report)
+  return found
+
+
+def _report_reading(report: Report, name: str, done: int) -> None:
+  report(f"{name}, reading", done, None)
+
+
+def _score(
+  source: Source,
+  patch: PatchDocument,
+  scorer: TextScorer,
+  context: int | None,
+  max_batches: int | None,
+  total: int,
+  report: Report,
+) -> Scores:
+  """See `score_all`; there are `total` bytes to score."""
   by_document = _ByDocument(patch, source.options.fields)
   if context is None:
-    batches = pipeline.evaluation_batches(source.documents, by_document, shape)
+    batches = pipeline.evaluation_batches(source.documents, by_document, scorer.shape)
   else:
-    scorer = scorer.windowed(size.longest, context)
     ids = map(by_document.encode, source.read())
     batches = windows.window_batches(ids, patch, scorer.shape, context)
   sums, done = collections.Counter[str](), 0
-  report(source.name, 0, total := int(min(size.bytes, most)))
+  report(source.name, 0, total)
   for found, nats, sizes in scorer(itertools.islice(batches, max_batches)):
     sums.update(found)
     by_document.add(nats, sizes)
     done += int(sizes.sum())
-    report(source.name, min(done, total), total)
+    report(source.name, done, total)
   return by_document.scores(sums)
