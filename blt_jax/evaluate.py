@@ -20,6 +20,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 
+import jax
 from ml_collections import ConfigDict
 
 from blt_jax import config as settings
@@ -204,7 +205,7 @@ def _ask(
     def progress(task: str, done: int, total: int) -> None:
       bar(f"{model.label}: {task}", done, total)
 
-    return suite.ask(loaded, prepared, args.batch_size, progress, memory)
+    return suite.ask(loaded, prepared, args.batch_size, progress, memory, jax.local_devices())
 
 
 def _evaluate_text(args: argparse.Namespace) -> None:

@@ -115,14 +115,14 @@ class Scorer:
   def _score(self, groups: Iterable[_Group]) -> Iterator[tuple[int, LogLikelihood]]:
     """Numbers of texts and what was found, the longest groups first."""
     ordered = sorted(groups, key=lambda group: -group.length)
-    for batch in _batches(ordered, self._batch_size):
+    for batch in divide(ordered, self._batch_size):
       num_rows = self._batch_size if len(batch) > 1 else 1  # no others: few programs
       shape = num_rows, _up(max(group.length for group in batch))
       tokens, lengths = _pad([group.shared for group in batch], *shape)
       read = _read(self._model.reader, self._model.weights, tokens, lengths, self._chunk)
       rests = [(row, rest) for row, group in enumerate(batch) for rest in group.rests]
       rests.sort(key=lambda x: -len(x[1].ids))
-      for part in _batches(rests, self._batch_size):
+      for part in divide(rests, self._batch_size):
         yield from self._score_rests(part, shape[1], *read)
 
   def _score_rests(self, rests, slots, cache, logits) -> Iterator[tuple[int, LogLikelihood]]:
@@ -150,7 +150,8 @@ def _share(texts: list[_Rest]) -> _Group:
   return _Group(texts[0].ids[:shared], rests)
 
 
-def _batches(values: list[Any], size: int) -> Iterator[list[Any]]:
+def divide(values: list[Any], size: int) -> Iterator[list[Any]]:
+  """Parts of a list, `size` values each, the last one maybe fewer."""
   for start in range(0, len(values), size):
     yield values[start : start + size]
 

@@ -1,12 +1,12 @@
 """Tasks that a user writes as a file: what its rows have says what is asked."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from blt_jax.evals import translation
+from blt_jax.evals import language, translation
 from blt_jax.evals.choices import MultipleChoice
-from blt_jax.evals.language import BitsPerByte
 from blt_jax.evals.task import Choice, Continue, Item, Request, Row, Score, Task, check_texts
 from blt_jax.evals.translation import Translation
 
@@ -79,8 +79,8 @@ KINDS: Mapping[tuple[str, ...], Kind] = {
   _ANSWER: lambda name: OwnAnswer(name, name, _ANSWER, _SHOTS, "exact_match"),
   _TRANSLATION: lambda name: Translation(name, name, _TRANSLATION, _SHOTS, "bleu"),
   ("lang", "en", "xx"): translation.with_english,
-  ("text",): lambda name: BitsPerByte(
-    name, name, ("text",), metric="bits_per_byte", groups=("lang", "source", "domain")
+  language.DOCUMENTS.fields: lambda name: dataclasses.replace(
+    language.DOCUMENTS, name=name, file=name
   ),
 }
 
