@@ -159,7 +159,9 @@ def _check_use(args: argparse.Namespace) -> None:
 
 def _evaluate_tasks(args: argparse.Namespace) -> None:
   """Prints a table, and writes the files."""
-  names = args.tasks.split(",")
+  names = [name.strip() for name in args.tasks.split(",")]
+  if "" in names:
+    raise ValueError(f"--tasks={args.tasks} has an empty name; give names with commas between.")
   data, sizes = samples.locate(args.data[0]), args.bytes_per_patch or []
   variants.check(args.runs, args.thresholds, sizes)
   prepared = suite.prepare(names, data, args.limit, args.seed, args.run_code)

@@ -21,6 +21,12 @@ class OwnChoice(MultipleChoice):
     """What is before the choices."""
     return row["context"]
 
+  def check(self, row: Row) -> None:
+    """Raises ValueError as `MultipleChoice`, or where there is nothing to choose from."""
+    super().check(row)
+    if len(row["choices"]) < 2:
+      raise ValueError(f"has choices {row['choices']!r}; it needs two or more.")
+
   def requests(self, item: Item) -> list[Request]:
     """The choices, after examples with theirs."""
     shots = "".join(f"{s['context']} {s['choices'][s['label']]}\n\n" for s in item.shots)

@@ -104,6 +104,7 @@ def test_the_command_writes_a_table_and_files(data, tmp_path, capsys):
     (["--tasks=piqa", "--limit=0"], "--limit must be 1 or more"),
     (["--tasks=piqa", "--max_batches=2"], "--max_batches is of text"),
     (["--tasks=piqa,humaneval"], "--run_code"),
+    (["--tasks=piqa,"], "has an empty name"),
     (["--limit=3"], "--limit is of --tasks"),
     (["--run_code"], "--run_code is of --tasks"),
   ],
