@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import glob
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from blt_jax.data.reading import fields, sources
 from blt_jax.data.reading.documents import Dataset, Document, SourceOptions
 from blt_jax.evals import labels
 from blt_jax.runs import corpus
-from blt_jax.storage import files, paths
+from blt_jax.storage import files, paths, unique_names
 
 HELDOUT = "heldout"  # the path that means the text which a run held out
 _NAMED = 10  # fields in an error
@@ -65,7 +66,7 @@ class Source:
       report: told how many bytes are read.
 
     Raises:
-      ValueError: no row has one of them.
+      ValueError: no row has one of them, or there is no text.
     """
     count = size = longest = 0
     first: Document | None = None
@@ -78,6 +79,8 @@ class Source:
       missing -= {name for name in missing if value_of(document.row or {}, name) is not None}
       if size >= most:
         break
+    if not size:
+      raise ValueError(f"All {count:,} documents of {self.path} are empty; give some text.")
     if first is not None and missing:
       self._reject(first, count, min(missing))
     return Size(count, size, longest)
@@ -96,10 +99,12 @@ class Source:
 
 
 def value_of(row: Mapping[str, Any], name: str) -> str | None:
-  """The value of a field as a text; None where there is none, or null."""
+  """The value of a field as a text; None where there is none, or null, or several."""
   try:
     value = fields.look_up(row, name)
   except KeyError:
+    return None
+  if value is unique_names.SEVERAL:
     return None
   if value is None or isinstance(value, str):
     return value
@@ -118,6 +123,9 @@ def open_all(data: Sequence[str], config: ConfigDict, options: SourceOptions) ->
     FileNotFoundError: nothing is at a path.
     ValueError: two are the same, or bad input.
   """
+  for path in data:
+    if "," in path and not paths.exists(path) and not glob.has_magic(path):
+      raise FileNotFoundError(f"No file or folder {path}; give --data once for each data set.")
   same = [path if path in (HELDOUT, files.STDLIB) else paths.absolute(path) for path in data]
   for place, path in enumerate(same):
     if path in same[:place]:

@@ -22,6 +22,7 @@ from blt_jax.evals.text_scores import Scores, TextScorer
 from blt_jax.parallel import sharding
 from blt_jax.patching import PatchingConfig
 from blt_jax.runs import folder
+from blt_jax.storage import unique_names
 
 RNG = np.random.default_rng(0)
 TEXTS = ["".join(map(chr, RNG.integers(97, 123, n))) for n in (63, 25, 33, 50, 9)]
@@ -208,6 +209,7 @@ def test_what_a_run_held_out_is_measured_source_by_source(run, rows, tmp_path, c
     (["--by=langg"], "Did you mean lang?"),
     (["--context=0"], "--context must be 1 or more, got 0"),
     (["--data=./{0}"], "given twice"),
+    (["--data=one,two"], "No file or folder one,two; give --data once for each"),
     (["--data=missing"], "No file or folder missing"),
     (["--batch_size=4"], "--batch_size is of --tasks"),
     (["--tasks=piqa", "--by=lang"], "--by is of text"),
@@ -228,6 +230,23 @@ def test_fields_of_plain_text(run, tmp_path):
   (tmp_path / "a.txt").write_text("text")
   with pytest.raises(ValueError, match="--by=lang goes with rows that have fields"):
     evaluate.main(["--run=RUN", f"--data={tmp_path / 'a.txt'}", "--by=lang"])
+
+
+def test_text_of_nothing(byte_lm, tmp_path):
+  (tmp_path / "a.jsonl").write_text('{"text": ""}\n' * 3)
+  with pytest.raises(ValueError, match="All 3 documents of .* are empty"):
+    _score(tmp_path / "a.jsonl", *byte_lm)
+
+
+@pytest.mark.parametrize(
+  ("row", "value"),
+  [
+    ({"a": "b"}, "b"), ({"a": None}, None), ({}, None), ({"a": 1}, "1"), ({"a": True}, "true"),
+    ({"a": ["é"]}, '["é"]'), ({"a": unique_names.SEVERAL}, None),
+  ],
+)  # fmt: skip
+def test_values_as_texts(row, value):
+  assert text_sources.value_of(row, "a") == value
 
 
 def test_rows_that_are_too_long_for_the_model(tmp_path):
