@@ -215,7 +215,8 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   run = folder.load_run(args.run, args.step)
   options = source_flags.parse(args, corpus.source_options(run.config.data))
   options = dataclasses.replace(options, fields=tuple(args.by))
-  sources = text_sources.open_all(args.data, run.config.data, options)
+  open_heldout = functools.partial(corpus.open_heldout, run.config.data)
+  sources = text_sources.open_all(args.data, options, open_heldout)
   patchers = _load_patchers(args, run.config.patching, sources)
   tables = ngrams.load(args.run, run.config.model)
   scorer = TextScorer.make(

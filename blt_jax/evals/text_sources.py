@@ -2,22 +2,21 @@
 
 import dataclasses
 import functools
-import glob
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-
-from ml_collections import ConfigDict
 
 from blt_jax.cli.parsing import nearest
 from blt_jax.data.reading import fields, sources
 from blt_jax.data.reading.documents import Dataset, Document, SourceOptions
 from blt_jax.evals import labels
-from blt_jax.runs import corpus
 from blt_jax.storage import files, paths, unique_names
 
 HELDOUT = "heldout"  # the path that means the text which a run held out
 _NAMED = 10  # fields in an error
+
+
+Heldout = Mapping[str, tuple[str, Dataset]]
 
 
 class Size(NamedTuple):
@@ -111,20 +110,24 @@ def value_of(row: Mapping[str, Any], name: str) -> str | None:
   return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def open_all(data: Sequence[str], config: ConfigDict, options: SourceOptions) -> list[Source]:
+def open_all(
+  data: Sequence[str],
+  options: SourceOptions,
+  open_heldout: Callable[[SourceOptions], Heldout],
+) -> list[Source]:
   """Opens data sets.
 
   Args:
     data: paths as for `sources.open_source`, or `HELDOUT`.
-    config: `config.data` of a run, which says what it held out.
     options: how files are read.
+    open_heldout: opens what a run held out: name -> path and documents of each source.
 
   Raises:
     FileNotFoundError: nothing is at a path.
     ValueError: two are the same, or bad input.
   """
   for path in data:
-    if "," in path and not paths.exists(path) and not glob.has_magic(path):
+    if "," in path and not set("*?[") & set(path) and not paths.exists(path):
       raise FileNotFoundError(f"No file or folder {path}; give --data once for each data set.")
   same = [path if path in (HELDOUT, files.STDLIB) else paths.absolute(path) for path in data]
   for place, path in enumerate(same):
@@ -132,7 +135,10 @@ def open_all(data: Sequence[str], config: ConfigDict, options: SourceOptions) ->
       raise ValueError(f"--data={data[place]} is given twice; give each data set once.")
   found = []
   for name, path in zip(labels.shorten(data), data, strict=True):
-    found += _open_heldout(config, options) if path == HELDOUT else [_open(name, path, options)]
+    if path == HELDOUT:
+      found += _name_heldout(open_heldout(options), options)
+    else:
+      found.append(_open(name, path, options))
   return found
 
 
@@ -140,10 +146,9 @@ def _open(name: str, path: str, options: SourceOptions) -> Source:
   return Source(name, path, sources.open_source(path, options), options)
 
 
-def _open_heldout(config: ConfigDict, options: SourceOptions) -> list[Source]:
+def _name_heldout(found: Heldout, options: SourceOptions) -> list[Source]:
   """What a run held out, source by source."""
-  found, where = corpus.open_parts(config, options)[1], corpus.heldout_paths(config)
   return [
     Source(HELDOUT if len(found) == 1 else f"{HELDOUT}/{name}", path, dataset, options)
-    for (name, path), (dataset, _) in zip(where.items(), found.values(), strict=True)
+    for name, (path, dataset) in found.items()
   ]

@@ -79,11 +79,14 @@ def stored_manifests(data: ConfigDict) -> list[tuple[str, scored.Manifest | None
   return [(path, find_manifest(path)) for path, _ in _parts(data).values()]
 
 
-def heldout_paths(data: ConfigDict) -> dict[str, str]:
-  """Name -> path of each source of held-out text."""
+def open_heldout(data: ConfigDict, options: SourceOptions) -> dict[str, tuple[str, Dataset]]:
+  """Opens held-out text, read as options say: name -> path and documents of each source."""
+  found = open_parts(data, options)[1]
   if data.heldout_path:
-    return {"heldout": data.heldout_path}
-  return {name: path for name, (path, _) in _parts(data).items()}
+    paths = {"heldout": data.heldout_path}
+  else:
+    paths = {name: path for name, (path, _) in _parts(data).items()}
+  return {name: (path, found[name][0]) for name, path in paths.items()}
 
 
 def find_manifest(path: str) -> scored.Manifest | None:

@@ -11,7 +11,6 @@ import pytest
 from tiny_runs import tiny_config
 from uncached import random_params
 
-from blt_jax import config as settings
 from blt_jax import evaluate, kinds
 from blt_jax.data import windows
 from blt_jax.data.pipeline import BatchShape
@@ -71,8 +70,7 @@ def _rows(tmp_path):
 
 
 def _score(path, patch, scorer, *fields, **options):
-  config = settings.get_config("byte_lm").data
-  sources = text_sources.open_all([str(path)], config, SourceOptions(fields=fields))
+  sources = text_sources.open_all([str(path)], SourceOptions(fields=fields), dict)
   (found,) = text_scores.score_all({"": (sources[0], patch)}, scorer, **options).values()
   return found
 
