@@ -1,50 +1,69 @@
 """Bits per byte of a trained model on text, or its scores at tasks.
 
   python -m blt_jax.evaluate --run=runs/quickstart/blt --data=PATH
-  python -m blt_jax.evaluate --run=runs/quickstart/blt --data=PATH --step=best
+  python -m blt_jax.evaluate --run=runs/quickstart/blt --data=heldout --step=best
+  python -m blt_jax.evaluate --run=RUN --data=de.jsonl --data=ru.jsonl --by=domain --output=DIR
   python -m blt_jax.evaluate --run=RUN --tasks=hellaswag,cute --data=FOLDER --output=DIR
   python -m blt_jax.evaluate --run=RUN --run=OTHER --tasks=piqa --data=sample --png=bars.png
   python -m blt_jax.evaluate --run=RUN --tasks=piqa --data=sample --threshold=0.6,0.3,0.1
 
-Prints one JSON object: `loss` in nats per predicted byte, `bpb` in bits per byte, `patch_size`
-in bytes, the shares of byte and patch slots in use, the number of `bytes`, and the `step` of
-the checkpoint. Of tasks it prints a table.
+Of text it prints a table on a terminal, elsewhere one JSON object: `bpb` in bits per byte of
+all text, of each data set and of each value of a field, `loss` in nats per predicted byte,
+`patch_size` in bytes, the shares of byte and patch slots in use, the numbers of `documents`,
+`bytes` and `files`, and the `step` of the checkpoint. Of tasks it prints a table.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
+import sys
 from collections.abc import Mapping, Sequence
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from blt_jax import config as settings
-from blt_jax.cli import logs, plots, run_flags
+from blt_jax.cli import logs, plots, run_flags, source_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.task_bar import TaskBar
-from blt_jax.data import pipeline
-from blt_jax.evals import figures, samples, side_by_side, suite, variants
+from blt_jax.evals import (
+  figures,
+  samples,
+  side_by_side,
+  suite,
+  text_report,
+  text_scores,
+  text_sources,
+  variants,
+)
 from blt_jax.evals import report as reports
 from blt_jax.evals.memory import Memory
+from blt_jax.evals.text_scores import TextScorer
 from blt_jax.parallel import sharding
 from blt_jax.runs import checkpoint, corpus, folder, loading, ngrams
-from blt_jax.runs.evaluation import Evaluator
+from blt_jax.runs.patcher import Patcher
 from blt_jax.storage.folders import Folder
+
+# Flags that only one of the two forms has a use for.
+_OF_TASKS = {
+  "limit": None, "shots": None, "seed": 0, "batch_size": 8, "run_code": False, "bytes_per_patch": None
+}  # fmt: skip
+_OF_TEXT = ("max_batches", "by", "context", "text_field", "on_error", "invalid_utf8")
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Prints one JSON object, or a table of tasks."""
+  """Prints bits per byte, or a table of tasks."""
   args = _parse(argv)
   logs.show_progress()
-  for name in ("max_batches", "limit", "batch_size"):
+  _check_use(args)
+  for name in ("max_batches", "limit", "batch_size", "context"):
     value = getattr(args, name)
     if value is not None and value < 1:
       raise ValueError(f"--{name} must be 1 or more, got {value}.")
   if args.tasks is not None:
     _evaluate_tasks(args)
   else:
-    _check_unused(args)
     _evaluate_text(args)
 
 
@@ -56,12 +75,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add(
     "--data",
     required=True,
+    action="append",
     metavar="PATH",
-    help="text, as in config.data.path; of --tasks the folder of their files, or `sample`",
+    help="text, as in config.data.path, or `heldout`, what the run held out; may be given "
+    "several times. Of --tasks the folder of their files, or `sample`",
   )
-  add(
-    "--max_batches", type=int, metavar="N", help="of text, the first N batches; by default all"
-  )
+  add("--output", metavar="FOLDER", help="for results.json; and items.jsonl or table.txt")
+  plots.add_flag(parser, "draw bars, or curves over several thresholds, here")
+  _add_flags_of_text(parser)
   add(
     "--tasks",
     metavar="NAME,...",
@@ -73,17 +94,16 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     metavar="N,...",
     help="of --tasks: the threshold that gives patches of this size",
   )
-  add("--output", metavar="FOLDER", help="of --tasks: for results.json and items.jsonl")
   add(
     "--shots", metavar="FOLDER", help="of --tasks: of NAME_shots.jsonl, instead of beside NAME"
   )
   add("--limit", type=int, metavar="N", help="of --tasks: the first N rows of each")
-  add("--seed", type=int, default=0, help="of --tasks: of noises")
+  add("--seed", type=int, help=f"of --tasks: of noises ({_OF_TASKS['seed']})")
+  batch_size = _OF_TASKS["batch_size"]
+  add("--batch_size", type=int, metavar="N", help=f"of --tasks: texts at a time ({batch_size})")
   add(
     "--run_code", action="store_true", help="run the programs that the model writes; see docs"
   )
-  add("--batch_size", type=int, default=8, metavar="N", help="of --tasks: texts at a time")
-  plots.add_flag(parser, "of --tasks: draw bars, or curves over several thresholds, here")
   args = parser.parse_args(argv)
   args.runs, args.run = args.run, args.run[0]
   args.thresholds = args.threshold or []
@@ -91,24 +111,66 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   return args
 
 
-def _check_unused(args: argparse.Namespace) -> None:
-  """Raises ValueError where a flag of --tasks would do nothing."""
-  for name in ("output", "shots", "limit", "run_code", "bytes_per_patch", "png"):
-    if getattr(args, name) not in (None, False):
-      raise ValueError(f"--{name} is of --tasks, and would do nothing on text; leave it out.")
-  if len(args.runs) > 1 or len(args.thresholds) > 1:
+def _add_flags_of_text(parser: Parser) -> None:
+  add = parser.add_argument
+  add(
+    "--by",
+    type=_fields,
+    default=[],
+    metavar="FIELD,...",
+    help="of text: bits per byte also for each value of these fields of rows, such as lang",
+  )
+  add(
+    "--context",
+    type=int,
+    metavar="N",
+    help="of text: let a prediction see at most N bytes before it; by default the run's rows",
+  )
+  add(
+    "--max_batches",
+    type=int,
+    metavar="N",
+    help="of text: the first N batches of each data set; by default all",
+  )
+  source_flags.add(parser, "of text; by default as in the run")
+
+
+def _fields(text: str) -> list[str]:
+  """A type for argparse: names of fields, each once."""
+  names = text.split(",")
+  if "" in names or len(set(names)) < len(names):
+    raise argparse.ArgumentTypeError(f"{text!r} must be names of fields, each once")
+  return names
+
+
+def _check_use(args: argparse.Namespace) -> None:
+  """Raises ValueError where a flag would do nothing; gives the others their defaults."""
+  is_text = args.tasks is None
+  for name in _OF_TASKS if is_text else _OF_TEXT:
+    if getattr(args, name) not in (None, False, []):
+      one, other = ("--tasks", "text") if is_text else ("text", "--tasks")
+      hint = "; give --limit for tasks" if name == "max_batches" else ""
+      raise ValueError(f"--{name} is of {one}, and would do nothing on {other}{hint}.")
+  if is_text and (len(args.runs) > 1 or len(args.thresholds) > 1):
     raise ValueError("Several runs or thresholds go with --tasks; give text to one at a time.")
+  if not is_text and len(args.data) > 1:
+    raise ValueError("--tasks takes one folder of --data; several data sets are of text.")
+  for name, value in _OF_TASKS.items():
+    if getattr(args, name) is None:
+      setattr(args, name, value)
 
 
 def _evaluate_tasks(args: argparse.Namespace) -> None:
   """Prints a table, and writes the files."""
-  if args.max_batches is not None:
-    raise ValueError("--max_batches is of text; give --limit for tasks.")
-  names = args.tasks.split(",")
-  data, sizes = samples.locate(args.data), args.bytes_per_patch or []
+  names = [name.strip() for name in args.tasks.split(",")]
+  if "" in names:
+    raise ValueError(f"--tasks={args.tasks} has an empty name; give names with commas between.")
+  data, sizes = samples.locate(args.data[0]), args.bytes_per_patch or []
   variants.check(args.runs, args.thresholds, sizes)
   prepared = suite.prepare(names, data, args.limit, args.seed, args.run_code, args.shots)
   models = variants.make(args.runs, prepared, args.entropy_model, args.thresholds, sizes)
+  if args.output:
+    Folder(args.output).make_writable()
   told, results = {}, {}
   for model in models:
     step = checkpoint.find_step(model.run, args.step)
@@ -148,28 +210,57 @@ def _ask(
     def progress(task: str, done: int, total: int) -> None:
       bar(f"{model.label}: {task}", done, total)
 
-    return suite.ask(loaded, prepared, args.batch_size, progress, memory)
+    return suite.ask(loaded, prepared, args.batch_size, progress, memory, jax.local_devices())
 
 
 def _evaluate_text(args: argparse.Namespace) -> None:
-  """Prints one JSON object."""
+  """Prints a table on a terminal, and elsewhere one JSON object; writes files."""
   run = folder.load_run(args.run, args.step)
-  patcher = loading.load_patcher(
-    run.config.patching, args.run, args.entropy_model, args.threshold, args.data
+  options = source_flags.parse(args, corpus.source_options(run.config.data))
+  options = dataclasses.replace(options, fields=tuple(args.by))
+  open_heldout = functools.partial(corpus.open_heldout, run.config.data)
+  sources = text_sources.open_all(args.data, options, open_heldout)
+  patchers = _load_patchers(args, run.config.patching, sources)
+  tables = ngrams.load(args.run, run.config.model)
+  scorer = TextScorer.make(
+    run.model,
+    run.params,
+    sharding.make_mesh(),
+    settings.make_batch_shape(run.config),
+    ngrams.look_up(tables, run.config.model),
   )
-  patch = patcher.documents()
-  documents = corpus.open_all(args.data, run.config.data)
-  mesh = sharding.make_mesh()
-  shape = settings.make_batch_shape(run.config)
-  rows = -(-shape.batch_size // mesh.size) * mesh.size  # every device gets as many
-  batches = pipeline.evaluation_batches(
-    documents, patch, dataclasses.replace(shape, batch_size=rows)
-  )
-  look_up = ngrams.look_up(ngrams.load(args.run, run.config.model), run.config.model)
-  batches = map(look_up, batches)
-  evaluate = Evaluator(run.model, batches, mesh, args.max_batches, show_progress=True)
-  params = jax.device_put(run.params, NamedSharding(mesh, PartitionSpec()))
-  print(json.dumps(evaluate(params) | {"step": run.step}))
+  if args.output:
+    Folder(args.output).make_writable()
+  patched = {s.name: (s, patchers[s.name].documents()) for s in sources}
+  with TaskBar() as bar:
+    found = text_scores.score_all(patched, scorer, args.context, args.max_batches, bar)
+  rule = patchers[sources[0].name].config
+  about = {
+    "run": args.run,
+    "step": run.step,
+    "threshold": rule.threshold if rule.scheme == "entropy" else None,
+    "entropy_model": args.entropy_model,
+    "context": args.context,
+    "max_batches": args.max_batches,
+  }
+  results = text_report.to_results(found, sources, about)
+  if args.output:
+    text_report.save(args.output, results)
+  if args.png:
+    text_report.draw(results, args.png)
+  print(text_report.to_table(results) if sys.stdout.isatty() else json.dumps(results))
+
+
+def _load_patchers(
+  args: argparse.Namespace, section: ConfigDict, sources: Sequence[text_sources.Source]
+) -> dict[str, Patcher]:
+  """Of each source by name; stored entropies have one of their own."""
+
+  @functools.cache
+  def load(path: str | None) -> Patcher:
+    return loading.load_patcher(section, args.run, args.entropy_model, args.threshold, path)
+
+  return {s.name: load(s.path if corpus.find_manifest(s.path) else None) for s in sources}
 
 
 if __name__ == "__main__":

@@ -18,8 +18,11 @@ class TaskBar:
     if self._bar is not None:
       self._bar.close()
 
-  def __call__(self, task: str, done: int, total: int) -> None:
-    """Takes a task's name, the bytes done and all of them; those done at first were known."""
+  def __call__(self, task: str, done: int, total: int | None) -> None:
+    """Takes a task's name, the bytes done and all of them; those done at first were known.
+
+    Where nobody knows how many there are, `total` is None.
+    """
     if self._bar is None or task != self._task:
       self.__exit__()
       self._task = task

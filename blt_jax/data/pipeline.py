@@ -11,7 +11,7 @@ import numpy as np
 from blt_jax.data import workers
 from blt_jax.data.packing.rows import PackRows
 from blt_jax.data.reading.documents import Dataset, Document
-from blt_jax.data.transforms import PatchDocument
+from blt_jax.data.transforms import DocumentPatcher
 
 Batch = dict[str, np.ndarray]
 _WAITING = 2  # batches made ahead on the host, and as many on the devices
@@ -39,7 +39,7 @@ class BatchShape:
 
 
 def training_batches(
-  documents: Dataset, patch: PatchDocument, shape: BatchShape, num_workers: int = 0
+  documents: Dataset, patch: DocumentPatcher, shape: BatchShape, num_workers: int = 0
 ) -> grain.IterDataset:
   """Batches of rows; the last one, if there is one, is filled with rows without loss.
 
@@ -76,7 +76,7 @@ def _keep(document: Document) -> Document:
 
 
 def evaluation_batches(
-  documents: Dataset, patch: PatchDocument, shape: BatchShape
+  documents: Dataset, patch: DocumentPatcher, shape: BatchShape
 ) -> Iterator[Batch]:
   """One pass over all documents in order; the last batch is filled with empty rows."""
   for batch in training_batches(documents, patch, dataclasses.replace(shape, pool_size=1)):

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +14,15 @@ Scorer = Callable[[np.ndarray], np.ndarray]  # ids [n] -> entropies [n]
 Encoder = Callable[[bytes], np.ndarray]  # text -> ids [n], BOS and EOS included
 
 _encode = functools.partial(tokenizer.encode, dtype=np.uint16)
+
+
+class DocumentPatcher(Protocol):
+  """What the pipeline asks of a `PatchDocument`; `sizes` as there."""
+
+  sizes: np.ndarray | None
+
+  def __call__(self, document: Document) -> dict[str, np.ndarray]:
+    """Gives `tokens` and `patch_lengths` of a document."""
 
 
 class PatchDocument:
@@ -47,8 +57,12 @@ class PatchDocument:
 
   def __call__(self, document: Document) -> dict[str, np.ndarray]:
     """Patches one document; the result depends on its bytes only."""
-    tokens = self.encode(document.text)
-    entropies = document.entropies
+    return self.patch(self.encode(document.text), document.entropies)
+
+  def patch(
+    self, tokens: np.ndarray, entropies: np.ndarray | None = None
+  ) -> dict[str, np.ndarray]:
+    """Patches ids [n]; entropies [n] are those that a source stored, if it did."""
     if entropies is None or self.config.scheme != "entropy":
       entropies = self.entropies(tokens)
     lengths = patching.patch_lengths(

@@ -21,6 +21,14 @@ def shard(model: LanguageModel, mesh: Mesh) -> LanguageModel:
   return dataclasses.replace(model, weights=weights)
 
 
+def copies(model: LanguageModel, devices: Sequence[jax.Device]) -> list[LanguageModel]:
+  """The same model whole on each of several devices; what one computes is on its own."""
+  return [
+    dataclasses.replace(model, weights=jax.device_put(model.weights, device))
+    for device in devices
+  ]
+
+
 def weight_shardings(weights: Any, mesh: Mesh) -> Any:
   """Shardings of weights or of their shapes, by the axes that their fields name.
 

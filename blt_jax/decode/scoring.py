@@ -115,14 +115,14 @@ class Scorer:
     """Numbers of texts and what was found, the longest groups first."""
     ordered = sorted(groups, key=lambda group: -group.length)
     reader, weights, size = self._model.reader, self._model.weights, self._batch_size
-    for batch in _batches(ordered, size):
+    for batch in divide(ordered, size):
       tokens, lengths = _pad([group.shared for group in batch], size, _up(batch[0].length))
       nothing = _begin(reader, weights, *tokens.shape)
       rows = np.arange(size, dtype=np.int32)
       read = _read(reader, weights, *nothing, rows, tokens, lengths, self._chunk)
       rests = [(row, rest) for row, group in enumerate(batch) for rest in group.rests]
       rests.sort(key=lambda x: -len(x[1].ids))
-      for part in _batches(rests, size):
+      for part in divide(rests, size):
         yield from self._score_rests(part, tokens.shape[1], *read[:2])
 
   def _score_rests(self, rests, slots, cache, logits) -> Iterator[tuple[int, LogLikelihood]]:
@@ -149,7 +149,8 @@ def _share(texts: list[_Rest]) -> _Group:
   return _Group(texts[0].ids[:shared], rests)
 
 
-def _batches(values: list[Any], size: int) -> Iterator[list[Any]]:
+def divide(values: list[Any], size: int) -> Iterator[list[Any]]:
+  """Parts of a list, `size` values each, the last one maybe fewer."""
   for start in range(0, len(values), size):
     yield values[start : start + size]
 

@@ -1,11 +1,17 @@
 """Asks a model what tasks want to know: items of similar length together, longest first."""
 
-from collections.abc import Iterator, Sequence
+import concurrent.futures
+import functools
+import queue
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from blt_jax.decode import Generator, Sampling, Scorer
+import jax
+
+from blt_jax.decode import Generator, Sampling, Scorer, placement
 from blt_jax.decode.generation import Generation
 from blt_jax.decode.language_model import LanguageModel
+from blt_jax.decode.scoring import divide
 from blt_jax.evals.task import Choice, Continue, FirstLine, Request, Text
 
 _WAITING = 16  # prompts for each row of the generator, before which shorter ones wait
@@ -15,7 +21,10 @@ Answer = tuple[tuple[int, int], Any]  # of request j of item i
 
 
 def ask(
-  model: LanguageModel, asked: Sequence[Sequence[Request]], batch_size: int = 8
+  model: LanguageModel,
+  asked: Sequence[Sequence[Request]],
+  batch_size: int = 8,
+  devices: Sequence[jax.Device] = (),
 ) -> Iterator[tuple[int, list[Any]]]:
   """Answers the requests of items, as many at a time as a batch holds.
 
@@ -26,12 +35,13 @@ def ask(
     model: see `decode.language_model`.
     asked: requests of each item.
     batch_size: rows that the model reads or writes at a time.
+    devices: that share the batches, each with the whole model; by default where it is.
 
   Yields:
     Numbers of items and the answers to their requests, as they come; see `task.Request`.
   """
   told: dict[int, dict[int, Any]] = {}
-  for (item, number), answer in _answers(model, asked, batch_size):
+  for (item, number), answer in _answers(model, asked, batch_size, devices):
     own = told.setdefault(item, {})
     own[number] = answer
     if len(own) == len(asked[item]):
@@ -59,15 +69,50 @@ def is_cut(model: LanguageModel, request: Request) -> bool:
   return size([request]) >= room
 
 
-def _answers(model, asked, batch_size) -> Iterator[Answer]:
+def _answers(model, asked, batch_size, devices) -> Iterator[Answer]:
   order = sorted(range(len(asked)), key=lambda i: -_longest(asked[i]))
   numbered = [((i, j), request) for i in order for j, request in enumerate(asked[i])]
   writes = [x for x in numbered if isinstance(x[1], Continue)]
   reads = [x for x in numbered if not isinstance(x[1], Continue)]
-  for part in _parts(reads, batch_size):
-    yield from _score(model, part, batch_size)
-  for number, text in _continue(model, [request for _, request in writes], batch_size):
-    yield writes[number][0], text
+  # More prompts than rows, and work for every device.
+  waiting = max(min(_WAITING, len(writes) // (batch_size * max(len(devices), 1))), 1)
+  jobs = [
+    *(functools.partial(_score, part) for part in divide(reads, batch_size)),
+    *(functools.partial(_write_part, part) for part in divide(writes, batch_size * waiting)),
+  ]
+  models = [model]
+  if min(len(devices), len(jobs)) > 1:
+    models = placement.copies(model, devices[: len(jobs)])
+  yield from _do(jobs, models, batch_size)
+
+
+def _do(
+  jobs: Sequence[Callable[[LanguageModel, int], Iterator[Answer]]],
+  models: Sequence[LanguageModel],
+  batch_size: int,
+) -> Iterator[Answer]:
+  """Does each job with the next model that is free; gives answers as they come."""
+  if len(models) == 1:
+    for job in jobs:
+      yield from job(models[0], batch_size)
+    return
+  free = queue.SimpleQueue[LanguageModel]()
+  for model in models:
+    free.put(model)
+
+  def run(job) -> list[Answer]:
+    model = free.get()
+    try:
+      return list(job(model, batch_size))
+    finally:
+      free.put(model)
+
+  pool = concurrent.futures.ThreadPoolExecutor(len(models))
+  try:
+    for done in concurrent.futures.as_completed([pool.submit(run, job) for job in jobs]):
+      yield from done.result()
+  finally:
+    pool.shutdown(cancel_futures=True)
 
 
 def _continue(model, requests: Sequence[Continue], batch_size) -> Iterator[tuple[int, str]]:
@@ -105,11 +150,7 @@ def _longest(requests: Sequence[Request]) -> int:
   return max(len(request[0]) for request in requests)
 
 
-def _parts(values, size):
-  return (values[start : start + size] for start in range(0, len(values), size))
-
-
-def _score(model, part, batch_size) -> Iterator[Answer]:
+def _score(part, model, batch_size) -> Iterator[Answer]:
   """How likely continuations and texts are, in nats."""
   pairs = [_pairs(request, model.reader.max_length) for _, request in part]
   scores = iter(
@@ -119,6 +160,12 @@ def _score(model, part, batch_size) -> Iterator[Answer]:
     found = [tuple(next(scores)) for _ in own]
     is_text = isinstance(request, Text)
     yield place, sum(nats for nats, _ in found) if is_text else found
+
+
+def _write_part(part, model, batch_size) -> Iterator[Answer]:
+  """What the model writes after prompts."""
+  for number, text in _continue(model, [request for _, request in part], batch_size):
+    yield part[number][0], text
 
 
 def _pairs(request: Choice | Text, room: int | None) -> list[tuple[bytes, bytes]]:
@@ -147,7 +194,7 @@ def write(
     ValueError: a prompt is no text.
   """
   order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-  for part in _parts(order, batch_size * _WAITING):
+  for part in divide(order, batch_size * _WAITING):
     longest = max(len(prompts[i].encode()) + options[i].max_bytes for i in part) + 1
     room = -(-longest // _ROUND) * _ROUND
     if model.reader.max_length is not None:

@@ -80,9 +80,7 @@ def _perplexity(sums: np.ndarray, count: int) -> float:
   return math.exp(nats) if nats < _MOST_NATS else math.inf
 
 
-TASKS = (
-  Lambada("lambada", "lambada_test", ("text",)),
-  BitsPerByte(
-    "bpb", "bpb", ("text",), metric="bits_per_byte", groups=("lang", "source", "domain")
-  ),
+DOCUMENTS = BitsPerByte(
+  "bpb", "bpb", ("text",), metric="bits_per_byte", groups=("lang", "source", "domain")
 )
+TASKS = Lambada("lambada", "lambada_test", ("text",)), DOCUMENTS

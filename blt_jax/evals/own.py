@@ -1,12 +1,12 @@
 """Tasks that a user writes as a file: what its rows have says what is asked."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from blt_jax.evals import translation
+from blt_jax.evals import language, translation
 from blt_jax.evals.choices import MultipleChoice
-from blt_jax.evals.language import BitsPerByte
 from blt_jax.evals.task import Choice, Continue, Item, Request, Row, Score, Task, check_texts
 from blt_jax.evals.translation import Translation
 
@@ -20,6 +20,12 @@ class OwnChoice(MultipleChoice):
   def context(self, row: Row) -> str:
     """What is before the choices."""
     return row["context"]
+
+  def check(self, row: Row) -> None:
+    """Raises ValueError as `MultipleChoice`, or where there is nothing to choose from."""
+    super().check(row)
+    if len(row["choices"]) < 2:
+      raise ValueError(f"has choices {row['choices']!r}; it needs two or more.")
 
   def requests(self, item: Item) -> list[Request]:
     """The choices, after examples with theirs."""
@@ -79,8 +85,8 @@ KINDS: Mapping[tuple[str, ...], Kind] = {
   _ANSWER: lambda name: OwnAnswer(name, name, _ANSWER, _SHOTS, "exact_match"),
   _TRANSLATION: lambda name: Translation(name, name, _TRANSLATION, _SHOTS, "bleu"),
   ("lang", "en", "xx"): translation.with_english,
-  ("text",): lambda name: BitsPerByte(
-    name, name, ("text",), metric="bits_per_byte", groups=("lang", "source", "domain")
+  language.DOCUMENTS.fields: lambda name: dataclasses.replace(
+    language.DOCUMENTS, name=name, file=name
   ),
 }
 

@@ -18,6 +18,7 @@ from blt_jax.evals import (
   translation,
 )
 from blt_jax.evals.task import Row, Task
+from blt_jax.storage import paths
 from blt_jax.storage.folders import Folder
 
 _PLAIN: tuple[Task, ...] = (
@@ -63,9 +64,11 @@ def find_all(
     run_code: whether programs that a model wrote may run.
 
   Raises:
+    FileNotFoundError: the data is no folder.
     ImportError: a library that a task needs is missing.
     ValueError: there is no such one, or it runs programs and may not.
   """
+  _check_folder(data)
   twice = [name for name in names if names.count(name) > 1]
   if twice:
     raise ValueError(f"The task {twice[0]!r} is named twice; name each once.")
@@ -75,11 +78,22 @@ def find_all(
   return found
 
 
+def _check_folder(data: str) -> None:
+  filesystem, root = paths.find_filesystem(data)
+  if not filesystem.isdir(root):
+    raise FileNotFoundError(
+      f"{data} is no folder; --data of tasks is the folder with their files, NAME.jsonl, or "
+      "`sample`."
+    )
+
+
 def _rows_of(name: str, data: str) -> list[rows.PlacedRow] | None:
   """The rows of a task that a user wrote; None for one of `TASKS`."""
   if name in TASKS:
     return None
   file, home = _file_of(name), Folder(data)
+  if name.endswith(".jsonl"):
+    raise ValueError(f"Name the task {name!r} without .jsonl, as its file {name} would be.")
   if not file or not home.exists(f"{file}.jsonl"):
     own_names = [n.removesuffix(".jsonl") for n in home.sizes() if n.endswith(".jsonl")]
     near = _nearest(name, [*TASKS, *own_names])
@@ -113,4 +127,5 @@ def _own(name: str, row: Row) -> Task:
 
 
 def _nearest(name: str, names: Sequence[str] | dict[str, Task]) -> str:
-  return ", ".join(difflib.get_close_matches(name, names, n=3) or sorted(TASKS))
+  own_names = [n for n in names if n not in TASKS]
+  return ", ".join(difflib.get_close_matches(name, names, n=3) or [*own_names, *sorted(TASKS)])

@@ -40,10 +40,10 @@ def to_results(
     patches: task -> how its texts were patched.
   """
   tasks = {name: _task(told, data, patches.get(name)) for name, told in report.items()}
-  return {**about, "versions": _versions(), "tasks": tasks}
+  return {**about, "versions": versions(), "tasks": tasks}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
   """Those of packages that are installed."""
   found = {"python": platform.python_version()}
   for name in _PACKAGES:

@@ -5,6 +5,7 @@ import hashlib
 import json
 from typing import Any
 
+from blt_jax import tokenizer
 from blt_jax.cli.parsing import nearest
 from blt_jax.storage import files, unique_names
 from blt_jax.storage.folders import Folder
@@ -37,7 +38,7 @@ def read(folder: Path, name: str) -> list[PlacedRow]:
   if not home.exists(file):
     raise FileNotFoundError(
       f"{home.path_of(file)} is missing; a task's rows are JSON lines."
-      f"{nearest(file, home.sizes())}"
+      f"{nearest(file, home.sizes())} A set of your own needs another name than the tasks here."
     )
   path = home.path_of(file)
   content = files.read_bytes(path).removeprefix(codecs.BOM_UTF8)
@@ -65,6 +66,8 @@ def _parse(path: str, number: int, line: bytes) -> PlacedRow:
     row = json.loads(line.decode(), object_pairs_hook=unique_names.refuse)
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path}, line {number}, is no JSON ({error}).") from error
+  if b"\\u" in line and not tokenizer.is_text(json.dumps(row, ensure_ascii=False)):
+    raise ValueError(f"{path}, line {number}, has half a surrogate pair, which is no text.")
   if not isinstance(row, dict):
     raise ValueError(f"{path}, line {number}, is {type(row).__name__}; a row is an object.")
   return PlacedRow(row, f"{path}, line {number},")

@@ -5,6 +5,8 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from blt_jax.decode.language_model import LanguageModel
 from blt_jax.evals import asking, rows, samples
 from blt_jax.evals.memory import Memory
@@ -159,12 +161,22 @@ def ask(
   batch_size: int = 8,
   progress: Callable[[str, int, int], None] = lambda task, done, total: None,
   memory: Memory | None = None,
+  devices: Sequence[jax.Device] = (),
 ) -> Report:
-  """Asks a model what `prepare` read; for the other arguments see `evaluate`."""
+  """Asks a model what `prepare` read; for the other arguments see `evaluate`.
+
+  Args:
+    model: see `decode.language_model`.
+    prepared: what to ask.
+    batch_size: texts at a time, on each device.
+    progress: see `evaluate`.
+    memory: likewise.
+    devices: that share the work, each with the whole model; by default where it is.
+  """
   report = {}
   for task, items, asked in prepared:
     told = functools.partial(progress, task.name)
-    answers = _ask(model, asked, batch_size, memory or Memory(None, {}), told)
+    answers = _ask(model, asked, batch_size, memory or Memory(None, {}), told, devices)
     num_cut = sum(any(asking.is_cut(model, r) for r in some) for some in asked)
     found = summarise(task, items, asked, answers)
     report[task.name] = dataclasses.replace(found, num_cut=num_cut)
@@ -209,6 +221,7 @@ def _ask(
   batch_size: int,
   memory: Memory,
   progress: Callable[[int, int], None],
+  devices: Sequence[jax.Device],
 ) -> list[list[Any]]:
   """Answers of each item, those that are known first."""
   sizes = [asking.size(requests) for requests in asked]
@@ -216,7 +229,7 @@ def _ask(
   done = sum(sizes[i] for i in answers)
   rest = [i for i in range(len(asked)) if i not in answers]
   progress(done, sum(sizes))
-  for place, told in asking.ask(model, [asked[i] for i in rest], batch_size):
+  for place, told in asking.ask(model, [asked[i] for i in rest], batch_size, devices):
     item = rest[place]
     answers[item] = told
     memory.add(asked[item], told)

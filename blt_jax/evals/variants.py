@@ -1,10 +1,9 @@
 """What is compared side by side: several runs, or one run under several thresholds."""
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
-from blt_jax.evals import patches
+from blt_jax.evals import labels, patches
 from blt_jax.evals.patches import PatchUse, TaskTexts
 from blt_jax.evals.suite import Prepared
 
@@ -51,7 +50,7 @@ def make(
   """
   check(runs, thresholds, bytes_per_patch)
   variants = []
-  for label, run in zip(_labels(runs), runs, strict=True):
+  for label, run in zip(labels.shorten(runs), runs, strict=True):
     texts = patches.read(run, prepared, entropy_model)
     found: list[float] = list(thresholds) or [
       _find(texts, run, size) for size in bytes_per_patch
@@ -72,7 +71,7 @@ def check(
   runs: Sequence[str], thresholds: Sequence[float], bytes_per_patch: Sequence[float]
 ) -> None:
   """Raises ValueError where these do not go together; see `make`."""
-  if len(runs) != len({_parts(run) for run in runs}):
+  if len(runs) != len({labels.parts(run) for run in runs}):
     raise ValueError(f"A run is given twice: {', '.join(runs)}; give each once.")
   if thresholds and bytes_per_patch:
     raise ValueError("--threshold and --bytes_per_patch say the same thing; give one of them.")
@@ -96,17 +95,3 @@ def _find(texts: TaskTexts | None, run: str, size: float) -> float:
   if texts is None:
     raise ValueError(f"{run} reads no patches, so --bytes_per_patch would do nothing; omit it.")
   return texts.find_threshold(size)
-
-
-def _parts(run: str) -> tuple[str, ...]:
-  return pathlib.PurePath(run).parts
-
-
-def _labels(runs: Sequence[str]) -> list[str]:
-  """The ends of paths, as short as tells them apart."""
-  parts = [_parts(run) for run in runs]
-  for count in range(1, max(map(len, parts)) + 1):
-    labels = ["-".join(p[-count:]).replace("/", "") or "run" for p in parts]
-    if len(set(labels)) == len(labels):
-      return labels
-  return [f"{label}-{number}" for number, label in enumerate(labels, 1)]

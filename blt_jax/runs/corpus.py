@@ -52,9 +52,14 @@ def salt_of(data: ConfigDict) -> str:
   return heldout.SALT if salt is None else salt
 
 
-def open_parts(data: ConfigDict) -> tuple[Parts, Parts]:
-  """Opens the sources of (training, held-out) text: name -> documents and weight."""
-  options, salt = source_options(data), salt_of(data)
+def open_parts(data: ConfigDict, options: SourceOptions | None = None) -> tuple[Parts, Parts]:
+  """Opens the sources of (training, held-out) text: name -> documents and weight.
+
+  Args:
+    data: `config.data`.
+    options: how files are read, if not as `config.data` says.
+  """
+  options, salt = options or source_options(data), salt_of(data)
   parts, tests = {}, {}
   for name, (path, weight) in _parts(data).items():
     skipped = Skipped(name if data.mixture else "")
@@ -74,15 +79,19 @@ def stored_manifests(data: ConfigDict) -> list[tuple[str, scored.Manifest | None
   return [(path, find_manifest(path)) for path, _ in _parts(data).values()]
 
 
+def open_heldout(data: ConfigDict, options: SourceOptions) -> dict[str, tuple[str, Dataset]]:
+  """Opens held-out text, read as options say: name -> path and documents of each source."""
+  found = open_parts(data, options)[1]
+  if data.heldout_path:
+    paths = {"heldout": data.heldout_path}
+  else:
+    paths = {name: path for name, (path, _) in _parts(data).items()}
+  return {name: (path, found[name][0]) for name, path in paths.items()}
+
+
 def find_manifest(path: str) -> scored.Manifest | None:
   """What made the entropies stored in a folder; None for plain text."""
   return scored.load_manifest(path) if scored.is_scored(path) else None
-
-
-def open_all(path: str, data: ConfigDict) -> Dataset:
-  """All documents of a path in order, read as `config.data` says."""
-  dataset = sources.open_source(path, source_options(data))
-  return mixture.mix({path: (dataset, 1.0)}, seed=None, num_epochs=1)
 
 
 def source_options(data: ConfigDict) -> SourceOptions:

@@ -1,6 +1,5 @@
 """Held-out bits per byte: one pass over documents."""
 
-import functools
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +8,6 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from blt_jax.data.pipeline import Batch
 from blt_jax.parallel import distributed, sharding
@@ -26,7 +24,6 @@ class Evaluator:
     batches: Iterable[Batch],
     mesh: Mesh,
     max_batches: int | None = None,
-    show_progress: bool = False,
   ):
     """Takes the model and reads the batches.
 
@@ -35,13 +32,11 @@ class Evaluator:
       batches: this process's rows of them.
       mesh: the devices.
       max_batches: look at so many only; None for all.
-      show_progress: draw bars while batches are made and scored.
 
     Raises:
       ValueError: there are none.
     """
-    self._bar = functools.partial(tqdm, unit="batch", mininterval=1, disable=not show_progress)
-    own = list(self._bar(itertools.islice(batches, max_batches), desc="Reading"))
+    own = list(itertools.islice(batches, max_batches))
     self._batches = own[: min(distributed.gather(len(own)))]  # as many on all processes
     if not self._batches:
       raise ValueError("There is no text to evaluate on: no document for each process.")
@@ -51,7 +46,7 @@ class Evaluator:
   def __call__(self, params: Any) -> metrics.Numbers:
     """Returns `metrics.summarise` over all batches, and the number of `bytes`."""
     parts: list[dict[str, jax.Array]] = []
-    for batch in self._bar(self._batches, desc="Evaluating"):
+    for batch in self._batches:
       parts.append(self._sums(params, sharding.put_batch(batch, self._mesh)))
       jax.block_until_ready(parts[-2:][0])  # batches do not pile up on the device
     parts = jax.device_get(parts)

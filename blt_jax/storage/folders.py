@@ -44,6 +44,18 @@ class Folder:
     except FileExistsError as error:
       raise NotADirectoryError(f"{self} is a file; give the name of a folder.") from error
 
+  def make_writable(self) -> None:
+    """As `make`; tries whether a local one takes a file, before there is much to write.
+
+    Raises:
+      OSError: it does not.
+    """
+    with atomic.explaining(self.path):
+      self.make()
+      if not self.is_remote:
+        with tempfile.TemporaryFile(dir=self._root):
+          pass
+
   @contextlib.contextmanager
   def alone(self) -> Iterator[None]:
     """Keeps other processes of this machine out of their own such blocks of the same folder.

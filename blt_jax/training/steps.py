@@ -40,6 +40,18 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
     A model that makes its own patches counts these itself, see `Extras`; where it cannot
     predict everything, `dropped_targets` are what it leaves out.
   """
+  return score_targets(model, params, batch)[0]
+
+
+def score_targets(
+  model: nn.Module, params: Any, batch: Batch
+) -> tuple[Metrics, jax.Array, jax.Array]:
+  """As `sums`, and target by target.
+
+  Returns:
+    The sums; float32 [B, S], nats of each target, 0 where it does not count; and int32 [B, S],
+    its bytes, 0 likewise.
+  """
   logits, extras = predict(model, params, batch)
   nats = losses.cross_entropy_nats(logits, batch["targets"])
   wanted = batch["loss_mask"]
@@ -52,7 +64,8 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
   }
   if extras.loss_mask is not None:
     counts["dropped_targets"] = wanted & ~mask
-  return {k: v.sum(dtype=jnp.float32) for k, v in counts.items()} | extras.metrics
+  found = {k: v.sum(dtype=jnp.float32) for k, v in counts.items()} | extras.metrics
+  return found, counts["nats"], counts["bytes"].astype(jnp.int32)
 
 
 def score(model: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 from source_files import SKIP, read, write_bytes
 
-from blt_jax.data.reading import records, sources
+from blt_jax.data.reading import fields, records, sources
 from blt_jax.data.reading.documents import Skipped, SourceOptions
 
 TEXTS = ["one\n", "", "zwei ü", "a\r\nb", "🙂" * 40, 'q"uo,te\t']
@@ -272,6 +272,31 @@ def test_fields_of_objects(tmp_path):
   assert read(tmp_path / "c.jsonl") == [b'a "text"']
   (tmp_path / "b.jsonl").write_text('{"meta.body": "whole name", "meta": {"body": "x"}}')
   assert read(tmp_path / "b.jsonl", options) == [b"whole name"]
+
+
+def test_fields_beside_the_text(tmp_path):
+  """What every format with rows keeps of them, and where they are."""
+  rows = [{"lang": "de", "text": f"{i}", "meta": {"n": i}} for i in range(3)]
+  lines = "".join(json.dumps(row) + "\n" for row in rows)
+  (tmp_path / "a.jsonl").write_text(lines)
+  write_bytes(tmp_path / "a.jsonl.gz", lines.encode())
+  (tmp_path / "a.json").write_text(json.dumps(rows))
+  (tmp_path / "a.csv").write_text("lang,text\nde,0\nde,1\nde,2\n")
+  parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=2)
+  write_arrow(tmp_path / "a.arrow", rows)
+  options = SourceOptions(fields=("lang", "meta.n", "gone"))
+  for path in sorted(tmp_path.iterdir()):
+    found = list(sources.each_document(sources.open_source(str(path), options)))
+    assert [d.text for d in found] == [b"0", b"1", b"2"]
+    for number, document in enumerate(found):
+      assert document.row["lang"] == "de" and "text" in document.row, path
+      if path.suffix != ".csv":
+        assert fields.look_up(document.row, "meta.n") == number
+      assert "gone" not in document.row
+      assert document.place.startswith(f"{path}, ") and document.place.endswith(str(number + 1))
+  (tmp_path / "a.txt").write_text("text")
+  (document,) = sources.each_document(sources.open_source(str(tmp_path / "a.txt"), options))
+  assert document.row is None
 
 
 @pytest.mark.parametrize("end", ["jsonl", "parquet", "arrow"])

@@ -155,7 +155,8 @@ def test_invalid_utf8_is_kept_as_bytes_or_dropped(tmp_path, end):
   ],
 )
 def test_text_of_a_line(line, text):
-  assert parse_line(line, "text") == text
+  document = parse_line(line, SourceOptions())
+  assert (document and document.text) == text
 
 
 # --- Bad input
@@ -174,7 +175,7 @@ BAD_LINES = [
 @pytest.mark.parametrize(("line", "message"), BAD_LINES)
 def test_bad_lines(line, message):
   with pytest.raises(BadInputError, match=message.partition(" .")[0]):
-    parse_line(line, "text")
+    parse_line(line, SourceOptions())
 
 
 @pytest.mark.parametrize("end", [".jsonl", ".jsonl.xz"])

@@ -43,6 +43,8 @@ def test_files_are_tasks(tmp_path):
     (CHOICE | {"label": 2}, "line 3, of mine has label 2"),
     (CHOICE | {"label": "0"}, "line 3, of mine has label '0'"),
     (CHOICE | {"choices": "45"}, "line 3, of mine has choices '45'"),
+    (CHOICE | {"choices": ["4"]}, r"line 3, of mine has choices \['4'\]; it needs two"),
+    (CHOICE | {"context": "a\ud83d"}, "line 3, has half a surrogate pair"),
     (CHOICE | {"context": None}, "line 3, of mine has context None"),
     ({"contxt": "a", "choices": ["b"], "label": 0}, "no field 'context'.*Is it 'contxt'"),
   ],
@@ -80,6 +82,7 @@ def test_rows_without_an_answer(row, message, tmp_path):
   [
     (["mien"], "no task 'mien', nor a file mien.jsonl.*near are .*mine"),
     (["mine", "mine"], "'mine' is named twice"),
+    (["mine.jsonl"], "Name the task 'mine.jsonl' without .jsonl"),
     (["quiz_noise"], "Only multiple choice and documents"),
     ([""], "no task ''"),
   ],
@@ -89,6 +92,13 @@ def test_names_that_are_none(names, message, tmp_path):
   write(tmp_path, "quiz", [ANSWER])
   with pytest.raises(ValueError, match=message):
     suite.prepare(names, str(tmp_path))
+
+
+@pytest.mark.parametrize("data", ["none", "mine.jsonl"])
+def test_data_that_is_no_folder(data, tmp_path):
+  write(tmp_path, "mine", [CHOICE])
+  with pytest.raises(FileNotFoundError, match=f"{data} is no folder"):
+    suite.prepare(["mine"], str(tmp_path / data))
 
 
 def test_the_sample_has_rows_of_tasks():

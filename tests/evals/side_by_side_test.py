@@ -143,7 +143,6 @@ def test_flags_that_cannot_be_read(flags, message, capsys):
     (["--run=b"], "Several runs or thresholds go with --tasks"),
     (["--threshold=1,2"], "Several runs or thresholds"),
     (["--bytes_per_patch=3"], "--bytes_per_patch is of --tasks"),
-    (["--png=a.png"], "--png is of --tasks"),
   ],
 )
 def test_flags_of_tasks_are_refused_on_text(flags, message):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 
 import jax
 import numpy as np
@@ -46,6 +47,7 @@ def _run(model, monkeypatch):
   monkeypatch.setattr(loading, "load_language_model", lambda *_: model)
   monkeypatch.setattr(checkpoint, "find_step", lambda run, step: step or 7)
   monkeypatch.setattr(patches, "read", lambda *_: None)
+  monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:1])  # one to compile for
 
 
 @pytest.fixture(scope="module", name="data")
@@ -138,9 +140,9 @@ def test_the_command_writes_a_table_and_files(data, tmp_path, capsys):
     (["--tasks=piqa", "--limit=0"], "--limit must be 1 or more"),
     (["--tasks=piqa", "--max_batches=2"], "--max_batches is of text"),
     (["--tasks=piqa,humaneval"], "--run_code"),
+    (["--tasks=piqa,"], "has an empty name"),
     (["--limit=3"], "--limit is of --tasks"),
     (["--run_code"], "--run_code is of --tasks"),
-    (["--output=out"], "--output is of --tasks"),
   ],
 )
 @pytest.mark.usefixtures("run")
@@ -166,7 +168,7 @@ def test_an_evaluation_goes_on_where_it_was_stopped(model, data, tmp_path, monke
   answer = asking.ask
 
   def stop_after(count):
-    def ask(model, asked, batch_size):
+    def ask(model, asked, batch_size, devices):
       for place, answers in answer(model, asked, 1):
         given.append(asked[place])
         if len(given) > count:
@@ -195,6 +197,37 @@ def test_an_evaluation_goes_on_where_it_was_stopped(model, data, tmp_path, monke
   assert not given
   suite.evaluate(model, names, str(data), memory=Memory(tmp_path, about | {"step": 2}))
   assert len(given) == 9
+
+
+def test_several_devices_answer_as_one(model, data, monkeypatch):
+  """Each takes the next batch; both prompts are at work at the same time."""
+  prepared = suite.prepare(["piqa", "g2p"], str(data))
+  asked = [requests for one in prepared for requests in one.asked]
+  used, together = [], threading.Barrier(1)
+
+  def write(copy, prompts, options, batch_size):  # what is written is tested elsewhere
+    used.append(jax.tree.leaves(copy.weights)[0].device)
+    together.wait(300)
+    return ((number, prompt.upper()) for number, prompt in enumerate(prompts))
+
+  monkeypatch.setattr(asking, "write", write)
+  alone = dict(asking.ask(model, asked, 1))
+  together = threading.Barrier(2)
+  shared = dict(asking.ask(model, asked, 1, jax.devices()[:2]))
+  assert set(used[-2:]) == set(jax.devices()[:2])
+  assert shared.keys() == alone.keys() == set(range(7))
+  assert [shared[i] for i in (5, 6)] == [[asked[i][0].prompt.upper()] for i in (5, 6)]
+  for place in range(5):
+    np.testing.assert_allclose(shared[place][0], alone[place][0], rtol=1e-5)
+
+
+def test_an_error_on_one_device_ends_all(model, monkeypatch):
+  def fail(*_):
+    raise ValueError("a row that is none")
+
+  monkeypatch.setattr(asking, "_pairs", fail)
+  with pytest.raises(ValueError, match="a row that is none"):
+    list(asking.ask(model, [[Text("a")], [Text("b")], [Text("c")]], 1, jax.devices()[:2]))
 
 
 def test_what_does_not_fit_is_cut_from_the_left(model):

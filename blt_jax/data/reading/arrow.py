@@ -26,60 +26,65 @@ class ArrowReader(Reader):
   unit = "row"
 
   def __init__(self, paths: Sequence[str], policy: Policy):
-    self._load = _Batches(policy.options.text_field)
+    self._load = _Batches(policy.options.text_field, policy.options.fields)
     super().__init__(paths, policy)
 
   def _open(self, path: str) -> int:
     return self._load.ends(path)[-1]
 
   def _read(self, file: int, number: int) -> Document:
-    text = self._load(self._files[file], number).as_py()
+    text, row = self._load(self._files[file], number)
     if text is None:
       raise BadInputError("no text", "the value is null")
-    return Document(text)
+    return Document(text, row=row)
 
 
 class _Batches:
   """Gives values out of the record batches of files."""
 
-  def __init__(self, column: str):
-    self._column = column
+  def __init__(self, column: str, fields: tuple[str, ...]):
+    self._column, self._fields = column, fields
     self._open = functools.lru_cache(maxsize=_MAPPED)(self._map)
     self._texts = functools.lru_cache(maxsize=8)(self._take)
 
   def __reduce__(self) -> tuple[Any, ...]:
-    return _Batches, (self._column,)
+    return _Batches, (self._column, self._fields)
 
   def ends(self, path: str) -> list[int]:
     """Rows up to the end of each batch, [0] where there are none."""
     return self._open(path)[2]
 
-  def __call__(self, path: str, row: int) -> Any:
-    """The value of a row."""
+  def __call__(self, path: str, number: int) -> tuple[bytes | None, dict[str, Any] | None]:
+    """The text of a row, and its fields where some are asked for."""
     ends = self.ends(path)
-    batch = bisect.bisect_right(ends, row)
-    return self._texts(path, batch)[row - ends[batch]]  # from the end of the batch
+    batch = bisect.bisect_right(ends, number)
+    texts, others = self._texts(path, batch)
+    place = number - ends[batch]  # from the end of the batch
+    row = columns.take_row(others, place, self._open(path)[3]) if self._fields else None
+    return texts[place].as_py(), row
 
-  def _map(self, path: str) -> tuple[Any, str, list[int]]:
-    """What gives the batches of a file, the name of the column, and `ends`."""
+  def _map(self, path: str) -> tuple[Any, str, list[int], list[str]]:
+    """What gives the batches of a file, the column of text, `ends`, names of all columns."""
     import pyarrow as pa
 
     source = pa.memory_map(files.copy_here(path))
     is_stream = source.read(6) != b"ARROW1"
     source.seek(0)
     load = pa.ipc.open_stream if is_stream else pa.ipc.open_file
-    top = columns.check(load(source).schema, self._column)
+    schema = load(source).schema
+    top = columns.check(schema, self._column)
+    wanted = {top, *columns.tops(schema, self._fields)}
+    indices = [schema.get_field_index(name) for name in wanted]
     source.seek(0)
-    index = load(source).schema.get_field_index(top)
-    source.seek(0)
-    reader = load(source, options=pa.ipc.IpcReadOptions(included_fields=[index]))
+    reader = load(source, options=pa.ipc.IpcReadOptions(included_fields=indices))
     batches = _read_all(reader, source.size()) if is_stream else _Random(reader)
     ends = list(itertools.accumulate(batch.num_rows for batch in batches))
-    return batches, top, ends or [0]
+    return batches, top, ends or [0], schema.names
 
-  def _take(self, path: str, batch: int) -> Any:
-    batches, top, _ = self._open(path)
-    return columns.take(batches[batch].column(0), self._column, top)
+  def _take(self, path: str, batch: int) -> tuple[Any, Any]:
+    batches, top, _, _ = self._open(path)
+    texts = columns.take(batches[batch].column(top), self._column, top)
+    return texts, batches[batch].select(columns.tops(batches[batch].schema, self._fields))
 
 
 class _Random(Sequence):

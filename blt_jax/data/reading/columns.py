@@ -1,5 +1,6 @@
-"""The text in a column of Arrow data, as Parquet and Arrow files hold it."""
+"""The text in a column of Arrow data, and values beside it, as Parquet and Arrow hold them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from blt_jax.data.reading.documents import BadInputError
@@ -43,6 +44,18 @@ def take(column: Any, name: str, top: str) -> Any:
     column = column.cast(column.type.value_type)
   column = column.cast(pa.large_binary())
   return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def tops(schema: Any, fields: Sequence[str]) -> list[str]:
+  """The columns of a schema, each once, in which fields may be; see `fields.look_up`."""
+  found = [name if name in schema.names else name.partition(".")[0] for name in fields]
+  return [name for name in dict.fromkeys(found) if schema.names.count(name) == 1]
+
+
+def take_row(table: Any, number: int, names: Sequence[str]) -> dict[str, Any]:
+  """The values of a row of a table; the other columns that its file names have none."""
+  values = {name: table.column(name)[number].as_py() for name in table.schema.names}
+  return dict.fromkeys(names) | values
 
 
 def _child(kind: Any, name: str) -> Any:

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import grain
@@ -22,10 +22,15 @@ class Document:
   Attributes:
     text: its bytes.
     entropies: what a source stores beside the text, in nats; None where it stores none.
+    row: the fields of its row, where `SourceOptions.fields` asks for some; columns of a table
+      that it does not ask for have no value. None where there are no rows.
+    place: its file and its number there, where `SourceOptions.fields` asks for some.
   """
 
   text: bytes
   entropies: np.ndarray | None = None
+  row: Mapping[str, Any] | None = None
+  place: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +45,14 @@ class SourceOptions:
       and counts them.
     max_document_bytes: plain text files longer than this become several documents, cut
       after a line where there is one. Other formats have documents of their own.
+    fields: of rows that are kept beside their text; dots as in `text_field`.
   """
 
   text_field: str = "text"
   on_error: Literal["raise", "skip"] = "raise"
   invalid_utf8: Literal["keep", "drop"] = "keep"
   max_document_bytes: int = 65_536
+  fields: tuple[str, ...] = ()
 
   def __post_init__(self):
     if not self.text_field:
@@ -110,7 +117,7 @@ class Policy:
     if self.options.invalid_utf8 == "drop" and not is_utf8(document.text):
       self.skipped.add("invalid UTF-8", where)
       return None
-    return document
+    return dataclasses.replace(document, place=where) if self.options.fields else document
 
   def reject(self, error: BadInputError, where: str) -> None:
     """Counts bad input, or raises.

@@ -1,16 +1,17 @@
-"""The text in a line of JSON."""
+"""The document in a line of JSON."""
 
 import json
 from typing import Any
 
-from blt_jax.data.reading.documents import BadInputError
+from blt_jax.data.reading import fields
+from blt_jax.data.reading.documents import BadInputError, Document, SourceOptions
 from blt_jax.storage import unique_names
 
 _DECODER = json.JSONDecoder(object_pairs_hook=unique_names.mark)
 
 
-def parse_line(line: bytes, field: str) -> bytes | None:
-  """Takes the text out of a line.
+def parse_line(line: bytes, options: SourceOptions) -> Document | None:
+  """Takes the text out of a line, and its row where fields of it are asked for.
 
   Bytes that are not UTF-8 stay what they are, and so do halves of surrogate pairs written
   as escapes, in the three bytes that UTF-8 would have for them: both make documents that
@@ -18,10 +19,10 @@ def parse_line(line: bytes, field: str) -> bytes | None:
 
   Args:
     line: the line, with or without its end.
-    field: where the text is; dots lead into objects, where no field has the whole name.
+    options: its `text_field` says where the text is.
 
   Returns:
-    The text in UTF-8; None for a blank line.
+    The document, in UTF-8; None for a blank line.
 
   Raises:
     BadInputError: no JSON, no such field, or no string in it.
@@ -39,28 +40,25 @@ def parse_line(line: bytes, field: str) -> bytes | None:
   if not isinstance(record, dict):
     hint = "; name the file .json if it is one array" if isinstance(record, list) else ""
     raise BadInputError("not a JSON object", f"it is of type {type(record).__name__}{hint}")
-  text = record[field] if field in record else _look_up(record, field)
+  text, row = _take_text(record, options.text_field), record if options.fields else None
+  try:
+    return Document(text.encode(), row=row)
+  except UnicodeEncodeError:
+    return Document(_encode_surrogates(text, errors), row=row)
+
+
+def _take_text(record: dict[str, Any], field: str) -> str:
+  try:
+    text = fields.look_up(record, field)
+  except KeyError:
+    names = ", ".join(map(repr, list(record)[:10])) or "none"
+    details = f"its fields: {names}; text_field says which"
+    raise BadInputError(f"no field {field!r}", details) from None
   if text is unique_names.SEVERAL:
     raise BadInputError(f"several fields {field!r}", "which one is meant?")
   if not isinstance(text, str):
     raise BadInputError(f"no string in field {field!r}", f"but {type(text).__name__}")
-  try:
-    return text.encode()
-  except UnicodeEncodeError:
-    return _encode_surrogates(text, errors)
-
-
-def _look_up(record: dict[str, Any], field: str) -> Any:
-  value: Any = record
-  for name in field.split("."):
-    if value is unique_names.SEVERAL:
-      return value
-    if not isinstance(value, dict) or name not in value:
-      names = ", ".join(map(repr, list(record)[:10])) or "none"
-      details = f"its fields: {names}; text_field says which"
-      raise BadInputError(f"no field {field!r}", details)
-    value = value[name]
-  return value
+  return text
 
 
 def _encode_surrogates(text: str, errors: str) -> bytes:

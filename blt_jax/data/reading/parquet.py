@@ -23,7 +23,7 @@ class ParquetReader(Reader):
 
   def __init__(self, paths: Sequence[str], policy: Policy):
     self._group_ends: list[np.ndarray] = []  # rows up to the end of each group, per file
-    self._load = _RowGroups(policy.options.text_field)
+    self._load = _RowGroups(policy.options.text_field, policy.options.fields)
     super().__init__(paths, policy)
 
   def _open(self, path: str) -> int:
@@ -36,21 +36,26 @@ class ParquetReader(Reader):
     ends = self._group_ends[file]
     group = int(np.searchsorted(ends, number, side="right"))
     row = number - int(ends[group])  # from the end of the group
-    text = self._load(self._files[file], group)[row].as_py()
+    texts, table, names = self._load(self._files[file], group)
+    text = texts[row].as_py()
     if text is None:
       raise BadInputError("no text", "the value is null")
-    return Document(text)
+    return Document(text, row=columns.take_row(table, row, names) if names else None)
 
 
 class _RowGroups:
-  """Loads the text of row groups of Parquet files as Arrow arrays of bytes."""
+  """Loads the text of row groups of Parquet files as Arrow arrays of bytes.
 
-  def __init__(self, column: str):
-    self._column = column
+  With each comes a table of the columns in which fields are, and the names of all columns,
+  none where no fields are asked for.
+  """
+
+  def __init__(self, column: str, fields: tuple[str, ...]):
+    self._column, self._fields = column, fields
     self._cached = functools.lru_cache(maxsize=2)(self._read)
 
   def __reduce__(self) -> tuple[Any, ...]:
-    return _RowGroups, (self._column,)
+    return _RowGroups, (self._column, self._fields)
 
   def __call__(self, path: str, group: int) -> Any:
     return self._cached(path, group)
@@ -63,9 +68,11 @@ class _RowGroups:
 
   def _read(self, path: str, group: int) -> Any:
     with _open_parquet(path) as parquet:
-      top = columns.check(parquet.schema_arrow, self._column)
-      table = parquet.read_row_group(group, columns=[self._column])
-    return columns.take(table.column(0), self._column, top)
+      schema = parquet.schema_arrow
+      top, others = columns.check(schema, self._column), columns.tops(schema, self._fields)
+      table = parquet.read_row_group(group, columns=[self._column, *others])
+    texts = columns.take(table.column(top), self._column, top)
+    return texts, table.select(others), schema.names if self._fields else []
 
 
 def _open_parquet(path: str) -> Any:

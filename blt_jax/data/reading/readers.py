@@ -190,8 +190,7 @@ class JsonLinesReader(_RangeReader):
 
   def _read(self, file: int, number: int) -> Document | None:
     raw = self._range_of(file, number)
-    text = json_lines.parse_line(raw, self._policy.options.text_field)
-    return None if text is None else Document(text)
+    return json_lines.parse_line(raw, self._policy.options)
 
 
 class ArrayRecordReader(Reader):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from blt_jax.data.reading import encodings, json_lines
-from blt_jax.data.reading.documents import BadInputError
+from blt_jax.data.reading.documents import BadInputError, Document, SourceOptions
 
 LONGEST = 1 << 28  # bytes of a record: one more is no text, or has lost its end
 _BLOCK, _START = 1 << 20, 64  # bytes read at once; that tell of encoding and kind
@@ -30,12 +30,12 @@ class Format(NamedTuple):
   Attributes:
     unit: what a record is called in messages.
     split: the file's records from a place on.
-    parse: the text of a record, under a field's name; None where there is none.
+    parse: the document of a record; None where there is none.
   """
 
   unit: str
   split: Callable[["BoundedFile", int], Records]
-  parse: Callable[[Any, str], bytes | None]
+  parse: Callable[[Any, SourceOptions], Document | None]
 
 
 class BoundedFile:
@@ -145,8 +145,8 @@ def _split_rows(delimiter: str) -> Callable[[BoundedFile, int], Records]:
   return split
 
 
-def _parse_row(record: tuple[list[str], list[str]], field: str) -> bytes | None:
-  header, row = record
+def _parse_row(record: tuple[list[str], list[str]], options: SourceOptions) -> Document | None:
+  (header, row), field = record, options.text_field
   if not row:  # a blank line
     return None
   if (count := header.count(field)) != 1:
@@ -159,7 +159,8 @@ def _parse_row(record: tuple[list[str], list[str]], field: str) -> bytes | None:
   if len(row) != len(header):
     details = f"{len(row)} instead of the {len(header)} of the header"
     raise BadInputError("another number of columns", details)
-  return row[header.index(field)].encode(errors="surrogateescape")
+  text = row[header.index(field)].encode(errors="surrogateescape")
+  return Document(text, row=dict(zip(header, row, strict=True)) if options.fields else None)
 
 
 # --- JSON

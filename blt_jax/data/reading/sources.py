@@ -142,8 +142,15 @@ def _in_order(dataset: Dataset, reader: Reader) -> Dataset:
 
 def fingerprint(path: str) -> str:
   """A text that tells the files of a path from others, see `files.fingerprint`."""
+  return files.fingerprint(list_files(path))
+
+
+def list_files(path: str) -> list[str]:
+  """The files that are read of a path; of stored entropies the shards."""
+  if scored.is_scored(path):
+    return [name for name in files.list_files(path) if not name.endswith(".json")]
   skipping = Policy(SourceOptions(on_error="skip"), Skipped())
-  return files.fingerprint(selection.select(path, skipping).paths)
+  return selection.select(path, skipping).paths
 
 
 def _check_support(path: str, kind: str) -> None:
@@ -166,7 +173,7 @@ def _check_no_scored(found: Sequence[str], kind: str) -> None:
 def _check_any(reader, path: str, skipped: Skipped) -> None:
   """Reads up to the first document: most mistakes show before anything else starts."""
   before = skipped.counts.copy()
-  if next(_documents(reader), None) is None:
+  if next(each_document(reader), None) is None:
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.counts.items())
     raise ValueError(
       f"{skipped.locate(path)} holds no text{f' (left out: {reasons})' if reasons else ''}; "
@@ -175,7 +182,7 @@ def _check_any(reader, path: str, skipped: Skipped) -> None:
   skipped.counts = before  # it will be read again
 
 
-def _documents(source) -> Iterator[Document]:
+def each_document(source: Dataset | Reader) -> Iterator[Document]:
   """All documents in order."""
   is_stream = isinstance(source, grain.IterDataset)
   elements = source if is_stream else (source[index] for index in range(len(source)))
@@ -193,7 +200,7 @@ def stream_documents(
     max_bytes: read no more; the last document is cut. None reads all.
   """
   room = sys.maxsize if max_bytes is None else max_bytes
-  for document in _documents(open_source(path, options)):
+  for document in each_document(open_source(path, options)):
     if room < 1:
       break
     if document.text:

@@ -9,7 +9,7 @@ from typing import Any
 
 import grain
 
-from blt_jax.data.reading.documents import BadInputError, Document, Policy
+from blt_jax.data.reading.documents import BadInputError, Document, Policy, SourceOptions
 from blt_jax.data.reading.records import FORMATS, BoundedFile, Format, Records
 from blt_jax.storage import files
 
@@ -35,7 +35,7 @@ class RecordStream(grain.IterDataset):
   @functools.cached_property
   def size(self) -> int | None:
     """About how many bytes of text there are, judging by the start of the first file."""
-    kind, field = _format(self.paths[0]), self._policy.options.text_field
+    kind, options = _format(self.paths[0]), self._policy.options
     text = end = 0
     try:
       start, stored = files.read_start(self.paths[0], _SAMPLE)
@@ -43,7 +43,7 @@ class RecordStream(grain.IterDataset):
       with contextlib.suppress(BadInputError):
         records = kind.split(BoundedFile(io.BytesIO(start), len(start)), 0)
         for record, place in itertools.takewhile(lambda r: r[1] <= last, records):
-          text, end = text + _length(kind, record, field), place
+          text, end = text + _length(kind, record, options), place
     except Exception:  # each library has exceptions of its own; whoever reads on reports it
       return None
     return int(sum(files.sizes_of(self.paths)) * text / stored * len(start) / max(end, 1))
@@ -57,9 +57,10 @@ def _format(path: str) -> Format:
   return FORMATS[files.format_of(path)]
 
 
-def _length(kind: Format, record: Any, field: str) -> int:
+def _length(kind: Format, record: Any, options: SourceOptions) -> int:
   try:
-    return len(kind.parse(record, field) or b"")
+    document = kind.parse(record, options)
+    return len(document.text) if document else 0
   except (BadInputError, TypeError):
     return 0
 
@@ -128,8 +129,8 @@ class _RecordIterator(grain.DatasetIterator[Document]):
     try:
       if isinstance(record, BadInputError):
         raise record
-      text = kind.parse(record, self._policy.options.text_field)
+      document = kind.parse(record, self._policy.options)
     except BadInputError as error:
       self._policy.reject(error, where)
       return None
-    return None if text is None else self._policy.admit(Document(text), where)
+    return None if document is None else self._policy.admit(document, where)
