@@ -154,6 +154,13 @@ def set_blt_size(
   model.vectors_per_patch = vectors_per_patch
 
 
+def set_model(config: ConfigDict, model: Any) -> None:
+  """Makes `config.model` that of a model's dataclass, whose kind the config has."""
+  section = _section_of(model)
+  section.kind = config.model.kind
+  config.model = section
+
+
 def make_model_config(section: ConfigDict) -> Any:
   """Builds the model's dataclass from `config.model`.
 

@@ -1,4 +1,4 @@
-"""Weights of Meta's and Hugging Face's BLT and of Llamas as ours, and BLTs back to Hugging Face.
+"""Weights of Meta's and Hugging Face's BLT and of Llamas as ours, and BLTs as Hugging Face's.
 
 Directories hold what their authors publish: `config.json` and safetensors.
 """
@@ -9,12 +9,10 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import safetensors.flax
 
-from blt_jax.convert import hf, llama, meta, names, stored
-from blt_jax.convert.plan import Plan, make_plan, split
+from blt_jax.convert import hf, llama, meta, names, safe_file, stored
+from blt_jax.convert.plan import Plan, make_plan, split_as
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import BLTConfig, ByteLMConfig, TransformerConfig
@@ -231,10 +229,10 @@ def to_hf(directory: _Path, converted: Converted) -> None:
   """
   c = converted
   config = hf.to_hf(c.config, c.entropy_config, c.patching)
-  arrays = dict(split(names.blt_entries(c.config, names.HF), c.params))
+  params = split_as(names.blt_entries(c.config, names.HF), c.params)
   if c.entropy_config is not None:
     entries = names.byte_lm_entries(c.entropy_config, names.HF, "model.patcher.")
-    arrays |= split(entries, c.entropy_params)
+    params += split_as(entries, c.entropy_params)
   folder, weights = Folder(directory), "model.safetensors"
   folder.make()
   if folder.exists(weights):
@@ -242,9 +240,8 @@ def to_hf(directory: _Path, converted: Converted) -> None:
       f"{folder.path_of(weights)} exists; choose another directory or remove it."
     )
   folder.write_json("config.json", config)
-  tensors = {k: jnp.asarray(v) for k, v in arrays.items()}
-  with atomic.explaining(directory), folder.new_file(weights) as path:
-    safetensors.flax.save_file(tensors, path, {"format": "pt"})
+  with atomic.explaining(directory), folder.new_file(weights) as path, path.open("wb") as file:
+    safe_file.write(file, params)
 
 
 @contextlib.contextmanager

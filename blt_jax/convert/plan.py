@@ -26,12 +26,14 @@ class Plan:
     entries: what to make of which arrays.
     arrays: by name; each has a shape and a dtype, and `numpy.asarray` reads it.
     shapes: of our parameters, by path.
+    unread: names that are there and make nothing.
   """
 
   config: Any
   entries: tuple[Entry, ...]
   arrays: Mapping[str, Any]
   shapes: Mapping[str, tuple[int, ...]]
+  unread: tuple[str, ...] = ()
 
   def params(self) -> Any:
     """The tree of parameters, float32."""
@@ -58,6 +60,7 @@ class Plan:
       place = getattr(self.arrays[first], "path", "")
       shape = " x ".join(map(str, self.shapes[entry.path]))
       yield f"{entry.path}  [{shape}] {self.dtype_of(entry)}  <- {names}  {place}".rstrip()
+    yield from (f"not read: {name}" for name in self.unread)
 
   def _make(self, entry: Entry, dtype: Any, zeros: Callable[..., np.ndarray]) -> np.ndarray:
     out = zeros(self.shapes[entry.path], dtype)
@@ -103,14 +106,14 @@ def make_plan(
       "The weights do not fit their configuration; check that both come from the same "
       f"model:\n  {shown}{more}"
     )
-  return Plan(model.config, entries, arrays, shapes)
+  unread = tuple(sorted(arrays.keys() - wanted.keys()))
+  return Plan(model.config, entries, arrays, shapes, unread)
 
 
-def split(entries: Iterable[Entry], params: Any) -> Iterator[tuple[str, np.ndarray]]:
-  """The foreign arrays of a tree of parameters, by name, one by one."""
+def split_as(entries: Iterable[Entry], params: Any) -> list[tuple[Entry, Any]]:
+  """The parameters of a tree, each with the foreign arrays that it makes."""
   flat = flax.traverse_util.flatten_dict(params, sep="/")
-  for entry in entries:
-    yield from entry.split(np.asarray(flat[entry.path]))
+  return [(entry, flat[entry.path]) for entry in entries]
 
 
 def _named(name: str, array: Any) -> str:

@@ -1,4 +1,4 @@
-"""Arrays of a folder of weights, as such folders lie on disks: found by name, read when asked."""
+"""Arrays of a folder of weights, as such folders lie on disks: found first, read when asked."""
 
 import dataclasses
 import functools
@@ -103,12 +103,16 @@ def tidied(arrays: Mapping[str, Any]) -> dict[str, Any]:
     ValueError: two of them have one name then.
   """
   result: dict[str, Any] = {}
+  buffers = 0
   for name, array in arrays.items():
     plain = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
     if plain.endswith(_ROTARY):
+      buffers += 1
       continue
     _check_once(plain, result.get(plain), array)
     result[plain] = array
+  if buffers:
+    logging.info("%d rotary buffers are not read; they follow from the configuration.", buffers)
   return result
 
 

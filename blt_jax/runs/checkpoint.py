@@ -184,6 +184,12 @@ class Checkpoints:
   def _check_shapes(self, step: int, arrays: Json, abstract: TrainState) -> None:
     """Arrays of other names or shapes are no damage, but a mistake."""
     saved, wanted = _shapes(arrays), _shapes(digests.names_of(abstract))
+    if saved and all(name.startswith("params/") for name in saved):
+      raise stored_state.OtherModelError(
+        f"{self._workdir} holds weights alone, converted or exported, and no state of a "
+        f"training; train from them with config.init_from={self._workdir} and another "
+        "config.workdir."
+      )
     if saved != wanted:
       names = sorted(k for k in saved.keys() | wanted.keys() if saved.get(k) != wanted.get(k))
       raise stored_state.OtherModelError(
@@ -271,13 +277,16 @@ def warn_if_old(workdir: Path, step: int) -> None:
     )  # fmt: skip
 
 
-def load_params(workdir: Path, abstract: Any, step: Step = None) -> Any:
+def load_params(
+  workdir: Path, abstract: Any, step: Step = None, dtypes_as_stored: bool = False
+) -> Any:
   """The parameters of a checkpoint of a run, for this process alone.
 
   Args:
     workdir: the run's folder.
-    abstract: tree of `jax.ShapeDtypeStruct`, the parameters to restore.
+    abstract: tree of `jax.ShapeDtypeStruct`, the parameters to restore, maybe not all.
     step: which checkpoint, as for `find_step`.
+    dtypes_as_stored: leave arrays in the dtypes that they have there.
 
   Raises:
     FileNotFoundError: there is no such checkpoint.
@@ -298,7 +307,14 @@ def load_params(workdir: Path, abstract: Any, step: Step = None) -> Any:
       f"Checkpoint {step} of {workdir} cannot be read: {causes.brief(error)}. If it is "
       f"damaged, choose the step of another one; there are {others}."
     ) from error
-  return stored_state.cast(stored, abstract)
+  return stored if dtypes_as_stored else stored_state.cast(stored, abstract)
+
+
+def stored_dtypes(workdir: Path, step: int) -> dict[str, Any]:
+  """The dtypes of the parameters of a checkpoint, by path."""
+  arrays = stored_state.stored_arrays(_folder(workdir) / str(step))
+  start = "params/"
+  return {n.removeprefix(start): x.dtype for n, x in arrays.items() if n.startswith(start)}
 
 
 def _read_params(folder: epath.Path, abstract: Any) -> tuple[Any, Json]:
@@ -320,7 +336,9 @@ def _read_params(folder: epath.Path, abstract: Any) -> tuple[Any, Json]:
 def save_params(workdir: Path, step: int, params: Any) -> None:
   """Writes parameters only, where `load_params` finds them."""
   state = {"params": params}
-  extra = stored_state.with_digests({}, state)
+  # One by one: arrays may be larger together than the memory of a device.
+  parts = [{name: array} for name, array in digests.names_of(state).items()]
+  extra = stored_state.with_digests({}, *parts)
   items = ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra))
   with ocp.CheckpointManager(_folder(workdir)) as manager:
     manager.save(step, args=items)
