@@ -37,7 +37,7 @@ class Plan:
 
   def params(self) -> Any:
     """The tree of parameters, float32."""
-    return self._tree(lambda entry: jnp.asarray(self._make(entry, np.float32, np.zeros)))
+    return self._tree(lambda entry: jnp.asarray(self.make(entry, np.float32, np.zeros)))
 
   def stored(self, zeros: Callable[..., np.ndarray]) -> Any:
     """The tree of parameters as NumPy has them, in the dtypes of the foreign arrays.
@@ -45,7 +45,7 @@ class Plan:
     Args:
       zeros: called with a shape and a dtype, makes the array to fill.
     """
-    return self._tree(lambda entry: self._make(entry, self.dtype_of(entry), zeros))
+    return self._tree(lambda entry: self.make(entry, self.dtype_of(entry), zeros))
 
   def dtype_of(self, entry: Entry) -> np.dtype:
     """That of the foreign arrays, where they have one that parameters may have."""
@@ -62,7 +62,8 @@ class Plan:
       yield f"{entry.path}  [{shape}] {self.dtype_of(entry)}  <- {names}  {place}".rstrip()
     yield from (f"not read: {name}" for name in self.unread)
 
-  def _make(self, entry: Entry, dtype: Any, zeros: Callable[..., np.ndarray]) -> np.ndarray:
+  def make(self, entry: Entry, dtype: Any, zeros: Callable[..., np.ndarray]) -> np.ndarray:
+    """One parameter, filled into what `zeros` makes of its shape and dtype."""
     out = zeros(self.shapes[entry.path], dtype)
     return entry.combine((self.arrays[name] for name in entry.names), out)
 

@@ -65,6 +65,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "seed": Interval(0, 2**32 - 1),
   "num_steps": _count(high=1e9),
   "allow_changes": None,
+  "init_*": None,
   "data.heldout_fraction": _DECAY,
   "data.on_error": OneOf(("raise", "skip")),
   "data.invalid_utf8": OneOf(("keep", "drop")),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
@@ -278,7 +279,7 @@ def warn_if_old(workdir: Path, step: int) -> None:
 
 
 def load_params(
-  workdir: Path, abstract: Any, step: Step = None, dtypes_as_stored: bool = False
+  workdir: Path, abstract: Any, step: Step = None, as_stored: bool = False
 ) -> Any:
   """The parameters of a checkpoint of a run, for this process alone.
 
@@ -286,7 +287,7 @@ def load_params(
     workdir: the run's folder.
     abstract: tree of `jax.ShapeDtypeStruct`, the parameters to restore, maybe not all.
     step: which checkpoint, as for `find_step`.
-    dtypes_as_stored: leave arrays in the dtypes that they have there.
+    as_stored: give NumPy arrays, in the dtypes that they have there.
 
   Raises:
     FileNotFoundError: there is no such checkpoint.
@@ -296,6 +297,7 @@ def load_params(
   folder = _folder(workdir) / str(step)
   try:
     stored, extra = stored_state.read(folder, lambda: _read_params(folder, abstract))
+    stored = jax.tree.map(np.asarray, stored) if as_stored else stored
     stored_state.check_digests(f"Checkpoint {step} of {workdir}", {"params": stored}, extra)
   except stored_state.FOREIGN:
     raise  # not the fault of the checkpoint
@@ -307,14 +309,18 @@ def load_params(
       f"Checkpoint {step} of {workdir} cannot be read: {causes.brief(error)}. If it is "
       f"damaged, choose the step of another one; there are {others}."
     ) from error
-  return stored if dtypes_as_stored else stored_state.cast(stored, abstract)
+  return stored if as_stored else stored_state.cast(stored, abstract)
 
 
-def stored_dtypes(workdir: Path, step: int) -> dict[str, Any]:
-  """The dtypes of the parameters of a checkpoint, by path."""
+def stored_params(workdir: Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and dtypes of the parameters of a checkpoint, by path."""
   arrays = stored_state.stored_arrays(_folder(workdir) / str(step))
   start = "params/"
-  return {n.removeprefix(start): x.dtype for n, x in arrays.items() if n.startswith(start)}
+  return {
+    name.removeprefix(start): jax.ShapeDtypeStruct(array.shape, array.dtype)
+    for name, array in arrays.items()
+    if name.startswith(start)
+  }
 
 
 def _read_params(folder: epath.Path, abstract: Any) -> tuple[Any, Json]:
@@ -336,9 +342,7 @@ def _read_params(folder: epath.Path, abstract: Any) -> tuple[Any, Json]:
 def save_params(workdir: Path, step: int, params: Any) -> None:
   """Writes parameters only, where `load_params` finds them."""
   state = {"params": params}
-  # One by one: arrays may be larger together than the memory of a device.
-  parts = [{name: array} for name, array in digests.names_of(state).items()]
-  extra = stored_state.with_digests({}, *parts)
+  extra = stored_state.with_digests({}, state)
   items = ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra))
   with ocp.CheckpointManager(_folder(workdir)) as manager:
     manager.save(step, args=items)

@@ -133,15 +133,15 @@ def _stored_params(
   step = checkpoint.find_step(workdir, step)
   model = kinds.build_model(settings.make_model_config(config.model))
   flat = flax.traverse_util.flatten_dict(abstract_params(model), sep="/")
-  dtypes = checkpoint.stored_dtypes(workdir, step)
+  stored = checkpoint.stored_params(workdir, step)
 
   def read(path: str) -> np.ndarray:
     wanted = _unflatten({path: flat[path]})
-    found = checkpoint.load_params(workdir, wanted, step, dtypes_as_stored=True)
-    return np.asarray(jax.tree.leaves(found)[0])
+    found = checkpoint.load_params(workdir, wanted, step, as_stored=True)
+    return jax.tree.leaves(found)[0]
 
   lazy = {
-    path: StoredArray(path, os.fspath(workdir), x.shape, np.dtype(dtypes.get(path, x.dtype)),
+    path: StoredArray(path, os.fspath(workdir), x.shape, np.dtype(stored.get(path, x).dtype),
                       functools.partial(read, path))
     for path, x in flat.items()
   }  # fmt: skip

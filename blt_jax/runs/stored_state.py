@@ -133,17 +133,9 @@ def cast(tree: Any, abstract: Any) -> Any:
   return jax.jit(lambda t: jax.tree.map(lambda x, a: x.astype(a.dtype), t, abstract))(tree)
 
 
-def with_digests(extra: Json, *trees: Any) -> Json:
-  """What is saved beside arrays: `extra`, a digest of each array, and one of `extra`.
-
-  Args:
-    extra: to save.
-    *trees: of arrays, each on the devices by itself.
-  """
-  found = {"extra": _digest(extra)}
-  for tree in trees:
-    found |= digests.digests_of(tree)
-  return extra | {DIGESTS: found}
+def with_digests(extra: Json, tree: Any) -> Json:
+  """What is saved beside arrays: `extra`, a digest of each array, and one of `extra`."""
+  return extra | {DIGESTS: digests.digests_of(tree) | {"extra": _digest(extra)}}
 
 
 def without_digests(extra: Json) -> Json:
