@@ -33,7 +33,7 @@ setuptools.setup(
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30",
     "psutil>=6.0",
-    "safetensors>=0.6",
+    "safetensors>=0.8",
     "tensorboardX>=2.6",
     "tqdm>=4.66",
   ],

@@ -13,7 +13,7 @@ from ml_collections.config_dict import placeholder
 
 from blt_jax import kinds, patching
 from blt_jax.data.pipeline import BatchShape
-from blt_jax.models.config import Derived
+from blt_jax.models.config import Derived, TransformerConfig
 from blt_jax.training import optim
 
 # Of config.patching, and not in `patching.PatchingConfig`.
@@ -24,6 +24,10 @@ _READ_ELSEWHERE = (
   "tokenizer",
   "tokenizer_digest",
 )
+_STACK = (  # what blocks are made of, given with their parameters
+  "dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "mlp_dim", "window",
+  "norm_epsilon", "rope_theta",
+)  # fmt: skip
 
 
 def get_config(kind: str = "blt") -> ConfigDict:
@@ -42,6 +46,12 @@ def get_config(kind: str = "blt") -> ConfigDict:
   config.num_steps = 10_000  # optimizer updates in the whole run
   # Go on with a run though its text, seed, patching or learning rate changed.
   config.allow_changes = False
+  # Folder of a run whose parameters are the start, such as `convert` makes; empty: fresh ones.
+  config.init_from = ""
+  # What to take of it: part of this model = part of that one, such as latent = "transformer";
+  # empty: everything.
+  config.init_parts = ConfigDict()
+  config.init_fitting = False  # take of these only the arrays that fit; others are fresh
 
   config.data = data = ConfigDict()
   data.path = "stdlib"  # file, folder or glob, local or gs://; see data.sources.open_source
@@ -167,6 +177,20 @@ def set_blt_size(
   model.decoder.num_layers = decoder_layers
   model.encoder_cross.num_heads = model.decoder_cross.num_heads = cross_heads
   model.vectors_per_patch = vectors_per_patch
+
+
+def set_stack(section: ConfigDict, stack: TransformerConfig) -> None:
+  """Makes a section of `config.model` that of other blocks, but for how they are computed."""
+  for name in _STACK:
+    section[name] = getattr(stack, name)
+  section.rope_scaling = _section_of(stack.rope_scaling)
+
+
+def set_model(config: ConfigDict, model: Any) -> None:
+  """Makes `config.model` that of a model's dataclass, whose kind the config has."""
+  section = _section_of(model)
+  section.kind = config.model.kind
+  config.model = section
 
 
 def make_model_config(section: ConfigDict) -> Any:

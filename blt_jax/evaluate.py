@@ -47,7 +47,8 @@ from blt_jax.storage.folders import Folder
 
 # Flags that only one of the two forms has a use for.
 _OF_TASKS = {
-  "limit": None, "shots": None, "seed": 0, "batch_size": 8, "run_code": False, "bytes_per_patch": None
+  "limit": None, "shots": None, "seed": 0, "batch_size": 8, "run_code": False,
+  "bytes_per_patch": None,
 }  # fmt: skip
 _OF_TEXT = ("max_batches", "by", "context", "text_field", "on_error", "invalid_utf8")
 

@@ -22,6 +22,7 @@ from blt_jax.parallel import distributed
 from blt_jax.runs import (
   bounds,
   folder,
+  init_from,
   metrics,
   ngrams,
   profiling,
@@ -68,6 +69,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
     # --- Mesh and model
     program = make_program(config)
     mesh, model = program.mesh, program.model
+    start = init_from.plan(config, program)
 
     # --- Data: worker processes patch documents, threads pack and place batches ahead
     tasks = in_rows.prepare(config.eval.tasks, config.eval.task_data, config.eval.task_limit)
@@ -83,8 +85,7 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
     opened.callback(checkpoints.close)
 
     # --- State: continue from the run's newest checkpoint that can be read, else start
-    restored = checkpoints.restore(program.abstract_state)
-    step, state, extra = restored or (0, program.create_state(), {})
+    step, state, extra = init_from.find_state(start, program, checkpoints)
     opened.callback(feed.close)
     batches = feed.training_batches(step, extra.get("data"))
     stopwatch = Stopwatch(**extra.get("time", {}))

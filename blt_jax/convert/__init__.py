@@ -1,27 +1,23 @@
-"""Weights of Meta's and Hugging Face's BLT as ours, and back to Hugging Face.
+"""Weights of Meta's and Hugging Face's BLT and of Llamas as ours, and BLTs as Hugging Face's.
 
 Directories hold what their authors publish: `config.json` and safetensors.
 """
 
+import contextlib
 import dataclasses
-import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import flax.linen as nn
-import flax.traverse_util
-import jax.numpy as jnp
 import numpy as np
-import safetensors.flax
 
-from blt_jax.convert import hf, meta, names
+from blt_jax.convert import hf, llama, meta, names, safe_file, stored
+from blt_jax.convert.plan import Plan, make_plan, split_as
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
-from blt_jax.models.config import BLTConfig, ByteLMConfig
-from blt_jax.models.init import abstract_params
+from blt_jax.models.config import BLTConfig, ByteLMConfig, TransformerConfig
 from blt_jax.patching import PatchingConfig
-from blt_jax.storage import atomic, files
+from blt_jax.storage import atomic
 from blt_jax.storage.folders import Folder
 
 _Path = str | os.PathLike
@@ -46,6 +42,46 @@ class Converted:
   patching: PatchingConfig | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Planned:
+  """A BLT whose arrays are found and fit, and are not read yet.
+
+  Attributes:
+    model: its parameters, of `models.blt.BLT`.
+    entropy: those of its entropy model, of `models.byte_lm.ByteLM`, or None.
+    patching: how the source patches, or None where it does not say.
+  """
+
+  model: Plan
+  entropy: Plan | None = None
+  patching: PatchingConfig | None = None
+
+  def read(self) -> Converted:
+    """Reads everything."""
+    if self.entropy is None:
+      return Converted(self.model.config, self.model.params(), patching=self.patching)
+    params, entropy_params = self.model.params(), self.entropy.params()
+    return Converted(
+      self.model.config, params, self.entropy.config, entropy_params, self.patching
+    )
+
+
+def plan_hf_state(config_dict: Mapping[str, Any], arrays: Mapping[str, Any]) -> Planned:
+  """As `from_hf_state`, without reading arrays."""
+  config = hf.blt_from_hf(config_dict)
+  arrays = stored.tidied(arrays)
+  if config.tie_embeddings:
+    arrays.pop("lm_head.weight", None)
+  patcher = {n: arrays.pop(n) for n in list(arrays) if n.startswith("model.patcher.")}
+  entropy_config = hf.byte_lm_from_hf(config_dict)
+  entropy = None
+  if entropy_config is not None:
+    entries = names.byte_lm_entries(entropy_config, names.HF, "model.patcher.")
+    entropy = make_plan(ByteLM(entropy_config), entries, patcher)
+  model = make_plan(BLT(config), names.blt_entries(config, names.HF), arrays)
+  return Planned(model, entropy, hf.patching_from_hf(config_dict))
+
+
 def from_hf_state(
   config_dict: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
 ) -> Converted:
@@ -59,20 +95,26 @@ def from_hf_state(
     ValueError: the configuration is not supported, or arrays are missing, left over or
       misshapen.
   """
-  config = hf.blt_from_hf(config_dict)
-  arrays = dict(arrays)
-  if config.tie_embeddings:
-    arrays.pop("lm_head.weight", None)
-  patcher = {n: arrays.pop(n) for n in list(arrays) if n.startswith("model.patcher.")}
-  entropy_config = hf.byte_lm_from_hf(config_dict)
-  entropy_params = None
-  if entropy_config is not None:
-    entries = names.byte_lm_entries(entropy_config, names.HF, "model.patcher.")
-    entropy_params = _assemble(ByteLM(entropy_config), entries, patcher)
-  entries = names.blt_entries(config, names.HF)
-  params = _assemble(BLT(config), entries, arrays)
-  patching = hf.patching_from_hf(config_dict)
-  return Converted(config, params, entropy_config, entropy_params, patching)
+  return plan_hf_state(config_dict, arrays).read()
+
+
+def plan_meta_state(
+  args: Mapping[str, Any],
+  arrays: Mapping[str, Any],
+  entropy_args: Mapping[str, Any] | None = None,
+  entropy_arrays: Mapping[str, Any] | None = None,
+) -> Planned:
+  """As `from_meta_state`, without reading arrays."""
+  config = meta.blt_from_meta(args)
+  entries = names.blt_entries(config, names.META)
+  model = make_plan(BLT(config), entries, stored.tidied(arrays))
+  if entropy_args is None or entropy_arrays is None:
+    return Planned(model)
+  entropy_config = meta.byte_lm_from_meta(entropy_args)
+  entries = names.byte_lm_entries(entropy_config, names.META)
+  return Planned(
+    model, make_plan(ByteLM(entropy_config), entries, stored.tidied(entropy_arrays))
+  )
 
 
 def from_meta_state(
@@ -92,15 +134,14 @@ def from_meta_state(
   Raises:
     ValueError: as in `from_hf_state`.
   """
-  config = meta.blt_from_meta(args)
-  entries = names.blt_entries(config, names.META)
-  params = _assemble(BLT(config), entries, arrays)
-  if entropy_args is None or entropy_arrays is None:
-    return Converted(config, params)
-  entropy_config = meta.byte_lm_from_meta(entropy_args)
-  entries = names.byte_lm_entries(entropy_config, names.META)
-  entropy_params = _assemble(ByteLM(entropy_config), entries, entropy_arrays)
-  return Converted(config, params, entropy_config, entropy_params)
+  return plan_meta_state(args, arrays, entropy_args, entropy_arrays).read()
+
+
+def plan_hf(directory: _Path) -> Planned:
+  """As `from_hf`, without reading arrays."""
+  config = _read_json(Folder(directory), "config.json")
+  with _naming(directory):
+    return plan_hf_state(config, stored.read_arrays(directory))
 
 
 def from_hf(directory: _Path) -> Converted:
@@ -108,9 +149,30 @@ def from_hf(directory: _Path) -> Converted:
 
   Raises:
     FileNotFoundError: a file is missing.
-    ValueError: as in `from_hf_state`.
+    ValueError: as in `from_hf_state`, or weights are damaged; see `stored.read_arrays`.
   """
-  return from_hf_state(_read_json(Folder(directory), "config.json"), read_arrays(directory))
+  return plan_hf(directory).read()
+
+
+def plan_meta(directory: _Path) -> Planned:
+  """As `from_meta`, without reading arrays."""
+  folder = Folder(directory)
+  args = _read_json(folder, "config.json")
+  args = args.get("args", args)
+  entropy_args = entropy_arrays = patching = None
+  if folder.exists("entropy_model"):
+    entropy_args = _read_json(folder, "entropy_model/params.json")["entropy_model"]
+    # Meta's loader sets these whatever the file says.
+    entropy_args |= {"attn_impl": "xformers", "attn_bias_type": "local_block_causal"}
+    entropy_arrays = stored.read_arrays(folder.path_of("entropy_model"))
+  if folder.exists("train_args.json"):
+    train_args = _read_json(folder, "train_args.json")
+    patcher_args = train_args.get("data", {}).get("patcher_args") or {}
+    patching = meta.patching_from_meta(patcher_args)
+  arrays = stored.read_arrays(directory)
+  with _naming(directory):
+    planned = plan_meta_state(args, arrays, entropy_args, entropy_arrays)
+  return dataclasses.replace(planned, patching=patching)
 
 
 def from_meta(directory: _Path) -> Converted:
@@ -122,23 +184,40 @@ def from_meta(directory: _Path) -> Converted:
 
   Raises:
     FileNotFoundError: a file is missing.
-    ValueError: as in `from_hf_state`.
+    ValueError: as in `from_hf`.
   """
-  folder = Folder(directory)
-  args = _read_json(folder, "config.json")
-  args = args.get("args", args)
-  entropy_args = entropy_arrays = patching = None
-  if folder.exists("entropy_model"):
-    entropy_args = _read_json(folder, "entropy_model/params.json")["entropy_model"]
-    # Meta's loader sets these whatever the file says.
-    entropy_args |= {"attn_impl": "xformers", "attn_bias_type": "local_block_causal"}
-    entropy_arrays = read_arrays(folder.path_of("entropy_model"))
-  if folder.exists("train_args.json"):
-    train_args = _read_json(folder, "train_args.json")
-    patcher_args = train_args.get("data", {}).get("patcher_args") or {}
-    patching = meta.patching_from_meta(patcher_args)
-  converted = from_meta_state(args, read_arrays(directory), entropy_args, entropy_arrays)
-  return dataclasses.replace(converted, patching=patching)
+  return plan_meta(directory).read()
+
+
+def plan_llama(directory: _Path) -> Plan:
+  """The whole model of a Llama's folder, over its pieces, without reading arrays.
+
+  Raises: as `from_llama`.
+  """
+  config = _read_json(Folder(directory), "config.json")
+  with _naming(directory):
+    return llama.plan_model(config, stored.tidied(stored.read_arrays(directory)))
+
+
+def from_llama(directory: _Path) -> tuple[TransformerConfig, Any]:
+  """Converts the blocks of a Llama of Hugging Face, without embeddings and final norm.
+
+  Llama 2 to 3.2, and what has their architecture: SmolLM2, TinyLlama, Mistral.
+
+  Args:
+    directory: local or remote, with `config.json` and safetensors.
+
+  Returns:
+    The config of a `models.transformer.Transformer`, and its parameters in float32.
+
+  Raises:
+    FileNotFoundError: a file is missing.
+    ValueError: another architecture or rope type, or weights that are damaged or do not fit.
+  """
+  config = _read_json(Folder(directory), "config.json")
+  with _naming(directory):
+    plan = llama.plan_blocks(config, stored.tidied(stored.read_arrays(directory)))
+  return plan.config.transformer, plan.params()["transformer"]
 
 
 def to_hf(directory: _Path, converted: Converted) -> None:
@@ -150,10 +229,10 @@ def to_hf(directory: _Path, converted: Converted) -> None:
   """
   c = converted
   config = hf.to_hf(c.config, c.entropy_config, c.patching)
-  arrays = _split(names.blt_entries(c.config, names.HF), c.params)
+  params = split_as(names.blt_entries(c.config, names.HF), c.params)
   if c.entropy_config is not None:
     entries = names.byte_lm_entries(c.entropy_config, names.HF, "model.patcher.")
-    arrays |= _split(entries, c.entropy_params)
+    params += split_as(entries, c.entropy_params)
   folder, weights = Folder(directory), "model.safetensors"
   folder.make()
   if folder.exists(weights):
@@ -161,63 +240,17 @@ def to_hf(directory: _Path, converted: Converted) -> None:
       f"{folder.path_of(weights)} exists; choose another directory or remove it."
     )
   folder.write_json("config.json", config)
-  tensors = {k: jnp.asarray(v) for k, v in arrays.items()}
-  with atomic.explaining(directory), folder.new_file(weights) as path:
-    safetensors.flax.save_file(tensors, path, {"format": "pt"})
+  with atomic.explaining(directory), folder.new_file(weights) as path, path.open("wb") as file:
+    safe_file.write(file, params)
 
 
-def read_arrays(directory: _Path) -> dict[str, np.ndarray]:
-  """Reads all safetensors of a directory, or else its `consolidated.pth`.
-
-  Raises:
-    FileNotFoundError: there is neither.
-    ImportError: a .pth file is there and torch is not.
-  """
-  folder = Folder(directory)
-  arrays: dict[str, np.ndarray] = {}
-  for name in folder.sizes():
-    if name.endswith(".safetensors"):
-      path = files.copy_here(folder.path_of(name))
-      arrays |= {k: np.asarray(v) for k, v in safetensors.flax.load_file(path).items()}
-  if arrays:
-    return arrays
-  for name in ("consolidated.pth", "consolidated/consolidated.pth"):
-    if folder.exists(name):
-      return _read_pth(files.copy_here(folder.path_of(name)))
-  raise FileNotFoundError(
-    f"{directory} holds no *.safetensors and no consolidated.pth; download the weights "
-    "there first."
-  )
-
-
-def _read_pth(path: str) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def _naming(directory: _Path) -> Iterator[None]:
+  """Names the folder in errors of what it holds."""
   try:
-    import torch
-  except ImportError as error:
-    raise ImportError(f"Reading {path} needs torch: pip install 'blt_jax[convert]'.") from error
-  state = torch.load(path, map_location="cpu", weights_only=True)
-  state = state.get("model", state)
-  return {name: tensor.float().numpy() for name, tensor in state.items()}
-
-
-def _assemble(
-  model: nn.Module, entries: list[names.Entry], arrays: Mapping[str, np.ndarray]
-) -> Any:
-  """The parameters of a model from foreign arrays."""
-  flat = names.assemble(entries, arrays, _shapes(model))
-  return flax.traverse_util.unflatten_dict(flat, sep="/")
-
-
-@functools.lru_cache
-def _shapes(model: nn.Module) -> Mapping[str, tuple[int, ...]]:
-  """Shapes of a model's parameters by path."""
-  tree = abstract_params(model)
-  return {k: v.shape for k, v in flax.traverse_util.flatten_dict(tree, sep="/").items()}
-
-
-def _split(entries, params) -> dict[str, np.ndarray]:
-  flat = flax.traverse_util.flatten_dict(params, sep="/")
-  return {k: v for e in entries for k, v in e.split(np.asarray(flat[e.path])).items()}
+    yield
+  except ValueError as error:
+    raise ValueError(f"{directory}: {error}") from error
 
 
 def _read_json(folder: Folder, name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from blt_jax.convert import rotary
 from blt_jax.models.config import (
   BLTConfig,
   ByteLMConfig,
@@ -82,12 +83,14 @@ def patching_from_hf(config: Mapping[str, Any]) -> PatchingConfig:
 def _hf_section(config, name) -> dict[str, Any]:
   theta = 10_000.0 if name == "patcher" else 500_000.0
   section = {**_HF_STACKS[name], **(config.get(f"{name}_config") or {})}
-  rope = section.get("rope_parameters") or {}
-  if (
-    rope.get("rope_type", "default") != "default" or section.get("hidden_act", "silu") != "silu"
-  ):
-    raise ValueError(f"{name}_config: only rope_type default and hidden_act silu are known.")
-  section["rope_theta"] = rope.get("rope_theta", section.get("rope_theta", theta))
+  try:
+    section["rope_theta"], section["rope_scaling"] = rotary.read(section, theta)
+    if section.get("hidden_act", "silu") != "silu":
+      raise ValueError(f"hidden_act is {section['hidden_act']!r}.")
+  except ValueError as error:
+    raise ValueError(
+      f"{name}_config: only rope_type default or llama3 and hidden_act silu are known; {error}"
+    ) from None
   return section
 
 
@@ -102,6 +105,7 @@ def _hf_stack(section, window) -> TransformerConfig:
     window=window,
     norm_epsilon=section.get("rms_norm_eps", 1e-5),
     rope_theta=section["rope_theta"],
+    rope_scaling=section["rope_scaling"],
   )
 
 
@@ -200,5 +204,5 @@ def _stack_to_hf(stack: TransformerConfig) -> dict[str, Any]:
     num_key_value_heads=stack.num_kv_heads,
     intermediate_size=stack.mlp_dim,
     rms_norm_eps=stack.norm_epsilon,
-    rope_parameters=dict(rope_type="default", rope_theta=stack.rope_theta),
+    rope_parameters=rotary.write(stack),
   )

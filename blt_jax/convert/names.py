@@ -1,10 +1,9 @@
 """Which foreign arrays make each of our parameters, for Meta's and Hugging Face's names."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from blt_jax.models.config import BLTConfig, ByteLMConfig
@@ -40,12 +39,15 @@ class Entry:
     names: of the foreign arrays, in order.
     join: "one", "stack" along a new first axis (layers) or "concat" along the first.
     padding: rows at the end of ours that the foreign arrays lack.
+    rotated_heads: heads of a projection whose halves rotate there, and pairs here; 0 for
+      all else.
   """
 
   path: str
   names: tuple[str, ...]
   join: str = "one"
   padding: int = 0
+  rotated_heads: int = 0
 
   @property
   def is_transposed(self) -> bool:
@@ -60,26 +62,37 @@ class Entry:
       shape = ((shape[0] - self.padding) // len(self.names), *shape[1:])
     return shape[::-1] if self.is_transposed else shape
 
-  def combine(self, arrays: list[np.ndarray]) -> np.ndarray:
-    """Makes our parameter, float32."""
-    arrays = [np.asarray(x, np.float32) for x in arrays]
-    arrays = [x.T if self.is_transposed else x for x in arrays]
-    if self.join == "stack":
-      return np.stack(arrays)
-    if self.join == "concat":
-      padding = np.zeros((self.padding, *arrays[0].shape[1:]), np.float32)
-      return np.concatenate([*arrays, padding])
-    return arrays[0]
+  def combine(self, arrays: Iterable[Any], out: np.ndarray) -> np.ndarray:
+    """Makes our parameter of the foreign arrays, read one by one, in `out` of zeros."""
+    for index, array in enumerate(arrays):
+      rows = np.asarray(array)
+      if self.rotated_heads:  # halves of a head become adjacent pairs
+        rows = _swap_pairs(rows, (self.rotated_heads, 2, -1))
+      out[self._slot(index, out.shape)] = rows.T if self.is_transposed else rows
+    return out
 
-  def split(self, array: np.ndarray) -> dict[str, np.ndarray]:
-    """Makes the foreign arrays by name; undoes `combine`."""
-    pieces = [array]
+  def split(self, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Makes the foreign arrays by name, one by one; undoes `combine`."""
+    for index, name in enumerate(self.names):
+      rows = array[self._slot(index, array.shape)]
+      rows = rows.T if self.is_transposed else rows
+      if self.rotated_heads:
+        rows = _swap_pairs(rows, (self.rotated_heads, -1, 2))
+      yield name, np.ascontiguousarray(rows)
+
+  def _slot(self, index: int, shape: tuple[int, ...]) -> Any:
+    """Where a foreign array is in our parameter."""
     if self.join == "stack":
-      pieces = list(array)
+      return index
     if self.join == "concat":
-      pieces = np.split(array[: len(array) - self.padding], len(self.names))
-    pieces = [np.ascontiguousarray(x.T if self.is_transposed else x) for x in pieces]
-    return dict(zip(self.names, pieces, strict=True))
+      size = (shape[0] - self.padding) // len(self.names)
+      return slice(index * size, (index + 1) * size)
+    return ...
+
+
+def _swap_pairs(rows: np.ndarray, parts: tuple[int, int, int]) -> np.ndarray:
+  """Rows [N H, D] of heads, each cut in two ways that change places."""
+  return rows.reshape(*parts, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def blt_entries(config: BLTConfig, style: int) -> list[Entry]:
@@ -98,6 +111,24 @@ def byte_lm_entries(config: ByteLMConfig, style: int, prefix: str = "") -> list[
   if not config.tie_embeddings:
     entries.append(Entry("output/kernel", (f"{prefix}{output}.weight",)))
   return entries
+
+
+def llama_entries(config: ByteLMConfig, prefix: str = "model.") -> list[Entry]:
+  """Everything a Llama of Hugging Face consists of, whose heads rotate in halves.
+
+  Args:
+    config: of the model over its pieces.
+    prefix: of all names but that of the output.
+  """
+  stack = config.transformer
+  heads = {"query": stack.num_heads, "key": stack.num_kv_heads}
+
+  def as_llama(entry: Entry) -> Entry:
+    if entry.path == "output/kernel":
+      return dataclasses.replace(entry, names=("lm_head.weight",))
+    return dataclasses.replace(entry, rotated_heads=heads.get(entry.path.split("/")[-2], 0))
+
+  return [as_llama(entry) for entry in byte_lm_entries(config, HF, prefix)]
 
 
 def _blt_entries(config, style) -> Iterator[Entry]:
@@ -162,36 +193,3 @@ def _stacked(ours, theirs, count, style, table=_BLOCK) -> Iterator[Entry]:
   for path, names in table.items():
     layers = tuple(f"{theirs}.{i}.{names[style]}.weight" for i in range(count))
     yield Entry(f"{ours}/{path}", layers, "stack")
-
-
-def assemble(
-  entries: list[Entry],
-  arrays: Mapping[str, np.ndarray],
-  shapes: Mapping[str, tuple[int, ...]],
-) -> dict[str, jnp.ndarray]:
-  """Makes our parameters by path from foreign arrays.
-
-  Args:
-    entries: what to make.
-    arrays: foreign arrays by name.
-    shapes: of our parameters, by path.
-
-  Raises:
-    ValueError: names missing arrays, arrays left over, and arrays of another shape.
-  """
-  wanted = {n: e.foreign_shape(shapes[e.path]) for e in entries for n in e.names}
-  problems = [f"missing: {n}" for n in wanted if n not in arrays]
-  problems += [f"not expected: {n}" for n in arrays if n not in wanted]
-  problems += [
-    f"{n} has shape {tuple(arrays[n].shape)}, the configuration asks for {shape}"
-    for n, shape in wanted.items()
-    if n in arrays and tuple(arrays[n].shape) != shape
-  ]
-  if problems:
-    shown = "\n  ".join(problems[:20])
-    more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-    raise ValueError(
-      "The weights do not fit their configuration; check that both come from the same "
-      f"model:\n  {shown}{more}"
-    )
-  return {e.path: jnp.asarray(e.combine([arrays[n] for n in e.names])) for e in entries}

@@ -104,7 +104,8 @@ def run_block(
 
 def rope_angles(config: TransformerConfig, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Cosines and sines [B, C, 1, H / 2] of a stack; see `rope.rope_angles`."""
-  return rope.rope_angles(positions, config.head_dim, config.rope_theta)
+  c = config
+  return rope.rope_angles(positions, c.head_dim, c.rope_theta, c.rope_scaling)
 
 
 def read_patches(

@@ -100,7 +100,8 @@ def resume(
   """
   c = config.transformer
   window = past.key.shape[2]
-  cos, sin = rope.rope_table(positions.reshape(-1), c.head_dim, c.rope_theta)
+  rows = positions.reshape(-1)
+  cos, sin = rope.rope_table(rows, c.head_dim, c.rope_theta, c.rope_scaling)
   angles = scoring.angle_parts(cos[:, 0, ::2], sin[:, 0, ::2])
   seen = jnp.concatenate([past.document_ids[0], document_ids], axis=1)
   first = attention.first_visible(seen, window)[:, window:] - window

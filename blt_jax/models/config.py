@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal, get_args
 
 from blt_jax import tokenizer
+from blt_jax.ops import rope
 
 Remat = Literal["none", "full", "attention", "projections", "matmuls", "dots"]
 DepthInit = Literal["disabled", "current_depth", "global_depth", "dim_ratio"]
@@ -37,6 +38,7 @@ class TransformerConfig:
     window: positions that attention sees, its own included; None for all.
     norm_epsilon: of every RMSNorm.
     rope_theta: base of the rotary wavelengths.
+    rope_scaling: slower rotations for longer contexts, as in Llama 3.1 and later.
     init_std: standard deviation of all block matrices; by default fan_in ** -0.5
       divided by the factor of `depth_init`.
     depth_init: "disabled" 1, "current_depth" sqrt(2 (l + 1)), "global_depth"
@@ -60,6 +62,7 @@ class TransformerConfig:
   window: int | None = None
   norm_epsilon: float = 1e-5
   rope_theta: float = 10_000.0
+  rope_scaling: rope.Scaling = rope.Scaling()
   init_std: float | None = None
   depth_init: DepthInit = "disabled"
   remat: Remat = "none"

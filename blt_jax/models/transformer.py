@@ -196,7 +196,7 @@ class Transformer(nn.Module):
       [B, S, D], and the past of what follows.
     """
     c = self.config
-    table = rope.rope_table(positions, c.head_dim, c.rope_theta)
+    table = rope.rope_table(positions, c.head_dim, c.rope_theta, c.rope_scaling)
     blocks = stacked(Block, c, num_shared=2, has_past=past is not None)(c, name="layers")
     rest = () if past is None else (past,)
     return blocks(x, jnp.arange(c.num_layers), table, document_ids, *rest)
@@ -211,7 +211,8 @@ def empty_past(config: TransformerConfig, batch_size: int, dtype: str) -> attent
 
 def position_table(config: TransformerConfig, length: int) -> tuple[jax.Array, jax.Array]:
   """The rotation table of positions 0 to length - 1."""
-  return rope.rope_table(jnp.arange(length), config.head_dim, config.rope_theta)
+  c, positions = config, jnp.arange(length)
+  return rope.rope_table(positions, c.head_dim, c.rope_theta, c.rope_scaling)
 
 
 def document_ids(tokens: jax.Array, eos_id: int) -> jax.Array:

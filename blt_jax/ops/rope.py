@@ -4,13 +4,49 @@ Reference: Meta `base_transformer.py`, whose pairs are adjacent. With the rows o
 ordered for it, the two halves of a head, as in Llama, are the same and cheaper to rotate.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+  """Slower rotations for longer contexts, as Llama 3.1 and later have them ("llama3").
+
+  A pair that turns less than `low_frequency_factor` times in the old context turns `factor`
+  times slower; one that turns more than `high_frequency_factor` times stays as it is;
+  between them the frequency is interpolated.
+
+  Attributes:
+    factor: how much slower the slowest pairs turn; 1 for plain rotations.
+    low_frequency_factor: turns in the old context.
+    high_frequency_factor: likewise, above `low_frequency_factor`.
+    old_context: positions that the model was first trained with.
+  """
+
+  factor: float = 1.0
+  low_frequency_factor: float = 1.0
+  high_frequency_factor: float = 4.0
+  old_context: int = 8192
+
+  def __post_init__(self):
+    if self.factor < 1 or self.old_context < 1:
+      raise ValueError(
+        f"rope_scaling has factor {self.factor} and old_context {self.old_context}; both must "
+        "be >= 1."
+      )
+    if not 0 < self.low_frequency_factor < self.high_frequency_factor:
+      raise ValueError(
+        f"rope_scaling has low_frequency_factor {self.low_frequency_factor} and "
+        f"high_frequency_factor {self.high_frequency_factor}; they must be positive, the first "
+        "below the second."
+      )
+
+
 def rope_table(
-  positions: jax.Array, head_dim: int, theta: float
+  positions: jax.Array, head_dim: int, theta: float, scaling: Scaling = Scaling()
 ) -> tuple[jax.Array, jax.Array]:
   """Cosines and sines of the rotation angles.
 
@@ -18,24 +54,29 @@ def rope_table(
     positions: int [S] or [B, S].
     head_dim: H, even.
     theta: base of the wavelengths.
+    scaling: of the frequencies.
 
   Returns:
     float32 cos and sin, each [..., S, 1, H], a pair's angle standing twice.
   """
-  return _cos_sin(positions, np.repeat(_frequencies(head_dim, theta), 2))
+  return _cos_sin(positions, np.repeat(_frequencies(head_dim, theta, scaling), 2))
 
 
 def rope_angles(
-  positions: jax.Array, head_dim: int, theta: float
+  positions: jax.Array, head_dim: int, theta: float, scaling: Scaling = Scaling()
 ) -> tuple[jax.Array, jax.Array]:
   """As `rope_table`, each angle once: float32 [..., S, 1, H / 2], for `rotate_halves`."""
-  return _cos_sin(positions, _frequencies(head_dim, theta))
+  return _cos_sin(positions, _frequencies(head_dim, theta, scaling))
 
 
-def _frequencies(head_dim: int, theta: float) -> np.ndarray:
+def _frequencies(head_dim: int, theta: float, scaling: Scaling) -> np.ndarray:
   """Radians per position of each pair, float32 [H / 2]."""
   exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-  return (1.0 / theta**exponents).astype(np.float32)
+  frequencies = (1.0 / theta**exponents).astype(np.float32)
+  turns = scaling.old_context * frequencies / (2 * np.pi)  # in the old context
+  low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+  kept = np.clip((turns - low) / (high - low), 0, 1)
+  return (frequencies * (kept + (1 - kept) / scaling.factor)).astype(np.float32)
 
 
 def _cos_sin(positions: jax.Array, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:

@@ -65,6 +65,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "seed": Interval(0, 2**32 - 1),
   "num_steps": _count(high=1e9),
   "allow_changes": None,
+  "init_*": None,
   "data.heldout_fraction": _DECAY,
   "data.on_error": OneOf(("raise", "skip")),
   "data.invalid_utf8": OneOf(("keep", "drop")),
@@ -88,6 +89,8 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.*init_std": Interval(0, 100),
   "model.*norm_epsilon": Interval(0, 1),
   "model.*rope_theta": Interval(1, 1e12),
+  "model.*rope_scaling.*factor": Interval(0, 1e6, open_low=True),
+  "model.*rope_scaling.old_context": _count(),
   "model.*mlp_multiplier": Interval(0, 1024, open_low=True),
   "model.*mlp_multiple_of": _count(high=2**20),
   "model.*mlp_dim": _count(0, 2**24),  # 0: as the width says

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
@@ -203,6 +204,12 @@ class Checkpoints:
   def _check_shapes(self, step: int, arrays: Json, abstract: TrainState) -> None:
     """Arrays of other names or shapes are no damage, but a mistake."""
     saved, wanted = _shapes(arrays), _shapes(digests.names_of(abstract))
+    if saved and all(name.startswith("params/") for name in saved):
+      raise stored_state.OtherModelError(
+        f"{self._workdir} holds weights alone, converted or exported, and no state of a "
+        f"training; train from them with config.init_from={self._workdir} and another "
+        "config.workdir."
+      )
     if saved != wanted:
       names = sorted(k for k in saved.keys() | wanted.keys() if saved.get(k) != wanted.get(k))
       raise stored_state.OtherModelError(
@@ -302,15 +309,20 @@ def warn_if_old(workdir: Path, step: int) -> None:
 
 
 def load_params(
-  workdir: Path, abstract: Any, step: Step = None, settings: ConfigDict | None = None
+  workdir: Path,
+  abstract: Any,
+  step: Step = None,
+  settings: ConfigDict | None = None,
+  as_stored: bool = False,
 ) -> Any:
   """The parameters of a checkpoint of a run, for this process alone.
 
   Args:
     workdir: the run's folder.
-    abstract: tree of `jax.ShapeDtypeStruct`, the parameters to restore.
+    abstract: tree of `jax.ShapeDtypeStruct`, the parameters to restore, maybe not all.
     step: which checkpoint, as for `find_step`.
     settings: of the run, to be those that the checkpoint was trained with.
+    as_stored: give NumPy arrays, in the dtypes that they have there.
 
   Raises:
     FileNotFoundError: there is no such checkpoint.
@@ -328,6 +340,7 @@ def load_params(
 
   try:
     stored, extra = stored_state.read(folder, reading)
+    stored = jax.tree.map(np.asarray, stored) if as_stored else stored
     stored_state.check_digests(name, {"params": stored}, extra)
   except stored_state.FOREIGN:
     raise  # not the fault of the checkpoint
@@ -339,7 +352,18 @@ def load_params(
       f"{name} cannot be read: {causes.brief(error)}. If it is damaged, choose the step of "
       f"another one; there are {others}."
     ) from error
-  return stored_state.cast(stored, abstract)
+  return stored if as_stored else stored_state.cast(stored, abstract)
+
+
+def stored_params(workdir: Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and dtypes of the parameters of a checkpoint, by path."""
+  arrays = stored_state.stored_arrays(_folder(workdir) / str(step))
+  start = "params/"
+  return {
+    name.removeprefix(start): jax.ShapeDtypeStruct(array.shape, array.dtype)
+    for name, array in arrays.items()
+    if name.startswith(start)
+  }
 
 
 def _read_params(folder: epath.Path, abstract: Any) -> Any:

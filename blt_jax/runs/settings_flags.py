@@ -19,10 +19,10 @@ _TYPES = {
   int: "a whole number",
   float: "a number",
   bool: "true or false",
-  ConfigDict: "a dict, such as \"{'web': ('PATH', 1.0)}\"",  # the mixture is the only one
+  ConfigDict: "a dict, such as \"{'web': ('PATH', 1.0)}\"",
 }
 _OVERRIDE = re.compile(r"--?(?:no)?(config\.[^=]+)")
-_MIXTURE = "config.data.mixture."  # whose names are free
+_FREE = ("config.data.mixture.", "config.init_parts.")  # whose names are free
 
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> tuple[Namespace, ConfigDict]:
@@ -69,7 +69,7 @@ def load(config: str, overrides: Sequence[str] = ()) -> ConfigDict:
   known = set(_names(declared.get_config(settings.get("model", {}).get("kind"))))
   own = set(_names(settings))
   for name in own - known:
-    if not name.startswith(_MIXTURE) and name not in _sections(known):
+    if not name.startswith(_FREE) and name not in _sections(known):
       raise ValueError(f"{config}: {_unknown(name, known)}")
   for name in (match[1] for match in map(_OVERRIDE.match, overrides) if match):
     if name not in known | own:
@@ -156,6 +156,6 @@ def _check_tuples(settings: ConfigDict) -> None:
     if not isinstance(name, str) or not name:
       raise ValueError(f"config.data.mixture names a source {name!r}; give it a word.")
   for name, value in settings_help.flatten(settings.to_dict()):
-    is_free = f"config.{name}".startswith(_MIXTURE)
+    is_free = f"config.{name}".startswith(_FREE)
     if isinstance(value, tuple) and not is_free and not all(type(x) is int for x in value):
       raise ValueError(f"config.{name} is {value}; it must hold whole numbers, such as (3,4).")

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_PIECE = 2**22  # words of an array of the host at a time
 _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}  # by bytes of an element
 
 
@@ -19,7 +20,8 @@ def names_of(tree: Any) -> dict[str, Any]:
 def digests_of(tree: Any) -> dict[str, str]:
   """The digest of each array, such as "float32 0a1b2c3d".
 
-  Computed where the arrays lie: all processes that hold parts of them call it together. Any
+  Computed where the arrays lie, those of the host in pieces, so that they need not be in
+  memory whole: all processes that hold parts of them call it together. Any
   change of one element changes it, and others do but for one in 2^32.
 
   Args:
@@ -29,10 +31,12 @@ def digests_of(tree: Any) -> dict[str, str]:
     Path of each array -> its dtype, and the weighted sum of its words modulo 2^32.
   """
   arrays = names_of(tree)
-  sums = jax.device_get(_sums(list(arrays.values())))
+  placed = {name: x for name, x in arrays.items() if isinstance(x, jax.Array)}
+  sums = dict(zip(placed, jax.device_get(_sums(list(placed.values()))), strict=True))
+  sums |= {name: _sum_on_host(x) for name, x in arrays.items() if name not in placed}
   return {
-    name: f"{np.dtype(array.dtype).name} {int(value):08x}"
-    for (name, array), value in zip(arrays.items(), sums, strict=True)
+    name: f"{np.dtype(array.dtype).name} {int(sums[name]):08x}"
+    for name, array in arrays.items()
   }
 
 
@@ -58,7 +62,18 @@ def _weighted_sum(x: jax.Array) -> jax.Array:
   return jnp.sum(words * _odd(index), dtype=jnp.uint32)
 
 
-def _odd(index: jax.Array) -> jax.Array:
+def _sum_on_host(x: np.ndarray) -> int:
+  """The same of a NumPy array."""
+  words = np.ascontiguousarray(x).reshape(-1).view(np.dtype(_WORDS[x.dtype.itemsize]))
+  total = 0
+  for begin in range(0, words.size, _PIECE):
+    piece = words[begin : begin + _PIECE].astype(np.uint32)
+    index = np.arange(begin, begin + piece.size, dtype=np.uint64).astype(np.uint32)
+    total += int(np.sum(piece * _odd(index), dtype=np.uint32))
+  return total % 2**32
+
+
+def _odd(index: Any) -> Any:
   """Weights that look random; odd ones lose no bit of a word."""
   mixed = (index + 1) * np.uint32(0x9E3779B1)
   mixed = (mixed ^ mixed >> 15) * np.uint32(0x85EBCA77)

@@ -16,12 +16,13 @@ from blt_jax.decode.language_model import LanguageModel, from_module
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.models.megabyte import MegaByteConfig
 from blt_jax.models.spacebyte import SpaceByteConfig
+from blt_jax.ops import rope
 
 ROWS, CHUNK, LENGTH = 3, 5, 48
 CONFIGS = {
   "megabyte": MegaByteConfig(stack(32, 2), stack(16, 1), patch_size=4, max_patches=64),
   "spacebyte": SpaceByteConfig(stack(16, 2, window=6), stack(24, 1), num_patches=2),
-  "flat": ByteLMConfig(stack(16, 2)),
+  "flat": ByteLMConfig(stack(16, 2, rope_scaling=rope.Scaling(8.0, old_context=8))),
 }
 PROMPTS = ["", "a b", "hello world, hello", b"\xff\xfe \xe9", "ab\n"]
 each_kind = pytest.mark.parametrize("name", CONFIGS)

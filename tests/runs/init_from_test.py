@@ -1,0 +1,168 @@
+"""Trainings that start from the parameters of other runs: taken, fresh, left, refused."""
+
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+from tiny_runs import tiny_config
+
+from blt_jax import config as settings
+from blt_jax import convert, kinds
+from blt_jax.convert import llama, names, plan, safe_file
+from blt_jax.models.byte_lm import ByteLM
+from blt_jax.models.init import fresh_params
+from blt_jax.runs import checkpoint, folder, init_from, parameters
+from blt_jax.runs.program import make_program
+
+WIDE = dict(dim=32, window=None)  # as the latent transformer of a tiny BLT
+
+
+def _run(path, kind, seed=7, **stack):
+  """The folder of a run that holds weights alone; its parameters."""
+  config = tiny_config(kind, workdir=str(path))
+  if stack:
+    config.model.transformer.update(stack)
+  params = fresh_params(kinds.build_model(settings.make_model_config(config.model)), seed)
+  checkpoint.save_params(path, 3, params)
+  folder.save_config(path, config)
+  return params
+
+
+def _config(workdir, parts=(), kind="blt", **values):
+  config = tiny_config(kind, init_from=str(workdir), **values)
+  config.init_parts.update(dict(parts))
+  return config
+
+
+def _start(config):
+  program = make_program(config)
+  start = init_from.plan(config, program)
+  return program, start, start.create_state(program)
+
+
+def test_everything_is_taken_where_it_belongs(tmp_path):
+  params = _run(tmp_path / "other", "blt")
+  config = _config(tmp_path / "other")
+  config.mesh.fsdp = 2
+  program, start, state = _start(config)
+  chex.assert_trees_all_equal(state.params, params)
+  assert int(state.step) == 0 and not start.fresh and not start.left
+  places = jax.tree.map(lambda x: x.sharding, program.abstract_state.params)
+  assert jax.tree.map(lambda x: x.sharding, state.params) == places
+
+
+def test_a_latent_transformer_takes_the_blocks_of_a_language_model(tmp_path):
+  blocks = _run(tmp_path / "lm", "bpe_lm", **WIDE)["transformer"]
+  config = _config(tmp_path / "lm", {"latent": "transformer"})
+  program, start, state = _start(config)
+  chex.assert_trees_all_equal(state.params["latent"]["transformer"], blocks)
+  fresh = program.create_state().params
+  chex.assert_trees_all_equal(state.params["decoder"], fresh["decoder"])
+  assert "output/kernel" in start.fresh and "output/kernel" in start.left
+  assert not any(name.startswith("latent/transformer") for name in start.fresh)
+
+
+def test_a_folder_of_hugging_face_gives_blocks_too(tmp_path):
+  """A Llama of 32 features, as its own config makes a BLT of it, but for sizes."""
+  _llama(tmp_path)
+  config = _config(tmp_path, {"latent": "transformer"})
+  settings.set_stack(config.model.latent, parameters.find_blocks(tmp_path))
+  assert config.model.latent.num_kv_heads == 1 and config.model.latent.rope_theta == 5e4
+  _, start, state = _start(config)
+  blocks = convert.from_llama(tmp_path)[1]
+  chex.assert_trees_all_equal(state.params["latent"]["transformer"], blocks)
+  assert "norm/scale" in start.left
+
+
+def _llama(path):
+  """Writes a folder with the weights of a Llama of one layer."""
+  fields = dict(
+    model_type="llama", hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+    num_attention_heads=2, num_key_value_heads=1, vocab_size=300, rope_theta=5e4,
+  )  # fmt: skip
+  (path / "config.json").write_text(json.dumps(fields))
+  model = ByteLM(llama.config_from_llama(fields))
+  entries = names.llama_entries(model.config)
+  with (path / "model.safetensors").open("wb") as file:
+    safe_file.write(file, plan.split_as(entries, fresh_params(model, 3)))
+
+
+def test_parts_of_the_same_kind(tmp_path):
+  params = _run(tmp_path / "other", "blt")
+  parts = {"decoder": "decoder", "embedder": "embedder"}
+  program, start, state = _start(_config(tmp_path / "other", parts))
+  chex.assert_trees_all_equal(state.params["decoder"], params["decoder"])
+  chex.assert_trees_all_equal(state.params["encoder"], program.create_state().params["encoder"])
+  assert {name.partition("/")[0] for name in start.left} == {"encoder", "latent", "output"}
+
+
+def test_only_what_fits(tmp_path):
+  params = _run(tmp_path / "other", "blt")
+  config = _config(tmp_path / "other", init_fitting=True)
+  config.model.latent.num_layers = 2
+  _, start, state = _start(config)
+  chex.assert_trees_all_equal(state.params["decoder"], params["decoder"])
+  assert "latent/transformer/layers/mlp/up/kernel" in start.fresh
+  assert "latent/transformer/layers/mlp/up/kernel" in start.left
+
+
+def test_its_own_checkpoint_comes_first(tmp_path):
+  _run(tmp_path / "other", "byte_lm")
+  config = _config(tmp_path / "other", kind="byte_lm")
+  program = make_program(config)
+  start, own = init_from.plan(config, program), checkpoint.Checkpoint(5, None, {"data": 1})
+
+  class Checkpoints:
+    found = own
+
+    def restore(self, abstract):
+      return self.found
+
+  assert init_from.find_state(start, program, Checkpoints()) is own
+  Checkpoints.found = None
+  step, state, extra = init_from.find_state(start, program, Checkpoints())
+  assert (step, extra) == (0, {}) and int(state.step) == 0
+
+
+@pytest.mark.parametrize(
+  "kind, parts, changes, message",
+  [
+    ("blt", {}, {"model.latent.num_layers": 2}, r"\(2, 32\) here and \(1, 32\) there"),
+    ("blt", {"latent": "transformer"}, {}, r"parts are \['decoder', .* here and \['decoder'"),
+    ("byte_lm", {}, {}, r"decoder/norm/scale is \(16,\) here and missing there"),
+    ("byte_lm", {"latent": "transformer"}, {}, r"\(1, 32\) here and \(1, 16\) there"),
+    ("byte_lm", {"encoder": "transformer"}, {}, "nothing in 'transformer' of"),
+    (
+      "wide",
+      {"latent": "transformer"},
+      {"model.latent.num_heads": 4},
+      "num_heads is 4 in",
+    ),
+  ],
+)
+def test_what_does_not_fit_is_refused(kind, parts, changes, message, tmp_path):
+  stack = WIDE if kind == "wide" else {}
+  _run(tmp_path / "other", "byte_lm" if kind == "wide" else kind, **stack)
+  config = _config(tmp_path / "other", parts)
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(ValueError, match=message):
+    init_from.plan(config, make_program(config))
+
+
+def test_parts_of_nothing_are_refused():
+  for values in (dict(parts={"latent": "latent"}), dict(init_fitting=True)):
+    config = _config("", **values)
+    with pytest.raises(ValueError, match="config.init_from, which is empty"):
+      init_from.plan(config, make_program(config))
+
+
+def test_training_in_a_folder_of_weights_says_what_to_do(tmp_path):
+  _run(tmp_path / "other", "byte_lm")
+  config = tiny_config("byte_lm", workdir=str(tmp_path / "other"))
+  checkpoints = checkpoint.Checkpoints(tmp_path / "other")
+  with pytest.raises(ValueError, match="weights alone.* config.init_from=.*other and another"):
+    checkpoints.restore(make_program(config).abstract_state)
+  checkpoints.close()
+  assert np.isfinite(checkpoint.find_step(tmp_path / "other"))
