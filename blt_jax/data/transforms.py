@@ -17,9 +17,10 @@ _encode = functools.partial(tokenizer.encode, dtype=np.uint16)
 
 
 class DocumentPatcher(Protocol):
-  """What the pipeline asks of a `PatchDocument`; `sizes` as there."""
+  """What the pipeline asks of a `PatchDocument`; attributes as there."""
 
   sizes: np.ndarray | None
+  is_slow: bool
 
   def __call__(self, document: Document) -> dict[str, np.ndarray]:
     """Gives `tokens` and `patch_lengths` of a document."""

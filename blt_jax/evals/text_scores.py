@@ -173,7 +173,7 @@ class _ByDocument:
   """Takes the targets of documents in their order, and adds them up document by document."""
 
   def __init__(self, patch: PatchDocument, fields: Sequence[str]):
-    self.sizes = patch.sizes  # the packer asks for it
+    self.sizes, self.is_slow = patch.sizes, patch.is_slow  # the packer asks for them
     self._patch = patch
     self._values: dict[str, list[str]] = {name: [] for name in fields}
     self._waiting = collections.deque[int]()  # targets of documents to come

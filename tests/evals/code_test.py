@@ -84,8 +84,8 @@ def test_programs_are_put_together_as_the_tasks_say():
   ]  # fmt: skip
 
 
-def test_nothing_runs_without_leave():
+def test_nothing_runs_without_leave(tmp_path):
   with pytest.raises(ValueError, match="--run_code"):
     suite.scores("humaneval", [ROW], [["  return a + b"]])
   with pytest.raises(ValueError, match="--run_code"):
-    suite.evaluate(None, ["mbpp"], "nowhere")
+    suite.evaluate(None, ["mbpp"], str(tmp_path))

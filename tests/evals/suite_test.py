@@ -208,7 +208,11 @@ def test_several_devices_answer_as_one(model, data, monkeypatch):
   def write(copy, prompts, options, batch_size):  # what is written is tested elsewhere
     used.append(jax.tree.leaves(copy.weights)[0].device)
     together.wait(300)
-    return ((number, prompt.upper()) for number, prompt in enumerate(prompts))
+    nothing = np.zeros(0)
+    return (
+      (i, Generation(nothing, tokenizer.encode(p.upper(), False, False), nothing, "length"))
+      for i, p in enumerate(prompts)
+    )
 
   monkeypatch.setattr(asking, "write", write)
   alone = dict(asking.ask(model, asked, 1))
