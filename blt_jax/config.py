@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 from blt_jax import kinds, patching
 from blt_jax.data.pipeline import BatchShape
 from blt_jax.models.config import Derived, TransformerConfig
-from blt_jax.training import optim
+from blt_jax.training import groups, optim
 
 # Of config.patching, and not in `patching.PatchingConfig`.
 _READ_ELSEWHERE = (
@@ -97,6 +97,9 @@ def get_config(kind: str = "blt") -> ConfigDict:
 
   config.optimizer = _declare(optim.OptimizerConfig)
   config.optimizer.accumulate = 1  # parts of a batch whose gradients are summed one by one
+  # Pattern of parameters' paths = what they do otherwise, the first that matches: a dict of
+  # learning_rate_scale, weight_decay_scale, freeze, thaw (a step); see training.groups.
+  config.optimizer.groups = ConfigDict()
   config.schedule = _declare(optim.ScheduleConfig)
 
   config.mesh = mesh = ConfigDict()
@@ -250,10 +253,15 @@ def make_optimizer(
   """Builds the optimizer of a run and its learning rate from the whole config."""
   fields = config.optimizer.to_dict()
   fields.pop("accumulate")
+  chosen = fields.pop("groups", {})
+  for pattern, group in chosen.items():
+    if not isinstance(group, dict):
+      raise ValueError(f"config.optimizer.groups[{pattern!r}] is {group!r}; it must be a dict.")
+  parts = [_build(groups.Group, {"pattern": p, **group}) for p, group in chosen.items()]
   optimizer = _build(optim.OptimizerConfig, fields)
   schedule = _build(optim.ScheduleConfig, config.schedule.to_dict())
   rate = optim.learning_rate(optimizer, schedule, config.num_steps)
-  return optim.adamw(optimizer, rate), rate
+  return optim.adamw(optimizer, rate, parts), rate
 
 
 def _build(cls: type, fields: dict[str, Any]) -> Any:

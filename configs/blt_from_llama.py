@@ -1,8 +1,8 @@
 r"""A BLT whose latent transformer is a Llama: `configs/blt_from_llama.py:PATH`.
 
 PATH is a folder of Hugging Face, or the run that `python -m blt_jax.convert --from=llama`
-makes of it. All but the latent transformer is fresh. Without a path the sizes are those of
-Llama 3.2 1B, and everything is fresh.
+makes of it. All but the latent transformer is fresh, and that learns at a tenth of the rate,
+as in the paper. Without a path the sizes are those of Llama 3.2 1B, and everything is fresh.
 
   python -m blt_jax.train --config=configs/blt_from_llama.py:PATH --config.data.path=TEXT \
     --config.patching.entropy_model=runs/entropy --config.workdir=runs/blt_from_llama
@@ -47,4 +47,5 @@ def get_config(path: str = "") -> ConfigDict:
   if path:
     config.init_from = path
     config.init_parts.latent = "transformer"
+    config.optimizer.groups = {"latent/transformer/*": {"learning_rate_scale": 0.1}}
   return config

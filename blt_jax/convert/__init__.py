@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from blt_jax.convert import hf, llama, meta, names, safe_file, stored
+from blt_jax.convert import hf, llama, meta, names, safe_file
 from blt_jax.convert.plan import Plan, make_plan, split_as
+from blt_jax.convert.stored import read_arrays, tidied
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import BLTConfig, ByteLMConfig, TransformerConfig
@@ -69,7 +70,7 @@ class Planned:
 def plan_hf_state(config_dict: Mapping[str, Any], arrays: Mapping[str, Any]) -> Planned:
   """As `from_hf_state`, without reading arrays."""
   config = hf.blt_from_hf(config_dict)
-  arrays = stored.tidied(arrays)
+  arrays = tidied(arrays)
   if config.tie_embeddings:
     arrays.pop("lm_head.weight", None)
   patcher = {n: arrays.pop(n) for n in list(arrays) if n.startswith("model.patcher.")}
@@ -107,14 +108,12 @@ def plan_meta_state(
   """As `from_meta_state`, without reading arrays."""
   config = meta.blt_from_meta(args)
   entries = names.blt_entries(config, names.META)
-  model = make_plan(BLT(config), entries, stored.tidied(arrays))
+  model = make_plan(BLT(config), entries, tidied(arrays))
   if entropy_args is None or entropy_arrays is None:
     return Planned(model)
   entropy_config = meta.byte_lm_from_meta(entropy_args)
   entries = names.byte_lm_entries(entropy_config, names.META)
-  return Planned(
-    model, make_plan(ByteLM(entropy_config), entries, stored.tidied(entropy_arrays))
-  )
+  return Planned(model, make_plan(ByteLM(entropy_config), entries, tidied(entropy_arrays)))
 
 
 def from_meta_state(
@@ -141,7 +140,7 @@ def plan_hf(directory: _Path) -> Planned:
   """As `from_hf`, without reading arrays."""
   config = _read_json(Folder(directory), "config.json")
   with _naming(directory):
-    return plan_hf_state(config, stored.read_arrays(directory))
+    return plan_hf_state(config, read_arrays(directory))
 
 
 def from_hf(directory: _Path) -> Converted:
@@ -164,12 +163,12 @@ def plan_meta(directory: _Path) -> Planned:
     entropy_args = _read_json(folder, "entropy_model/params.json")["entropy_model"]
     # Meta's loader sets these whatever the file says.
     entropy_args |= {"attn_impl": "xformers", "attn_bias_type": "local_block_causal"}
-    entropy_arrays = stored.read_arrays(folder.path_of("entropy_model"))
+    entropy_arrays = read_arrays(folder.path_of("entropy_model"))
   if folder.exists("train_args.json"):
     train_args = _read_json(folder, "train_args.json")
     patcher_args = train_args.get("data", {}).get("patcher_args") or {}
     patching = meta.patching_from_meta(patcher_args)
-  arrays = stored.read_arrays(directory)
+  arrays = read_arrays(directory)
   with _naming(directory):
     planned = plan_meta_state(args, arrays, entropy_args, entropy_arrays)
   return dataclasses.replace(planned, patching=patching)
@@ -196,7 +195,7 @@ def plan_llama(directory: _Path) -> Plan:
   """
   config = _read_json(Folder(directory), "config.json")
   with _naming(directory):
-    return llama.plan_model(config, stored.tidied(stored.read_arrays(directory)))
+    return llama.plan_model(config, tidied(read_arrays(directory)))
 
 
 def from_llama(directory: _Path) -> tuple[TransformerConfig, Any]:
@@ -216,7 +215,7 @@ def from_llama(directory: _Path) -> tuple[TransformerConfig, Any]:
   """
   config = _read_json(Folder(directory), "config.json")
   with _naming(directory):
-    plan = llama.plan_blocks(config, stored.tidied(stored.read_arrays(directory)))
+    plan = llama.plan_blocks(config, tidied(read_arrays(directory)))
   return plan.config.transformer, plan.params()["transformer"]
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -125,9 +125,10 @@ def _check_once(name: str, first: Any, second: Any) -> None:
     )
 
 
-def _index_of(folder: Folder, names: Iterable[str]) -> dict[str, str]:
+def _index_of(folder: Folder, names: list[str]) -> dict[str, str]:
   """Name of each array -> its file, as an index says; empty where there is none."""
-  for ending in _INDEX:
+  is_safe = any(name.endswith(".safetensors") for name in names)
+  for ending in _INDEX[:1] if is_safe else _INDEX:
     found = [name for name in names if name.endswith(ending)]
     if len(found) > 1:
       raise ValueError(

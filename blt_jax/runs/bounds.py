@@ -114,6 +114,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.vocab_size": _count(tokenizer.VOCAB_SIZE, 2**24),  # less has no ids for all bytes
   "model.eos_id": OneOf((tokenizer.EOS_ID,)),  # which ends the documents of all batches
   "model.*": None,
+  "optimizer.groups.*": None,  # see training.groups
   "optimizer.learning_rate": Interval(0, 3e38),
   "optimizer.beta?": _DECAY,
   "optimizer.epsilon": Interval(0, 1, open_low=True),

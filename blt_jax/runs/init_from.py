@@ -1,7 +1,7 @@
 """Where a training starts: its own checkpoint, the parameters of another run, or fresh ones."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -15,7 +15,10 @@ from blt_jax.training.state import TrainState
 
 _SHOWN = 8  # names in one message
 _HEADS = ("num_heads", "num_kv_heads", "head_dim")  # of which shapes may tell nothing
-_OTHERS = ("rope_theta", "rope_scaling", "norm_epsilon", "window")
+_COMPUTED = (  # or shapes, or fresh parameters: no change of what given ones mean
+  "remat", "unroll", "dtype", "init_std", "depth_init", "mlp_multiplier", "mlp_multiple_of",
+  "num_layers", "dim", "mlp_dim", "hash_rows_multiple_of",
+)  # fmt: skip
 
 Arrays = Mapping[str, Any]  # by path, such as "latent/transformer/layers/mlp/up/kernel"
 
@@ -84,11 +87,12 @@ def plan(config: ConfigDict, program: Program) -> Start:
   pairs: dict[str, str] = {}
   for part, other in (parts or {"": ""}).items():
     pairs |= _pairs_of(part, other, ours, theirs, workdir)
-    if part:
-      _check_sections(program.model.config, source.model, part, other, workdir)
+    _check_meaning(program.model.config, source.model, part, other, workdir)
   taken = {o: t for o, t in pairs.items() if o in ours and ours[o] == theirs.get(t)}
   if not config.init_fitting:
     _check_fit(pairs, ours, theirs, workdir)
+  if len(set(taken.values())) < len(taken):
+    raise ValueError("config.init_parts takes a part of the other model twice; name each once.")
   if not taken:
     raise ValueError(f"Nothing of {workdir} fits this model; leave config.init_from empty.")
   fresh = tuple(sorted(ours.keys() - taken.keys()))
@@ -135,22 +139,28 @@ def _check_fit(pairs: Mapping[str, str], ours: Arrays, theirs: Arrays, workdir: 
     )
 
 
-def _check_sections(here: Any, there: Any, part: str, source: str, workdir: str) -> None:
-  """Raises ValueError where blocks cut heads otherwise; says what else differs."""
-  pair = [
-    getattr(model, name.partition("/")[0], None)
-    for model, name in ((here, part), (there, source))
-  ]
-  for name in (*_HEADS, *_OTHERS):
-    if not all(hasattr(stack, name) for stack in pair):
-      continue
-    mine, other = (getattr(stack, name) for stack in pair)
-    if mine == other:
-      continue
-    text = f"{name} is {mine} in config.model.{part} and {other} in {source!r} of {workdir}"
-    if name in _HEADS:
+def _check_meaning(here: Any, there: Any, part: str, source: str, workdir: str) -> None:
+  """Raises ValueError where the same arrays would be other heads; says what else differs."""
+  if part:
+    here = getattr(here, part.partition("/")[0], None)
+    there = getattr(there, source.partition("/")[0], None)
+  for name, mine, other in _differences(here, there, f"{part}." if part else ""):
+    text = f"config.model.{name} is {mine}, and {other} in {workdir}"
+    if name.rpartition(".")[2] in _HEADS:
       raise ValueError(f"{text}; the same arrays would mean other heads: set it to {other}.")
-    logging.warning("%s.", text)
+    logging.warning("%s: its parameters were trained with that.", text)
+
+
+def _differences(here: Any, there: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+  """Dotted name and both values of the fields that change what parameters mean."""
+  if not dataclasses.is_dataclass(here) or type(here) is not type(there):
+    return
+  for field in dataclasses.fields(here):
+    mine, other = getattr(here, field.name), getattr(there, field.name)
+    if dataclasses.is_dataclass(mine) and type(mine) is type(other):
+      yield from _differences(mine, other, f"{prefix}{field.name}.")
+    elif mine != other and field.name not in _COMPUTED:
+      yield prefix + field.name, mine, other
 
 
 def find_state(

@@ -22,7 +22,9 @@ _TYPES = {
   ConfigDict: "a dict, such as \"{'web': ('PATH', 1.0)}\"",
 }
 _OVERRIDE = re.compile(r"--?(?:no)?(config\.[^=]+)")
-_FREE = ("config.data.mixture.", "config.init_parts.")  # whose names are free
+_FREE = (  # whose names are free
+  "config.data.mixture.", "config.init_parts.", "config.optimizer.groups."
+)  # fmt: skip
 
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> tuple[Namespace, ConfigDict]:

@@ -2,11 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from blt_jax.training.groups import REST, Group, label_of, labels
 
 _DTYPES = ("float32", "bfloat16")
 
@@ -132,17 +135,53 @@ def learning_rate(
   return lambda step: config.learning_rate * factor(step)
 
 
-def adamw(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-  """Clipping of the global norm, then AdamW under the learning rate `rate`."""
+def adamw(
+  config: OptimizerConfig, rate: optax.Schedule, groups: Sequence[Group] = ()
+) -> optax.GradientTransformation:
+  """Clipping of the global norm, then AdamW under the learning rate `rate`.
+
+  Args:
+    config: of the optimizer.
+    rate: of parameters in no group.
+    groups: which learn otherwise. The norm is that of the parameters that ever learn.
+  """
+  clip = optax.clip_by_global_norm(config.clip_norm)
+  rest = _adamw(config, rate, config.weight_decay)
+  if not groups:
+    return optax.chain(clip, rest)
+  updates = {REST: rest} | {
+    label_of(number): _of_group(config, rate, group) for number, group in enumerate(groups)
+  }
+  kept = {
+    label: optax.set_to_zero() if _is_frozen(label, groups) else optax.identity()
+    for label in updates
+  }
+
+  def find(params):
+    return labels(groups, params)
+
+  return optax.chain(optax.partition(kept, find), clip, optax.partition(updates, find))
+
+
+def _is_frozen(label: str, groups: Sequence[Group]) -> bool:
+  return any(g.is_frozen and label_of(i) == label for i, g in enumerate(groups))
+
+
+def _of_group(config, rate, group):
+  if group.is_frozen:
+    return optax.set_to_zero()
+
+  def scaled(step):
+    return jnp.where(step < group.first_step, 0.0, group.learning_rate_scale * rate(step))
+
+  return _adamw(config, scaled, config.weight_decay * group.weight_decay_scale)
+
+
+def _adamw(config, rate, weight_decay):
   update = optax.adamw(
-    rate,
-    b1=config.beta1,
-    b2=config.beta2,
-    eps=config.epsilon,
-    weight_decay=config.weight_decay,
+    rate, b1=config.beta1, b2=config.beta2, eps=config.epsilon, weight_decay=weight_decay
   )
-  update = _store_moments(update, config.moment_dtype)
-  return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+  return _store_moments(update, config.moment_dtype)
 
 
 def _store_moments(inner, dtype):

@@ -56,6 +56,12 @@ def settings(**changes):
   )
 
 
+SCALED = dict(
+  rope_parameters=dict(
+    rope_type="llama3", rope_theta=500_000.0, factor=8.0, low_freq_factor=1.0,
+    high_freq_factor=4.0, original_max_position_embeddings=4,
+  )
+)  # fmt: skip
 GROUPED = dict(num_key_value_heads=2)
 SETTINGS = {
   "one vector": settings(slots=1, dim_global=16),
@@ -66,7 +72,7 @@ SETTINGS = {
   "deep encoder, read once": settings(encoder_layers=2),
   "decoder reads once": settings(all_decoder_layers=False),
   "grouped heads": settings(encoder=GROUPED, decoder=GROUPED, latent=GROUPED),
-  "tied": settings(tied=True),
+  "tied, with a longer context": settings(tied=True, latent=SCALED),
   "no window": settings(window=None),
   "two functions": settings(functions=2),
 }

@@ -138,7 +138,7 @@ def test_its_own_checkpoint_comes_first(tmp_path):
       "wide",
       {"latent": "transformer"},
       {"model.latent.num_heads": 4},
-      "num_heads is 4 in",
+      "num_heads is 4, and 2 in",
     ),
   ],
 )

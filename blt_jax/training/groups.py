@@ -1,0 +1,88 @@
+"""Groups of parameters, by name, that learn at their own rate, later, or not at all."""
+
+import dataclasses
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+REST = "rest"  # the label of parameters in no group
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Parameters whose path matches a pattern, and how they learn.
+
+  Attributes:
+    pattern: of paths such as "latent/transformer/layers/mlp/up/kernel"; "*" is any part.
+    learning_rate_scale: factor of the learning rate, and so of the weight decay.
+    weight_decay_scale: another factor of the weight decay.
+    freeze: they stay as they are; without `thaw` they have no optimizer state.
+    thaw: step from which they learn; until then they are frozen, and their gradients are
+      averaged.
+  """
+
+  pattern: str
+  learning_rate_scale: float = 1.0
+  weight_decay_scale: float = 1.0
+  freeze: bool = False
+  thaw: int | None = None
+
+  def __post_init__(self):
+    name = f"config.optimizer.groups[{self.pattern!r}]"
+    for field in ("learning_rate_scale", "weight_decay_scale", "thaw"):
+      value = getattr(self, field)
+      if isinstance(value, bool) or not (value is None or 0 <= value < float("inf")):
+        raise ValueError(f"{name} has {field} {value!r}; it must be a number >= 0.")
+    if self.is_frozen and (self.learning_rate_scale, self.weight_decay_scale) != (1, 1):
+      raise ValueError(f"{name} is frozen, so its scales would do nothing; leave them out.")
+
+  @property
+  def is_frozen(self) -> bool:
+    """Whether they never learn."""
+    return self.freeze and self.thaw is None
+
+  @property
+  def first_step(self) -> int:
+    """The step from which they learn."""
+    return self.thaw or 0
+
+
+def label_of(number: int) -> str:
+  """The label of the parameters of a group."""
+  return f"group_{number}"
+
+
+def labels(groups: Sequence[Group], params: Any) -> Any:
+  """The label of each parameter: that of the first group whose pattern matches, or `REST`.
+
+  Args:
+    groups: in order.
+    params: tree of arrays of any shape, which may carry logical names.
+
+  Raises:
+    ValueError: a pattern is the first to match for nothing.
+  """
+  seen: set[int] = set()
+  paths: list[str] = []
+
+  def label(path: Any, _: Any) -> str:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    paths.append(name)
+    for number, group in enumerate(groups):
+      if fnmatch.fnmatchcase(name, group.pattern):
+        seen.add(number)
+        return label_of(number)
+    return REST
+
+  is_leaf = lambda x: isinstance(x, nn.meta.AxisMetadata)  # noqa: E731
+  found = jax.tree_util.tree_map_with_path(label, params, is_leaf=is_leaf)
+  for number, group in enumerate(groups):
+    if number not in seen:
+      raise ValueError(
+        f"config.optimizer.groups[{group.pattern!r}] matches no parameter that an earlier "
+        f"pattern does not; parameters are such as {paths[0]}, {paths[-1]}."
+      )
+  return found
