@@ -128,6 +128,7 @@ def _step(config, topology, step_program):
     seq_len=shape.seq_len,
     num_patches=shape.num_patches,
     accumulate=config.optimizer.accumulate,
+    unit="pieces" if kinds.find_kind(config.model.kind).reads_pieces else "bytes",
   )
 
 
@@ -152,7 +153,8 @@ def bytes_per_chip(tree: Any) -> int:
 def _flops(config, done, num_chips):
   shape = settings.make_batch_shape(config)
   model = settings.make_model_config(config.model)
-  patch_size = max(shape.seq_len / shape.num_patches, 1.0)
+  num_patches = getattr(model, "num_patches", None) or shape.num_patches  # own or given ones
+  patch_size = max(shape.seq_len / num_patches, 1.0)
   paper = kinds.flops_per_byte(model, patch_size, shape.seq_len)
   row = kinds.model_flops(model, shape.seq_len, shape.num_patches)
   return report.Flops(

@@ -19,9 +19,10 @@ class Step:
     mesh: sizes by axis.
     num_parameters: of the model.
     batch_size: rows, over all chips.
-    seq_len: byte slots of a row.
+    seq_len: slots of a row.
     num_patches: patch slots of a row.
     accumulate: parts of the batch, one after the other.
+    unit: what slots hold, "bytes" or "pieces".
   """
 
   topology: str
@@ -32,10 +33,11 @@ class Step:
   seq_len: int
   num_patches: int
   accumulate: int
+  unit: str = "bytes"
 
   @property
-  def num_bytes(self) -> int:
-    """Byte slots of a batch."""
+  def num_slots(self) -> int:
+    """Of a batch."""
     return self.batch_size * self.seq_len
 
 
@@ -184,8 +186,8 @@ def _head(report: Report) -> Iterator[str]:
     f"{report.chip.device_kind}, mesh {mesh}"
   )
   yield (
-    f"Step: {s.batch_size:,} rows of {s.seq_len:,} bytes and {s.num_patches:,} patches, "
-    f"{s.num_bytes / 1e6:.2f} MB; in {s.accumulate} parts of {rows} rows per chip"
+    f"Step: {s.batch_size:,} rows of {s.seq_len:,} {s.unit} and {s.num_patches:,} patches, "
+    f"{s.num_slots / 1e6:.2f}M {s.unit}; in {s.accumulate} parts of {rows} rows per chip"
   )
 
 
@@ -245,10 +247,10 @@ def _times(report: Report) -> Iterator[str]:
   if t.compiler is not None:
     yield from _rows(("compiler's guess, no kernels", t.compiler * 1e3))
   for name, seconds in (("all at once", t.overlapped), ("collectives in turn", t.in_turn)):
-    rate = report.step.num_bytes / seconds / _num_chips(report.step)
+    rate = report.step.num_slots / seconds / _num_chips(report.step)
     yield (
       f"  {name:32}{seconds * 1e3:10.2f}   MFU {100 * report.utilisation(seconds):.1f} %, "
-      f"{rate / 1e3:,.0f} kB/s per chip"
+      f"{rate / 1e3:,.0f}k {report.step.unit}/s per chip"
     )
 
 

@@ -73,6 +73,7 @@ def test_baseline_steps_compile(kind):
   result = train_compile.compile_step(_baseline_config(kind), topologies.get_topology("v4-8"))
   assert result.memory.peak < result.memory.limit
   assert 1 < result.flops.overhead < 3
+  assert 0.5 < result.flops.paper / result.flops.model < 2  # each by its own patches
 
 
 def _mesh(name="v4-8", **axes):

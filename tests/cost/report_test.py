@@ -51,7 +51,7 @@ def test_numbers_go_to_json_and_words():
   assert numbers["remat_factor"] == 1.5 and numbers["work"]["exchanges"][0]["times"] == 3
   text = report.to_text(result)
   assert "12,345 parameters on 2 x v4-16: 16 x TPU v4, mesh slices=2, data=1" in text
-  assert "64 rows of 1,000 bytes and 250 patches, 0.06 MB; in 2 parts of 4 rows" in text
+  assert "64 rows of 1,000 bytes and 250 patches, 0.06M bytes; in 2 parts of 4 rows" in text
   assert "slices (network)" in text and "Not counted right: x" in text
 
 
