@@ -88,7 +88,7 @@ def plan(config: ConfigDict, program: Program) -> Start:
   for part, other in (parts or {"": ""}).items():
     pairs |= _pairs_of(part, other, ours, theirs, workdir)
     _check_meaning(program.model.config, source.model, part, other, workdir)
-  taken = {o: t for o, t in pairs.items() if o in ours and ours[o] == theirs.get(t)}
+  taken = {o: t for o, t in sorted(pairs.items()) if o in ours and ours[o] == theirs.get(t)}
   if not config.init_fitting:
     _check_fit(pairs, ours, theirs, workdir)
   if len(set(taken.values())) < len(taken):
