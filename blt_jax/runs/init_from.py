@@ -104,14 +104,15 @@ def _pairs_of(
   part: str, source: str, ours: Arrays, theirs: Arrays, workdir: str
 ) -> dict[str, str]:
   """Our paths of a part -> paths there; a `latent` holds its blocks in a `transformer`."""
+  if not part:
+    return {path: path for path in ours.keys() | theirs.keys()}
   for mine, other in (
     (part, source), (f"{part}/transformer", source), (part, f"{source}/transformer")
   ):  # fmt: skip
-    a, b = (f"{name}/" if name else "" for name in (mine, other))
-    rest = {path.removeprefix(b) for path in theirs if path.startswith(b)}
+    a, b = f"{mine}/", f"{other}/"
+    rest = [path.removeprefix(b) for path in theirs if path.startswith(b)]
     if any(a + path in ours for path in rest):
-      needed = {path.removeprefix(a) for path in ours if path.startswith(a)} if not part else ()
-      return {a + path: b + path for path in rest.union(needed)}
+      return {a + path: b + path for path in rest}
   raise ValueError(
     f"config.init_parts has {part}={source!r}, and nothing in {source!r} of {workdir} has "
     f"the name of anything in {part!r}; the parts are {_parts(ours)} here and "
