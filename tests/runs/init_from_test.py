@@ -131,8 +131,8 @@ def test_its_own_checkpoint_comes_first(tmp_path):
   [
     ("blt", {}, {"model.latent.num_layers": 2}, r"\(2, 32\) here and \(1, 32\) there"),
     ("blt", {"latent": "transformer"}, {}, r"parts are \['decoder', .* here and \['decoder'"),
-    ("byte_lm", {}, {}, r"decoder/norm/scale is \(16,\) here and missing there"),
-    ("byte_lm", {"latent": "transformer"}, {}, r"\(1, 32\) here and \(1, 16\) there"),
+    ("byte_lm", {}, {}, r"key/kernel is \(1, 16, 16\) here and missing there"),
+    ("byte_lm", {"latent": "transformer"}, {}, "head_dim is 16, and 8 in"),
     ("byte_lm", {"encoder": "transformer"}, {}, "nothing in 'transformer' of"),
     (
       "wide",

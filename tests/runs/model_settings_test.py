@@ -77,7 +77,7 @@ _SAME = {
 @pytest.mark.parametrize("name", _SAME)
 def test_what_changes_no_function_passes(name, run, caplog):
   _load(run, _config(run, **{name: _SAME[name]}))
-  assert not caplog.text
+  assert not [record for record in caplog.records if record.levelname != "INFO"]
 
 
 def test_other_patches_pass_with_a_word_where_changes_are_allowed(run, caplog):
