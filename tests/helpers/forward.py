@@ -71,7 +71,7 @@ def pad_lengths(lengths, seq_len, num_patches):
 def foreign_names(entries, tree):
   """A tree of our parameters as flat arrays with the reference's names."""
   flat = flax.traverse_util.flatten_dict(tree, sep="/")
-  return {k: v for e in entries for k, v in e.split(np.asarray(flat[e.path])).items()}
+  return {k: v for e in entries for k, v in e.split(np.asarray(flat[e.path]))}
 
 
 def stack(dim, num_layers, **changes):
