@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import pathlib
 
 _FLAGS = {
   "--xla_force_host_platform_device_count": "8",
@@ -22,6 +23,8 @@ def _set_environment():
 _set_environment()  # before JAX starts
 
 import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 hypothesis.settings.register_profile(
   "ci",
@@ -30,3 +33,14 @@ hypothesis.settings.register_profile(
   suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("ci")
+
+_MOST_MAPS = 20_000  # of the 65,530 memory maps that Linux gives a process
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten_programs():
+  """Lets compiled programs go before they have taken all memory maps of the process."""
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
+    jax.clear_caches()
