@@ -11,7 +11,7 @@ from absl import logging
 from blt_jax.cli import logs, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.runs import checkpoint, folder, patcher, tokenizers
-from blt_jax.storage import atomic, paths
+from blt_jax.storage import atomic
 from blt_jax.storage.folders import Folder
 
 
@@ -37,8 +37,7 @@ def export(workdir: str, output: str, step: checkpoint.Step = None) -> None:
     FileNotFoundError: there is no run, or no such checkpoint.
     ValueError: the output exists.
   """
-  if paths.exists(output):
-    raise ValueError(f"--output={output} exists; name a new folder, or remove it.")
+  folder.check_new(output)
   run = folder.load_run(workdir, step)
   source, name = Folder(workdir), patcher.THRESHOLD_FILE
   with atomic.new_folder(output) as target:

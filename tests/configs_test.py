@@ -3,17 +3,14 @@
 import dataclasses
 import importlib
 import importlib.util
-import json
 import pathlib
 
+import llama_folder
 import pytest
 
 from blt_jax import config as settings
 from blt_jax import kinds
-from blt_jax.convert import llama, names, plan, safe_file
 from blt_jax.cost import topologies
-from blt_jax.models.byte_lm import ByteLM
-from blt_jax.models.init import fresh_params
 from blt_jax.parallel import sharding
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -91,18 +88,13 @@ def test_the_papers_recipe(size):
 
 
 def test_a_blt_around_a_llama_takes_its_blocks(tmp_path):
-  fields = dict(
-    model_type="llama", hidden_size=2048, intermediate_size=64, num_hidden_layers=1,
-    num_attention_heads=32, num_key_value_heads=8, vocab_size=300, rope_theta=5e5,
+  llama = llama_folder.write(
+    tmp_path, hidden_size=2048, intermediate_size=64, num_attention_heads=32,
+    num_key_value_heads=8, rope_theta=5e5,
   )  # fmt: skip
-  (tmp_path / "config.json").write_text(json.dumps(fields))
-  model = ByteLM(llama.config_from_llama(fields))
-  with (tmp_path / "model.safetensors").open("wb") as file:
-    entries = names.llama_entries(model.config)
-    safe_file.write(file, plan.split_as(entries, fresh_params(model, 0)))
   config = _get("blt_from_llama", str(tmp_path))
   blt = settings.make_model_config(config.model)
-  assert blt.latent == dataclasses.replace(model.config.transformer, unroll=blt.latent.unroll)
+  assert blt.latent == dataclasses.replace(llama.transformer, unroll=blt.latent.unroll)
   assert (blt.vectors_per_patch, blt.encoder.dim, blt.decoder.head_dim) == (2, 1024, 64)
   assert blt.patch_dim == blt.latent.dim and config.init_parts.latent == "transformer"
   entropy = _get("entropy_from_llama", str(tmp_path))

@@ -6,7 +6,7 @@ decoding. Answers are those of `decode.Scorer`.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -157,8 +157,7 @@ def _documents(feed: Feed, prepared: suite.Prepared) -> list[list[_Scored]]:
   for own in prepared.asked:
     cut = 0
     for request in own:
-      assert isinstance(request, Choice)
-      documents, dropped = _fit(feed, request)
+      documents, dropped = _fit(feed, cast(Choice, request))  # as `prepare` has seen to
       found.append(documents)
       cut = max(cut, dropped)
     num_cut += cut > 0

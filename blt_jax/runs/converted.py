@@ -19,7 +19,7 @@ from blt_jax.convert.stored import StoredArray
 from blt_jax.entropy.table import is_table
 from blt_jax.models.init import abstract_params
 from blt_jax.runs import checkpoint, folder, patcher, resolve
-from blt_jax.storage import atomic, paths, scratch
+from blt_jax.storage import atomic, scratch
 
 ENTROPY_MODEL = "entropy_model"  # folder of its run, in that of the BLT
 
@@ -35,7 +35,7 @@ def write_run(output: str, planned: convert.Planned) -> None:
     ValueError: the output exists, or an array is damaged.
     OSError: it cannot be written.
   """
-  _check_new(output)
+  folder.check_new(output)
   config = _config_of(planned.model, output)
   rule, home = planned.patching, f"{output.rstrip('/')}/{ENTROPY_MODEL}"
   if rule is not None:
@@ -53,7 +53,7 @@ def write_run(output: str, planned: convert.Planned) -> None:
 
 
 def _save(target: str, later: str, plan: Plan, config: ConfigDict, zeros: Any) -> None:
-  checkpoint.save_params(target, 0, plan.stored(zeros))
+  checkpoint.save_params(target, 0, plan.stored(zeros), config)
   folder.save_config(target, config, later)  # last: without it the folder is no run
 
 
@@ -81,7 +81,7 @@ def write_hf(workdir: str, output: str, step: checkpoint.Step = None) -> None:
     ValueError: the output exists, or Hugging Face has no counterpart for what the run is.
     OSError: it cannot be written.
   """
-  _check_new(output)
+  folder.check_new(output)
   config = folder.load_config(workdir)
   if config.model.kind != "blt":
     raise ValueError(
@@ -97,11 +97,6 @@ def write_hf(workdir: str, output: str, step: checkpoint.Step = None) -> None:
   with atomic.new_folder(output) as target:
     convert.to_hf(target, source)
   logging.info("The weights of %s are in %s.", workdir, output)
-
-
-def _check_new(output: str) -> None:
-  if paths.exists(output):
-    raise ValueError(f"--output={output} exists; name a new folder, or remove it.")
 
 
 def _patches_itself(config: ConfigDict) -> bool:
@@ -137,7 +132,7 @@ def _stored_params(
 
   def read(path: str) -> np.ndarray:
     wanted = _unflatten({path: flat[path]})
-    found = checkpoint.load_params(workdir, wanted, step, as_stored=True)
+    found = checkpoint.load_params(workdir, wanted, step, config, as_stored=True)
     return jax.tree.leaves(found)[0]
 
   lazy = {

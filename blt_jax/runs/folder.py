@@ -15,7 +15,7 @@ from blt_jax.models.config import ByteLMConfig
 from blt_jax.models.init import abstract_params
 from blt_jax.parallel import distributed
 from blt_jax.runs import changes, checkpoint, model_settings, stored_settings
-from blt_jax.storage import atomic
+from blt_jax.storage import atomic, paths
 from blt_jax.storage.folders import Folder
 
 _CONFIG = "config.json"
@@ -111,6 +111,12 @@ def load_config(workdir: str | os.PathLike) -> ConfigDict:
 def find_config(workdir: str | os.PathLike) -> ConfigDict:
   """The settings that a run has; empty if there is no run yet."""
   return load_config(workdir) if Folder(workdir).exists(_CONFIG) else ConfigDict()
+
+
+def check_new(output: str) -> None:
+  """Raises ValueError where the folder of --output exists, which is to be made."""
+  if paths.exists(output):
+    raise ValueError(f"--output={output} exists; name a new folder, or remove it.")
 
 
 def share_config(workdir: str | os.PathLike, settings: ConfigDict) -> None:

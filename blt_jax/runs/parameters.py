@@ -46,13 +46,15 @@ def find(path: str | os.PathLike) -> Parameters:
   home = Folder(path)
   if home.exists("config.json") and "model_type" in home.read_json("config.json"):
     return _of_llama(path)
-  model = settings.make_model_config(folder.load_config(path).model)
+  config = folder.load_config(path)
+  model = settings.make_model_config(config.model)
   step = checkpoint.find_step(path)
   shapes = {k: tuple(x.shape) for k, x in checkpoint.stored_params(path, step).items()}
 
   def load(wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     tree = flax.traverse_util.unflatten_dict(wanted, sep="/")
-    return flax.traverse_util.flatten_dict(checkpoint.load_params(path, tree, step), sep="/")
+    params = checkpoint.load_params(path, tree, step, config)
+    return flax.traverse_util.flatten_dict(params, sep="/")
 
   return Parameters(model, shapes, f"{path} at step {step}", load)
 

@@ -1,5 +1,6 @@
 """`python -m blt_jax.convert`: runs from weights of others and back, whole or not at all."""
 
+import json
 import shutil
 
 import chex
@@ -48,6 +49,19 @@ def test_back_to_hugging_face_equal_to_the_bit(run, tmp_path):
   assert (c.config, c.entropy_config, c.patching) == (
     want.config, want.entropy_config, want.patching
   )  # fmt: skip
+
+
+def test_a_run_whose_settings_were_edited_is_refused(run, tmp_path):
+  edited = tmp_path / "edited"
+  shutil.copytree(run, edited)
+  settings = json.loads((edited / "config.json").read_text())
+  settings["model"]["latent"]["rope_theta"] += 1.0
+  (edited / "config.json").write_text(json.dumps(settings))
+  with pytest.raises(ValueError, match=r"other settings.*model\.latent\.rope_theta"):
+    folder.load_run(edited)
+  with pytest.raises(ValueError, match=r"other settings.*model\.latent\.rope_theta"):
+    _convert(run=edited, to="hf", output=tmp_path / "hf")
+  assert not (tmp_path / "hf").exists()
 
 
 def test_half_precision_stays_as_it_is(tmp_path):

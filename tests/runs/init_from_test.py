@@ -1,17 +1,14 @@
 """Trainings that start from the parameters of other runs: taken, fresh, left, refused."""
 
-import json
-
 import chex
 import jax
+import llama_folder
 import numpy as np
 import pytest
 from tiny_runs import tiny_config
 
 from blt_jax import config as settings
 from blt_jax import convert, kinds
-from blt_jax.convert import llama, names, plan, safe_file
-from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.init import fresh_params
 from blt_jax.runs import checkpoint, folder, init_from, parameters
 from blt_jax.runs.program import make_program
@@ -66,7 +63,10 @@ def test_a_latent_transformer_takes_the_blocks_of_a_language_model(tmp_path):
 
 def test_a_folder_of_hugging_face_gives_blocks_too(tmp_path):
   """A Llama of 32 features, as its own config makes a BLT of it, but for sizes."""
-  _llama(tmp_path)
+  llama_folder.write(
+    tmp_path, hidden_size=32, intermediate_size=48, num_attention_heads=2,
+    num_key_value_heads=1, rope_theta=5e4,
+  )  # fmt: skip
   config = _config(tmp_path, {"latent": "transformer"})
   settings.set_stack(config.model.latent, parameters.find_blocks(tmp_path))
   assert config.model.latent.num_kv_heads == 1 and config.model.latent.rope_theta == 5e4
@@ -74,19 +74,6 @@ def test_a_folder_of_hugging_face_gives_blocks_too(tmp_path):
   blocks = convert.from_llama(tmp_path)[1]
   chex.assert_trees_all_equal(state.params["latent"]["transformer"], blocks)
   assert "norm/scale" in start.left
-
-
-def _llama(path):
-  """Writes a folder with the weights of a Llama of one layer."""
-  fields = dict(
-    model_type="llama", hidden_size=32, intermediate_size=48, num_hidden_layers=1,
-    num_attention_heads=2, num_key_value_heads=1, vocab_size=300, rope_theta=5e4,
-  )  # fmt: skip
-  (path / "config.json").write_text(json.dumps(fields))
-  model = ByteLM(llama.config_from_llama(fields))
-  entries = names.llama_entries(model.config)
-  with (path / "model.safetensors").open("wb") as file:
-    safe_file.write(file, plan.split_as(entries, fresh_params(model, 3)))
 
 
 def test_parts_of_the_same_kind(tmp_path):

@@ -16,8 +16,8 @@ from blt_jax.data.packing.document_pool import DocumentPool
 from blt_jax.data.packing.open_document import OpenDocument
 from blt_jax.data.packing.row_filling import RowFiller, Rows, empty_rows
 
-_POOL_DOCUMENTS, _POOL_BYTES = 2048, 2**24
-_SLOW_POOL_DOCUMENTS, _SLOW_POOL_BYTES = 256, 2**21  # where it takes seconds to patch a MB
+_POOL = 2048, 2**24  # documents that are open at once, and their bytes
+_SLOW_POOL = 256, 2**21  # where it takes seconds to patch a MB
 _ROW_DOCUMENTS, _ROW_BYTES = 32, 2**18  # for each row of a batch, at least
 
 
@@ -93,13 +93,9 @@ class PackRows(grain.IterDataset):
       raise ValueError(f"seq_len {seq_len} must be a multiple of row_multiple {row_multiple}.")
     if batch_size is not None and batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}; a batch has at least 1 row.")
-    rows = batch_size or 1
-    if pool_size is None:
-      least = _SLOW_POOL_DOCUMENTS if is_slow else _POOL_DOCUMENTS
-      pool_size = max(least, _ROW_DOCUMENTS * rows)
-    if pool_bytes is None:
-      least = _SLOW_POOL_BYTES if is_slow else _POOL_BYTES
-      pool_bytes = max(least, _ROW_BYTES * rows)
+    documents_open, bytes_open = _default_pool(batch_size or 1, is_slow)
+    pool_size = documents_open if pool_size is None else pool_size
+    pool_bytes = bytes_open if pool_bytes is None else pool_bytes
     if min(pool_size, pool_bytes) < 1:
       raise ValueError(
         f"pool_size is {pool_size} and pool_bytes {pool_bytes}; at least 1 document must be "
@@ -113,6 +109,12 @@ class PackRows(grain.IterDataset):
   def __iter__(self) -> "_PackIterator":
     """Starts from the first document."""
     return _PackIterator(self._documents.__iter__(), *self._options)
+
+
+def _default_pool(rows: int, is_slow: bool) -> tuple[int, int]:
+  """How many documents are open at once, and how many ids they hold together."""
+  documents, ids = _SLOW_POOL if is_slow else _POOL
+  return max(documents, _ROW_DOCUMENTS * rows), max(ids, _ROW_BYTES * rows)
 
 
 class _PackIterator(grain.DatasetIterator):
