@@ -12,7 +12,7 @@ from forward import TINY
 from generated import GREEDY, PROMPTS, generate, model
 from golden_cases import FLOAT32
 from references import hf, meta
-from uncached import LENGTH, Uncached, random_blt
+from uncached import Uncached, random_blt
 
 from blt_jax import tokenizer
 from blt_jax.decode import loop, placement, sampling
@@ -26,22 +26,6 @@ from blt_jax.patching import PatchingConfig
 DRAWN = Sampling(max_bytes=24, temperature=1.0, top_k=200, top_p=0.95, min_p=0.001,
                  repetition_penalty=1.1, seed=5, valid_utf8=True)  # fmt: skip
 DRAFTS = [None, Drafting("entropy", 3, 9.0), Drafting("decoder", 3, 3.0)]
-
-
-def check(result, uncached: Uncached, is_greedy: bool):
-  """Compares with the logits of the whole text in one pass."""
-  ids = np.concatenate([result.prompt, result.ids])[None]
-  assert ids.shape[1] < LENGTH
-  start = len(result.prompt) - 1
-  logits = uncached.logits(ids)[0, start:-1]
-  if is_greedy:
-    np.testing.assert_array_equal(result.ids, logits.argmax(axis=1))
-  log_probs = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(logits)), result.ids]
-  chex.assert_trees_all_close(result.log_probs, log_probs, **FLOAT32)
-  chex.assert_trees_all_close(result.entropies, uncached.entropies(ids)[0], **FLOAT32)
-  lengths = uncached.lengths(ids)[0]
-  starts = np.cumsum(lengths) - lengths
-  np.testing.assert_array_equal(np.flatnonzero(result.starts), starts[starts < ids.shape[1]])
 
 
 def same(one, other):
@@ -58,7 +42,7 @@ def test_generates_what_the_full_forward_says(options):
       prompt if isinstance(prompt, bytes) else prompt.encode()
     )
     assert result.finish == "end" or len(result.ids) == 24
-    check(result, random_blt(TINY), options is GREEDY)
+    random_blt(TINY).check(result, options is GREEDY)
 
 
 @pytest.mark.parametrize("drafting", DRAFTS, ids=lambda d: d and d.by)
@@ -70,7 +54,7 @@ def test_a_document_after_another_in_the_prompt(drafting):
   prompt = np.concatenate([first, second])
   generator = Generator(uncached.cached(), drafting=drafting, prefill_chunk=4)
   for result in generator.generate([prompt, second], GREEDY):
-    check(result, uncached, is_greedy=True)
+    uncached.check(result, is_greedy=True)
 
 
 def test_a_row_does_not_depend_on_the_others():

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 from forward import TINY, stack
-from generator_test import check
 from jax.experimental import pallas as pl
 from uncached import Uncached, random_params
 
@@ -53,4 +52,4 @@ def test_rows_are_what_the_full_forward_says(rows):
   }
   with jax.default_device(cpu):
     for result in results:
-      check(result, dataclasses.replace(uncached, **moved), is_greedy=False)
+      dataclasses.replace(uncached, **moved).check(result, is_greedy=False)

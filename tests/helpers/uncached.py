@@ -4,10 +4,12 @@ import dataclasses
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from forward import entropies_of, logits_of, pad_lengths, stack
+from golden_cases import FLOAT32
 
 from blt_jax import kinds, patching, tokenizer
 from blt_jax.data.transforms import LookUpNgrams
@@ -50,6 +52,21 @@ class Uncached:
     ngram_ids = look_up({"tokens": tokens})["ngram_ids"] if self.tables else None
     logits = logits_of(self.config, self.params, tokens, lengths, ngram_ids)
     return np.asarray(logits)[:, : ids.shape[1]]
+
+  def check(self, result, is_greedy: bool):
+    """Compares a generated text with the logits of the whole of it in one pass."""
+    ids = np.concatenate([result.prompt, result.ids])[None]
+    assert ids.shape[1] < LENGTH
+    start = len(result.prompt) - 1
+    logits = self.logits(ids)[0, start:-1]
+    if is_greedy:
+      np.testing.assert_array_equal(result.ids, logits.argmax(axis=1))
+    log_probs = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(logits)), result.ids]
+    chex.assert_trees_all_close(result.log_probs, log_probs, **FLOAT32)
+    chex.assert_trees_all_close(result.entropies, self.entropies(ids)[0], **FLOAT32)
+    lengths = self.lengths(ids)[0]
+    starts = np.cumsum(lengths) - lengths
+    np.testing.assert_array_equal(np.flatnonzero(result.starts), starts[starts < ids.shape[1]])
 
   def cached(self, **changes) -> LanguageModel:
     """The same with caches."""

@@ -16,6 +16,7 @@ from golden_cases import SAME
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding
+from table_lookups import LOOKUPS, ROWS, patterns
 
 from blt_jax.cost import topologies
 from blt_jax.models import local, partitioning
@@ -23,8 +24,7 @@ from blt_jax.models.config import BLTConfig
 from blt_jax.ops import hash_tables
 from blt_jax.parallel import sharding
 
-ROWS, DIM = 512, 4
-LOOKUPS = (3, 8, 16)  # [T, B, S]
+DIM = 4
 MESHES = {
     "data": dict(data=8),
     "fsdp": dict(fsdp=8),
@@ -37,23 +37,6 @@ MESHES = {
 needs_devices = pytest.mark.skipif(
   jax.device_count() < 8, reason="needs the fake devices of conftest.py"
 )
-
-
-def patterns(rng):
-  """Rows asked for: evenly spread and as skewed as can be."""
-  spread = rng.permutation(ROWS)[: math.prod(LOOKUPS)].reshape(LOOKUPS)
-  padding = rng.integers(0, ROWS, LOOKUPS)
-  padding[:, 1:] = padding[:, :, 5:] = 1
-  return {
-    "each row once": spread,
-    "random": rng.integers(0, ROWS, LOOKUPS),
-    "one row": np.full(LOOKUPS, 7),
-    "the last row": np.full(LOOKUPS, ROWS - 1),
-    "one owner": rng.integers(64, 128, LOOKUPS),
-    "one owner per device": np.arange(8)[:, None] * 64 + rng.integers(0, 64, LOOKUPS),
-    "mostly padding": padding,
-    "a hot row": np.where(rng.random(LOOKUPS) < 0.5, 100, rng.integers(0, ROWS, LOOKUPS)),
-  }
 
 
 def look_up(table, rows, dtype="float32"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden_cases import SAME
 from gpu_lowering import lowered
-from hash_tables_test import LOOKUPS, ROWS, patterns
+from table_lookups import LOOKUPS, ROWS, patterns
 
 from blt_jax.ops import hash_tables
 from blt_jax.ops.triton import table_gradient
