@@ -2,9 +2,9 @@
 
   python docs/stdlib_answers.py runs/stdlib_answers
 
-A prompt is a function's head and docstring, its completion the code after it. Functions of less
-than 2 lines of code, or of more than 900 bytes in all, are left out. Those of one file in 20 are
-in FOLDER/heldout.jsonl, the others in FOLDER/train.jsonl.
+A prompt is a function's head and docstring, its completion the code after it. Functions of
+less than 2 lines of code, or of more than 900 bytes in all, are left out. Those of one file in
+20 are in FOLDER/heldout.jsonl, the others in FOLDER/train.jsonl.
 """
 
 import ast

@@ -72,14 +72,14 @@ class RowFiller:
   def add_whole(self) -> bool:
     """Takes what is left of a document; False where none in the pool has room.
 
-    In an empty row that is the document that is due, cut only where it is longer than a row;
-    after it, the largest that has room.
+    That is the document that is due, or where it has none, the largest that has. One that is
+    longer than a row is cut, and begins in an empty one.
     """
     if self._pieces == 0:
       self._num_open[0] = len(self._pool)
-      self._take(self._pool.first_due(), self._patches)
-      return True
-    document = self._pool.find_largest(self._positions, self._patches)
+    due = self._pool.first_due()
+    is_next = self._pieces == 0 or self.fits(due)
+    document = due if is_next else self._pool.find_largest(self._positions, self._patches)
     if document is not None:
       self._take(document, self._patches)
     return document is not None

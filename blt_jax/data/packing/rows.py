@@ -37,10 +37,10 @@ class PackRows(grain.IterDataset):
   document; a position without a target has target 0, and no loss. Rows are filled from a pool
   of open documents: each takes from the one that is due, and from others whose bytes per
   patch make up for it. A document that is cut goes on in another row from its last target;
-  its patches are those of the document, but the first two ids of a piece start patches. Where a piece ends
-  inside a row, an EOS without loss stands after it, so that attention stays inside
-  documents. The end of a row that ran out of patch slots or of documents is padding: id 0,
-  no loss, part of the last patch.
+  its patches are those of the document, but the first two ids of a piece start patches. Where
+  a piece ends inside a row, an EOS without loss stands after it, so that attention stays
+  inside documents. The end of a row that ran out of patch slots or of documents is padding:
+  id 0, no loss, part of the last patch.
 
   The iterator's state is small: the state of the documents before the oldest open one,
   and of each open one its position and when it is due. Resuming reads again what was read

@@ -37,6 +37,11 @@ class Document:
   place: str = ""
   answers: np.ndarray | None = None
 
+  @property
+  def num_learned(self) -> int:
+    """Bytes that are to be learned."""
+    return len(self.text) if self.answers is None else int(np.diff(self.answers).sum())
+
 
 @dataclasses.dataclass(frozen=True)
 class SourceOptions:
