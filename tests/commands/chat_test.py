@@ -13,17 +13,17 @@ from blt_jax import config as settings
 from blt_jax import generate as command
 from blt_jax.cli import logs
 from blt_jax.data.template import Template
-from blt_jax.decode import loop
+from blt_jax.decode import generator, loop
 from blt_jax.decode.generator import Generator
 from blt_jax.runs import folder, loading
 
-_PLAIN = Template(system=("[", "]"), user=("Q ", "\n"), assistant=("A ", "\0" * 4))
+_PLAIN = Template(system=("[", "]"), user=("Q ", "\n"), assistant=("A ", "\0"))
 
 
 def _stream(prompt, end):
   """What the model itself makes of a prompt."""
   options = dataclasses.replace(GREEDY, stop=[end])
-  return Generator(model(), prefill_chunk=4).generate([prompt], options)[0]
+  return Generator(model(), batch_size=1).generate([prompt], options)[0]
 
 
 @pytest.fixture(scope="module", name="template")
@@ -41,11 +41,12 @@ def _tiny_run(monkeypatch, template):
   runs = {"some/run": config, "plain/run": settings.get_config(), "old": ConfigDict({})}
   monkeypatch.setattr(folder, "load_config", runs.__getitem__)
   monkeypatch.setattr(loading, "load_language_model", lambda *_: model())
+  monkeypatch.setattr(generator, "_LEAST_ROOM", 128)  # as of single prompts: fewer programs
 
 
 def run(*arguments, path="some/run"):
   """The exit status, or the message that stands for it."""
-  given = [f"--run={path}", "--max_bytes=24", *arguments]
+  given = [f"--run={path}", "--max_bytes=24", "--batch_size=1", *arguments]
   with pytest.raises(SystemExit) as exit_:
     logs.run(lambda: command.main(given))
   return exit_.value.code
