@@ -29,11 +29,13 @@ class PromptLine:
     prompt: text to continue.
     samples: the options of each continuation.
     others: fields that the lines of the output have as well.
+    given: the `prompt` of the line; None where it has messages.
   """
 
   prompt: str | bytes
   samples: list[Sampling]
   others: dict[str, Any]
+  given: str | None
 
 
 def parse_fields(line: bytes) -> dict[str, Any]:
@@ -76,7 +78,10 @@ def read(
   given.pop("prompt", None)
   count = given.pop("num_samples", num_samples)
   return PromptLine(
-    prompt, samples(dataclasses.replace(options, **given), count), _returned(fields)
+    prompt,
+    samples(dataclasses.replace(options, **given), count),
+    other_fields(fields),
+    fields.get("prompt"),
   )
 
 
@@ -93,11 +98,6 @@ def _prompt(fields: dict[str, Any]) -> str:
 def other_fields(fields: dict[str, Any]) -> dict[str, Any]:
   """The fields of a line of the input that its lines of the output have as well."""
   return {k: v for k, v in fields.items() if k not in _OPTIONS | _RESULTS}
-
-
-def _returned(fields: dict[str, Any]) -> dict[str, Any]:
-  """Other fields, and the prompt as it was given."""
-  return other_fields(fields) | {k: v for k, v in fields.items() if k == "prompt"}
 
 
 def samples(options: Sampling, count: Any) -> list[Sampling]:
@@ -130,6 +130,8 @@ def record(
     show_patches: tell where patches start, and the entropies.
   """
   fields: dict[str, Any] = dict(line.others)
+  if line.given is not None:
+    fields["prompt"] = line.given
   if len(line.samples) > 1:
     fields["seed"] = line.samples[sample].seed
   if result.error:
