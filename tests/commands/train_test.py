@@ -16,8 +16,8 @@ from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
 from blt_jax.parallel import distributed, sharding
 from blt_jax.patching import PatchingConfig
-from blt_jax.runs import checkpoint, loading, patcher, resolve
 from blt_jax.runs import folder as runs
+from blt_jax.runs import loading, patcher, resolve, stored_params
 from blt_jax.runs.feed import Feed
 
 
@@ -193,6 +193,7 @@ def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs the fake devices of conftest.py")
+@pytest.mark.parametrize("finished", ["blt"], indirect=True)
 @pytest.mark.parametrize(
   ("mesh", "accumulate"),
   [
@@ -203,7 +204,7 @@ def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
 )
 def test_meshes_and_accumulation_change_nothing(mesh, accumulate, finished, text, tmp_path):
   kind, workdir, _ = finished
-  overrides = dict(mesh=mesh, optimizer=dict(accumulate=accumulate))
+  overrides = dict(mesh=mesh, optimizer=dict(accumulate=accumulate), eval=dict(tasks=""))
   train.train(_config(kind, text, tmp_path / "run", **overrides))
   np.testing.assert_allclose(
     list(losses(tmp_path / "run").values()), list(losses(workdir).values()), rtol=1e-4
@@ -245,7 +246,7 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path, capsys):
     loading.load_language_model(tmp_path / "entropy", threshold=1.0)
   entropy = runs.load_run(tmp_path / "entropy")
   more = jax.tree.map(lambda x: x + 1, entropy.params)
-  checkpoint.save_params(tmp_path / "entropy", 7, more, entropy.config)  # as if trained on
+  stored_params.save(tmp_path / "entropy", 7, more, entropy.config)  # as if trained on
   for fails in (
     lambda: loading.load_language_model(tmp_path / "blt"),
     lambda: train.train(goes_on),
