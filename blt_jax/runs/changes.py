@@ -19,8 +19,10 @@ _REFUSED = (
   "data.heldout_*",
   "seed",
   "patching.*",
+  "distillation.*",
 )
-_PATHS = ("data.path", "data.heldout_path", "patching.entropy_model", "patching.tokenizer")
+_PATHS = ("data.path", "data.heldout_path", "patching.entropy_model", "patching.tokenizer",
+          "distillation.teacher")  # fmt: skip
 _UNCOMPARED = ("workdir", "allow_changes")
 _RATE_TOLERANCE = 0.1  # of the former learning rate
 

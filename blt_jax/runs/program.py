@@ -1,6 +1,7 @@
 """The train step of a run and all that it is made of, for `train` and `train_compile` alike."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from blt_jax import config as settings
 from blt_jax import kinds
 from blt_jax.ops import device
 from blt_jax.parallel import sharding
+from blt_jax.runs import distillation
 from blt_jax.training import state as train_state
 from blt_jax.training import steps
 
@@ -31,8 +33,10 @@ class Program:
     seed: of fresh parameters.
     param_dtype: of parameters.
     abstract_state: shapes, dtypes and shardings of the state.
-    step: one update, a pure function of state and batch.
+    step: one update, a pure function of state, batch and `head`, if there is one.
     options: how to compile it, for `jax.jit`.
+    teacher: of a distillation.
+    head: shapes, dtypes and shardings of what the step reads of the teacher.
   """
 
   mesh: Mesh
@@ -44,6 +48,8 @@ class Program:
   abstract_state: train_state.TrainState
   step: Callable[..., Any]
   options: dict[str, Any]
+  teacher: distillation.Teacher | None = None
+  head: Any = None
 
   def create_state(self) -> train_state.TrainState:
     """A fresh start, each array directly where it belongs."""
@@ -53,12 +59,17 @@ class Program:
 
   def train_step(self) -> Callable[..., Any]:
     """The compiled update: (state, batch) -> (state, metrics); it donates the state."""
-    return sharding.jit(self.step, self.mesh, **self.options)
+    step = sharding.jit(self.step, self.mesh, **self.options)
+    if self.teacher is None:
+      return step
+    head = self.teacher.load(self.head)
+    return lambda state, batch: step(state, batch, head)
 
   def trace(self, batch: steps.Batch) -> jax.stages.Traced:
     """The update ready to be compiled, for a batch of shapes."""
+    given = () if self.teacher is None else (self.head,)
     with sharding.on_mesh(self.mesh):
-      return jax.jit(self.step, **self.options).trace(self.abstract_state, batch)
+      return jax.jit(self.step, **self.options).trace(self.abstract_state, batch, *given)
 
 
 def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Program:
@@ -76,9 +87,14 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   sharding.check_batch_size(config.data.batch_size, accumulate, mesh)
   model = kinds.build_model(settings.make_model_config(config.model))
   optimizer, learning_rate = settings.make_optimizer(config)
+  groups = settings.make_groups(config)
   state = train_state.abstract_state(model, optimizer, mesh, param_dtype)
   # Left to the compiler, the state might come out placed otherwise than it went in.
   placed = jax.tree.map(lambda x: x.sharding, state)
+  make_step = functools.partial(steps.make_train_step, model, optimizer, accumulate, groups)
+  teacher = distillation.find(config)
+  if teacher is not None:
+    distillation.check_frozen(groups, state.params)
   return Program(
     mesh=mesh,
     model=model,
@@ -87,12 +103,14 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     seed=config.seed,
     param_dtype=param_dtype,
     abstract_state=state,
-    step=steps.make_train_step(model, optimizer, accumulate, settings.make_groups(config)),
+    step=distillation.make_step(config, model, teacher, make_step) if teacher else make_step(),
     options=dict(
       donate_argnames="state",
       out_shardings=(placed, None),
       compiler_options=device.compiler_options(mesh.devices.flat[0]),
     ),
+    teacher=teacher,
+    head=teacher.abstract_head(mesh, param_dtype) if teacher else None,
   )
 
 
@@ -113,6 +131,8 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> steps.Batch:
   }
   if kinds.find_kind(config.model.kind).reads_pieces:
     batch["target_bytes"] = array(shape.seq_len, jnp.int32)
+  if config.distillation.teacher:
+    batch["teacher_ids"] = batch["teacher_targets"] = array(shape.num_patches, jnp.int32)
   if tables := config.model.get("ngram_vocab_sizes"):
     batch["ngram_ids"] = array(shape.seq_len, jnp.int32, len(tables))
   return batch
