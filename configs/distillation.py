@@ -5,7 +5,7 @@
   python -m blt_jax.train --config=configs/distillation.py:first
   python -m blt_jax.train --config=configs/distillation.py:second
 
-The first stage teaches the local models to speak to the Llama's blocks, which are frozen, as its
+The first stage teaches the local models to speak to the frozen blocks of the Llama as its
 pieces do. The second trains everything on the patches of the quickstart's entropy model, the
 blocks at half the rate, as Bolmo (arXiv 2512.15586) does. docs/weights.md has the details.
 """
