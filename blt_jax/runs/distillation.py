@@ -121,7 +121,8 @@ def resolve(config: ConfigDict, began_with: ConfigDict) -> None:
         f"config.patching.{name} is {section[name]!r}; a distillation patches as its teacher's "
         f"pieces do: set it to {value!r}."
       )
-  section.tokenizer = section.tokenizer or teacher.tokenizer
+  own = began_with.get("patching", ConfigDict()).get("tokenizer")  # a run keeps a copy
+  section.tokenizer = section.tokenizer or own or teacher.tokenizer
   if paths.exists(section.tokenizer) and (
     tokenizers.digest(section.tokenizer) != tokenizers.digest(teacher.tokenizer)
   ):

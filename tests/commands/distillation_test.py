@@ -110,8 +110,7 @@ def test_both_stages_on_several_devices(home, tmp_path, monkeypatch):
 
   # --- The second stage takes everything, patches in its own way, and knows no teacher
   second = tiny_config("blt", init_from=str(whole), workdir=str(tmp_path / "second"))
-  second.model = settings.get_config("blt").model
-  second.model.update(folder.load_config(whole).model)
+  second.model.latent.update(BLOCKS)
   second.patching.scheme = "space"
   program = make_program(second)
   start = init_from.plan(second, program)
