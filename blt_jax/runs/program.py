@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -28,10 +29,12 @@ class Program:
     model: the module.
     optimizer: its updates.
     learning_rate: as a function of the step.
+    peak: float32, the highest learning rate; an input of the step, so that runs which differ
+      in it and in the seed alone share one compiled program in JAX's compilation cache.
     seed: of fresh parameters.
     param_dtype: of parameters.
     abstract_state: shapes, dtypes and shardings of the state.
-    step: one update, a pure function of state and batch.
+    step: one update, a pure function of state, batch and peak learning rate.
     options: how to compile it, for `jax.jit`.
   """
 
@@ -39,6 +42,7 @@ class Program:
   model: nn.Module
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
+  peak: np.floating
   seed: int
   param_dtype: str
   abstract_state: train_state.TrainState
@@ -53,12 +57,13 @@ class Program:
 
   def train_step(self) -> Callable[..., Any]:
     """The compiled update: (state, batch) -> (state, metrics); it donates the state."""
-    return sharding.jit(self.step, self.mesh, **self.options)
+    compiled = sharding.jit(self.step, self.mesh, **self.options)
+    return lambda state, batch: compiled(state, batch, self.peak)
 
   def trace(self, batch: steps.Batch) -> jax.stages.Traced:
     """The update ready to be compiled, for a batch of shapes."""
     with sharding.on_mesh(self.mesh):
-      return jax.jit(self.step, **self.options).trace(self.abstract_state, batch)
+      return jax.jit(self.step, **self.options).trace(self.abstract_state, batch, self.peak)
 
 
 def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Program:
@@ -79,15 +84,21 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   state = train_state.abstract_state(model, optimizer, mesh, param_dtype)
   # Left to the compiler, the state might come out placed otherwise than it went in.
   placed = jax.tree.map(lambda x: x.sharding, state)
+
+  def step(state: train_state.TrainState, batch: steps.Batch, peak: jax.Array):
+    of_peak, _ = settings.make_optimizer(config, peak)
+    return steps.make_train_step(model, of_peak, accumulate)(state, batch)
+
   return Program(
     mesh=mesh,
     model=model,
     optimizer=optimizer,
     learning_rate=learning_rate,
+    peak=np.float32(config.optimizer.learning_rate),
     seed=config.seed,
     param_dtype=param_dtype,
     abstract_state=state,
-    step=steps.make_train_step(model, optimizer, accumulate),
+    step=step,
     options=dict(
       donate_argnames="state",
       out_shardings=(placed, None),

@@ -30,9 +30,10 @@ def create_state(
   mesh: Mesh,
   param_dtype: str = "float32",
 ) -> TrainState:
-  """Initialises a run, each array directly where it belongs."""
-  init = _initialiser(model, optimizer, seed, param_dtype)
-  return jax.jit(lambda: nn.meta.unbox(init()), out_shardings=_shardings(init, mesh))()
+  """Initialises a run, each array directly where it belongs; one program for all seeds."""
+  init = _initialiser(model, optimizer, param_dtype)
+  make = jax.jit(lambda key: nn.meta.unbox(init(key)), out_shardings=_shardings(init, mesh))
+  return make(jax.random.key(seed))
 
 
 def abstract_state(
@@ -42,8 +43,8 @@ def abstract_state(
   param_dtype: str = "float32",
 ) -> TrainState:
   """Shapes, dtypes and shardings of a run's state, for restoring into."""
-  init = _initialiser(model, optimizer, 0, param_dtype)
-  shapes = nn.meta.unbox(jax.eval_shape(init))
+  init = _initialiser(model, optimizer, param_dtype)
+  shapes = nn.meta.unbox(jax.eval_shape(init, jax.random.key(0)))
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,
@@ -51,13 +52,13 @@ def abstract_state(
   )
 
 
-def _initialiser(model, optimizer, seed, param_dtype):
-  def init() -> TrainState:
-    params = optax.tree.cast(init_params(model, jax.random.key(seed)), param_dtype)
+def _initialiser(model, optimizer, param_dtype):
+  def init(key: jax.Array) -> TrainState:
+    params = optax.tree.cast(init_params(model, key), param_dtype)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
   return init
 
 
 def _shardings(init, mesh):
-  return sharding.state_shardings(jax.eval_shape(init), mesh)
+  return sharding.state_shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
