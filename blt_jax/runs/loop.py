@@ -28,7 +28,7 @@ from blt_jax.runs.document_counter import DocumentCounter
 from blt_jax.runs.evaluation import Evaluator
 from blt_jax.runs.feed import Feed
 from blt_jax.runs.log import make_run_log
-from blt_jax.runs.program import make_program
+from blt_jax.runs.program import Programs, make_program
 from blt_jax.runs.stopwatch import Stopwatch
 from blt_jax.storage.folders import Folder
 
@@ -43,13 +43,16 @@ def no_tasks() -> MakeTasks:
 
 
 def train(
-  config: ConfigDict, prepare_tasks: Callable[[], MakeTasks] = no_tasks
+  config: ConfigDict,
+  prepare_tasks: Callable[[], MakeTasks] = no_tasks,
+  programs: Programs | None = None,
 ) -> metrics.Numbers | None:
   """Trains, or goes on with what was stopped.
 
   Args:
     config: the whole settings.
     prepare_tasks: reads what else is asked at evaluations; called before anything is written.
+    programs: of the runs before, to share what is compiled with them.
 
   Returns:
     The held-out numbers of the end; None if preempted.
@@ -67,7 +70,7 @@ def train(
     config = resolve.resolve(config)
 
     # --- Mesh and model
-    program = make_program(config)
+    program = (programs or make_program)(config)
     mesh, model = program.mesh, program.model
     start = init_from.plan(config, program)
 
@@ -97,7 +100,7 @@ def train(
     traces = Folder(config.workdir).path_of("profile")
     train_step = profiling.Profiled(program.train_step(), traces, **config.profile)
     count_documents = DocumentCounter(mesh, config.data.num_streams)
-    evaluate = Evaluator(model, feed.heldout_batches(), mesh, config.eval.max_batches)
+    evaluate = Evaluator(program.sums, feed.heldout_batches(), mesh, config.eval.max_batches)
     ask_tasks = make_tasks(feed, model, mesh)
 
     # --- Loop: nothing waits for the device but the reports and what follows them

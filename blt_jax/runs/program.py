@@ -36,6 +36,9 @@ class Program:
     abstract_state: shapes, dtypes and shardings of the state.
     step: one update, a pure function of state, batch and peak learning rate.
     options: how to compile it, for `jax.jit`.
+    start: compiled, from a key [] to a fresh state.
+    update: `step` compiled; it donates the state.
+    sums: compiled, `steps.sums` of parameters and batch.
   """
 
   mesh: Mesh
@@ -48,17 +51,17 @@ class Program:
   abstract_state: train_state.TrainState
   step: Callable[..., Any]
   options: dict[str, Any]
+  start: Callable[[jax.Array], train_state.TrainState]
+  update: Callable[..., Any]
+  sums: Callable[..., steps.Metrics]
 
   def create_state(self) -> train_state.TrainState:
     """A fresh start, each array directly where it belongs."""
-    return train_state.create_state(
-      self.model, self.optimizer, self.seed, self.mesh, self.param_dtype
-    )
+    return self.start(jax.random.key(self.seed))
 
   def train_step(self) -> Callable[..., Any]:
     """The compiled update: (state, batch) -> (state, metrics); it donates the state."""
-    compiled = sharding.jit(self.step, self.mesh, **self.options)
-    return lambda state, batch: compiled(state, batch, self.peak)
+    return lambda state, batch: self.update(state, batch, self.peak)
 
   def trace(self, batch: steps.Batch) -> jax.stages.Traced:
     """The update ready to be compiled, for a batch of shapes."""
@@ -89,6 +92,11 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     of_peak, _ = settings.make_optimizer(config, peak)
     return steps.make_train_step(model, of_peak, accumulate)(state, batch)
 
+  options = dict(
+    donate_argnames="state",
+    out_shardings=(placed, None),
+    compiler_options=device.compiler_options(mesh.devices.flat[0]),
+  )
   return Program(
     mesh=mesh,
     model=model,
@@ -99,12 +107,44 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     param_dtype=param_dtype,
     abstract_state=state,
     step=step,
-    options=dict(
-      donate_argnames="state",
-      out_shardings=(placed, None),
-      compiler_options=device.compiler_options(mesh.devices.flat[0]),
-    ),
+    options=options,
+    start=train_state.make_start(model, optimizer, placed, param_dtype),
+    update=sharding.jit(step, mesh, **options),
+    sums=sharding.jit(lambda params, batch: steps.sums(model, params, batch), mesh),
   )
+
+
+class Programs:
+  """Makes the programs of runs that follow each other in one process.
+
+  A run that differs from the one before in nothing but its learning rate, seed, text and
+  folder shares what is traced and compiled with it.
+  """
+
+  def __init__(self):
+    self._last: Program | None = None
+    self._made_of: dict[str, Any] = {}
+
+  def __call__(self, config: ConfigDict) -> Program:
+    """As `make_program`."""
+    made_of = _made_of(config)
+    if self._last is None or made_of != self._made_of:
+      self._last = None  # its compiled programs may go before there are others
+      self._last, self._made_of = make_program(config), made_of
+      return self._last
+    return dataclasses.replace(
+      self._last,
+      learning_rate=settings.make_optimizer(config)[1],
+      peak=np.float32(config.optimizer.learning_rate),
+      seed=config.seed,
+    )
+
+
+def _made_of(config: ConfigDict) -> dict[str, Any]:
+  """What compiled programs depend on."""
+  found = {name: config[name].to_dict() for name in ("model", "optimizer", "schedule", "mesh")}
+  found["optimizer"].pop("learning_rate")
+  return found | {"num_steps": config.num_steps, "batch_size": config.data.batch_size}
 
 
 def abstract_batch(config: ConfigDict, mesh: Mesh) -> steps.Batch:

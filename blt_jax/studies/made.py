@@ -6,18 +6,18 @@ was stopped goes on with what is missing.
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import grain
 from absl import logging
 from ml_collections import ConfigDict
 
 from blt_jax import kinds
-from blt_jax.runs import settings_flags, tokenizers
+from blt_jax.runs import corpus, settings_flags, tokenizers
 from blt_jax.runs.patcher import read_threshold
 from blt_jax.storage.folders import Folder
-from blt_jax.studies import records
+from blt_jax.studies import children, records
 from blt_jax.studies.plan import Arm, Entropies, Plan, flags
 
 
@@ -160,6 +160,11 @@ def _store(name: str, text: ConfigDict, made: Made) -> None:
       f"entropies[{name!r}].stored needs a file of held-out text in config.data.heldout_path: "
       "split off scored text, it would not be that of the other arms."
     )
+  if isinstance(corpus.open_corpus(text).stream(seed=0), grain.IterDataset):
+    raise ValueError(
+      f"entropies[{name!r}].stored needs text with random access, and {text.path} is a stream, "
+      "as compressed files are: arms would read it in other orders. Unpack it."
+    )
   for part, path in (("train", text.path), ("heldout", text.heldout_path)):
     note = f"{part}_is_scored.json"
     if not made.notes(name).exists(note):
@@ -193,14 +198,11 @@ def _run(command: str, *arguments: str, is_told: bool = False) -> str:
     ValueError: it fails.
   """
   logging.info("== %s %s", command, " ".join(arguments))
-  whole = [sys.executable, "-m", f"blt_jax.{command}", *arguments]
-  process = subprocess.Popen(whole, stdout=subprocess.PIPE if is_told else None, text=True)
-  try:
+  with children.ending_with_this() as processes:
+    out = subprocess.PIPE if is_told else None
+    process = children.start(command, arguments, stdout=out)
+    processes.append(process)
     told = process.communicate()[0]
-  finally:
-    if process.poll() is None:  # this one is ended
-      process.terminate()
-      process.wait()
   if process.returncode:
     raise ValueError(
       f"`python -m blt_jax.{command} {' '.join(arguments)}` failed (status "

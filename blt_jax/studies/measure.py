@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from blt_jax.runs import corpus, resolve, settings_flags
 from blt_jax.runs.evaluation import Evaluator
 from blt_jax.runs.feed import Feed
-from blt_jax.runs.program import make_program
+from blt_jax.runs.program import Program, make_program
 from blt_jax.studies import cost, made
 from blt_jax.studies.plan import flags
 from blt_jax.studies.study import Measured, Study, plan_run
@@ -105,7 +105,7 @@ def measure(study: Study, name: str, config: ConfigDict, heldout_bytes: int) -> 
     row_bytes = config.data.batch_size * config.data.seq_len
     sample = list(itertools.islice(batches, max(4, _SAMPLE_BYTES // row_bytes)))
     state = program.create_state()
-    evaluate = Evaluator(program.model, map(_to_host, sample), program.mesh)
+    evaluate = Evaluator(program.sums, map(_to_host, sample), program.mesh)
     numbers = evaluate(state.params)
     found = Measured(
       parameters=sum(x.size for x in jax.tree.leaves(state.params)),
@@ -118,7 +118,7 @@ def measure(study: Study, name: str, config: ConfigDict, heldout_bytes: int) -> 
     )
     run = Run(name, study.plan.budgets_of(name)[0], study.plan.rates[0], 0)
     own = plan_run(config, study.plan, run, found, config.workdir)
-    first, seconds = _time(own, state, batches)
+    first, seconds = _time(make_program(own), state, batches)
   finally:
     feed.close()
   forward = seconds / 3 / found.bytes_per_step  # a step is three times as much
@@ -134,9 +134,9 @@ def _to_host(batch: Any) -> dict[str, np.ndarray]:
   return jax.device_get(batch)
 
 
-def _time(config: ConfigDict, state: Any, batches: Iterator[Any]) -> tuple[float, float]:
+def _time(program: Program, state: Any, batches: Iterator[Any]) -> tuple[float, float]:
   """Seconds of the first step, which compiles, and of one of those after it."""
-  step = make_program(config).train_step()
+  step = program.train_step()
 
   def timed() -> float:
     nonlocal state

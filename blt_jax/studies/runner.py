@@ -1,19 +1,15 @@
 """Trains the runs of a study one after another; several processes may share them."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from types import FrameType
-from typing import NoReturn
 
 from absl import flags as absl_flags
 from absl import logging
 
 from blt_jax.runs import lock, loop
-from blt_jax.studies import sweep
+from blt_jax.runs.program import Programs
+from blt_jax.studies import children, sweep
 from blt_jax.studies.study import Measured, Study
 from blt_jax.studies.sweep import Run
 
@@ -36,7 +32,7 @@ def work(study: Study, measured: Mapping[str, Measured]) -> bool:
     ValueError: as `loop.train`.
   """
   absl_flags.FLAGS.mark_as_parsed()  # Grain's worker processes want it
-  clock = _Clock(study, measured)
+  clock, programs = _Clock(study, measured), Programs()
   while True:
     done = study.done()
     runs = [r for r in sweep.wanted(study.plan, study.arms, done) if r not in done]
@@ -46,16 +42,16 @@ def work(study: Study, measured: Mapping[str, Measured]) -> bool:
     free = [run for run in runs if not lock.is_held(study.workdir(run))]
     if not free:
       time.sleep(_POLL)
-    elif not _train(study, free[0], measured[free[0].arm]):
+    elif not _train(study, free[0], measured[free[0].arm], programs):
       return False
 
 
-def _train(study: Study, run: Run, measured: Measured) -> bool:
+def _train(study: Study, run: Run, measured: Measured, programs: Programs) -> bool:
   """Trains a run; False if it was stopped before its end."""
   logging.info("== %s", run.name)
   config = study.config_of(run, measured)
   try:
-    return loop.train(config) is not None
+    return loop.train(config, programs=programs) is not None
   except lock.InUseError:  # another process was faster
     return True
   except FloatingPointError as error:
@@ -114,25 +110,14 @@ def spread(arguments: Sequence[str], gpus: Sequence[str], home: str) -> None:
   Raises:
     ValueError: one failed.
   """
-  command = [sys.executable, "-m", "blt_jax.study", *arguments]
-  processes: dict[str, subprocess.Popen] = {}
-
-  def end(signum: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + signum)
-
-  before = signal.signal(signal.SIGTERM, end)
-  try:
+  with children.ending_with_this() as processes:
     for gpu in gpus:
       with open(f"{home}/gpu_{gpu}.log", "a") as log:
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
-        processes[gpu] = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
+        processes.append(
+          children.start("study", arguments, stdout=log, stderr=log, env=environment)
+        )
       logging.info("GPU %s writes %s/gpu_%s.log.", gpu, home, gpu)
-    failed = [gpu for gpu, process in processes.items() if process.wait()]
-  finally:
-    signal.signal(signal.SIGTERM, before)
-    for process in processes.values():
-      if process.poll() is None:
-        process.terminate()
-        process.wait()
+    failed = [gpu for gpu, p in zip(gpus, processes, strict=True) if p.wait()]
   if failed:
     raise ValueError(f"GPU {failed[0]} ended early; {home}/gpu_{failed[0]}.log says why.")

@@ -89,11 +89,10 @@ def wanted(plan: Plan, arms: Sequence[str], done: Done) -> list[Run]:
     for rate in sweep_of(plan, arm, done).scores
   ]
   for budget, num_seeds in plan.budgets.items():
-    for seed in range(num_seeds):
-      for arm in arms:
-        rate = rate_at(plan, arm, budget, done)
-        if budget in plan.budgets_of(arm) and rate is not None:
-          runs.append(Run(arm, budget, rate, seed))
+    for arm in arms:  # whose runs share what is compiled
+      rate = rate_at(plan, arm, budget, done)
+      if budget in plan.budgets_of(arm) and rate is not None:
+        runs += [Run(arm, budget, rate, seed) for seed in range(num_seeds)]
   return list(dict.fromkeys(runs))
 
 

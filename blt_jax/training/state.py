@@ -1,6 +1,7 @@
 """All that a training step changes."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -23,19 +24,6 @@ class TrainState:
   opt_state: Any
 
 
-def create_state(
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  seed: int,
-  mesh: Mesh,
-  param_dtype: str = "float32",
-) -> TrainState:
-  """Initialises a run, each array directly where it belongs; one program for all seeds."""
-  init = _initialiser(model, optimizer, param_dtype)
-  make = jax.jit(lambda key: nn.meta.unbox(init(key)), out_shardings=_shardings(init, mesh))
-  return make(jax.random.key(seed))
-
-
 def abstract_state(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
@@ -43,13 +31,30 @@ def abstract_state(
   param_dtype: str = "float32",
 ) -> TrainState:
   """Shapes, dtypes and shardings of a run's state, for restoring into."""
-  init = _initialiser(model, optimizer, param_dtype)
-  shapes = nn.meta.unbox(jax.eval_shape(init, jax.random.key(0)))
+  boxed = jax.eval_shape(_initialiser(model, optimizer, param_dtype), jax.random.key(0))
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    _shardings(init, mesh),
+    nn.meta.unbox(boxed),
+    sharding.state_shardings(boxed, mesh),
   )
+
+
+def make_start(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  placed: Any,
+  param_dtype: str = "float32",
+) -> Callable[[jax.Array], TrainState]:
+  """The compiled function that initialises a run: from a key [] to its state.
+
+  Args:
+    model: the module.
+    optimizer: of the run.
+    placed: shardings of the state, so that each array comes directly where it belongs.
+    param_dtype: of parameters.
+  """
+  init = _initialiser(model, optimizer, param_dtype)
+  return jax.jit(lambda key: nn.meta.unbox(init(key)), out_shardings=placed)
 
 
 def _initialiser(model, optimizer, param_dtype):
@@ -58,7 +63,3 @@ def _initialiser(model, optimizer, param_dtype):
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
   return init
-
-
-def _shardings(init, mesh):
-  return sharding.state_shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
