@@ -45,9 +45,10 @@ def main(argv: list[str] | None = None) -> int | None:
     print(report.of_study(study, reference))
     return None
 
-  # --- What is made once, each by a process of its own: this one has no device yet
+  # --- What is made once, each by a process of its own
   study.begin()
   _share_compiled(study)
+  bill.check_early(study, measure.text_size(study))
   if args.dry_run:
     made.make_tokenizers(plan, study.active_configs, study.made)
   else:

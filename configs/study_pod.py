@@ -1,7 +1,7 @@
 r"""Models of the paper's 1B, 0.92 GFLOPs per byte each, for slices of TPUs: sizes alone.
 
-The processes of a pod do not share a study: `train_compile` and `train` take an arm's config and
-settings, and `study --runs` reports on what was trained.
+The processes of a pod do not share a study: `train_compile` and `train` take an arm's config
+and settings, and `study --runs` reports on what was trained.
 
   python -m blt_jax.train_compile --config=configs/tpu_v4.py --topology=v4-128
 """

@@ -106,15 +106,6 @@ class Lock:
           self._beat()
 
 
-def is_held(workdir: Path) -> bool:
-  """Whether a living trainer has the folder of a run."""
-  home = Folder(workdir)
-  try:
-    return home.exists(_FILE) and is_alive(home.read_json(_FILE))
-  except (FileNotFoundError, ValueError):
-    return False
-
-
 def is_alive(holder: Json) -> bool:
   """Whether the trainer of a lock's file may be running.
 

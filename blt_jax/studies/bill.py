@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from blt_jax.studies import sweep
+from blt_jax import config as settings
+from blt_jax import kinds
+from blt_jax.studies import cost, sweep
 from blt_jax.studies.measure import TextSize
 from blt_jax.studies.runner import duration, seconds_of
 from blt_jax.studies.study import Measured, Study
@@ -82,14 +84,37 @@ def _runs(study, measured, text, runs: Sequence[Run]) -> list[str]:
   return lines
 
 
+def check_early(study: Study, text: TextSize) -> None:
+  """Checks budgets before anything is made, of arms whose cost needs no measuring.
+
+  Raises:
+    ValueError: a budget is less than a step, or the text too little.
+  """
+  for name in study.arms:
+    config, budgets = study.configs[name], study.plan.budgets_of(name)
+    model = settings.make_model_config(config.model)
+    size = study.plan.arms[name].bytes_per_patch or config.patching.patch_size
+    costs = [
+      kinds.flops_per_byte(model, s, config.data.seq_len) for s in (size or 2, size or 8)
+    ]
+    if costs[0] == costs[1]:
+      row_bytes = config.data.batch_size * config.data.seq_len
+      cost.num_steps(budgets[0], costs[0], row_bytes, name)
+      _check_text(study, name, budgets[-1], budgets[-1] / (3 * costs[0]), text)
+
+
 def check_epochs(study: Study, measured: Mapping[str, Measured], text: TextSize) -> None:
   """Raises ValueError where a run would read its text too often."""
   for run in sweep.foreseen(study.plan, study.arms, study.done()):
     size = study.num_steps(run, measured[run.arm]) * measured[run.arm].bytes_per_step
-    epochs = size / text.train
-    if epochs > study.plan.max_epochs:
-      raise ValueError(
-        f"There is too little text: at {run.budget:g} FLOPs arm {run.arm!r} would read its "
-        f"{text.train:,} bytes {epochs:.1f} times, and the plan's max_epochs is "
-        f"{study.plan.max_epochs:g}. Give more text, or smaller budgets."
-      )
+    _check_text(study, run.arm, run.budget, size, text)
+
+
+def _check_text(study: Study, arm: str, budget: float, size: float, text: TextSize) -> None:
+  epochs = size / text.train
+  if epochs > study.plan.max_epochs:
+    raise ValueError(
+      f"There is too little text: at {budget:g} FLOPs arm {arm!r} would read its "
+      f"{text.train:,} bytes {epochs:.1f} times, and the plan's max_epochs is "
+      f"{study.plan.max_epochs:g}. Give more text, or smaller budgets."
+    )

@@ -5,6 +5,7 @@ was stopped goes on with what is missing.
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -102,7 +103,8 @@ def apply(config: ConfigDict, arm: Arm, plan: Plan, made: Made) -> None:
   if tokenizers.needs_tokenizer(config):
     config.patching.tokenizer = made.tokenizer(config)
     if kinds.find_kind(config.model.kind).reads_pieces:
-      config.data.seq_len = round(config.data.seq_len / bytes_per_piece(config, made))
+      pieces = config.data.seq_len / bytes_per_piece(config, made)
+      config.data.seq_len = max(round(pieces / 8), 1) * 8
   if arm.ngrams:
     config.data.ngram_tables = made.ngrams
   if not arm.entropies:
@@ -200,7 +202,9 @@ def _run(command: str, *arguments: str, is_told: bool = False) -> str:
   logging.info("== %s %s", command, " ".join(arguments))
   with children.ending_with_this() as processes:
     out = subprocess.PIPE if is_told else None
-    process = children.start(command, arguments, stdout=out)
+    # This process may have a share of the GPU's memory.
+    environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    process = children.start(command, arguments, stdout=out, env=environment)
     processes.append(process)
     told = process.communicate()[0]
   if process.returncode:

@@ -1,5 +1,6 @@
 """Trains the runs of a study one after another; several processes may share them."""
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -7,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from absl import flags as absl_flags
 from absl import logging
 
+from blt_jax.parallel import distributed
 from blt_jax.runs import lock, loop
 from blt_jax.runs.program import Programs
 from blt_jax.studies import children, sweep
@@ -39,10 +41,16 @@ def work(study: Study, measured: Mapping[str, Measured]) -> bool:
     if not runs:
       return True
     clock.tell(done)
-    free = [run for run in runs if not lock.is_held(study.workdir(run))]
-    if not free:
+    is_busy = False
+    for run in runs:
+      with contextlib.suppress(lock.InUseError), lock.hold(study.claim(run)):
+        if not _train(study, run, measured[run.arm], programs):
+          return False
+        is_busy = True
+        break
+    if not is_busy:  # other processes have them all
       time.sleep(_POLL)
-    elif not _train(study, free[0], measured[free[0].arm], programs):
+    if distributed.preempted(step=0):
       return False
 
 
@@ -52,8 +60,6 @@ def _train(study: Study, run: Run, measured: Measured, programs: Programs) -> bo
   config = study.config_of(run, measured)
   try:
     return loop.train(config, programs=programs) is not None
-  except lock.InUseError:  # another process was faster
-    return True
   except FloatingPointError as error:
     logging.warning("%s diverged, which is its result: %s", run.name, error)
     study.note_divergence(run, str(error))

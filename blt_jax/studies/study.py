@@ -112,6 +112,10 @@ class Study:
     """The folder of a run."""
     return self.home.path_of(f"runs/{run.name}")
 
+  def claim(self, run: Run) -> str:
+    """A folder that the process holds which trains a run."""
+    return self.home.path_of(f"claims/{run.name}")
+
   def ready_config(self, arm: str) -> ConfigDict:
     """The settings of an arm, with what was made for it."""
     config = self.configs[arm].copy_and_resolve_references()

@@ -51,7 +51,8 @@ def test_curves_cross_where_they_do():
   assert 3e15 < crossing.flops.low < 1e16 < crossing.flops.high < 3e16
 
 
-def test_a_report_says_what_to_be_careful_with(tmp_path):
+def test_a_report_says_what_to_be_careful_with(tmp_path, monkeypatch):
+  monkeypatch.setattr(report.plots, "draw_all", lambda *_: ["picture.png"])
   sweeps = {"a": Sweep({1e-3: 1.6, 2e-3: 1.5}), "b": Sweep({1e-3: 1.6, 2e-3: 1.5, 4e-3: 1.7})}
   text = report.write(str(tmp_path), _records(), "a", sweeps)
   assert "b takes 1.100 times the FLOPs per byte of a, more than 3%" in text
