@@ -258,18 +258,23 @@ def make_optimizer(
     peak: float32 [], in place of `config.optimizer.learning_rate`.
   """
   fields = config.optimizer.to_dict()
-  fields.pop("accumulate")
-  chosen = fields.pop("groups", {})
-  for pattern, group in chosen.items():
-    if not isinstance(group, dict):
-      raise ValueError(f"config.optimizer.groups[{pattern!r}] is {group!r}; it must be a dict.")
-  parts = [_build(groups.Group, {"pattern": p, **group}) for p, group in chosen.items()]
+  for name in ("accumulate", "groups"):
+    fields.pop(name, None)
   optimizer = _build(optim.OptimizerConfig, fields)
   schedule = _build(optim.ScheduleConfig, config.schedule.to_dict())
   if peak is not None:
     optimizer = dataclasses.replace(optimizer, learning_rate=peak)
   rate = optim.learning_rate(optimizer, schedule, config.num_steps)
-  return optim.adamw(optimizer, rate, parts), rate
+  return optim.adamw(optimizer, rate, make_groups(config)), rate
+
+
+def make_groups(config: ConfigDict) -> list[groups.Group]:
+  """The parameters that learn otherwise, from the whole config."""
+  chosen = config.optimizer.get("groups", ConfigDict()).to_dict()
+  for pattern, group in chosen.items():
+    if not isinstance(group, dict):
+      raise ValueError(f"config.optimizer.groups[{pattern!r}] is {group!r}; it must be a dict.")
+  return [_build(groups.Group, {"pattern": p, **group}) for p, group in chosen.items()]
 
 
 def _build(cls: type, fields: dict[str, Any]) -> Any:

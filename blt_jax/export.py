@@ -10,7 +10,7 @@ from absl import logging
 
 from blt_jax.cli import logs, run_flags
 from blt_jax.cli.parsing import Parser
-from blt_jax.runs import checkpoint, folder, patcher, tokenizers
+from blt_jax.runs import checkpoint, folder, patcher, stored_params, tokenizers
 from blt_jax.storage import atomic
 from blt_jax.storage.folders import Folder
 
@@ -41,7 +41,7 @@ def export(workdir: str, output: str, step: checkpoint.Step = None) -> None:
   run = folder.load_run(workdir, step)
   source, name = Folder(workdir), patcher.THRESHOLD_FILE
   with atomic.new_folder(output) as target:
-    checkpoint.save_params(target, run.step, run.params, run.config)
+    stored_params.save(target, run.step, run.params, run.config)
     if source.exists(name):
       Folder(target).write_json(name, source.read_json(name))
     if source.exists(folder.TOKENIZER):

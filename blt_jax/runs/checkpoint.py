@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
@@ -77,10 +76,10 @@ class Checkpoints:
       ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_SLICE),
       override=True,
     )
-    self._workdir, self._folder, self._settings = workdir, _folder(workdir), settings
+    self._workdir, self._folder, self._settings = workdir, folder_of(workdir), settings
     self._damaged = Folder(Folder(workdir).path_of("damaged"))
     self._is_damaged = False
-    bad = [s for s in _find_steps(self._folder) if _saved_bpb(self._folder / str(s)) is None]
+    bad = [s for s in saved_steps(self._folder) if _saved_bpb(self._folder / str(s)) is None]
     for step in distributed.gather(bad)[0]:
       self._set_aside(step, "Its metrics cannot be read.")  # Orbax would not start
     self._manager = ocp.CheckpointManager(
@@ -101,7 +100,7 @@ class Checkpoints:
     """
     if step == self._manager.latest_step():
       return
-    extra = _beside(state, extra, self._settings)
+    extra = beside(state, extra, self._settings)
     items = ocp.args.Composite(
       state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra)
     )
@@ -260,8 +259,8 @@ def find_step(workdir: Path, step: Step = None) -> int:
     FileNotFoundError: there is no such checkpoint.
     ValueError: "best" is wanted, and none was evaluated when it was saved.
   """
-  folder = _folder(workdir)
-  steps = sorted(_find_steps(folder))
+  folder = folder_of(workdir)
+  steps = sorted(saved_steps(folder))
   if not steps:
     raise FileNotFoundError(f"{workdir} holds no checkpoint; train it first.")
   if step is None:
@@ -283,18 +282,7 @@ def find_step(workdir: Path, step: Step = None) -> int:
 
 def newest_step(workdir: Path) -> int | None:
   """The step of a run's newest checkpoint; None if there is none."""
-  return max(_find_steps(_folder(workdir)), default=None)
-
-
-def digests_of_params(workdir: Path) -> Json:
-  """Path -> digest of each parameter in a run's newest checkpoint; empty in those of before.
-
-  Raises:
-    FileNotFoundError: there is no checkpoint.
-  """
-  extra = stored_state.read_extra(_folder(workdir) / str(find_step(workdir)))
-  saved = extra.get(stored_state.DIGESTS, {})
-  return {name: value for name, value in saved.items() if name.startswith("params/")}
+  return max(saved_steps(folder_of(workdir)), default=None)
 
 
 def warn_if_old(workdir: Path, step: int) -> None:
@@ -308,97 +296,14 @@ def warn_if_old(workdir: Path, step: int) -> None:
     )  # fmt: skip
 
 
-def load_params(
-  workdir: Path,
-  abstract: Any,
-  step: Step = None,
-  settings: ConfigDict | None = None,
-  as_stored: bool = False,
-) -> Any:
-  """The parameters of a checkpoint of a run, for this process alone.
-
-  Args:
-    workdir: the run's folder.
-    abstract: tree of `jax.ShapeDtypeStruct`, the parameters to restore, maybe not all.
-    step: which checkpoint, as for `find_step`.
-    settings: of the run, to be those that the checkpoint was trained with.
-    as_stored: give NumPy arrays, in the dtypes that they have there.
-
-  Raises:
-    FileNotFoundError: there is no such checkpoint.
-    ValueError: as `find_step`, it is of other settings, or it cannot be read.
-  """
-  step = find_step(workdir, step)
-  folder, name = _folder(workdir) / str(step), f"Checkpoint {step} of {workdir}"
-
-  def reading() -> tuple[Any, Json]:
-    stored_state.check_parts(folder, "state")
-    extra = stored_state.read_extra(folder)
-    if settings is not None:
-      model_settings.check(name, extra, settings)
-    return _read_params(folder, abstract), extra
-
-  try:
-    stored, extra = stored_state.read(folder, reading)
-    stored = jax.tree.map(np.asarray, stored) if as_stored else stored
-    stored_state.check_digests(name, {"params": stored}, extra)
-  except stored_state.FOREIGN:
-    raise  # not the fault of the checkpoint
-  except stored_state.NotThereError as error:
-    raise OSError(f"{name} cannot be read now: {error}.") from error
-  except Exception as error:  # each library below has exceptions of its own
-    others = [s for s in sorted(_find_steps(folder.parent)) if s != step]
-    raise ValueError(
-      f"{name} cannot be read: {causes.brief(error)}. If it is damaged, choose the step of "
-      f"another one; there are {others}."
-    ) from error
-  return stored if as_stored else stored_state.cast(stored, abstract)
-
-
-def stored_params(workdir: Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes and dtypes of the parameters of a checkpoint, by path."""
-  arrays = stored_state.stored_arrays(_folder(workdir) / str(step))
-  start = "params/"
-  return {
-    name.removeprefix(start): jax.ShapeDtypeStruct(array.shape, array.dtype)
-    for name, array in arrays.items()
-    if name.startswith(start)
-  }
-
-
-def _read_params(folder: epath.Path, abstract: Any) -> Any:
-  """The parameters of a checkpoint, their dtypes as saved."""
-  arrays = stored_state.stored_arrays(folder)
-  lacking = [n for n in digests.names_of({"params": abstract}) if n not in arrays]
-  if lacking:
-    raise ValueError(f"it has no array {lacking[0]}")
-  wanted = {"params": stored_state.as_stored(abstract, arrays, "params/")}
-  restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
-  args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
-  alone = stored_state.alone()
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone) as reader:
-    return reader.restore(folder / "state", args=args)["params"]
-
-
-def save_params(
-  workdir: Path, step: int, params: Any, settings: ConfigDict | None = None
-) -> None:
-  """Writes parameters, and the settings that decide their model, for `load_params`."""
-  state = {"params": params}
-  extra = _beside(state, {}, settings)
-  items = ocp.args.Composite(state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(extra))
-  with ocp.CheckpointManager(_folder(workdir)) as manager:
-    manager.save(step, args=items)
-
-
-def _beside(state: Any, extra: Json, settings: ConfigDict | None) -> Json:
-  """What is saved beside arrays."""
+def beside(state: Any, extra: Json, settings: ConfigDict | None) -> Json:
+  """What is saved beside arrays: `extra`, what decides the model, digests."""
   if settings is not None:
     extra = extra | {model_settings.ENTRY: model_settings.of(settings)}
   return stored_state.with_digests(extra, state)
 
 
-def _find_steps(folder: epath.Path) -> list[int]:
+def saved_steps(folder: epath.Path) -> list[int]:
   """Steps of whole checkpoints."""
   if not folder.exists():
     return []
@@ -429,7 +334,7 @@ def _shapes(arrays: Json) -> dict[str, tuple[int, ...]]:
   return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
-def _folder(workdir: Path) -> epath.Path:
+def folder_of(workdir: Path) -> epath.Path:
   """As Orbax wants it, which stores arrays with TensorStore.
 
   Raises:

@@ -18,7 +18,7 @@ from blt_jax.convert.plan import Plan
 from blt_jax.convert.stored import StoredArray
 from blt_jax.entropy.table import is_table
 from blt_jax.models.init import abstract_params
-from blt_jax.runs import checkpoint, folder, patcher, resolve
+from blt_jax.runs import checkpoint, folder, patcher, resolve, stored_params
 from blt_jax.storage import atomic, scratch
 
 ENTROPY_MODEL = "entropy_model"  # folder of its run, in that of the BLT
@@ -53,7 +53,7 @@ def write_run(output: str, planned: convert.Planned) -> None:
 
 
 def _save(target: str, later: str, plan: Plan, config: ConfigDict, zeros: Any) -> None:
-  checkpoint.save_params(target, 0, plan.stored(zeros), config)
+  stored_params.save(target, 0, plan.stored(zeros), config)
   folder.save_config(target, config, later)  # last: without it the folder is no run
 
 
@@ -128,11 +128,11 @@ def _stored_params(
   step = checkpoint.find_step(workdir, step)
   model = kinds.build_model(settings.make_model_config(config.model))
   flat = flax.traverse_util.flatten_dict(abstract_params(model), sep="/")
-  stored = checkpoint.stored_params(workdir, step)
+  stored = stored_params.shapes_of(workdir, step)
 
   def read(path: str) -> np.ndarray:
     wanted = _unflatten({path: flat[path]})
-    found = checkpoint.load_params(workdir, wanted, step, config, as_stored=True)
+    found = stored_params.load(workdir, wanted, step, config, as_stored=True)
     return jax.tree.leaves(found)[0]
 
   lazy = {

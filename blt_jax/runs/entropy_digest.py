@@ -6,7 +6,7 @@ import json
 from ml_collections import ConfigDict
 
 from blt_jax.entropy import table
-from blt_jax.runs import checkpoint
+from blt_jax.runs import stored_params
 from blt_jax.storage import paths
 from blt_jax.storage.folders import Folder
 
@@ -19,7 +19,7 @@ def find(folder: str) -> str | None:
   if table.is_table(folder):
     return Folder(folder).read_json(table.INFO).get("digest")
   try:
-    digests = checkpoint.digests_of_params(folder)
+    digests = stored_params.digests_of(folder)
   except FileNotFoundError:
     return None  # whoever needs it says so
   if not digests:

@@ -14,7 +14,7 @@ from blt_jax import config, kinds
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.models.init import abstract_params
 from blt_jax.parallel import distributed
-from blt_jax.runs import changes, checkpoint, model_settings, stored_settings
+from blt_jax.runs import changes, checkpoint, model_settings, stored_params, stored_settings
 from blt_jax.storage import atomic, paths
 from blt_jax.storage.folders import Folder
 
@@ -63,7 +63,7 @@ def load_run(workdir: str | os.PathLike, step: checkpoint.Step = None) -> Run:
   settings = load_config(workdir)
   model = kinds.build_model(config.make_model_config(settings.model))
   found = checkpoint.find_step(workdir, step)
-  params = checkpoint.load_params(workdir, abstract_params(model), found, settings)
+  params = stored_params.load(workdir, abstract_params(model), found, settings)
   logging.info("Loaded step %d of %s.", found, workdir)
   return Run(settings, model, params, found)
 

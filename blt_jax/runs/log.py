@@ -10,6 +10,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from blt_jax import config as settings
 from blt_jax import kinds
 from blt_jax.ops import device
 from blt_jax.parallel import distributed
@@ -17,6 +18,7 @@ from blt_jax.runs import metrics
 from blt_jax.runs.loss_guard import LossGuard
 from blt_jax.runs.stopwatch import Stopwatch
 from blt_jax.runs.warning_signs import WarningSigns, make_warning_signs
+from blt_jax.training import optim
 
 Batch = Mapping[str, jax.Array]
 
@@ -32,7 +34,7 @@ class RunLog:
     self,
     num_steps: int,
     every_steps: int,
-    learning_rate: Callable[[int], Any],
+    rates: Mapping[str, Callable[[int], Any]],
     speed: metrics.Speed,
     guard: LossGuard,
     stopwatch: Stopwatch,
@@ -44,7 +46,7 @@ class RunLog:
     Args:
       num_steps: of the run.
       every_steps: from one report to the next.
-      learning_rate: of a step, counted from 0.
+      rates: learning rates by name, of a step counted from 0.
       speed: rates from sums.
       guard: looks at every step.
       stopwatch: measures.
@@ -52,7 +54,7 @@ class RunLog:
       signs: what to warn of; likewise.
     """
     self._num_steps, self._every = num_steps, every_steps
-    self._learning_rate, self._speed = learning_rate, speed
+    self._rates, self._speed = rates, speed
     self._guard, self._stopwatch = guard, stopwatch
     self._writer, self._signs = writer, signs
     self._pending: list[tuple[int, Any, Batch]] = []
@@ -120,7 +122,8 @@ class RunLog:
     numbers = {
       **metrics.summarise(totals),
       "grad_norm": float(sums[-1]["grad_norm"]),
-      "learning_rate": float(self._learning_rate(step - 1)),
+      **{name: float(rate(step - 1)) for name, rate in self._rates.items()},
+      **{name: float(x) for name, x in sums[-1].items() if name.startswith("update_ratio/")},
       **self._speed(totals, times.pop("seconds")),
       **times,
     }
@@ -153,10 +156,14 @@ def make_run_log(
   if distributed.is_lead():
     writer = metrics.MetricWriter(workdir, section.tensorboard)
     signs = make_warning_signs(config, calibration)
+  rates = {"learning_rate": learning_rate} | {
+    f"learning_rate/{group.pattern}": optim.group_rate(learning_rate, group)
+    for group in settings.make_groups(config)
+  }
   return RunLog(
     num_steps=config.num_steps,
     every_steps=section.every_steps,
-    learning_rate=learning_rate,
+    rates=rates,
     speed=metrics.Speed(model.config, config.data.seq_len, devices, holds_pieces),
     guard=LossGuard(workdir, section.max_loss_jump),
     stopwatch=stopwatch,

@@ -12,7 +12,7 @@ import numpy as np
 from blt_jax import config as settings
 from blt_jax import convert
 from blt_jax.models.config import TransformerConfig
-from blt_jax.runs import checkpoint, folder
+from blt_jax.runs import checkpoint, folder, stored_params
 from blt_jax.storage.folders import Folder
 
 
@@ -49,11 +49,11 @@ def find(path: str | os.PathLike) -> Parameters:
   config = folder.load_config(path)
   model = settings.make_model_config(config.model)
   step = checkpoint.find_step(path)
-  shapes = {k: tuple(x.shape) for k, x in checkpoint.stored_params(path, step).items()}
+  shapes = {k: tuple(x.shape) for k, x in stored_params.shapes_of(path, step).items()}
 
   def load(wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     tree = flax.traverse_util.unflatten_dict(wanted, sep="/")
-    params = checkpoint.load_params(path, tree, step, config)
+    params = stored_params.load(path, tree, step, config)
     return flax.traverse_util.flatten_dict(params, sep="/")
 
   return Parameters(model, shapes, f"{path} at step {step}", load)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from blt_jax import config as settings
 from blt_jax import kinds
@@ -84,13 +84,14 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   sharding.check_batch_size(config.data.batch_size, accumulate, mesh)
   model = kinds.build_model(settings.make_model_config(config.model))
   optimizer, learning_rate = settings.make_optimizer(config)
+  groups, frozen = settings.make_groups(config), FrozenConfigDict(config)
   state = train_state.abstract_state(model, optimizer, mesh, param_dtype)
   # Left to the compiler, the state might come out placed otherwise than it went in.
   placed = jax.tree.map(lambda x: x.sharding, state)
 
   def step(state: train_state.TrainState, batch: steps.Batch, peak: jax.Array):
-    of_peak, _ = settings.make_optimizer(config, peak)
-    return steps.make_train_step(model, of_peak, accumulate)(state, batch)
+    of_peak, _ = settings.make_optimizer(frozen, peak)
+    return steps.make_train_step(model, of_peak, accumulate, groups)(state, batch)
 
   options = dict(
     donate_argnames="state",

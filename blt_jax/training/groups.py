@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import optax
 
 REST = "rest"  # the label of parameters in no group
 
@@ -53,6 +54,34 @@ class Group:
 def label_of(number: int) -> str:
   """The label of the parameters of a group."""
   return f"group_{number}"
+
+
+def update_ratios(groups: Sequence[Group], params: Any, updates: Any) -> dict[str, jax.Array]:
+  """How far an update moves the parameters of each group.
+
+  Args:
+    groups: of the optimizer; empty where there are none to compare.
+    params: tree of arrays of any shape.
+    updates: of the same shapes, to be added to them.
+
+  Returns:
+    `update_ratio/PATTERN`, and `update_ratio/rest` of parameters in no group -> float32 [],
+    the norm of the update over that of the parameters.
+  """
+  if not groups:
+    return {}
+  names = {label_of(number): group.pattern for number, group in enumerate(groups)}
+  parts: dict[str, tuple[list[jax.Array], list[jax.Array]]] = {}
+  for label, x, change in zip(
+    *map(jax.tree.leaves, (labels(groups, params), params, updates)), strict=True
+  ):
+    values, changes = parts.setdefault(names.get(label, REST), ([], []))
+    values.append(x)
+    changes.append(change)
+  return {
+    f"update_ratio/{name}": optax.tree.norm(changes) / optax.tree.norm(values)
+    for name, (values, changes) in sorted(parts.items())
+  }
 
 
 def labels(groups: Sequence[Group], params: Any) -> Any:

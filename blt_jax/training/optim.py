@@ -167,14 +167,20 @@ def _is_frozen(label: str, groups: Sequence[Group]) -> bool:
   return any(g.is_frozen and label_of(i) == label for i, g in enumerate(groups))
 
 
+def group_rate(rate: optax.Schedule, group: Group) -> optax.Schedule:
+  """The learning rate of a group's parameters, where `rate` is that of the rest."""
+  if group.is_frozen:
+    return jnp.zeros_like
+  return lambda step: jnp.where(
+    step < group.first_step, 0.0, group.learning_rate_scale * rate(step)
+  )
+
+
 def _of_group(config, rate, group):
   if group.is_frozen:
     return optax.set_to_zero()
-
-  def scaled(step):
-    return jnp.where(step < group.first_step, 0.0, group.learning_rate_scale * rate(step))
-
-  return _adamw(config, scaled, config.weight_decay * group.weight_decay_scale)
+  weight_decay = config.weight_decay * group.weight_decay_scale
+  return _adamw(config, group_rate(rate, group), weight_decay)
 
 
 def _adamw(config, rate, weight_decay):

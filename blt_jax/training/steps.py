@@ -3,7 +3,7 @@
 Sums and counts leave a step, never means, so that they add up over parts and batches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +14,7 @@ import optax
 from blt_jax import tokenizer
 from blt_jax.models.extras import Extras
 from blt_jax.ops import losses
+from blt_jax.training.groups import Group, update_ratios
 from blt_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -102,7 +103,10 @@ def _count_pieces(batch: Batch, mask: jax.Array) -> Metrics:
 
 
 def make_train_step(
-  model: nn.Module, optimizer: optax.GradientTransformation, accumulate: int = 1
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  accumulate: int = 1,
+  groups: Sequence[Group] = (),
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Builds one optimizer update.
 
@@ -111,10 +115,11 @@ def make_train_step(
     optimizer: as built by `optim`.
     accumulate: parts of the batch that are differentiated one after the other; each
       target weighs the same whatever part it is in.
+    groups: of parameters, whose updates are measured.
 
   Returns:
-    A pure function (state, batch) -> (state, metrics); metrics are `sums` and
-    `grad_norm`, before clipping.
+    A pure function (state, batch) -> (state, metrics); metrics are `sums`, `grad_norm`
+    before clipping, and `update_ratios` of groups.
   """
 
   def loss(params, batch):
@@ -143,6 +148,7 @@ def make_train_step(
     gradients = jax.tree.map(lambda g: g / (metrics["targets"] + 1e-6), gradients)
     metrics["grad_norm"] = optax.tree.norm(gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    metrics |= update_ratios(groups, state.params, updates)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), metrics
 

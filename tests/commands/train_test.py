@@ -16,8 +16,8 @@ from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
 from blt_jax.parallel import distributed, sharding
 from blt_jax.patching import PatchingConfig
-from blt_jax.runs import checkpoint, loading, loop, patcher, resolve
 from blt_jax.runs import folder as runs
+from blt_jax.runs import loading, loop, patcher, resolve, stored_params
 from blt_jax.runs.feed import Feed
 
 
@@ -245,7 +245,7 @@ def test_entropy_patches_from_training_to_generation(text, tmp_path, capsys):
     loading.load_language_model(tmp_path / "entropy", threshold=1.0)
   entropy = runs.load_run(tmp_path / "entropy")
   more = jax.tree.map(lambda x: x + 1, entropy.params)
-  checkpoint.save_params(tmp_path / "entropy", 7, more, entropy.config)  # as if trained on
+  stored_params.save(tmp_path / "entropy", 7, more, entropy.config)  # as if trained on
   for fails in (
     lambda: loading.load_language_model(tmp_path / "blt"),
     lambda: train.train(goes_on),

@@ -1,9 +1,11 @@
 """Several real processes train as one does, and end together whatever happens."""
 
+import json
 import os
 import signal
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from blt_jax.runs import folder as runs
 
 NUM_DISTURBANCES = int(os.environ.get("BLT_JAX_DISTURBANCES", "1"))
 _STEPS = 6
+_TASKS = dict(every_steps=_STEPS, tasks="piqa", task_limit=4)
 
 
 def _settings(text, workdir, num_steps=_STEPS, **overrides):
@@ -40,32 +43,42 @@ def _folder(tmp_path_factory):
 
 @pytest.fixture(scope="module", name="alone")
 def _alone(folder):
-  """Losses of runs in one process, by kind of model."""
-  found = {}
-  for kind in ("byte_lm", "blt"):
-    config = tiny_config(kind, **_settings(folder / "text", folder / f"alone_{kind}", 9))
-    train.train(config)
-    found[kind] = losses(folder / f"alone_{kind}")
+  """Folders of runs in one process, by kind of model."""
+  found = {kind: folder / f"alone_{kind}" for kind in ("byte_lm", "blt")}
+  for kind, workdir in found.items():
+    tasks = _TASKS if kind == "byte_lm" else {}
+    train.train(tiny_config(kind, **_settings(folder / "text", workdir, 9, eval=tasks)))
   return found
 
 
+def _evaluation(workdir):
+  """Numbers of a run's evaluation after `_STEPS` steps."""
+  lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  return next(x for x in lines if x.pop("kind") == "eval" and x["step"] == _STEPS)
+
+
 @pytest.mark.parametrize(
-  ("kind", "count", "mesh"),
+  ("kind", "count", "mesh", "evaluation"),
   [
-    ("byte_lm", 2, dict(data=4)),
-    ("byte_lm", 2, dict(data=1, fsdp=4)),
-    ("byte_lm", 4, dict(data=2, tensor=2)),  # two processes hold the same rows
-    ("blt", 2, dict(data=1, fsdp=2, tensor=2)),
+    ("byte_lm", 2, dict(data=4), _TASKS),
+    ("byte_lm", 2, dict(data=1, fsdp=4), {}),
+    ("byte_lm", 4, dict(data=2, tensor=2), {}),  # two processes hold the same rows
+    ("blt", 2, dict(data=1, fsdp=2, tensor=2), {}),
   ],
 )
-def test_processes_train_as_one_does(kind, count, mesh, alone, folder):
+def test_processes_train_as_one_does(kind, count, mesh, evaluation, alone, folder):
   workdir = folder / f"{kind}_{count}_{'_'.join(mesh)}"
-  group = ProcessGroup(count, kind, folder, _settings(folder / "text", workdir, mesh=mesh))
+  settings = _settings(folder / "text", workdir, mesh=mesh, eval=evaluation)
+  group = ProcessGroup(count, kind, folder, settings)
   assert group.wait() == [0] * count, group.logs()
   found = losses(workdir)
   assert found.keys() == set(range(1, _STEPS + 1))
-  expected = alone[kind]
+  expected = losses(alone[kind])
   np.testing.assert_allclose([found[i] for i in found], [expected[i] for i in found], rtol=1e-5)
+  if evaluation:
+    found, wanted = (_evaluation(x) for x in (workdir, alone[kind]))
+    assert {"piqa/acc", "piqa/acc_norm"} <= wanted.keys()
+    chex.assert_trees_all_close(found, wanted, rtol=1e-5)
   # It goes on with another mesh, and another number of processes.
   train.train(tiny_config(kind, **_settings(folder / "text", workdir, 9)))
   found = losses(workdir)

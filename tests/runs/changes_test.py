@@ -5,8 +5,7 @@ import pytest
 from absl import logging
 from tiny_runs import tiny_config
 
-from blt_jax.runs import changes, folder
-from blt_jax.runs.checkpoint import save_params
+from blt_jax.runs import changes, folder, stored_params
 from blt_jax.storage.folders import Folder
 
 
@@ -116,7 +115,7 @@ def test_the_settings_of_every_start_are_kept(tmp_path, caplog):
 
 def test_what_is_refused_leaves_the_settings_as_they_were(tmp_path):
   folder.share_config(tmp_path, _config(tmp_path))
-  save_params(tmp_path, 5, {"w": np.ones(3)})
+  stored_params.save(tmp_path, 5, {"w": np.ones(3)})
   with pytest.raises(ValueError, match="is at step 5 and was another before: config.seed was"):
     folder.share_config(tmp_path, _config(tmp_path, seed=7))
   assert folder.load_config(tmp_path).seed == 42

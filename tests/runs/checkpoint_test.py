@@ -13,12 +13,10 @@ import pytest
 from absl import logging
 from tiny_runs import small_files
 
-from blt_jax.runs import stored_state
+from blt_jax.runs import stored_params, stored_state
 from blt_jax.runs.checkpoint import (
   Checkpoints,
   find_step,
-  load_params,
-  save_params,
   warn_if_old,
 )
 from blt_jax.training.state import TrainState
@@ -140,7 +138,7 @@ def test_flipped_bits_are_never_taken_for_parameters(tmp_path):
     damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
     largest.write_bytes(damaged)
     try:
-      found = load_params(tmp_path, noise)
+      found = stored_params.load(tmp_path, noise)
     except ValueError as error:
       seen.append(
         "are not what was saved (bits changed since), the first is params/w" in str(error)
@@ -182,7 +180,9 @@ def test_checkpoints_of_before_there_were_digests_pass_with_a_note(tmp_path, cap
     assert checkpoints.restore(_abstract()).extra == {"at": 1}
   assert "Checkpoint 1 has no digests" in caplog.text
   shutil.rmtree(path.parent)  # as in weights that were exported before
-  np.testing.assert_array_equal(load_params(tmp_path, _abstract().params)["w"], [1, 2, 3, 4])
+  np.testing.assert_array_equal(
+    stored_params.load(tmp_path, _abstract().params)["w"], [1, 2, 3, 4]
+  )
 
 
 def _fail(monkeypatch, error, times):
@@ -240,7 +240,7 @@ def test_names_that_stand_for_others_are_refused(tmp_path, name):
 def test_arrays_come_in_the_dtype_that_is_asked_for(tmp_path):
   _save(tmp_path, 1)
   narrow = jax.tree.map(lambda x: x.update(dtype=jnp.bfloat16), _abstract().params)
-  params = load_params(tmp_path, narrow)
+  params = stored_params.load(tmp_path, narrow)
   assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}
   np.testing.assert_array_equal(params["w"].astype(np.float32), [1, 2, 3, 4])
 
@@ -295,7 +295,7 @@ def test_a_checkpoint_is_found_by_its_step_or_as_the_best(tmp_path):
       checkpoints.save(step, _state(step), {}, bpb)
   assert [find_step(tmp_path, step) for step in (None, "best", 2)] == [7, 4, 2]
   np.testing.assert_array_equal(
-    load_params(tmp_path, _abstract().params, "best")["w"], [4, 5, 6, 7]
+    stored_params.load(tmp_path, _abstract().params, "best")["w"], [4, 5, 6, 7]
   )
   with pytest.raises(FileNotFoundError, match="no checkpoint of step 3; it has 1, 2, 4, 7"):
     find_step(tmp_path, 3)
@@ -318,7 +318,7 @@ def test_an_old_entropy_model_is_no_silent_choice(tmp_path, caplog):
 
 
 def test_parameters_alone(tmp_path):
-  save_params(tmp_path, 7, _state(7).params)
+  stored_params.save(tmp_path, 7, _state(7).params)
   assert find_step(tmp_path) == 7
-  params = load_params(tmp_path, _abstract().params)
+  params = stored_params.load(tmp_path, _abstract().params)
   np.testing.assert_array_equal(params["w"], [7, 8, 9, 10])

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 from tiny_runs import tiny_config
 
-from blt_jax.runs import checkpoint, entropy_digest
+from blt_jax.runs import entropy_digest, stored_params
 from blt_jax.storage.folders import Folder
 
 find = entropy_digest.find
@@ -15,7 +15,7 @@ find = entropy_digest.find
 
 @pytest.fixture(name="model")
 def _model(tmp_path):
-  checkpoint.save_params(tmp_path / "entropy", 1, {"w": jnp.arange(3.0)})
+  stored_params.save(tmp_path / "entropy", 1, {"w": jnp.arange(3.0)})
   return tmp_path / "entropy"
 
 
@@ -27,10 +27,10 @@ def _section(model, **values):
 
 def test_it_is_that_of_the_newest_parameters(model, tmp_path):
   first = find(model)
-  checkpoint.save_params(model, 2, {"w": jnp.arange(3.0)})
+  stored_params.save(model, 2, {"w": jnp.arange(3.0)})
   assert find(model) == first  # the same ones
   entropy_digest.check(_section(model, entropy_digest=first))
-  checkpoint.save_params(model, 3, {"w": jnp.arange(3.0) + 1})
+  stored_params.save(model, 3, {"w": jnp.arange(3.0) + 1})
   assert find(model) != first
   with pytest.raises(ValueError, match=f"{model} is not the one .* was {first}, now .*Put the"):
     entropy_digest.check(_section(model, entropy_digest=first))

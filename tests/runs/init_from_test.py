@@ -10,7 +10,7 @@ from tiny_runs import tiny_config
 from blt_jax import config as settings
 from blt_jax import convert, kinds
 from blt_jax.models.init import fresh_params
-from blt_jax.runs import checkpoint, folder, init_from, parameters
+from blt_jax.runs import checkpoint, folder, init_from, parameters, stored_params
 from blt_jax.runs.program import make_program
 
 WIDE = dict(dim=32, window=None)  # as the latent transformer of a tiny BLT
@@ -22,7 +22,7 @@ def _run(path, kind, seed=7, **stack):
   if stack:
     config.model.transformer.update(stack)
   params = fresh_params(kinds.build_model(settings.make_model_config(config.model)), seed)
-  checkpoint.save_params(path, 3, params)
+  stored_params.save(path, 3, params)
   folder.save_config(path, config)
   return params
 

@@ -131,7 +131,10 @@ def _log(tmp_path, writer, every_steps=2, signs=None):
   return RunLog(
     num_steps=10,
     every_steps=every_steps,
-    learning_rate=lambda step: step * 0.5,
+    rates={
+      "learning_rate": lambda step: step * 0.5,
+      "learning_rate/latent/*": lambda step: step,
+    },
     speed=metrics.Speed(None, 16, jax.devices("cpu")[:1]),
     guard=LossGuard(tmp_path, max_jump=1.0),
     stopwatch=Stopwatch(),
@@ -147,7 +150,7 @@ def test_log_reports_one_step_late_and_the_rest_when_asked(tmp_path):
     return [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
 
   step_metrics = {k: jnp.array(v, jnp.float32) for k, v in _SUMS.items()}
-  step_metrics["grad_norm"] = jnp.array(0.25)
+  step_metrics |= {"grad_norm": jnp.array(0.25), "update_ratio/latent/*": jnp.array(0.125)}
   for step in (1, 2):
     log.add(step, step_metrics, _batch())
   assert not lines()  # reading these two would wait for the newest
@@ -158,6 +161,9 @@ def test_log_reports_one_step_late_and_the_rest_when_asked(tmp_path):
   log.evaluation(3, {"bpb": 1.5})
   log.close()
   assert [(n["step"], n["kind"]) for n in lines()] == [(2, "train"), (3, "train"), (3, "eval")]
+  assert lines()[0].items() >= {
+    "learning_rate": 0.5, "learning_rate/latent/*": 1.0, "update_ratio/latent/*": 0.125
+  }.items()  # fmt: skip
   assert lines()[0]["learning_rate"] == 0.5 and lines()[0]["grad_norm"] == 0.25
   assert lines()[0]["loss"] == pytest.approx(60 / 22)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_runs import tiny_config
 
-from blt_jax.runs import checkpoint, folder, model_settings, stored_settings
+from blt_jax.runs import checkpoint, folder, model_settings, stored_params, stored_settings
 from blt_jax.runs.stored_state import OtherModelError
 from blt_jax.training.state import TrainState
 
@@ -27,12 +27,12 @@ def _config(workdir, **values):
 def _run(tmp_path_factory):
   """A run with a checkpoint, to read only."""
   workdir = tmp_path_factory.mktemp("run")
-  checkpoint.save_params(workdir, 5, PARAMS, _config(workdir))
+  stored_params.save(workdir, 5, PARAMS, _config(workdir))
   return workdir
 
 
 def _load(workdir, settings):
-  found = checkpoint.load_params(workdir, PARAMS, settings=settings)
+  found = stored_params.load(workdir, PARAMS, settings=settings)
   np.testing.assert_array_equal(found["w"], PARAMS["w"])
 
 
@@ -105,7 +105,7 @@ def test_training_goes_on_with_the_settings_of_its_checkpoint(tmp_path):
 
 
 def test_checkpoints_of_before_pass(tmp_path):
-  checkpoint.save_params(tmp_path, 5, PARAMS)
+  stored_params.save(tmp_path, 5, PARAMS)
   _load(tmp_path, _config(tmp_path, **{"model.pooling": "min"}))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from blt_jax import config as settings
 from blt_jax.training import optim
-from blt_jax.training.groups import Group
+from blt_jax.training.groups import Group, update_ratios
 
 CONFIG = optim.OptimizerConfig(learning_rate=0.5, clip_norm=1e9)
 
@@ -73,6 +73,20 @@ def test_thawed_arrays_learn_from_their_step_with_all_their_gradients():
   assert sizes[0] == sizes[1]
   means = [[x for x in jax.tree.leaves(s) if x.shape == (3,)] for s in (state, whole)]
   chex.assert_trees_all_close(*means, rtol=1e-6)
+
+
+def test_updates_are_measured_by_group():
+  params = _params()
+  updates = jax.tree.map(functools.partial(_gradient, 0), params)
+  groups = [Group("latent/norm"), Group("latent/*", learning_rate_scale=0.5)]
+  found = update_ratios(groups, params, updates)
+  want = {
+    "update_ratio/latent/norm": np.sqrt(0.01 + 0.04) / np.sqrt(8),
+    "update_ratio/latent/*": np.sqrt(0.01 + 0.04 + 0.09) / np.sqrt(3),
+    "update_ratio/rest": np.sqrt(0.01 + 0.04 + 0.09 + 0.16) / 6,
+  }
+  chex.assert_trees_all_close(found, want, rtol=1e-6)
+  assert update_ratios((), params, updates) == {}
 
 
 def test_parameters_that_carry_names_are_found_too():
