@@ -11,6 +11,7 @@ tables; the last command writes such a report of runs that were trained otherwis
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
 
 import jax
 from absl import logging
@@ -20,7 +21,7 @@ from blt_jax.cli.parsing import Parser
 from blt_jax.parallel import distributed
 from blt_jax.studies import bill, made, measure, report, runner
 from blt_jax.studies import plan as plans
-from blt_jax.studies.study import Study
+from blt_jax.studies.study import Measured, Study
 
 
 def main(argv: list[str] | None = None) -> int | None:
@@ -58,7 +59,8 @@ def main(argv: list[str] | None = None) -> int | None:
   if args.gpus and not args.dry_run:
     gpus = args.gpus.split(",")
     rest = [a for a in arguments if not a.startswith("--gpus")]
-    runner.spread([*rest, "--dry_run"], gpus[:1], study.home.path)
+    runner.spread([*rest, "--dry_run"], gpus[:1], study.home.path)  # which measures
+    _say_cost(study, *measure.measure_all(study))
     runner.spread(rest, gpus, study.home.path)
     print(report.of_study(study, reference))
     return None
@@ -66,8 +68,7 @@ def main(argv: list[str] | None = None) -> int | None:
   # --- All in this process
   distributed.start()
   measured, stood_in = measure.measure_all(study)
-  print(bill.to_text(study, measured, measure.text_size(study), stood_in), flush=True)
-  bill.check_epochs(study, measured, measure.text_size(study))
+  _say_cost(study, measured, stood_in)
   if args.dry_run:
     return None
   if runner.work(study, measured):
@@ -106,6 +107,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def _text(args: argparse.Namespace) -> dict[str, str]:
   given = {"data.path": args.data, "data.heldout_path": args.heldout}
   return {name: value for name, value in given.items() if value is not None}
+
+
+def _say_cost(study: Study, measured: Mapping[str, Measured], stood_in: Sequence[str]) -> None:
+  """Prints it; raises ValueError if there is too little text."""
+  text = measure.text_size(study)
+  print(bill.to_text(study, measured, text, stood_in), flush=True)
+  bill.check_epochs(study, measured, text)
 
 
 def _share_compiled(study: Study) -> None:

@@ -23,10 +23,10 @@ def get_plan() -> Plan:
       "bpe": Arm("quickstart.py:bpe"),
     },
     entropies={
-      "neural": Entropies("quickstart.py:entropy", {"num_steps": 400}),
+      "neural": Entropies("quickstart.py:entropy", {"num_steps": 300}),
       "table": Entropies(text=2_000_000),
     },
-    budgets={6e11: 1},
+    budgets={4e11: 1},
     rates=(4e-3,),
     reference="blt",
     settings={"data.seq_len": 1024},

@@ -48,7 +48,7 @@ def write(
     ImportError: matplotlib is missing.
   """
   if not any(record.arm == reference for record in records):
-    arms = sorted({record.arm for record in records})
+    arms = ", ".join(sorted({record.arm for record in records})) or "no arm"
     raise ValueError(
       f"No run of the reference {reference!r} is done; there are some of {arms}."
     )
@@ -84,8 +84,11 @@ def of_study(study: Study, reference: str) -> str:
   missing = len(wanted) - len(done)
   notes = [f"{missing} of {len(wanted)} runs are still to come."] * (missing > 0)
   notes += [f"Training diverged in {', '.join(diverged)}."] * bool(diverged)
-  folder = study.home.path_of("report")
-  return write(folder, study.records(), reference, sweeps, notes)
+  records = study.records()
+  if records and reference not in {record.arm for record in records}:
+    notes.append(f"No run of {reference} is done: {records[0].arm} stands in for it.")
+    reference = records[0].arm
+  return write(study.home.path_of("report"), records, reference, sweeps, notes)
 
 
 def of_runs(folder: str, groups: Sequence[str], reference: str | None = None) -> str:
