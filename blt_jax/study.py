@@ -10,7 +10,6 @@ tables; the last command writes such a report of runs that were trained otherwis
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -30,8 +29,7 @@ def main(argv: list[str] | None = None) -> int | None:
   Returns:
     The exit status: 130 after Ctrl-C.
   """
-  arguments = sys.argv[1:] if argv is None else argv
-  args = _parse(arguments)
+  args = _parse(argv)
   logs.show_progress()
   plots.import_pyplot()  # hours later would be too late
   if args.runs:
@@ -58,7 +56,8 @@ def main(argv: list[str] | None = None) -> int | None:
   # --- One process for each GPU
   if args.gpus and not args.dry_run:
     gpus = args.gpus.split(",")
-    rest = [a for a in arguments if not a.startswith("--gpus")]
+    rest = [f"--{name}={value}" for name, value in vars(args).items() if value]
+    rest = [a for a in rest if not a.startswith("--gpus=")]
     runner.spread([*rest, "--dry_run"], gpus[:1], study.home.path)  # which measures
     _say_cost(study, *measure.measure_all(study))
     runner.spread(rest, gpus, study.home.path)
@@ -78,7 +77,7 @@ def main(argv: list[str] | None = None) -> int | None:
   return distributed.exit_status()
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def _parse(argv: list[str] | None) -> argparse.Namespace:
   parser = Parser("study", __doc__)
   add = parser.add_argument
   add("--plan", metavar="FILE", help="the comparison, such as configs/study_tiny.py")

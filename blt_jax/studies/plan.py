@@ -13,7 +13,7 @@ from blt_jax.cli.parsing import nearest
 from blt_jax.runs import bounds, settings_flags
 
 Settings = Mapping[str, Any]  # dotted name, without "config." -> value
-_TEXT = ("path", "mixture", "heldout_path", "heldout_fraction", "max_document_bytes")
+_TEXT = ("path", "heldout_path", "heldout_fraction", "max_document_bytes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +225,8 @@ def load_arms(plan: Plan, names: Sequence[str] = ()) -> dict[str, ConfigDict]:
 
 
 def _check_text(name: str, config: ConfigDict, first: str, usual: ConfigDict) -> None:
+  if config.data.mixture:
+    raise ValueError(f"Arm {name!r} has a config.data.mixture; a study reads one data.path.")
   for field in _TEXT:
     own, common = config.data[field], usual.data[field]
     if own != common:
