@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 
-from absl import flags as absl_flags
 from absl import logging
 
 from blt_jax.parallel import distributed
@@ -33,7 +32,6 @@ def work(study: Study, measured: Mapping[str, Measured]) -> bool:
   Raises:
     ValueError: as `loop.train`.
   """
-  absl_flags.FLAGS.mark_as_parsed()  # Grain's worker processes want it
   clock, programs = _Clock(study, measured), Programs()
   while True:
     done = study.done()

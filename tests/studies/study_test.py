@@ -29,7 +29,7 @@ from blt_jax.studies.plan import Arm, Plan
 def get_plan():
   return Plan(
     arms=dict(flat=Arm("models.py:byte_lm"), mega=Arm("models.py:megabyte")),
-    budgets={{5e7: 2}},
+    budgets={{8e7: 2}},
     rates=(3e-2,),
     evaluations=2,
     reference="flat",
@@ -84,13 +84,13 @@ def _dying_once(patched):
 def test_all_runs_are_done_and_no_others(done, home):
   for arm in ("flat", "mega"):
     names = {p.name for p in home.glob(f"out/runs/{arm}/*")}
-    assert names == {"5e+07_rate0.03_seed0", "5e+07_rate0.03_seed1"}
+    assert names == {"8e+07_rate0.03_seed0", "8e+07_rate0.03_seed1"}
   assert runner.work(done, {}) is True  # nothing is left
 
 
 def test_a_killed_study_goes_on_to_the_same_numbers(done, home):
   (cut,) = home.glob("out/runs/mega/*_seed0")  # the second run
-  config = done.config_of(sweep.Run("mega", 5e7, 0.03, 0), done.find_measured("mega"))
+  config = done.config_of(sweep.Run("mega", 8e7, 0.03, 0), done.find_measured("mega"))
   config.workdir = str(home / "whole")
   loop.train(config)
   assert losses(cut) == losses(home / "whole")
@@ -103,13 +103,13 @@ def test_the_report_by_hand(done, home):
     for row in csv.DictReader(file):
       rows[row["arm"], float(row["budget"])] = row
   found = {arm: [_last_bpb(path) for path in _runs(home, arm)] for arm in ("flat", "mega")}
-  row = rows["mega", 5e7]
+  row = rows["mega", 8e7]
   assert float(row["bpb"]) == pytest.approx(np.mean(found["mega"]))
   differences = np.subtract(found["mega"], found["flat"])
   assert float(row["difference"]) == pytest.approx(differences.mean())
   half = 12.706205 * differences.std(ddof=1) / math.sqrt(2)  # t of one degree of freedom
   assert float(row["difference_high"]) == pytest.approx(differences.mean() + half, rel=1e-4)
-  assert rows["flat", 5e7]["difference"] == ""
+  assert rows["flat", 8e7]["difference"] == ""
   text = (home / "out" / "report" / "report.md").read_text()
   assert f"{differences.mean():+.4f}" in text and "## Learning rates" in text
   assert "times the FLOPs per byte of flat" in text
@@ -149,7 +149,7 @@ def test_what_it_costs_is_said_first(done, home, capsys, monkeypatch):
   assert _run(home, "--dry_run") is None
   told = capsys.readouterr().out
   flat = done.find_measured("flat")
-  steps = round(5e7 / (3 * flat.cost.paper * flat.bytes_per_step))
+  steps = round(8e7 / (3 * flat.cost.paper * flat.bytes_per_step))
   assert f" {steps} " in told and "4 runs, 4 of them done" in told
   assert sorted(home.glob("out/runs/*/*")) == before
 
@@ -234,7 +234,7 @@ def test_what_arms_need_is_made_once(home, monkeypatch):
 
 
 def test_a_run_that_another_trains_is_left_to_it(done, monkeypatch):
-  run = sweep.Run("flat", 5e7, 7e-3, 0)
+  run = sweep.Run("flat", 8e7, 7e-3, 0)
   trained, waited = [], []
   monkeypatch.setattr(runner.sweep, "wanted", lambda *_: [run])
   monkeypatch.setattr(runner, "_train", lambda *found: trained.append(found) is not None)
@@ -253,6 +253,6 @@ def test_a_run_that_diverges_is_a_result(done, monkeypatch):
     raise FloatingPointError("the loss is no number")
 
   monkeypatch.setattr(runner.loop, "train", fail)
-  run = sweep.Run("flat", 5e7, 9.0, 0)
+  run = sweep.Run("flat", 8e7, 9.0, 0)
   assert runner._train(done, run, done.find_measured("flat"), None)
   assert math.isinf(done.score(run, done.find_measured("flat")))
