@@ -90,6 +90,7 @@ def make_tokenizers(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -
     arm = plan.arms[name]
     own = {**plan.settings, **arm.settings, "patching.tokenizer": made.tokenizer(config)}
     told = _run("train_tokenizer", f"--config={arm.config}", *flags(own), is_told=True)
+    home.make()
     home.write_json(f"{size}.json", json.loads(told))
 
 
@@ -145,6 +146,7 @@ def _make_entropies(
   for size in sizes:
     if not made.notes(name).exists(_threshold_file(size)):
       _run("calibrate", f"--run={model}", f"--target_bytes_per_patch={size}")
+      made.notes(name).make()
       made.notes(name).write_json(_threshold_file(size), read_threshold(model))
 
 

@@ -135,7 +135,9 @@ class Study:
 
   def note_divergence(self, run: Run, error: str) -> None:
     """Keeps a run that diverged from being tried again."""
-    Folder(self.workdir(run)).write_json(_DIVERGED, {"error": error})
+    home = Folder(self.workdir(run))
+    home.make()
+    home.write_json(_DIVERGED, {"error": error})
 
   def score(self, run: Run, measured: Measured | None) -> float:
     """Bits per byte at the end of a run; NaN if it is not done, infinite if it diverged."""
