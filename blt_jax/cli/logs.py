@@ -4,7 +4,9 @@ import faulthandler
 import logging as python_logging
 import os
 import pathlib
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
 import jax
@@ -29,6 +31,7 @@ def run(main: Callable[[], str | int | None]) -> None:
   Of a mistake it prints what the error says, and `python -X dev` also where it was found.
   """
   faulthandler.enable()
+  sys.unraisablehook = _not_lost
   try:
     sys.exit(main())
   except BrokenPipeError:  # whoever reads has enough; nothing is left to be flushed
@@ -44,6 +47,15 @@ def run(main: Callable[[], str | int | None]) -> None:
       sys.exit(message)
     print(message, file=sys.stderr)
     sys.exit(status)
+
+
+def _not_lost(ignored: "sys.UnraisableHookArgs") -> None:
+  """Sends a Ctrl-C again that fell into a finaliser, of which Python only prints errors."""
+  if issubclass(ignored.exc_type, KeyboardInterrupt):
+    # Later, and by another thread, or it would fall into this function.
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+  else:
+    sys.__unraisablehook__(ignored)
 
 
 def show_progress() -> None:

@@ -193,6 +193,7 @@ def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs the fake devices of conftest.py")
+@pytest.mark.parametrize("finished", ["blt"], indirect=True)
 @pytest.mark.parametrize(
   ("mesh", "accumulate"),
   [
@@ -203,7 +204,7 @@ def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
 )
 def test_meshes_and_accumulation_change_nothing(mesh, accumulate, finished, text, tmp_path):
   kind, workdir, _ = finished
-  overrides = dict(mesh=mesh, optimizer=dict(accumulate=accumulate))
+  overrides = dict(mesh=mesh, optimizer=dict(accumulate=accumulate), eval=dict(tasks=""))
   train.train(_config(kind, text, tmp_path / "run", **overrides))
   np.testing.assert_allclose(
     list(losses(tmp_path / "run").values()), list(losses(workdir).values()), rtol=1e-4

@@ -6,22 +6,22 @@ import llama_folder
 import numpy as np
 import pytest
 from tiny_runs import tiny_config
+from uncached import random_params
 
 from blt_jax import config as settings
-from blt_jax import convert, kinds
-from blt_jax.models.init import fresh_params
+from blt_jax import convert
 from blt_jax.runs import checkpoint, folder, init_from, parameters, stored_params
 from blt_jax.runs.program import make_program
 
 WIDE = dict(dim=32, window=None)  # as the latent transformer of a tiny BLT
 
 
-def _run(path, kind, seed=7, **stack):
+def _run(path, kind, **stack):
   """The folder of a run that holds weights alone; its parameters."""
   config = tiny_config(kind, workdir=str(path))
   if stack:
     config.model.transformer.update(stack)
-  params = fresh_params(kinds.build_model(settings.make_model_config(config.model)), seed)
+  params = random_params(settings.make_model_config(config.model))
   stored_params.save(path, 3, params)
   folder.save_config(path, config)
   return params
