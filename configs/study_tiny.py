@@ -26,7 +26,7 @@ def get_plan() -> Plan:
       "neural": Entropies("quickstart.py:entropy", {"num_steps": 300}),
       "table": Entropies(text=2_000_000),
     },
-    budgets={4e11: 1},
+    budgets={3e11: 1},
     rates=(4e-3,),
     reference="blt",
     settings={"data.seq_len": 1024},
