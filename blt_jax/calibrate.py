@@ -22,6 +22,7 @@ from blt_jax.cli.parsing import Parser
 from blt_jax.data import mixture
 from blt_jax.data.reading import scored, sources
 from blt_jax.data.reading.documents import Dataset, SourceOptions
+from blt_jax.data.template import Template, parse
 from blt_jax.data.transforms import Scorer
 from blt_jax.entropy.neural import EntropyScorer
 from blt_jax.entropy.table import TableModel, is_table
@@ -48,7 +49,9 @@ def main(argv: list[str] | None = None) -> None:
   if args.max_bytes < 1:
     raise ValueError(f"--max_bytes must be 1 or more, got {args.max_bytes}.")
   if source_flags.parse(args) != SourceOptions() and args.data is None:
-    raise ValueError("--text_field, --on_error and --invalid_utf8 say how to read --data.")
+    raise ValueError(
+      "--text_field, --on_error, --invalid_utf8 and --format say how to read --data."
+    )
   reread = functools.partial(source_flags.parse, args)
   documents = read_scored(
     args.run, rule.reset_at_newline, args.data, args.max_bytes, reread, args.step
@@ -167,7 +170,10 @@ def read_scored(
 def _text_of(table: TableModel, folder: str) -> tuple[str, SourceOptions]:
   """The text that a table learned, and how it was read."""
   try:
-    return table.info["input"], SourceOptions(**table.info.get("options", {}))
+    options = dict(table.info.get("options", {}))
+    if (given := options.pop("template", None)) is not None:
+      options["template"] = Template(**{role: tuple(parts) for role, parts in given.items()})
+    return table.info["input"], SourceOptions(**options)
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(
       f"{folder}/table.json does not say what text it learned ({error}); train it anew."
@@ -181,8 +187,10 @@ def _text(documents: Dataset) -> corpus.Parts:
 def _stored(folder: str, reset_at_newline: bool, data: str | None) -> corpus.Parts:
   if data is not None:
     raise ValueError(f"--data goes with a model; {folder} holds text of its own.")
-  _check_reset(folder, reset_at_newline, scored.load_manifest(folder).reset_at_newline)
-  return _text(sources.open_source(folder))
+  manifest = scored.load_manifest(folder)
+  _check_reset(folder, reset_at_newline, manifest.reset_at_newline)
+  template = parse(manifest.template) if manifest.template else None
+  return _text(sources.open_source(folder, SourceOptions(template=template)))
 
 
 def _check_reset(folder: str, wanted: bool, given: bool) -> None:

@@ -50,7 +50,9 @@ _OF_TASKS = {
   "limit": None, "shots": None, "seed": 0, "batch_size": 8, "run_code": False,
   "bytes_per_patch": None,
 }  # fmt: skip
-_OF_TEXT = ("max_batches", "by", "context", "text_field", "on_error", "invalid_utf8")
+_OF_TEXT = (
+  "max_batches", "by", "context", "text_field", "on_error", "invalid_utf8", "format", "template"
+)  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -223,11 +225,12 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   sources = text_sources.open_all(args.data, options, open_heldout)
   patchers = _load_patchers(args, run.config.patching, sources)
   tables = ngrams.load(args.run, run.config.model)
+  shape = settings.make_batch_shape(run.config)
   scorer = TextScorer.make(
     run.model,
     run.params,
     sharding.make_mesh(),
-    settings.make_batch_shape(run.config),
+    dataclasses.replace(shape, keep_whole=options.template is not None),
     ngrams.look_up(tables, run.config.model),
   )
   if args.output:

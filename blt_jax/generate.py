@@ -3,6 +3,7 @@
   python -m blt_jax.generate --run=runs/quickstart/blt --prompt="def main("
   python -m blt_jax.generate --run=runs/quickstart/blt --file=story.txt --temperature=0.8
   python -m blt_jax.generate --run=runs/quickstart/blt --input=in.jsonl --output=out.jsonl
+  python -m blt_jax.generate --run=runs/quickstart/answers --chat
 
 A line of the input, blank ones aside, is an object with `prompt`, any of the options from
 --max_bytes to --valid_utf8 for this line alone, and other fields, such as an id, which its
@@ -10,6 +11,10 @@ lines of the output have too. Those are one for each sample, in order, with `pro
 `finish` ("end", "stop", "length", "patches" or "error"), `bytes`, `log_prob` in nats; `seed`
 where there are several samples; `bytes_hex` where the bytes are not UTF-8, so that `text` does
 not say all; with --show_patches `patch_starts` and `entropies`; or `error` instead.
+
+With --chat, a run that was trained on answers gives some: to the lines that come in, one after
+another in a dialogue; to the --prompt or the --file; or to each line of the input, which may
+have `messages` instead of a `prompt`. Its own template says what stands around them.
 
 The same command goes on with what was stopped: results wait in OUTPUT.unfinished until all
 are there.
@@ -28,14 +33,15 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from blt_jax.cli import logs, patch_view, prompt_lines, run_flags
+from blt_jax.cli import chat, logs, patch_view, prompt_lines, run_flags
+from blt_jax.cli.chat import Asker
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.prompt_lines import PromptLine
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
-from blt_jax.runs import checkpoint, loading
+from blt_jax.runs import checkpoint, corpus, folder, loading
 from blt_jax.storage import atomic, files, paths
 from blt_jax.storage.journal import Journal
 
@@ -52,20 +58,51 @@ def main(argv: list[str] | None = None) -> str | int:
   """
   args = _parser().parse_args(argv)
   logs.show_progress()
+  asker = _asker(args)
+  ends = [] if asker is None else [asker.end]
   options = Sampling(
-    stop=[os.fsencode(text) for text in args.stop],
+    stop=[*map(os.fsencode, args.stop), *ends],
     valid_utf8=args.valid_utf8,
     **{field.name: getattr(args, field.name) for field in _OPTIONS},
   )
   if bool(args.input) != bool(args.output):
     raise ValueError("--input needs --output, the file for the results, and it --input.")
   if not args.input:
-    prompt, samples = _prompt(args), prompt_lines.samples(options, args.num_samples)
-    return _run_one(_generator(args), prompt, samples, args)
+    samples = prompt_lines.samples(options, args.num_samples)
+    if asker is not None and args.prompt is None and args.file is None:
+      return _converse(asker, samples, args)
+    prompt = _prompt(args)
+    asked = prompt if asker is None else asker([("user", prompt)])
+    return _run_one(_generator(args), asked, samples, args)
   _check_apart(args.input, args.output)
   lines = files.read_bytes(args.input).splitlines()
   with atomic.writing(args.output) as file, _journal(args, lines) as journal:
-    return _run_lines(_generator(args), lines, options, args, file, journal)
+    return _run_lines(_generator(args), lines, options, args, file, journal, asker)
+
+
+def _asker(args: argparse.Namespace) -> Asker | None:
+  """What makes prompts of dialogues, by the template of the run; None for other prompts."""
+  if not args.chat:
+    if args.system is not None:
+      raise ValueError("--system begins a dialogue: give --chat with it.")
+    return None
+  template = corpus.source_options(folder.load_config(args.run).data).template
+  if template is None:
+    raise ValueError(
+      f"{args.run} was not trained on answers, so it has no template for --chat; fine-tune it "
+      "with config.data.format=answers first."
+    )
+  return Asker(template, args.system)
+
+
+def _converse(asker: Asker, samples: list[Sampling], args: argparse.Namespace) -> str | int:
+  """A dialogue with who writes the lines that come in."""
+  for name in ("show_patches", "no_stream"):
+    if getattr(args, name):
+      raise ValueError(f"--{name} is for single prompts; leave it out of a dialogue.")
+  if len(samples) > 1:
+    raise ValueError("--num_samples is for single prompts; a dialogue has one answer a turn.")
+  return chat.converse(_generator(args), asker, samples[0])
 
 
 def _check_apart(source: str, target: str) -> None:
@@ -112,6 +149,8 @@ def _parser() -> Parser:
   text = parser.add_mutually_exclusive_group()
   text.add_argument("--prompt", metavar="TEXT", help="to continue; by default what comes in")
   text.add_argument("--file", help="continue this file; - for what comes in")
+  parser.add_argument("--chat", action="store_true", help="answer, in a dialogue")
+  parser.add_argument("--system", metavar="TEXT", help="what the system says first in it")
   text.add_argument("--input", metavar="FILE", help="continue every line of this JSONL file")
   parser.add_argument("--output", metavar="FILE", help="JSONL file for the results of --input")
   _add_sampling(parser)
@@ -186,12 +225,16 @@ def _prompt(args: argparse.Namespace) -> bytes:
 def _run_one(
   generator: Generator, prompt: bytes, samples: list[Sampling], args: argparse.Namespace
 ) -> str | int:
-  """Writes the prompt and, as they come, its continuations; returns an exit status."""
+  """Writes continuations as they come, the prompt before those that are no answers.
+
+  Returns:
+    The exit status, or the error that stands for it.
+  """
   stride = 2**30 if args.no_stream else 16
   for options in samples:
     if len(samples) > 1:
       print(f"--- seed {options.seed}", flush=True)
-    ahead = prompt
+    ahead = b"" if args.chat else prompt
     for piece in generator.stream([prompt], options, stride):
       if piece.result is not None and piece.result.error:
         return f"error: {piece.result.error}"
@@ -221,6 +264,7 @@ def _run_lines(
   args: argparse.Namespace,
   file: TextIO,
   journal: Journal | None,
+  asker: Asker | None,
 ) -> str | int:
   """Continues the prompts of a file; lines that are wrong fail alone."""
   requests: list[tuple[int, PromptLine, int]] = []  # number, line, sample
@@ -230,7 +274,7 @@ def _run_lines(
     try:
       if raw.strip():
         fields = prompt_lines.parse_fields(raw)
-        line = prompt_lines.read(fields, options, args.num_samples)
+        line = prompt_lines.read(fields, options, args.num_samples, asker)
         requests += [(number, line, i) for i in range(len(line.samples))]
     except ValueError as error:
       message = {"error": f"line {number + 1}: {error}"}

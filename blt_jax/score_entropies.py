@@ -112,6 +112,7 @@ def _make_manifest(
     input_files=sources.fingerprint(args.input),
     text_field=options.text_field,
     invalid_utf8=options.invalid_utf8,
+    template="" if options.template is None else options.template.to_json(),
   )
 
 
@@ -132,12 +133,13 @@ def score(
   with futures.ThreadPoolExecutor(2) as pool, _bar(progress) as bar:
     reading = pool.submit(_read_shard, numbered, args.shard_megabytes, skipped)
     writing: futures.Future[Any] | None = None
-    while texts := (shard := reading.result()).texts:
+    while found := (shard := reading.result()).documents:
       reading = pool.submit(_read_shard, numbered, args.shard_megabytes, skipped)
       progress = _advance(progress, shard)
       bar.total = _estimate_total(documents, args.num_processes, progress)
-      entropies = scorer([tokenizer.encode(text) for text in texts], bar.update)
-      results = [Document(t, h) for t, h in zip(texts, entropies, strict=True)]
+      entropies = scorer([tokenizer.encode(d.text) for d in found], bar.update)
+      pairs = zip(found, entropies, strict=True)
+      results = [dataclasses.replace(d, entropies=h) for d, h in pairs]
       if writing:
         writing.result()
       writing = pool.submit(
@@ -170,9 +172,9 @@ def _own_documents(
 
 
 class _Shard(NamedTuple):
-  """Texts, the number of the document after them, and what was left out up to there."""
+  """Documents, the number of the one after them, and what was left out up to there."""
 
-  texts: list[bytes]
+  documents: list[Document]
   end: int
   skipped: dict[str, int]
 
@@ -181,19 +183,19 @@ def _read_shard(
   numbered: Iterator[tuple[int, Document]], megabytes: float, skipped: Skipped
 ) -> _Shard:
   """Reads about so many megabytes."""
-  texts, size, end = [], 0, 0
+  documents, size, end = [], 0, 0
   while size < megabytes * 1e6 and (entry := next(numbered, None)):
-    texts.append(entry[1].text)
+    documents.append(entry[1])
     size, end = size + len(entry[1].text), entry[0] + 1
-  return _Shard(texts, end, dict(skipped.counts))
+  return _Shard(documents, end, dict(skipped.counts))
 
 
 def _advance(progress: shards.Progress, shard: _Shard) -> shards.Progress:
   return shards.Progress(
     num_shards=progress.num_shards + 1,
     next_document=shard.end,
-    documents=progress.documents + len(shard.texts),
-    text_bytes=progress.text_bytes + sum(map(len, shard.texts)),
+    documents=progress.documents + len(shard.documents),
+    text_bytes=progress.text_bytes + sum(len(d.text) for d in shard.documents),
     skipped=shard.skipped,
   )
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from blt_jax import tokenizer
+from blt_jax.cli.chat import Asker
 from blt_jax.decode.generation import Generation
 from blt_jax.decode.sampling import Sampling
 from blt_jax.storage import unique_names
@@ -28,11 +29,13 @@ class PromptLine:
     prompt: text to continue.
     samples: the options of each continuation.
     others: fields that the lines of the output have as well.
+    given: the `prompt` of the line; None where it has messages.
   """
 
-  prompt: str
+  prompt: str | bytes
   samples: list[Sampling]
   others: dict[str, Any]
+  given: str | None
 
 
 def parse_fields(line: bytes) -> dict[str, Any]:
@@ -50,34 +53,46 @@ def parse_fields(line: bytes) -> dict[str, Any]:
   return fields
 
 
-def read(fields: dict[str, Any], options: Sampling, num_samples: int) -> PromptLine:
+def read(
+  fields: dict[str, Any], options: Sampling, num_samples: int, asker: Asker | None = None
+) -> PromptLine:
   """Reads the fields of a line.
 
   Args:
     fields: of the line.
     options: what it does not say.
     num_samples: likewise.
+    asker: of a dialogue; None for prompts that are continued as they are.
 
   Raises:
     ValueError: there is no prompt, an option is wrong or misspelt, or a field has the name of
-      one of the output.
+      one of the output; or as `Asker.read`.
   """
-  prompt = fields.get("prompt")
-  if not isinstance(prompt, str):
-    raise ValueError('it must be an object with a string "prompt".')
-  if not tokenizer.is_text(prompt):
-    raise ValueError("the prompt has a lone surrogate.")
+  prompt = _prompt(fields) if asker is None else asker.read(fields)
   for name in fields.keys() - _OPTIONS:
     if meant := difflib.get_close_matches(name.lower(), _OPTIONS, n=1, cutoff=_MISSPELT):
       raise ValueError(f"the field {name!r} is no option; write {meant[0]!r}, or rename it.")
     if name in _RESULTS:
       raise ValueError(f"the output has a field {name!r} of its own; rename this one.")
   given = {k: v for k, v in fields.items() if k in _OPTIONS}
-  given.pop("prompt")
+  given.pop("prompt", None)
   count = given.pop("num_samples", num_samples)
   return PromptLine(
-    prompt, samples(dataclasses.replace(options, **given), count), other_fields(fields)
+    prompt,
+    samples(dataclasses.replace(options, **given), count),
+    other_fields(fields),
+    fields.get("prompt"),
   )
+
+
+def _prompt(fields: dict[str, Any]) -> str:
+  prompt = fields.get("prompt")
+  if not isinstance(prompt, str):
+    hint = "; dialogues need --chat" if "messages" in fields else ""
+    raise ValueError(f'it must be an object with a string "prompt"{hint}.')
+  if not tokenizer.is_text(prompt):
+    raise ValueError("the prompt has a lone surrogate.")
+  return prompt
 
 
 def other_fields(fields: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +129,9 @@ def record(
     result: what became of it.
     show_patches: tell where patches start, and the entropies.
   """
-  fields: dict[str, Any] = {**line.others, "prompt": line.prompt}
+  fields: dict[str, Any] = dict(line.others)
+  if line.given is not None:
+    fields["prompt"] = line.given
   if len(line.samples) > 1:
     fields["seed"] = line.samples[sample].seed
   if result.error:

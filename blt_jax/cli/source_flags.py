@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+from blt_jax.data import template
 from blt_jax.data.reading.documents import SourceOptions
 
 # Name -> what it says, and its choices.
@@ -18,9 +19,24 @@ def add(parser: argparse.ArgumentParser, default: str = "") -> None:
   for name, (what, choices) in _FLAGS.items():
     value = default or f"by default {getattr(SourceOptions, name)}"
     parser.add_argument(f"--{name}", choices=choices, help=f"{what}; {value}")
+  usual = default or "by default text"
+  parser.add_argument(
+    "--format", choices=("text", "answers"),
+    help=f"whether records have text, or prompts and answers; {usual}",
+  )  # fmt: skip
+  parser.add_argument(
+    "--template", metavar="FILE", help="how answers become text; see docs/answers.md"
+  )
 
 
 def parse(args: argparse.Namespace, options: SourceOptions | None = None) -> SourceOptions:
   """Options as the flags say, and `options` where they say nothing."""
   given = {name: value for name in _FLAGS if (value := getattr(args, name)) is not None}
-  return dataclasses.replace(options or SourceOptions(), **given)
+  options = dataclasses.replace(options or SourceOptions(), **given)
+  if args.format == "text":
+    options = dataclasses.replace(options, template=None)
+  elif args.template is not None or (args.format and options.template is None):
+    options = dataclasses.replace(options, template=template.load(args.template or ""))
+  if args.template is not None and args.format != "answers":
+    raise ValueError("--template says how --format=answers becomes text; give both.")
+  return options

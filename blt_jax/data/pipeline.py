@@ -28,6 +28,7 @@ class BatchShape:
     pool_size: documents open at once while rows are filled; see `packing.rows.PackRows`.
     pool_bytes: of text in them; likewise.
     row_multiple: what divides S, and the positions where documents start; likewise.
+    keep_whole: whether only documents longer than a row are cut; likewise.
   """
 
   batch_size: int
@@ -36,6 +37,7 @@ class BatchShape:
   pool_size: int | None = None
   pool_bytes: int | None = None
   row_multiple: int = 1
+  keep_whole: bool = False
 
 
 def training_batches(

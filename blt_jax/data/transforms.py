@@ -23,13 +23,14 @@ class DocumentPatcher(Protocol):
   is_slow: bool
 
   def __call__(self, document: Document) -> dict[str, np.ndarray]:
-    """Gives `tokens` and `patch_lengths` of a document."""
+    """Gives `tokens` and `patch_lengths` of a document, and maybe its `loss_mask`."""
 
 
 class PatchDocument:
   """Turns a document into `tokens` uint16 [n], BOS and EOS included, and `patch_lengths`.
 
-  Many documents wait to be packed, so their ids take no more memory than they must.
+  Where not all of it is to be learned, `loss_mask` bool [n] says which ids are. Many
+  documents wait to be packed, so their ids take no more memory than they must.
 
   Attributes: as the arguments of its constructor.
   """
@@ -58,7 +59,15 @@ class PatchDocument:
 
   def __call__(self, document: Document) -> dict[str, np.ndarray]:
     """Patches one document; the result depends on its bytes only."""
-    return self.patch(self.encode(document.text), document.entropies)
+    ids = self.ids(document)
+    return ids | self.patch(ids["tokens"], document.entropies)
+
+  def ids(self, document: Document) -> dict[str, np.ndarray]:
+    """The `tokens` of a document and, where it has answers, their `loss_mask`."""
+    tokens = self.encode(document.text)
+    if document.answers is None:
+      return {"tokens": tokens}
+    return {"tokens": tokens, "loss_mask": mask_answers(tokens, document.answers, self.sizes)}
 
   def patch(
     self, tokens: np.ndarray, entropies: np.ndarray | None = None
@@ -77,6 +86,35 @@ class PatchDocument:
   def entropies(self, tokens: np.ndarray) -> np.ndarray | None:
     """Entropies [n] of ids [n]; None where the scheme has none."""
     return None if self._scorer is None else self._scorer(tokens)
+
+
+def mask_answers(
+  tokens: np.ndarray, answers: np.ndarray, sizes: np.ndarray | None = None
+) -> np.ndarray:
+  """Which ids of a document are to be learned.
+
+  An id is if all of its bytes are in an answer. One without bytes is if the byte that it
+  stands before is, as a delimiter of pieces does, and the EOS if it ends an answer.
+
+  Args:
+    tokens: int [n], BOS and EOS included.
+    answers: int [m, 2], the bytes from which to which answers go.
+    sizes: int [V], bytes of each id, where ids are pieces; None where they are bytes.
+
+  Returns:
+    bool [n]; False of the BOS, which nothing predicts.
+  """
+  widths = np.asarray(tokens >= tokenizer.OFFSET if sizes is None else sizes[tokens], np.int64)
+  starts = widths.cumsum() - widths
+  is_answer = np.zeros(starts[-1] + 1, np.int64)  # of each byte, and of the end
+  for start, stop in answers:
+    is_answer[start:stop] = 1
+  is_answer[-1] = is_answer[-2:-1].sum()  # as the last byte
+  before = np.concatenate([[0], is_answer.cumsum()])
+  widths = np.maximum(widths, 1)
+  mask = before[starts + widths] - before[starts] == widths
+  mask[0] = False
+  return mask
 
 
 class LookUpNgrams:

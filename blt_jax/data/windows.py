@@ -22,11 +22,13 @@ class Window(NamedTuple):
     tokens: [n].
     patch_lengths: sum to n; the first is 1.
     first: the first of the ids that is a prediction to be scored, 1 or more.
+    mask: bool [n], which ids count where they are scored; None for all.
   """
 
   tokens: np.ndarray
   patch_lengths: np.ndarray
   first: int
+  mask: np.ndarray | None
 
 
 def check_context(context: int, sizes: np.ndarray | None) -> None:
@@ -66,7 +68,10 @@ def cut(sizes: np.ndarray, context: int) -> Iterator[tuple[int, int, int]]:
 
 
 def window_batches(
-  documents: Iterable[np.ndarray], patch: PatchDocument, shape: BatchShape, context: int
+  documents: Iterable[dict[str, np.ndarray]],
+  patch: PatchDocument,
+  shape: BatchShape,
+  context: int,
 ) -> Iterator[Batch]:
   """Windows of all documents in order, each in a row of its own.
 
@@ -75,7 +80,8 @@ def window_batches(
   as rows that go on in a document.
 
   Args:
-    documents: ids [n] of each, BOS and EOS included.
+    documents: `tokens` [n] of each, BOS and EOS included, and maybe its `loss_mask`, as
+      `PatchDocument.ids` gives them.
     patch: how windows are patched.
     shape: `seq_len` and what divides it say how long rows are at most; `batch_size` rows are
       in a batch.
@@ -84,7 +90,7 @@ def window_batches(
   Yields:
     Batches as of `pipeline.evaluation_batches`, of one of few sizes.
   """
-  windows = (w for ids in documents for w in _windows(ids, patch, context))
+  windows = (w for document in documents for w in _windows(document, patch, context))
   while rows := list(itertools.islice(windows, shape.batch_size)):
     batch = _stack(rows, shape)
     if patch.sizes is not None:
@@ -98,14 +104,18 @@ def row_length(longest: int, multiple: int) -> int:
   return -(-longest // step) * step
 
 
-def _windows(tokens: np.ndarray, patch: PatchDocument, context: int) -> Iterator[Window]:
+def _windows(
+  document: dict[str, np.ndarray], patch: PatchDocument, context: int
+) -> Iterator[Window]:
+  tokens, mask = document["tokens"], document.get("loss_mask")
   sizes = tokens >= tokenizer.OFFSET if patch.sizes is None else patch.sizes[tokens]
   for start, first, stop in cut(sizes, context):
     part = tokens[start:stop]
     lengths = patch.patch(part)["patch_lengths"]
     if lengths[0] > 1:
       lengths = np.concatenate([[1, lengths[0] - 1], lengths[1:]])
-    yield Window(part, lengths, first - start)
+    own = None if mask is None else mask[start:stop]
+    yield Window(part, lengths, first - start, own)
 
 
 def _stack(windows: list[Window], shape: BatchShape) -> Batch:
@@ -124,11 +134,11 @@ def _stack(windows: list[Window], shape: BatchShape) -> Batch:
     "patch_lengths": np.zeros((rows, patches), np.int32),
   }
   batch["patch_lengths"][:, :2] = 1, slots  # of rows without a window
-  for row, (tokens, lengths, first) in enumerate(windows):
+  for row, (tokens, lengths, first, mask) in enumerate(windows):
     size, count = len(tokens) - 1, len(lengths)
     batch["tokens"][row, :size] = tokens[:-1]
-    batch["targets"][row, :size] = tokens[1:]
-    batch["loss_mask"][row, first - 1 : size] = True
+    batch["targets"][row, first - 1 : size] = tokens[first:]
+    batch["loss_mask"][row, first - 1 : size] = True if mask is None else mask[first:]
     batch["patch_lengths"][row, :count] = lengths
     batch["patch_lengths"][row, count - 1] += slots - size
     batch["patch_lengths"][row, count:] = 0

@@ -17,6 +17,9 @@ from blt_jax.decode.sampling import Sampling
 Prompt = str | bytes | np.ndarray  # text, raw bytes, or int ids [n] with BOS
 
 
+_LEAST_ROOM = 2048  # ids of a dialogue; doubled when they are spent
+
+
 class Generator:
   """Continues texts with a model, on the device, several at a time."""
 
@@ -56,6 +59,7 @@ class Generator:
     self._truncate = truncate
     self._drafting = drafting
     self._chunk = prefill_chunk
+    self._kept: Rows | None = None  # of `reply`
 
   def generate(
     self, prompts: Sequence[Prompt], options: Sampling | Sequence[Sampling] | None = None
@@ -99,6 +103,32 @@ class Generator:
     """
     check_sizes(stride=(stride, 1))
     return self._run(prompts, options, stride)
+
+  def reply(
+    self, prompt: Prompt, options: Sampling | None = None, stride: int = 16
+  ) -> Iterator[Piece]:
+    """As `stream` of one prompt, and keeps what was read and written for the next call.
+
+    A prompt that begins with all of it, as a dialogue does that goes on, is not read again
+    from its start.
+
+    Args:
+      prompt: text to continue.
+      options: how.
+      stride: as of `stream`.
+    """
+    check_sizes(stride=(stride, 1))
+    try:
+      request = self._request(0, prompt, options or Sampling())
+    except ValueError as error:
+      result = failed(str(error))
+      yield Piece(0, result.ids, result)
+      return
+    if self._kept is None or not self._kept.go_on(request):
+      room = max(1 << (request.limit - 1).bit_length(), _LEAST_ROOM)
+      self._kept = None  # its memory is free before the next is made
+      self._kept = Rows(self._model, self._drafting, self._chunk, [request], 1, room)
+    yield from self._kept.run(stride)
 
   def _run(self, prompts, options, stride) -> Iterator[Piece]:
     check_texts("prompts", prompts)

@@ -51,21 +51,71 @@ class Rows:
     chunk: int,
     requests: Sequence[Request],
     batch_size: int,
+    least_room: int = 0,
   ):
-    """Reads the first prompts; the arguments are those of `Generator`."""
+    """Reads the first prompts.
+
+    Args:
+      model: as of `Generator`.
+      drafting: likewise.
+      chunk: likewise.
+      requests: the prompts.
+      batch_size: likewise.
+      least_room: ids that rows have room for, at least; by default as the prompts need.
+    """
     self._model, self._drafting, self._pieces = model, drafting, model.pieces
     self._keep_back = drafting.length if drafting else 1
-    capacity = -(-max(r.limit for r in requests) // _ROUND) * _ROUND
+    capacity = max(-(-max(r.limit for r in requests) // _ROUND) * _ROUND, least_room)
     self._capacity, self._chunk = capacity, min(chunk, capacity)
     self._waiting = collections.deque(requests)
     num_rows = min(batch_size, 1 << (len(requests) - 1).bit_length())
-    self._stop_shape = _stop_shape([self._device_options(r) for r in requests])
-    self._parts = frozenset().union(*(r.options.parts for r in requests))
+    self._prepare_options(requests)
     self._rows: list[Request | None] = [None] * num_rows
     for row in range(min(num_rows, len(requests))):
       self._rows[row] = self._waiting.popleft()
     self._sent = [0] * num_rows
     self._state = self._start(self._rows)
+
+  def _prepare_options(self, requests: Sequence[Request]) -> None:
+    self._stop_shape = _stop_shape([self._device_options(r) for r in requests])
+    self._parts = frozenset().union(*(r.options.parts for r in requests))
+
+  def go_on(self, request: Request) -> bool:
+    """Makes another prompt that of the only row, reading what is new in it.
+
+    Returns:
+      Whether it could: the prompt begins with all that the row has read and written, and has
+      room.
+    """
+    length, text, log_probs = jax.device_get(
+      (self._state.length[0], self._state.text[0], self._state.log_probs[0])
+    )
+    ids, count = request.ids, len(request.ids) - length
+    is_more = count > 0 and (ids[:length] == text[:length]).all()
+    if not is_more or request.limit > self._capacity:
+      return False
+    new, whole = np.zeros((2, 1, self._capacity), np.int32)
+    new[0, :count], whole[0, : len(ids)] = ids[length:], ids
+    model = self._model
+    cache, logits, found, _ = loop.read_more(
+      model.reader, model.weights, self._state.cache, self._state.logits, new,
+      np.array([count], np.int32), self._chunk,
+    )  # fmt: skip
+    log_probs = np.concatenate([log_probs[:length], np.asarray(found[0])])[: self._capacity]
+    # --- A row that has read its prompt, as at first
+    self._rows, self._sent = [request], [0]
+    self._prepare_options([request])
+    self._state = loop.start(
+      model.reader,
+      cache,
+      self._keep_starts(self._rows, logits),
+      jnp.asarray(log_probs)[None],
+      whole,
+      np.array([len(ids)], np.int32),
+      np.array([request.limit], np.int32),
+      sampling.make_options([self._device_options(request)], *self._stop_shape),
+    )
+    return True
 
   def run(self, stride: int) -> Iterator[Piece]:
     """Continues all prompts, with a look at the results every `stride` passes."""

@@ -181,18 +181,20 @@ class _ByDocument:
     self._nats: list[float] = []
     self._bytes: list[int] = []
 
-  def encode(self, document: Document) -> np.ndarray:
-    """The ids of the next document, which is noted."""
-    tokens = self._patch.encode(document.text)
-    self._waiting.append(len(tokens) - 1)
+  def ids(self, document: Document) -> dict[str, np.ndarray]:
+    """Ids of the next document, which is noted, as `PatchDocument.ids`."""
+    ids = self._patch.ids(document)
+    mask = ids.get("loss_mask")
+    self._waiting.append(len(ids["tokens"]) - 1 if mask is None else int(mask.sum()))
     for name, values in self._values.items():
       value = text_sources.value_of(document.row or {}, name)
       values.append(MISSING if value is None else value)
-    return tokens
+    return ids
 
   def __call__(self, document: Document) -> dict[str, np.ndarray]:
     """Encodes the next document, and patches it; see `PatchDocument`."""
-    return self._patch.patch(self.encode(document), document.entropies)
+    ids = self.ids(document)
+    return ids | self._patch.patch(ids["tokens"], document.entropies)
 
   def add(self, nats: np.ndarray, sizes: np.ndarray) -> None:
     """Takes nats [n] and bytes [n] of the next targets."""
@@ -269,7 +271,7 @@ def _score(
   if context is None:
     batches = pipeline.evaluation_batches(source.documents, by_document, scorer.shape)
   else:
-    ids = map(by_document.encode, source.read())
+    ids = map(by_document.ids, source.read())
     batches = windows.window_batches(ids, patch, scorer.shape, context)
   sums, done = collections.Counter[str](), 0
   report(source.name, 0, total)

@@ -20,7 +20,7 @@ Heldout = Mapping[str, tuple[str, Dataset]]
 
 
 class Size(NamedTuple):
-  """Of a source: documents, their bytes, and the bytes of the longest one."""
+  """Of a source: documents, their bytes that count, and the bytes of the longest one."""
 
   documents: int
   bytes: int
@@ -72,7 +72,7 @@ class Source:
     missing = set(self.options.fields)
     for document in self.read():
       first = first or document
-      count, size = count + 1, size + len(document.text)
+      count, size = count + 1, size + document.num_learned
       longest = max(longest, len(document.text))
       report(size)
       missing -= {name for name in missing if value_of(document.row or {}, name) is not None}

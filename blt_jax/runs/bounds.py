@@ -8,6 +8,7 @@ from typing import Any, get_args
 from ml_collections import ConfigDict
 
 from blt_jax import kinds, patching, tokenizer
+from blt_jax.data.reading.documents import SourceOptions
 from blt_jax.models.config import DepthInit, Remat
 
 
@@ -67,6 +68,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "allow_changes": None,
   "init_*": None,
   "data.heldout_fraction": _DECAY,
+  "data.format": OneOf(("text", "answers")),
   "data.on_error": OneOf(("raise", "skip")),
   "data.invalid_utf8": OneOf(("keep", "drop")),
   "data.max_document_bytes": _count(4),
@@ -191,6 +193,17 @@ def _check_inert(config: ConfigDict) -> None:
       "config.patching.split_first=False gives rows that no model reads; leave it True."
     )
   _check_pieces(config)
+  has_answers = config.data.format == "answers"
+  if config.data.template and not has_answers:
+    raise ValueError(
+      "config.data.template says how prompts and answers become text; set "
+      "config.data.format=answers, or leave it out."
+    )
+  if has_answers and config.data.text_field != SourceOptions.text_field:
+    raise ValueError(
+      f"config.data.text_field={config.data.text_field!r} would do nothing: records of "
+      "config.data.format=answers have 'prompt' and 'completion', or 'messages'."
+    )
   if config.patching.scheme == "lookup":
     raise ValueError(
       "The lookup scheme is one of patching.patch_lengths alone, which takes its table; choose "

@@ -13,6 +13,8 @@ from blt_jax.storage import files, paths
 _REFUSED = (
   "data.path",
   "data.mixture",
+  "data.format",
+  "data.template",
   "data.text_field",
   "data.heldout_*",
   "seed",

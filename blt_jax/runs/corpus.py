@@ -1,5 +1,6 @@
 """The text of a run, from `config.data`: training and held-out documents."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -7,6 +8,7 @@ from ml_collections import ConfigDict
 
 from blt_jax import patching
 from blt_jax.data import mixture
+from blt_jax.data import template as templates
 from blt_jax.data.reading import heldout, scored, sources
 from blt_jax.data.reading.documents import Dataset, Skipped, SourceOptions
 
@@ -95,9 +97,17 @@ def find_manifest(path: str) -> scored.Manifest | None:
 
 
 def source_options(data: ConfigDict) -> SourceOptions:
-  """How `config.data` says that files are read."""
+  """How `config.data` says that files are read.
+
+  Raises:
+    FileNotFoundError: there is no template.
+    ValueError: its template is none.
+  """
   names = ("text_field", "on_error", "invalid_utf8", "max_document_bytes")
-  return SourceOptions(**{name: data[name] for name in names})
+  options = SourceOptions(**{name: data[name] for name in names})
+  if data.get("format") != "answers":  # runs of before have none
+    return options
+  return dataclasses.replace(options, template=templates.load(data.template))
 
 
 def _parts(data: ConfigDict) -> dict[str, Sequence]:

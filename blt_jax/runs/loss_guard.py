@@ -42,7 +42,8 @@ class LossGuard:
     finite = np.isfinite(loss) and np.isfinite(sums["grad_norm"])
     usual = loss if self.usual is None else self.usual
     if finite and loss <= usual + self._max_jump:
-      self.usual = usual + 0.02 * (loss - usual)
+      if sums["targets"]:  # a batch of prompts alone says nothing
+        self.usual = usual + 0.02 * (loss - usual)
       return
     name = f"bad_batch_{step}_process_{jax.process_index()}.npz"
     rows: dict[str, Any] = {name: local_rows(array) for name, array in batch.items()}

@@ -26,11 +26,12 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
 
   Returns:
     `loss` in nats per target; `bpb`, bits per byte: the cross entropy of all targets,
-    EOS included, over the number of bytes; `patch_size` in bytes per patch; the shares
-    `one_byte_patches` of all patches, of byte slots with a target and of patch slots with a
-    patch; `documents_per_batch`, different documents that a step learns from, and
-    `documents_repeated`, the share of them that the step before had; and of models that
-    cannot predict all, the share `dropped_targets` of those that they leave out.
+    EOS included, over the number of bytes, in either of which only what is to be learned
+    counts; `patch_size` in bytes per patch; the shares `one_byte_patches` of all patches, of
+    byte slots with a target and of patch slots with a patch; `documents_per_batch`, different
+    documents that a step learns from, and `documents_repeated`, the share of them that the step
+    before had; and of models that cannot predict all, the share `dropped_targets` of those that
+    they leave out.
   """
   others = {}
   if "documents" in sums:
@@ -43,7 +44,7 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     "bpb": float(sums["nats"] / math.log(2) / max(sums["bytes"], 1)),
     "patch_size": _patch_size(sums),
     "one_byte_patches": float(sums["one_byte_patches"] / max(sums["patches"], 1)),
-    "byte_slot_use": float(sums["targets"] / sums["byte_slots"]),
+    "byte_slot_use": float(sums["read_targets"] / sums["byte_slots"]),
     "patch_slot_use": float(sums["patches"] / sums["patch_slots"]),
     **others,
   }
@@ -99,11 +100,12 @@ class Speed:
     """Rates of what `sums`, as of `steps.sums`, took.
 
     Returns:
-      `bytes_per_second` of all chips, `chip_bytes_per_second` and
-      `chip_patches_per_second` of one, padding left out; and `mfu`, the share of the chips'
-      peak FLOPs that the model needs by the paper's formula, where the peak is known.
+      `bytes_per_second` of all chips, answers and their context alike,
+      `chip_bytes_per_second` and `chip_patches_per_second` of one, padding left out; and
+      `mfu`, the share of the chips' peak FLOPs that the model needs by the paper's formula,
+      where the peak is known.
     """
-    rate = float(sums["bytes"] / seconds / self._num_chips)
+    rate = float(sums["read_bytes"] / seconds / self._num_chips)
     numbers = {
       "bytes_per_second": rate * self._num_chips,
       "chip_bytes_per_second": rate,

@@ -33,13 +33,13 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
 
   Returns:
     A copy that nobody can write to, with `data.num_streams`, `data.num_patches`,
-    `data.heldout_salt`, `model.ngram_vocab_sizes`, of the entropy scheme
-    `patching.entropy_model`, its `entropy_digest` and `threshold`, and with BPE pieces
-    `patching.tokenizer` and its `tokenizer_digest`. A run that goes on keeps what was the
-    default when it began.
+    `data.heldout_salt`, `data.template` (what its file holds), `model.ngram_vocab_sizes`, of
+    the entropy scheme `patching.entropy_model`, its `entropy_digest` and `threshold`, and with
+    BPE pieces `patching.tokenizer` and its `tokenizer_digest`. A run that goes on keeps what
+    was the default when it began.
 
   Raises:
-    FileNotFoundError: as `tokenizers.resolve`.
+    FileNotFoundError: as `tokenizers.resolve`, or there is no template.
     ValueError: the run began with another split of its text; streams do not divide; or as
       `resolve_patching` and `tokenizers.resolve`.
   """
@@ -52,6 +52,8 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   data.num_patches = settings.make_batch_shape(whole).num_patches
   data.num_streams = _num_streams(data, began_with, num_shares)
   data.heldout_salt = _heldout_salt(whole, began_with)
+  template = corpus.source_options(data).template
+  data.template = "" if template is None else template.to_json()
   _fit_ngram_tables(whole)
   if whole.patching.threshold is None:
     whole.patching.threshold = _threshold_of_start(whole.patching, began_with)

@@ -35,8 +35,9 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
 
   Returns:
     float32 scalars: `nats` of cross entropy, `targets` that count in the loss, their `bytes`
-    (EOS has none), `inputs` that are not padding, their `patches` and the
-    `one_byte_patches` among these; `byte_slots` and `patch_slots`, the size of the batch.
+    (EOS has none); `read_targets`, whether they count or are context only, and their
+    `read_bytes`; `inputs` that are not padding, their `patches` and the `one_byte_patches`
+    among these; `byte_slots` and `patch_slots`, the size of the batch.
     Where ids are pieces, these are the patches: `inputs` are the bytes in them.
     A model that makes its own patches counts these itself, see `Extras`; where it cannot
     predict everything, `dropped_targets` are what it leaves out.
@@ -55,10 +56,11 @@ def score_targets(
   """
   logits, extras = predict(model, params, batch)
   nats = losses.cross_entropy_nats(logits, batch["targets"])
-  wanted = batch["loss_mask"]
-  mask = wanted if extras.loss_mask is None else wanted & extras.loss_mask
-  counts = {"nats": jnp.where(mask, nats, 0), "targets": mask}
-  counts |= (_count_pieces if "target_bytes" in batch else _count_patches)(batch, mask)
+  wanted, read = batch["loss_mask"], batch["targets"] != tokenizer.BOE_ID
+  possible = True if extras.loss_mask is None else extras.loss_mask
+  mask, read = wanted & possible, read & possible
+  counts = {"nats": jnp.where(mask, nats, 0), "targets": mask, "read_targets": read}
+  counts |= (_count_pieces if "target_bytes" in batch else _count_patches)(batch, mask, read)
   counts |= {
     "byte_slots": jnp.ones_like(mask),
     "patch_slots": jnp.ones_like(batch["patch_lengths"]),
@@ -80,26 +82,32 @@ def score(model: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, jax.A
   return log_probs, logits.argmax(axis=-1) == batch["targets"]
 
 
-def _count_patches(batch: Batch, mask: jax.Array) -> Metrics:
+def _count_patches(batch: Batch, mask: jax.Array, read: jax.Array) -> Metrics:
   """Arrays to be summed, of a batch whose ids are bytes."""
   is_input = batch["tokens"] != tokenizer.BOE_ID
   lengths = batch["patch_lengths"]
   starts = jnp.cumsum(lengths, axis=1) - lengths
   is_patch = (lengths > 0) & (starts < is_input.sum(axis=1, keepdims=True))
+  is_byte = batch["targets"] >= tokenizer.OFFSET
   return {
-    "bytes": mask & (batch["targets"] >= tokenizer.OFFSET),
+    "bytes": mask & is_byte,
+    "read_bytes": read & is_byte,
     "inputs": is_input,
     "patches": is_patch,
     "one_byte_patches": is_patch & (lengths == 1),
   }
 
 
-def _count_pieces(batch: Batch, mask: jax.Array) -> Metrics:
+def _count_pieces(batch: Batch, mask: jax.Array, read: jax.Array) -> Metrics:
   """The same of a batch whose ids are pieces, by the raw bytes of its targets."""
-  sizes = jnp.where(mask, batch["target_bytes"], 0)
+  sizes = jnp.where(read, batch["target_bytes"], 0)
   return {
-    "bytes": sizes, "inputs": sizes, "patches": sizes > 0, "one_byte_patches": sizes == 1
-  }  # fmt: skip
+    "bytes": jnp.where(mask, sizes, 0),
+    "read_bytes": sizes,
+    "inputs": sizes,
+    "patches": sizes > 0,
+    "one_byte_patches": sizes == 1,
+  }
 
 
 def make_train_step(

@@ -25,10 +25,10 @@ def _pack(documents, seq_len, num_patches, config, pool_size=256):
 
 
 def _pack_patched(
-  documents, seq_len, num_patches, pool_size=256, batch_size=None, pool_bytes=None
+  documents, seq_len, num_patches, pool_size=256, batch_size=None, pool_bytes=None, **options
 ):
   source = grain.MapDataset.source(documents).to_iter_dataset(_HERE)
-  return PackRows(source, seq_len, num_patches, pool_size, batch_size, pool_bytes)
+  return PackRows(source, seq_len, num_patches, pool_size, batch_size, pool_bytes, **options)
 
 
 @st.composite
@@ -145,6 +145,42 @@ def test_resume_gives_the_very_next_row(documents, shape, data):
   np.testing.assert_equal(list(resumed), rows[at:])
   with pytest.raises(StopIteration):
     next(resumed)
+
+
+@given(_patched_documents(), _shapes, st.data())
+def test_documents_that_have_room_in_a_row_are_kept_whole(documents, shape, data):
+  whole = iter(_pack_patched(documents, *shape, keep_whole=True))
+  rows, states = [], [json.dumps(whole.get_state())]
+  for row in whole:
+    rows.append(row)
+    states.append(json.dumps(whole.get_state()))
+  places = {}  # target -> row
+  for number, row in enumerate(rows):
+    targets = row["targets"][row["loss_mask"]].tolist()
+    assert not places.keys() & targets
+    places |= dict.fromkeys(targets, number)
+  for document in documents:
+    tokens, ends = document["tokens"], np.cumsum(document["patch_lengths"])
+    used = {places.pop(token) for token in tokens[1:].tolist()}
+    num_patches = len({0, 1} | set(ends[:-1].tolist()))
+    assert len(used) == 1 or len(tokens) > shape[0] + 1 or num_patches > shape[1]
+  assert not places
+  at = data.draw(st.integers(0, len(rows)))
+  resumed = iter(_pack_patched(documents, *shape, keep_whole=True))
+  resumed.set_state(json.loads(states[at]))
+  np.testing.assert_equal(list(resumed), rows[at:])
+
+
+def test_whole_documents_fill_rows_and_none_waits_for_ever():
+  rng = np.random.default_rng(0)
+  documents = _documents_of(rng.integers(30, 900, 3000).tolist())
+  batches = iter(_pack_patched(documents, 1024, 520, 256, batch_size=4, keep_whole=True))
+  use, ages = [], []
+  for _ in range(300):
+    use.append(packing.slot_use(next(batches))["byte_slots"])
+    state = batches.get_state()
+    ages.append(state["read"] - state["documents"]["next_index"])
+  assert np.mean(use) > 0.97 and max(ages) < 5 * 256
 
 
 def test_a_state_of_other_documents_is_an_error():

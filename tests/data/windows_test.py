@@ -43,7 +43,7 @@ def test_rows_of_windows():
   shape = BatchShape(
     batch_size=3, seq_len=windows.row_length(9, 4), num_patches=9, row_multiple=4
   )
-  (batch,) = windows.window_batches([ids], patch, shape, 8)
+  (batch,) = windows.window_batches([{"tokens": ids}], patch, shape, 8)
   assert batch["tokens"].shape == (3, 12)
   np.testing.assert_array_equal(batch["tokens"][0, :9], ids[:9])
   np.testing.assert_array_equal(batch["targets"][0, :9], ids[1:10])

@@ -83,7 +83,9 @@ def test_a_prediction_sees_so_many_bytes_and_no_more(kind, tmp_path):
   changed = text[:4] + bytes([text[4] ^ 1]) + text[5:]
   nats = []
   for one in (text, changed):
-    batches = windows.window_batches([patch.encode(one)], patch, scorer.shape, context)
+    batches = windows.window_batches(
+      [{"tokens": patch.encode(one)}], patch, scorer.shape, context
+    )
     nats.append(np.concatenate([found for _, found, _ in scorer(batches)]))
   different = np.flatnonzero(nats[0] != nats[1]) * (2 if kind == "bpe_lm" else 1)
   assert different.min() >= 4 and different.max() <= 4 + context

@@ -33,6 +33,7 @@ def test_counts_are_those_of_sets():
 _SUMS = dict(
   nats=60.0, targets=22, bytes=20, inputs=22, patches=11, one_byte_patches=3, byte_slots=40,
   patch_slots=22, documents=14, documents_repeated=7, documents_open=80, batches=2, rows=16,
+  read_targets=22,
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from blt_jax.runs.warning_signs import WarningSigns
 
 _SUMS = dict(
   nats=60.0, targets=22, bytes=20, inputs=22, patches=11, one_byte_patches=3,
-  byte_slots=40, patch_slots=22,
+  byte_slots=40, patch_slots=22, read_targets=22, read_bytes=20,
 )  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def test_sums_count_bytes_and_patches():
   sums = steps.sums(model, params, batch)
   assert {k: float(v) for k, v in sums.items() if k != "nats"} == {
     "targets": 3, "bytes": 2, "inputs": 3, "patches": 3, "one_byte_patches": 2,
-    "byte_slots": 4, "patch_slots": 4,
+    "byte_slots": 4, "patch_slots": 4, "read_targets": 3, "read_bytes": 2,
   }  # fmt: skip
   np.testing.assert_allclose(sums["nats"], 3 * np.log(260), rtol=1e-6)
 

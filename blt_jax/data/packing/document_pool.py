@@ -10,7 +10,7 @@ _UNIT = 2**20  # of time
 _PARTNERS = 16  # documents of fit patch size, of which the one that is due first is taken
 _GOLDEN, _SILVER = 5**0.5 / 2 - 0.5, 2**0.5 - 1  # their multiples fill the unit interval evenly
 
-_due = attrgetter("due")
+_due, _left = attrgetter("due"), attrgetter("left")
 
 
 class DocumentPool:
@@ -95,6 +95,15 @@ class DocumentPool:
 
   def _place(self, patch_size: float, index: int) -> int:
     return bisect.bisect(self._by_patch_size, (patch_size, index))
+
+  def find_largest(self, positions: int, patches: int) -> OpenDocument | None:
+    """The document with the most left that has room; the oldest of such."""
+    fits = (
+      document
+      for document in self._by_age.values()
+      if document.left <= positions and document.patches_left <= patches
+    )
+    return max(fits, key=_left, default=None)
 
   def find_partner(self, document: OpenDocument, patch_size: float) -> OpenDocument | None:
     """A document that makes up for another one where the mean is to be `patch_size`.

@@ -22,12 +22,14 @@ class Piece:
       replaced by 1, the second and the last by what follows.
     second: bytes of the second patch.
     last: bytes of the last patch, which may be the second.
+    mask: bool [k], the ids that are to be learned; None for all.
   """
 
   tokens: np.ndarray
   lengths: np.ndarray
   second: int
   last: int
+  mask: np.ndarray | None = None
 
 
 class OpenDocument:
@@ -48,8 +50,8 @@ class OpenDocument:
   """
 
   __slots__ = (
-    "_ends", "_lengths", "_next", "_tokens", "_window", "digest", "done", "due", "index",
-    "left", "mark", "pace", "patch_size", "patches_left", "reader_state", "size",
+    "_ends", "_lengths", "_mask", "_next", "_tokens", "_window", "digest", "done", "due",
+    "index", "left", "mark", "pace", "patch_size", "patches_left", "reader_state", "size",
   )  # fmt: skip
 
   def __init__(
@@ -57,10 +59,13 @@ class OpenDocument:
   ):
     """Takes `tokens` int [n] and `patch_lengths`, which are positive and sum to n.
 
+    There may be a `loss_mask` bool [n] as well.
+
     Raises:
       ValueError: they are not, or n < 2.
     """
     self._tokens, self._lengths = document["tokens"], document["patch_lengths"]
+    self._mask = document.get("loss_mask")
     self._ends = self._lengths.cumsum(dtype=np.int64)
     self.size = len(self._tokens)
     self.index, self.reader_state, self._window = index, reader_state, window
@@ -136,6 +141,7 @@ class OpenDocument:
       self._lengths[first - 1 : after + 1],
       min(self._ends.item(first), stop) - start - 1,
       stop - max(self._ends.item(after - 1), start + 1),
+      None if self._mask is None else self._mask[start:stop],
     )
     if stop == self.size:
       self.left = 0

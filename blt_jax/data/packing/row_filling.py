@@ -69,6 +69,21 @@ class RowFiller:
     else:
       self._add_pair(first, partner)
 
+  def add_whole(self) -> bool:
+    """Takes what is left of a document; False where none in the pool has room.
+
+    That is the document that is due, or where it has none, the largest that has. One that is
+    longer than a row is cut, and begins in an empty one.
+    """
+    if self._pieces == 0:
+      self._num_open[0] = len(self._pool)
+    due = self._pool.first_due()
+    is_next = self._pieces == 0 or self.fits(due)
+    document = due if is_next else self._pool.find_largest(self._positions, self._patches)
+    if document is not None:
+      self._take(document, self._patches)
+    return document is not None
+
   def _is_filled_by(self, document: OpenDocument) -> bool:
     """Whether a document alone spends both budgets, but for a 64th."""
     return 64 * abs(document.reach(self._patches) - self._positions) <= self._positions
@@ -117,16 +132,18 @@ class RowFiller:
     self._pieces += 1
     piece = self._pool.take(document, positions, patches)
     padding = min(-positions % self._multiple, self._positions - positions)
-    self._write_tokens(piece.tokens, padding)
+    self._write_tokens(piece, padding)
     self._write_lengths(piece, padding)
     self._positions -= positions + padding
     self._patches -= patches
 
-  def _write_tokens(self, tokens: np.ndarray, padding: int) -> None:
+  def _write_tokens(self, piece: Piece, padding: int) -> None:
     start = self.start
-    end = start + len(tokens) - 1
-    self._tokens[start:end] = tokens[:-1]
-    self._targets[start:end] = tokens[1:]
+    end = start + len(piece.tokens) - 1
+    self._tokens[start:end] = piece.tokens[:-1]
+    self._targets[start:end] = piece.tokens[1:]
+    if piece.mask is not None:
+      self._loss_mask[start:end] = piece.mask[1:]
     if end < self._seq_len:  # where a document is cut, an EOS keeps attention inside it
       self._tokens[end] = tokenizer.EOS_ID
       self._loss_mask[end : end + 1 + padding] = False

@@ -25,21 +25,22 @@ class PackRows(grain.IterDataset):
   """Fills rows from documents so that few byte slots and few patch slots stay empty.
 
   Documents are dicts with `tokens` int [n] (BOS first, EOS last) and `patch_lengths`,
-  which sum to n. A row holds `tokens` and `targets` int32 [S], `loss_mask` bool [S] and
-  `patch_lengths` int32 [P], as the model takes them: they sum to S + 1 and the first is 1.
+  which sum to n, and may have a `loss_mask` bool [n], the ids to learn. A row holds `tokens`
+  and `targets` int32 [S], `loss_mask` bool [S] and `patch_lengths` int32 [P], as the model
+  takes them: they sum to S + 1 and the first is 1.
   Elements are rows, or batches of them; the last batch is filled with rows without loss.
   Rows also tell where they come from: `documents` int32 [D], a number of the text of the
   document of each piece, the first 64 of them at most, 0 where there are fewer; and
   `open_documents` int32 [1], how many there were to choose from.
 
   Every byte and every EOS is the target of exactly one position, which is in the same
-  document. Rows are filled from a pool of open documents: each takes from the one that is
-  due, and from others whose bytes per patch make up for it. A document that is cut goes
-  on in another row from its last target; its patches are those of the document, but
-  the first two ids of a piece start patches. Where a piece ends inside a row, an EOS
-  without loss stands after it, so that attention stays inside documents. The end of a
-  row that ran out of patch slots or of documents is padding: id 0, no loss, part of the
-  last patch.
+  document; a position without a target has target 0, and no loss. Rows are filled from a pool
+  of open documents: each takes from the one that is due, and from others whose bytes per
+  patch make up for it. A document that is cut goes on in another row from its last target;
+  its patches are those of the document, but the first two ids of a piece start patches. Where
+  a piece ends inside a row, an EOS without loss stands after it, so that attention stays
+  inside documents. The end of a row that ran out of patch slots or of documents is padding:
+  id 0, no loss, part of the last patch.
 
   The iterator's state is small: the state of the documents before the oldest open one,
   and of each open one its position and when it is due. Resuming reads again what was read
@@ -59,6 +60,7 @@ class PackRows(grain.IterDataset):
     patch: Callable[[Any], dict[str, np.ndarray]] | None = None,
     row_multiple: int = 1,
     is_slow: bool = False,
+    keep_whole: bool = False,
   ):
     """Takes the documents, S and P.
 
@@ -78,6 +80,7 @@ class PackRows(grain.IterDataset):
         id 0 without loss, up to the next such position.
       is_slow: whether documents take long to patch; then fewer are open by default, and the
         first batch does not wait for all of them.
+      keep_whole: whether only documents are cut that are longer than a row, which is said.
 
     Raises:
       ValueError: S or P is too small for any row, or S no multiple, a batch has no row, or no
@@ -103,7 +106,8 @@ class PackRows(grain.IterDataset):
       )
     self._documents = documents
     self._options = (
-      seq_len, num_patches, pool_size, pool_bytes, batch_size, patch, row_multiple, is_slow
+      seq_len, num_patches, pool_size, pool_bytes, batch_size, patch, row_multiple, is_slow,
+      keep_whole,
     )  # fmt: skip
 
   def __iter__(self) -> "_PackIterator":
@@ -129,12 +133,14 @@ class _PackIterator(grain.DatasetIterator):
     patch: Callable[[Any], dict[str, np.ndarray]] | None,
     row_multiple: int,
     is_slow: bool,
+    keep_whole: bool,
   ):
     super().__init__(documents)
     self._documents = documents
     self._seq_len, self._num_patches = seq_len, num_patches
     self._pool_size, self._pool_bytes, self._batch_size = pool_size, pool_bytes, batch_size
     self._patch, self._row_multiple, self._is_slow = patch, row_multiple, is_slow
+    self._keep_whole, self._num_long = keep_whole, 0
     self._pool = self._empty_pool()
     self._read = 0  # documents
     self._row = 0  # rows made
@@ -152,11 +158,18 @@ class _PackIterator(grain.DatasetIterator):
     rows = empty_rows(count, self._seq_len, self._num_patches)
     for arrays in zip(*rows.values(), strict=True):
       row = RowFiller(self._pool, arrays, self._row_multiple)
-      while row.has_room and self._fill_pool():
-        row.add()
+      while row.has_room and self._fill_pool() and self._add(row):
+        pass
       row.close()
       self._row += 1
     return rows
+
+  def _add(self, row: RowFiller) -> bool:
+    """Gives a row more of the open documents; False where none has room in it."""
+    if self._keep_whole:
+      return row.add_whole()
+    row.add()
+    return True
 
   def _fill_pool(self) -> bool:
     """Opens as many documents as may be; returns whether there is any."""
@@ -180,7 +193,24 @@ class _PackIterator(grain.DatasetIterator):
     if self._patch is not None:
       document = self._patch(document)
     self._read += 1
-    return OpenDocument(document, self._read - 1, state, self._num_patches)
+    opened = OpenDocument(document, self._read - 1, state, self._num_patches)
+    if self._keep_whole:
+      self._report_long(opened)
+    return opened
+
+  def _report_long(self, document: OpenDocument) -> None:
+    """Says that a document has no room in a row: the 1st, 10th, 100th, ... such one."""
+    if document.left <= self._seq_len + 1 and document.patches_left <= self._num_patches:
+      return
+    self._num_long += 1
+    if str(self._num_long).strip("0") == "1":
+      logging.warning(
+        "A document of %d ids in %d patches is cut, since a row has %d and %d: what is in "
+        "later rows does not see its beginning (%d such so far). Raise config.data.seq_len "
+        "and num_patches, or leave such documents out.",
+        document.left, document.patches_left, self._seq_len + 1, self._num_patches,
+        self._num_long,
+      )  # fmt: skip
 
   def get_state(self) -> dict[str, Any]:
     reader = self._pool.oldest.reader_state if self._pool else self._documents.get_state()

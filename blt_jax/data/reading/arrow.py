@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from blt_jax.data.reading import columns
-from blt_jax.data.reading.documents import BadInputError, Document, Policy
+from blt_jax.data.reading.documents import BadInputError, Document, Policy, SourceOptions
 from blt_jax.data.reading.readers import Reader
 from blt_jax.storage import files
 
@@ -26,42 +26,40 @@ class ArrowReader(Reader):
   unit = "row"
 
   def __init__(self, paths: Sequence[str], policy: Policy):
-    self._load = _Batches(policy.options.text_field, policy.options.fields)
+    self._load = _Batches(policy.options)
     super().__init__(paths, policy)
 
   def _open(self, path: str) -> int:
     return self._load.ends(path)[-1]
 
   def _read(self, file: int, number: int) -> Document:
-    text, row = self._load(self._files[file], number)
-    if text is None:
-      raise BadInputError("no text", "the value is null")
-    return Document(text, row=row)
+    return columns.to_document(*self._load(self._files[file], number), self._policy.options)
 
 
 class _Batches:
   """Gives values out of the record batches of files."""
 
-  def __init__(self, column: str, fields: tuple[str, ...]):
-    self._column, self._fields = column, fields
+  def __init__(self, options: SourceOptions):
+    self._options = options
     self._open = functools.lru_cache(maxsize=_MAPPED)(self._map)
     self._texts = functools.lru_cache(maxsize=8)(self._take)
 
   def __reduce__(self) -> tuple[Any, ...]:
-    return _Batches, (self._column, self._fields)
+    return _Batches, (self._options,)
 
   def ends(self, path: str) -> list[int]:
     """Rows up to the end of each batch, [0] where there are none."""
     return self._open(path)[2]
 
-  def __call__(self, path: str, number: int) -> tuple[bytes | None, dict[str, Any] | None]:
-    """The text of a row, and its fields where some are asked for."""
+  def __call__(self, path: str, number: int) -> tuple[bytes | None, dict[str, Any]]:
+    """The text of a row, if rows have text, and those of its fields that are wanted."""
     ends = self.ends(path)
     batch = bisect.bisect_right(ends, number)
     texts, others = self._texts(path, batch)
     place = number - ends[batch]  # from the end of the batch
-    row = columns.take_row(others, place, self._open(path)[3]) if self._fields else None
-    return texts[place].as_py(), row
+    is_row = self._options.fields or self._options.template
+    row = columns.take_row(others, place, self._open(path)[3]) if is_row else {}
+    return None if texts is None else texts[place].as_py(), row
 
   def _map(self, path: str) -> tuple[Any, str, list[int], list[str]]:
     """What gives the batches of a file, the column of text, `ends`, names of all columns."""
@@ -72,9 +70,8 @@ class _Batches:
     source.seek(0)
     load = pa.ipc.open_stream if is_stream else pa.ipc.open_file
     schema = load(source).schema
-    top = columns.check(schema, self._column)
-    wanted = {top, *columns.tops(schema, self._fields)}
-    indices = [schema.get_field_index(name) for name in wanted]
+    top, others = columns.find(schema, self._options)
+    indices = [schema.get_field_index(name) for name in {top, *others} - {""}]
     source.seek(0)
     reader = load(source, options=pa.ipc.IpcReadOptions(included_fields=indices))
     batches = _read_all(reader, source.size()) if is_stream else _Random(reader)
@@ -83,8 +80,10 @@ class _Batches:
 
   def _take(self, path: str, batch: int) -> tuple[Any, Any]:
     batches, top, _, _ = self._open(path)
-    texts = columns.take(batches[batch].column(top), self._column, top)
-    return texts, batches[batch].select(columns.tops(batches[batch].schema, self._fields))
+    others = columns.find(batches[batch].schema, self._options)[1]
+    field = self._options.text_field
+    texts = columns.take(batches[batch].column(top), field, top) if top else None
+    return texts, batches[batch].select(others)
 
 
 class _Random(Sequence):

@@ -1,11 +1,49 @@
-"""The text in a column of Arrow data, and values beside it, as Parquet and Arrow hold them."""
+"""The text in columns of Arrow data, and values beside it, as Parquet and Arrow hold them."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blt_jax.data.reading.documents import BadInputError
+from blt_jax.data.reading import answers
+from blt_jax.data.reading.documents import BadInputError, Document, SourceOptions
 
 # `Any` stands for types of pyarrow, which is an extra and imported where it is needed.
+
+
+def find(schema: Any, options: SourceOptions) -> tuple[str, list[str]]:
+  """Looks for what makes the documents of a schema.
+
+  Returns:
+    The column of their text, or "" where there are prompts and answers instead; and the
+    columns of values of each row that are wanted.
+
+  Raises:
+    BadInputError: as `check`, or the columns of prompts and answers are missing.
+  """
+  if options.template is None:
+    return check(schema, options.text_field), tops(schema, options.fields)
+  names = set(tops(schema, answers.FIELDS))
+  if answers.MESSAGES not in names and not names.issuperset(answers.PAIR):
+    raise BadInputError(
+      "no columns of prompts and answers",
+      f"'prompt' and 'completion', or 'messages'; there are {schema.names[:20]}",
+    )
+  return "", tops(schema, (*sorted(names), *options.fields))
+
+
+def to_document(text: bytes | None, row: Mapping[str, Any], options: SourceOptions) -> Document:
+  """The document of a row, from its text and the values that `find` named.
+
+  Raises:
+    BadInputError: there is none.
+  """
+  if options.template is not None:
+    document = answers.to_document(row, options.template)
+  elif text is None:
+    raise BadInputError("no text", "the value is null")
+  else:
+    document = Document(text)
+  return dataclasses.replace(document, row=row) if options.fields else document
 
 
 def check(schema: Any, name: str) -> str:

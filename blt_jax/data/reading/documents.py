@@ -10,6 +10,8 @@ import grain
 import numpy as np
 from absl import logging
 
+from blt_jax.data.template import Template
+
 _DETAILS = 400  # characters in an error; names of fields may be as long as a file
 _NAMED = 3  # files in an error
 _PATIENCE = 30  # times all elements; several processes may share them
@@ -25,12 +27,20 @@ class Document:
     row: the fields of its row, where `SourceOptions.fields` asks for some; columns of a table
       that it does not ask for have no value. None where there are no rows.
     place: its file and its number there, where `SourceOptions.fields` asks for some.
+    answers: int64 [n, 2], from which byte to which it is to be learned, in order; None where
+      all of it is.
   """
 
   text: bytes
   entropies: np.ndarray | None = None
   row: Mapping[str, Any] | None = None
   place: str = ""
+  answers: np.ndarray | None = None
+
+  @property
+  def num_learned(self) -> int:
+    """Bytes that are to be learned."""
+    return len(self.text) if self.answers is None else int(np.diff(self.answers).sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +56,7 @@ class SourceOptions:
     max_document_bytes: plain text files longer than this become several documents, cut
       after a line where there is one. Other formats have documents of their own.
     fields: of rows that are kept beside their text; dots as in `text_field`.
+    template: how prompts and answers become text; None where records have text.
   """
 
   text_field: str = "text"
@@ -53,6 +64,7 @@ class SourceOptions:
   invalid_utf8: Literal["keep", "drop"] = "keep"
   max_document_bytes: int = 65_536
   fields: tuple[str, ...] = ()
+  template: Template | None = None
 
   def __post_init__(self):
     if not self.text_field:

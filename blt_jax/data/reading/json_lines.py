@@ -1,9 +1,11 @@
 """The document in a line of JSON."""
 
+import dataclasses
+import functools
 import json
 from typing import Any
 
-from blt_jax.data.reading import fields
+from blt_jax.data.reading import answers, fields
 from blt_jax.data.reading.documents import BadInputError, Document, SourceOptions
 from blt_jax.storage import unique_names
 
@@ -19,13 +21,13 @@ def parse_line(line: bytes, options: SourceOptions) -> Document | None:
 
   Args:
     line: the line, with or without its end.
-    options: its `text_field` says where the text is.
+    options: its `text_field` says where the text is, or its template what it is made of.
 
   Returns:
     The document, in UTF-8; None for a blank line.
 
   Raises:
-    BadInputError: no JSON, no such field, or no string in it.
+    BadInputError: no JSON, no such field, or no string in it; or as `answers.to_document`.
   """
   if not line or line.isspace():
     return None
@@ -40,11 +42,12 @@ def parse_line(line: bytes, options: SourceOptions) -> Document | None:
   if not isinstance(record, dict):
     hint = "; name the file .json if it is one array" if isinstance(record, list) else ""
     raise BadInputError("not a JSON object", f"it is of type {type(record).__name__}{hint}")
-  text, row = _take_text(record, options.text_field), record if options.fields else None
-  try:
-    return Document(text.encode(), row=row)
-  except UnicodeEncodeError:
-    return Document(_encode_surrogates(text, errors), row=row)
+  encode = functools.partial(_encode, errors=errors)
+  if options.template is None:
+    document = Document(encode(_take_text(record, options.text_field)))
+  else:
+    document = answers.to_document(record, options.template, encode)
+  return dataclasses.replace(document, row=record) if options.fields else document
 
 
 def _take_text(record: dict[str, Any], field: str) -> str:
@@ -59,6 +62,13 @@ def _take_text(record: dict[str, Any], field: str) -> str:
   if not isinstance(text, str):
     raise BadInputError(f"no string in field {field!r}", f"but {type(text).__name__}")
   return text
+
+
+def _encode(text: str, errors: str) -> bytes:
+  try:
+    return text.encode()
+  except UnicodeEncodeError:
+    return _encode_surrogates(text, errors)
 
 
 def _encode_surrogates(text: str, errors: str) -> bytes:

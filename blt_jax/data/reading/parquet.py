@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from blt_jax.data.reading import columns
-from blt_jax.data.reading.documents import BadInputError, Document, Policy
+from blt_jax.data.reading.documents import Document, Policy, SourceOptions
 from blt_jax.data.reading.readers import Reader
 from blt_jax.storage import files
 
@@ -23,7 +23,7 @@ class ParquetReader(Reader):
 
   def __init__(self, paths: Sequence[str], policy: Policy):
     self._group_ends: list[np.ndarray] = []  # rows up to the end of each group, per file
-    self._load = _RowGroups(policy.options.text_field, policy.options.fields)
+    self._load = _RowGroups(policy.options)
     super().__init__(paths, policy)
 
   def _open(self, path: str) -> int:
@@ -37,42 +37,42 @@ class ParquetReader(Reader):
     group = int(np.searchsorted(ends, number, side="right"))
     row = number - int(ends[group])  # from the end of the group
     texts, table, names = self._load(self._files[file], group)
-    text = texts[row].as_py()
-    if text is None:
-      raise BadInputError("no text", "the value is null")
-    return Document(text, row=columns.take_row(table, row, names) if names else None)
+    text = None if texts is None else texts[row].as_py()
+    values = columns.take_row(table, row, names) if names else {}
+    return columns.to_document(text, values, self._policy.options)
 
 
 class _RowGroups:
-  """Loads the text of row groups of Parquet files as Arrow arrays of bytes.
+  """Loads the text of row groups of Parquet files as Arrow arrays of bytes, if rows have text.
 
-  With each comes a table of the columns in which fields are, and the names of all columns,
-  none where no fields are asked for.
+  With each comes a table of the other columns that are wanted, and the names of all columns,
+  none where none is wanted.
   """
 
-  def __init__(self, column: str, fields: tuple[str, ...]):
-    self._column, self._fields = column, fields
+  def __init__(self, options: SourceOptions):
+    self._options = options
     self._cached = functools.lru_cache(maxsize=2)(self._read)
 
   def __reduce__(self) -> tuple[Any, ...]:
-    return _RowGroups, (self._column, self._fields)
+    return _RowGroups, (self._options,)
 
   def __call__(self, path: str, group: int) -> Any:
     return self._cached(path, group)
 
   def metadata(self, path: str) -> Any:
-    """Looks at a file's end; its column must hold text."""
+    """Looks at a file's end; its columns must hold text."""
     with _open_parquet(path) as parquet:
-      columns.check(parquet.schema_arrow, self._column)
+      columns.find(parquet.schema_arrow, self._options)
       return parquet.metadata
 
   def _read(self, path: str, group: int) -> Any:
     with _open_parquet(path) as parquet:
       schema = parquet.schema_arrow
-      top, others = columns.check(schema, self._column), columns.tops(schema, self._fields)
-      table = parquet.read_row_group(group, columns=[self._column, *others])
-    texts = columns.take(table.column(top), self._column, top)
-    return texts, table.select(others), schema.names if self._fields else []
+      (top, others), field = columns.find(schema, self._options), self._options.text_field
+      table = parquet.read_row_group(group, columns=[field, *others] if top else others)
+    texts = columns.take(table.column(top), field, top) if top else None
+    is_row = self._options.fields or self._options.template
+    return texts, table.select(others), schema.names if is_row else []
 
 
 def _open_parquet(path: str) -> Any:

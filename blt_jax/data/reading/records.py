@@ -7,12 +7,13 @@ apart is a `BadInputError`, and the next one follows.
 
 import codecs
 import csv
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from blt_jax.data.reading import encodings, json_lines
+from blt_jax.data.reading import answers, encodings, json_lines
 from blt_jax.data.reading.documents import BadInputError, Document, SourceOptions
 
 LONGEST = 1 << 28  # bytes of a record: one more is no text, or has lost its end
@@ -146,21 +147,34 @@ def _split_rows(delimiter: str) -> Callable[[BoundedFile, int], Records]:
 
 
 def _parse_row(record: tuple[list[str], list[str]], options: SourceOptions) -> Document | None:
-  (header, row), field = record, options.text_field
+  header, row = record
   if not row:  # a blank line
     return None
-  if (count := header.count(field)) != 1:
-    names = ", ".join(map(repr, header[:10])) or "none"
-    details = f"its columns: {names}; text_field says which"
-    what = "no column" if not count else f"{count} columns"
-    raise BadInputError(f"{what} {field!r}", details)
+  for field in answers.PAIR if options.template else (options.text_field,):
+    _check_column(header, field, options)
   if row == header:
     raise BadInputError("the header once more", "were files joined? Give each its own")
   if len(row) != len(header):
     details = f"{len(row)} instead of the {len(header)} of the header"
     raise BadInputError("another number of columns", details)
-  text = row[header.index(field)].encode(errors="surrogateescape")
-  return Document(text, row=dict(zip(header, row, strict=True)) if options.fields else None)
+  fields, encode = dict(zip(header, row, strict=True)), _encode_escaped
+  if options.template is None:
+    document = Document(encode(fields[options.text_field]))
+  else:
+    document = answers.to_document(fields, options.template, encode)
+  return dataclasses.replace(document, row=fields) if options.fields else document
+
+
+def _check_column(header: list[str], field: str, options: SourceOptions) -> None:
+  if (count := header.count(field)) != 1:
+    names = ", ".join(map(repr, header[:10])) or "none"
+    hint = "" if options.template else "; text_field says which"
+    what = "no column" if not count else f"{count} columns"
+    raise BadInputError(f"{what} {field!r}", f"its columns: {names}{hint}")
+
+
+def _encode_escaped(text: str) -> bytes:
+  return text.encode(errors="surrogateescape")
 
 
 # --- JSON

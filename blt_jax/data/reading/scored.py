@@ -47,6 +47,7 @@ class Manifest:
     input_files: what tells its files from others, see `files.fingerprint`.
     text_field: where the text was in them.
     invalid_utf8: whether documents that are not UTF-8 were kept.
+    template: how prompts and answers became text, see `Template.to_json`; "" of other text.
     format: version of the layout of the folder.
   """
 
@@ -62,6 +63,7 @@ class Manifest:
   input_files: str = ""
   text_field: str = "text"
   invalid_utf8: str = "keep"
+  template: str = ""
   format: int = FORMAT
 
   def __post_init__(self):
@@ -139,7 +141,8 @@ class ScoredReader(grain.MapDataset[Document]):
 
     Raises:
       FileNotFoundError: there is no manifest.
-      ValueError: scoring has not finished, or shards are damaged.
+      ValueError: scoring has not finished, shards are damaged, or `policy` has another
+        template than the text was written with.
     """
     super().__init__()
     self._folder = str(folder)
@@ -151,10 +154,21 @@ class ScoredReader(grain.MapDataset[Document]):
         "blt_jax.score_entropies, or choose another config.patching.entropies."
       )
     self.manifest = load_manifest(folder)
+    if policy is not None:
+      self._check_template(policy.options)
     opened = shards.open_shards(folder, self.manifest.num_processes)
     self._source = grain.sources.ArrayRecordDataSource([shard.path for shard in opened])
     self._seeds = [shard.seed for shard in opened]
     self._ends = list(itertools.accumulate(shard.records for shard in opened))
+
+  def _check_template(self, options: SourceOptions) -> None:
+    wanted = "" if options.template is None else options.template.to_json()
+    if wanted != self.manifest.template:
+      stored, asked = (t or "format=text" for t in (self.manifest.template, wanted))
+      raise ValueError(
+        f"{self._folder} was scored with {stored}, and is to be read with {asked}; give the "
+        "format and the template that it was scored with, or score the text again."
+      )
 
   def __len__(self) -> int:
     return len(self._source)
@@ -166,7 +180,9 @@ class ScoredReader(grain.MapDataset[Document]):
     where = f"{self._folder}, record {index}"
     seed = self._seeds[bisect.bisect_right(self._ends, index)]
     try:
-      document = shards.decode(self._source[index], self.manifest.entropy_dtype, seed)
+      document = shards.decode(
+        self._source[index], self.manifest.entropy_dtype, seed, bool(self.manifest.template)
+      )
     except (OSError, RuntimeError, ValueError, struct.error) as error:
       self._policy.reject(BadInputError("cannot be read", str(error)), where)
       return self._drought.check(None, len(self))

@@ -2,8 +2,9 @@
 
 Process number PP writes `PP-NNNNN.array_record` and after each of them a `.json` of the
 same name, and `PP-done.json` once it has come to the end of the text. A record holds the
-length of a text, the text, its entropies, and a checksum of these that begins with the
-shard's seed, so that no other record passes for it. Shards of before there were checksums
+length of a text, the text, its entropies, where its answers are if it is one of prompts and
+answers, and a checksum of these that begins with the shard's seed, so that no other record
+passes for it. Shards of before there were checksums
 have no seed.
 """
 
@@ -30,6 +31,7 @@ _ENDS = "array_record", "json"  # of a shard, and of what stands beside it
 _HEADER = struct.Struct("<Q")  # bytes of text; text, entropies and checksum follow
 _CHECKSUM = struct.Struct("<I")
 _COUNTS = "records", "file_bytes", "num_shards", "next_document", "documents", "text_bytes"
+_SPANS = np.dtype("<u8")  # of answers, from and to
 _FEW = 8  # bytes of text whose entropies may all be zero
 
 
@@ -193,11 +195,21 @@ def encode(document: Document, entropy_dtype: str, seed: int | None = None) -> b
       "model is damaged; train it again, or choose another of its checkpoints."
     )
   record = b"".join((_HEADER.pack(len(document.text)), document.text, entropies.tobytes()))
+  if document.answers is not None:
+    record += document.answers.astype(_SPANS).tobytes()
   return record if seed is None else record + _CHECKSUM.pack(zlib.crc32(record, seed))
 
 
-def decode(record: bytes, entropy_dtype: str, seed: int | None = None) -> Document:
+def decode(
+  record: bytes, entropy_dtype: str, seed: int | None = None, has_answers: bool = False
+) -> Document:
   """A record as a document; its entropies are for BOS, each byte, and EOS.
+
+  Args:
+    record: as `encode` made it.
+    entropy_dtype: likewise.
+    seed: likewise.
+    has_answers: whether it says where answers are.
 
   Raises:
     ValueError: lengths that do not fit, no record of this kind, another checksum, or
@@ -210,6 +222,12 @@ def decode(record: bytes, entropy_dtype: str, seed: int | None = None) -> Docume
       raise ValueError("a record is not what was written, by its checksum; score again")
   (size,) = _HEADER.unpack_from(record)
   text = record[_HEADER.size : _HEADER.size + size]
+  answers = None
+  if has_answers:
+    end = _HEADER.size + size + (size + 2) * np.dtype(entropy_dtype).itemsize
+    answers = np.frombuffer(record[end:], _SPANS).astype(np.int64).reshape(-1, 2)
+    record = record[:end]
+    _check_answers(answers, size)
   entropies = np.frombuffer(record, entropy_dtype, offset=_HEADER.size + len(text))
   if len(text) != size or len(entropies) != size + 2:
     raise ValueError(
@@ -220,7 +238,14 @@ def decode(record: bytes, entropy_dtype: str, seed: int | None = None) -> Docume
     raise ValueError("a record has entropies that are no numbers; score the text again")
   if not entropies[0] and size > _FEW and not entropies.any():
     raise ValueError("a record has no entropies but zeros; score the text again")
-  return Document(text, entropies)
+  return Document(text, entropies, answers=answers)
+
+
+def _check_answers(answers: np.ndarray, size: int) -> None:
+  """Raises ValueError where spans [n, 2] are none of a text of `size` bytes."""
+  ends = answers.ravel()
+  if not len(ends) or (np.diff(ends) < 0).any() or ends[0] < 0 or ends[-1] > size:
+    raise ValueError("a record does not say where its answers are; score the text again")
 
 
 def open_shards(path: str | os.PathLike, num_processes: int) -> list[Shard]:

@@ -119,6 +119,7 @@ def _open(path: str, options: SourceOptions, skipped: Skipped) -> Reader:
   else:
     chosen = selection.select(path, policy)
     _check_support(path, chosen.format)
+    _check_fields(path, chosen.format, options)
     _check_no_scored(chosen.paths, chosen.format)
     selection.announce(path, chosen)
     reader = _reader_of(chosen)(chosen.paths, policy)
@@ -156,6 +157,15 @@ def list_files(path: str) -> list[str]:
 def _check_support(path: str, kind: str) -> None:
   if kind in ("parquet", "arrow") and importlib.util.find_spec("pyarrow") is None:
     raise ValueError(f"{path}: reading {kind} needs pyarrow: pip install blt_jax[parquet]")
+
+
+def _check_fields(path: str, kind: str, options: SourceOptions) -> None:
+  if options.template is not None and kind in ("text", "array_record"):
+    what = "plain text" if kind == "text" else "ArrayRecord"
+    raise ValueError(
+      f"{path} is {what}, and data.format=answers reads records with fields: JSON, CSV, "
+      "Parquet or Arrow. Give such files, or data.format=text."
+    )
 
 
 def _check_no_scored(found: Sequence[str], kind: str) -> None:
