@@ -17,7 +17,7 @@ from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import BPELMConfig
 from blt_jax.runs import entropy_digest, folder, parameters, tokenizers
 from blt_jax.storage import paths
-from blt_jax.training import distillation
+from blt_jax.training import distillation, steps
 from blt_jax.training import state as train_state
 from blt_jax.training.groups import Group, label_of, labels
 
@@ -181,23 +181,25 @@ def _check_start(config: ConfigDict, teacher: Teacher) -> None:
     )
 
 
-def make_step(
-  config: ConfigDict, model: nn.Module, teacher: Teacher, step: Callable[..., Callable]
-) -> Callable[..., Any]:
-  """The update (state, batch, head) -> (state, metrics).
+def make_loss(
+  config: ConfigDict, model: nn.Module, teacher: Teacher, state: train_state.TrainState
+) -> steps.Loss:
+  """Builds the loss of a run; see `training.distillation.make_loss`.
 
   Args:
     config: the whole settings.
     model: of the run.
     teacher: of the run.
-    step: makes an update of a loss, as `steps.make_train_step` does.
+    state: of the run, or its shapes.
+
+  Raises:
+    ValueError: the optimizer would move the teacher's blocks.
   """
-  losses = settings.make_distillation(config)
-  loss = distillation.make_loss(model, teacher.model, losses)
-  return distillation.make_train_step(step(loss=loss))
+  _check_frozen(settings.make_groups(config), state.params)
+  return distillation.make_loss(model, teacher.model, settings.make_distillation(config))
 
 
-def check_frozen(groups: Sequence[Group], params: Any) -> None:
+def _check_frozen(groups: Sequence[Group], params: Any) -> None:
   """Raises ValueError where blocks of the latent transformer would be moved, be it by decay."""
   frozen = {label_of(i) for i, group in enumerate(groups) if group.is_frozen}
   found = flax.traverse_util.flatten_dict(labels(groups, params), sep="/")

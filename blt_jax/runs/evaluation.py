@@ -1,10 +1,9 @@
 """Held-out bits per byte: one pass over documents."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -16,19 +15,19 @@ from blt_jax.training import steps
 
 
 class Evaluator:
-  """Scores a model's parameters on batches that it keeps, compiled once."""
+  """Scores a model's parameters on batches that it keeps."""
 
   def __init__(
     self,
-    model: nn.Module,
+    sums: Callable[[Any, steps.Batch], steps.Metrics],
     batches: Iterable[Batch],
     mesh: Mesh,
     max_batches: int | None = None,
   ):
-    """Takes the model and reads the batches.
+    """Takes the compiled sums and reads the batches.
 
     Args:
-      model: to score.
+      sums: `Program.sums` of a run.
       batches: this process's rows of them.
       mesh: the devices.
       max_batches: look at so many only; None for all.
@@ -41,7 +40,7 @@ class Evaluator:
     if not self._batches:
       raise ValueError("There is no text to evaluate on: no document for each process.")
     self._mesh = mesh
-    self._sums = sharding.jit(lambda params, batch: steps.sums(model, params, batch), mesh)
+    self._sums = sums
 
   def __call__(self, params: Any) -> metrics.Numbers:
     """Returns `metrics.summarise` over all batches, and the number of `bytes`."""

@@ -1,16 +1,16 @@
 """The train step of a run and all that it is made of, for `train` and `train_compile` alike."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from blt_jax import config as settings
 from blt_jax import kinds
@@ -19,6 +19,7 @@ from blt_jax.parallel import sharding
 from blt_jax.runs import distillation
 from blt_jax.training import state as train_state
 from blt_jax.training import steps
+from blt_jax.training.distillation import weigh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +31,17 @@ class Program:
     model: the module.
     optimizer: its updates.
     learning_rate: as a function of the step.
+    peak: float32, the highest learning rate; an input of the step, so that runs which differ
+      in it and in the seed alone share one compiled program in JAX's compilation cache.
     seed: of fresh parameters.
     param_dtype: of parameters.
     abstract_state: shapes, dtypes and shardings of the state.
-    step: one update, a pure function of state, batch and `head`, if there is one.
+    step: one update, a pure function of state, batch, peak learning rate and, where there is a
+      teacher, `head`.
     options: how to compile it, for `jax.jit`.
+    start: compiled, from a key [] to a fresh state.
+    update: `step` compiled; it donates the state.
+    sums: compiled, `steps.sums` of parameters and batch.
     teacher: of a distillation.
     head: shapes, dtypes and shardings of what the step reads of the teacher.
   """
@@ -43,33 +50,33 @@ class Program:
   model: nn.Module
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
+  peak: np.floating
   seed: int
   param_dtype: str
   abstract_state: train_state.TrainState
   step: Callable[..., Any]
   options: dict[str, Any]
+  start: Callable[[jax.Array], train_state.TrainState]
+  update: Callable[..., Any]
+  sums: Callable[..., steps.Metrics]
   teacher: distillation.Teacher | None = None
   head: Any = None
 
   def create_state(self) -> train_state.TrainState:
     """A fresh start, each array directly where it belongs."""
-    return train_state.create_state(
-      self.model, self.optimizer, self.seed, self.mesh, self.param_dtype
-    )
+    return self.start(jax.random.key(self.seed))
 
   def train_step(self) -> Callable[..., Any]:
     """The compiled update: (state, batch) -> (state, metrics); it donates the state."""
-    step = sharding.jit(self.step, self.mesh, **self.options)
-    if self.teacher is None:
-      return step
-    head = self.teacher.load(self.head)
-    return lambda state, batch: step(state, batch, head)
+    given = () if self.teacher is None else (self.teacher.load(self.head),)
+    return lambda state, batch: self.update(state, batch, self.peak, *given)
 
   def trace(self, batch: steps.Batch) -> jax.stages.Traced:
     """The update ready to be compiled, for a batch of shapes."""
     given = () if self.teacher is None else (self.head,)
+    arguments = self.abstract_state, batch, self.peak, *given
     with sharding.on_mesh(self.mesh):
-      return jax.jit(self.step, **self.options).trace(self.abstract_state, batch, *given)
+      return jax.jit(self.step, **self.options).trace(*arguments)
 
 
 def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Program:
@@ -87,31 +94,76 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   sharding.check_batch_size(config.data.batch_size, accumulate, mesh)
   model = kinds.build_model(settings.make_model_config(config.model))
   optimizer, learning_rate = settings.make_optimizer(config)
-  groups = settings.make_groups(config)
+  groups, frozen = settings.make_groups(config), FrozenConfigDict(config)
   state = train_state.abstract_state(model, optimizer, mesh, param_dtype)
   # Left to the compiler, the state might come out placed otherwise than it went in.
   placed = jax.tree.map(lambda x: x.sharding, state)
-  make_step = functools.partial(steps.make_train_step, model, optimizer, accumulate, groups)
   teacher = distillation.find(config)
-  if teacher is not None:
-    distillation.check_frozen(groups, state.params)
+  loss = None if teacher is None else distillation.make_loss(config, model, teacher, state)
+
+  def step(
+    state: train_state.TrainState, batch: steps.Batch, peak: jax.Array, *given: Any
+  ) -> tuple[train_state.TrainState, steps.Metrics]:
+    of_peak, _ = settings.make_optimizer(frozen, peak)
+    update = steps.make_train_step(model, of_peak, accumulate, groups, loss)
+    return update(state, batch if loss is None else weigh(batch), *given)
+
+  options = dict(
+    donate_argnames="state",
+    out_shardings=(placed, None),
+    compiler_options=device.compiler_options(mesh.devices.flat[0]),
+  )
   return Program(
     mesh=mesh,
     model=model,
     optimizer=optimizer,
     learning_rate=learning_rate,
+    peak=np.float32(config.optimizer.learning_rate),
     seed=config.seed,
     param_dtype=param_dtype,
     abstract_state=state,
-    step=distillation.make_step(config, model, teacher, make_step) if teacher else make_step(),
-    options=dict(
-      donate_argnames="state",
-      out_shardings=(placed, None),
-      compiler_options=device.compiler_options(mesh.devices.flat[0]),
-    ),
+    step=step,
+    options=options,
+    start=train_state.make_start(model, optimizer, placed, param_dtype),
+    update=sharding.jit(step, mesh, **options),
+    sums=sharding.jit(lambda params, batch: steps.sums(model, params, batch), mesh),
     teacher=teacher,
-    head=teacher.abstract_head(mesh, param_dtype) if teacher else None,
+    head=None if teacher is None else teacher.abstract_head(mesh, param_dtype),
   )
+
+
+class Programs:
+  """Makes the programs of runs that follow each other in one process.
+
+  A run that differs from the one before in nothing but its learning rate, seed, text and
+  folder shares what is traced and compiled with it.
+  """
+
+  def __init__(self):
+    self._last: Program | None = None
+    self._made_of: dict[str, Any] = {}
+
+  def __call__(self, config: ConfigDict) -> Program:
+    """As `make_program`."""
+    made_of = _made_of(config)
+    if self._last is None or made_of != self._made_of:
+      self._last = None  # its compiled programs may go before there are others
+      self._last, self._made_of = make_program(config), made_of
+      return self._last
+    return dataclasses.replace(
+      self._last,
+      learning_rate=settings.make_optimizer(config)[1],
+      peak=np.float32(config.optimizer.learning_rate),
+      seed=config.seed,
+    )
+
+
+def _made_of(config: ConfigDict) -> dict[str, Any]:
+  """What compiled programs depend on."""
+  sections = "model", "optimizer", "schedule", "distillation", "mesh"
+  found = {name: config[name].to_dict() for name in sections}
+  found["optimizer"].pop("learning_rate")
+  return found | {"num_steps": config.num_steps, "batch_size": config.data.batch_size}
 
 
 def abstract_batch(config: ConfigDict, mesh: Mesh) -> steps.Batch:

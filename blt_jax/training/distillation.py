@@ -20,7 +20,6 @@ from blt_jax.models.config import BPELMConfig, TransformerConfig
 from blt_jax.models.extras import Extras
 from blt_jax.ops import losses, patch_attention
 from blt_jax.training import steps
-from blt_jax.training.state import TrainState
 
 _LEAST_SQUARE = 1e-12  # below it, a distance has no slope
 _MOST_LOG = -1e-6  # above it, log(1 - p) has none
@@ -199,16 +198,3 @@ def weigh(batch: steps.Batch) -> steps.Batch:
   counts = jnp.stack(list(_counts(batch).values()))
   shares = batch["loss_mask"].sum(dtype=jnp.float32) / jnp.maximum(counts, 1)
   return batch | {"shares": jnp.broadcast_to(shares, (len(batch["tokens"]), 2))}
-
-
-def make_train_step(
-  step: Callable[..., tuple[TrainState, steps.Metrics]],
-) -> Callable[..., tuple[TrainState, steps.Metrics]]:
-  """The update (state, batch, head) -> (state, metrics); `step` is that of `make_loss`."""
-
-  def train_step(
-    state: TrainState, batch: steps.Batch, head: Any
-  ) -> tuple[TrainState, steps.Metrics]:
-    return step(state, weigh(batch), head)
-
-  return train_step
