@@ -41,7 +41,8 @@ def find_ids(path: str | os.PathLike, own_ids: bool) -> tuple[dict[bytes, int], 
     count = tokenizer.VOCAB_SIZE + len(longer)
   ids = {_key(np.frombuffer(text, np.uint8) + _ID.type(tokenizer.OFFSET)): n
          for text, n in found.items()}  # fmt: skip
-  return ids | {_key(np.array([special])): n for special, n in specials.items()}, count
+  named = {_key(np.array([special])): n for special, n in specials.items() if n >= 0}
+  return ids | named, count
 
 
 def _key(ids: np.ndarray) -> bytes:

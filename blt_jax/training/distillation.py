@@ -105,7 +105,7 @@ def make_loss(model: blt.BLT, teacher: BPELMConfig, config: DistillationConfig) 
   def loss(params: Any, batch: steps.Batch, head: Any) -> tuple[jax.Array, steps.Metrics]:
     head, blocks = jax.lax.stop_gradient((head, params["latent"]["transformer"]))
     documents = _documents(model, batch)
-    first, rest = _cut(teacher.transformer, blocks, config.layers)
+    first, rest = _cut(model.config.latent, blocks, config.layers)
 
     # --- The teacher reads pieces
     apply_teacher = ByteLM(teacher).apply
