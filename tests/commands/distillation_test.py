@@ -26,7 +26,7 @@ pytest.importorskip("sentencepiece", reason="BPE pieces are an extra")
 from tiny_pieces import LEARNED, SIZE, write_tokenizer  # noqa: E402
 
 BLOCKS = dict(
-  dim=32, num_layers=2, num_heads=2, num_kv_heads=1, mlp_dim=24, mlp_multiple_of=8, window=None
+  dim=32, num_layers=2, num_heads=4, num_kv_heads=2, mlp_dim=24, window=None, rope_theta=1e4
 )
 
 

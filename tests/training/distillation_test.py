@@ -8,16 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_blocks
 import pytest
+from uncached import random_params
 
 from blt_jax import patching
 from blt_jax.models.blt import BLT
-from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import (
   BLTConfig,
   BPELMConfig,
   TransformerConfig,
 )
-from blt_jax.models.init import fresh_params
 from blt_jax.training import distillation
 
 LAYERS = 1  # of two, after which states are compared
@@ -40,8 +39,7 @@ BATCH = {
 @pytest.fixture(scope="module", name="params")
 def _params():
   """Of the student, with the teacher's blocks; and the rest of the teacher."""
-  head = fresh_params(ByteLM(TEACHER), 1)
-  params = fresh_params(MODEL, 2)
+  head, params = random_params(TEACHER), random_params(MODEL.config)
   params["latent"]["transformer"] = head.pop("transformer")
   return params, head
 
