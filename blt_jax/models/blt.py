@@ -18,10 +18,16 @@ class LatentTransformer(nn.Module):
   @nn.compact
   def __call__(self, patches: jax.Array, document_ids: jax.Array | None) -> jax.Array:
     """Patches [B, P, patch_dim] to latents [B, P, latent width]."""
+    stack = transformer.Transformer(self.config.latent, name="transformer")
+    return stack(self.project(patches), document_ids)
+
+  @nn.compact
+  def project(self, patches: jax.Array) -> jax.Array:
+    """Patches [B, P, patch_dim] in the width of the transformer, [B, P, D]."""
     c = self.config
-    if c.patch_dim != c.latent.dim:
-      patches = layers.Linear(c.latent.dim, ("contracted", None), name="projection")(patches)
-    return transformer.Transformer(c.latent, name="transformer")(patches, document_ids)
+    if c.patch_dim == c.latent.dim:
+      return patches
+    return layers.Linear(c.latent.dim, ("contracted", None), name="projection")(patches)
 
 
 class BLT(nn.Module):

@@ -3,6 +3,7 @@
 Sums and counts leave a step, never means, so that they add up over parts and batches.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from blt_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+# (params, batch, *given) -> a sum over targets, whose gradient is divided by their number; and
+# metrics with `targets`, this number.
+Loss = Callable[..., tuple[jax.Array, Metrics]]
 
 
 def predict(model: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, Extras]:
@@ -54,7 +58,13 @@ def score_targets(
     The sums; float32 [B, S], nats of each target, 0 where it does not count; and int32 [B, S],
     its bytes, 0 likewise.
   """
-  logits, extras = predict(model, params, batch)
+  return score_logits(*predict(model, params, batch), batch)
+
+
+def score_logits(
+  logits: jax.Array, extras: Extras, batch: Batch
+) -> tuple[Metrics, jax.Array, jax.Array]:
+  """As `score_targets`, of logits [B, S, V] that a model gave for the batch."""
   nats = losses.cross_entropy_nats(logits, batch["targets"])
   wanted, read = batch["loss_mask"], batch["targets"] != tokenizer.BOE_ID
   possible = True if extras.loss_mask is None else extras.loss_mask
@@ -115,7 +125,8 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   accumulate: int = 1,
   groups: Sequence[Group] = (),
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  loss: Loss | None = None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
   """Builds one optimizer update.
 
   Args:
@@ -124,34 +135,36 @@ def make_train_step(
     accumulate: parts of the batch that are differentiated one after the other; each
       target weighs the same whatever part it is in.
     groups: of parameters, whose updates are measured.
+    loss: what is differentiated; None for the cross entropy of `sums`.
 
   Returns:
-    A pure function (state, batch) -> (state, metrics); metrics are `sums`, `grad_norm`
-    before clipping, and `update_ratios` of groups.
+    A pure function (state, batch, *given) -> (state, metrics), where `given` is what `loss`
+    takes as well; metrics are those of `loss`, `grad_norm` before clipping, and
+    `update_ratios` of groups.
   """
+  if loss is None:
+    loss = functools.partial(_cross_entropy, model)
+  gradient = jax.value_and_grad(loss, has_aux=True)
 
-  def loss(params, batch):
-    metrics = sums(model, params, batch)
-    return metrics["nats"], metrics
-
-  def differentiate(params, batch):
-    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch)
+  def differentiate(params, batch, *given):
+    (_, metrics), gradients = gradient(params, batch, *given)
     # Whatever the dtype of parameters, sums over parts and moments take float32.
     return optax.tree.cast(gradients, jnp.float32), metrics
 
-  def accumulated(params, batch):
+  def accumulated(params, batch, *given):
     parts = jax.tree.map(lambda x: _split_rows(x, accumulate), batch)
-    shapes = jax.eval_shape(differentiate, params, jax.tree.map(lambda x: x[0], parts))
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(differentiate, params, first, *given)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def add_part(total, part):
-      return jax.tree.map(jnp.add, total, differentiate(params, part)), None
+      return jax.tree.map(jnp.add, total, differentiate(params, part, *given)), None
 
     return jax.lax.scan(add_part, zeros, parts)[0]
 
-  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+  def train_step(state: TrainState, batch: Batch, *given: Any) -> tuple[TrainState, Metrics]:
     compute = differentiate if accumulate == 1 else accumulated
-    gradients, metrics = compute(state.params, batch)
+    gradients, metrics = compute(state.params, batch, *given)
     # The reference adds 1e-6 to the count, which also lets an empty batch pass.
     gradients = jax.tree.map(lambda g: g / (metrics["targets"] + 1e-6), gradients)
     metrics["grad_norm"] = optax.tree.norm(gradients)
@@ -161,6 +174,11 @@ def make_train_step(
     return TrainState(state.step + 1, params, opt_state), metrics
 
   return train_step
+
+
+def _cross_entropy(model: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
+  metrics = sums(model, params, batch)
+  return metrics["nats"], metrics
 
 
 def _split_rows(x, parts):
