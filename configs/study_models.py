@@ -111,7 +111,8 @@ def llama(config):
   config.data.seq_len = 1264  # pieces, of 3.23 bytes each
   config.patching.tokenizer = "runs/study/llama.model"
   config.model.vocab_size = 8192
-  set_stack(config.model.transformer, dim=384, num_layers=8, num_heads=6)
+  sizes = dict(dim=384, num_layers=8, num_heads=6)
+  set_stack(config.model.transformer, rope_theta=5e5, **sizes)  # as a latent transformer has
 
 
 def around_llama(config):
