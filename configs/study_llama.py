@@ -31,7 +31,7 @@ def get_plan() -> Plan:
       "distilled_0.5": _arm(DISTILLED, 0.5),
     },
     entropies={"neural": Entropies("study_models.py:entropy", stored=True)},
-    budgets={3e14: 1, 1e15: 1, 3e15: 3},
+    budgets={3e14: 1, 1e15: 1, 3e15: 2},
     rates=(0.9e-3, 1.8e-3, 3.5e-3),
     max_extensions=1,
     reference="fresh",
