@@ -17,6 +17,7 @@ from blt_jax.models.config import (
   CrossAttentionConfig,
   TransformerConfig,
 )
+from blt_jax.models.end_to_end import EndToEndBLT, EndToEndConfig
 from blt_jax.models.megabyte import MegaByte, MegaByteConfig
 from blt_jax.models.spacebyte import SpaceByte, SpaceByteConfig
 
@@ -132,6 +133,26 @@ def _tiny_spacebyte() -> SpaceByteConfig:
   return SpaceByteConfig(local, wide)
 
 
+def _end_to_end() -> EndToEndConfig:
+  """The paper's 1B, with a predictor of 3M for each byte."""
+  return EndToEndConfig(**_fields(_blt()), num_patches=1024)
+
+
+def _tiny_end_to_end() -> EndToEndConfig:
+  stack = TransformerConfig(dim=8, num_layers=1, num_heads=2, window=8, mlp_dim=8)
+  return EndToEndConfig(**_fields(_tiny_blt()), predictor=stack, num_patches=64)
+
+
+def _read_without_limit(model: EndToEndBLT, params: Any) -> language_model.LanguageModel:
+  """The slow reader, with a slot for every patch."""
+  config = dataclasses.replace(model.config, num_patches=None)
+  return language_model.from_module(EndToEndBLT(config), params)
+
+
+def _fields(config: Any) -> dict[str, Any]:
+  return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
 KINDS: dict[str, Kind] = {
   "blt": Kind(
     config=BLTConfig,
@@ -180,6 +201,16 @@ KINDS: dict[str, Kind] = {
     model_flops=flops.spacebyte_model_flops,
     default=_spacebyte,
     tiny=_tiny_spacebyte,
+    unlimited=lambda config: dataclasses.replace(config, num_patches=None),
+  ),
+  "end_to_end": Kind(
+    config=EndToEndConfig,
+    module=EndToEndBLT,
+    reader=_read_without_limit,
+    flops_per_byte=flops.end_to_end_flops_per_byte,
+    model_flops=flops.end_to_end_model_flops,
+    default=_end_to_end,
+    tiny=_tiny_end_to_end,
     unlimited=lambda config: dataclasses.replace(config, num_patches=None),
   ),
 }

@@ -104,7 +104,8 @@ def train(config: ConfigDict) -> metrics.Numbers | None:
     def evaluate_now() -> metrics.Numbers:
       log.flush()
       with stopwatch.paused("eval"):
-        numbers = evaluate(state.params) | ask_tasks(step, state.params)
+        numbers = evaluate(state.params, state.extra)
+        numbers |= ask_tasks(step, state.params, state.extra)
       log.evaluation(step, numbers)
       return numbers
 

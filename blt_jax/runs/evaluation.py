@@ -1,5 +1,6 @@
 """Held-out bits per byte: one pass over documents."""
 
+import functools
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -41,13 +42,20 @@ class Evaluator:
     if not self._batches:
       raise ValueError("There is no text to evaluate on: no document for each process.")
     self._mesh = mesh
-    self._sums = sharding.jit(lambda params, batch: steps.sums(model, params, batch), mesh)
+    self._sums = sharding.jit(functools.partial(steps.sums, model), mesh)
 
-  def __call__(self, params: Any) -> metrics.Numbers:
-    """Returns `metrics.summarise` over all batches, and the number of `bytes`."""
+  def __call__(
+    self, params: Any, scalars: dict[str, jax.Array] | None = None
+  ) -> metrics.Numbers:
+    """Returns `metrics.summarise` over all batches, and the number of `bytes`.
+
+    Args:
+      params: of the model.
+      scalars: `TrainState.extra`.
+    """
     parts: list[dict[str, jax.Array]] = []
     for batch in self._batches:
-      parts.append(self._sums(params, sharding.put_batch(batch, self._mesh)))
+      parts.append(self._sums(params, sharding.put_batch(batch, self._mesh), scalars))
       jax.block_until_ready(parts[-2:][0])  # batches do not pile up on the device
     parts = jax.device_get(parts)
     totals = {k: np.sum([p[k] for p in parts], dtype=np.float64) for k in parts[0]}

@@ -87,7 +87,9 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     seed=config.seed,
     param_dtype=param_dtype,
     abstract_state=state,
-    step=steps.make_train_step(model, optimizer, accumulate, settings.make_groups(config)),
+    step=steps.make_train_step(
+      model, optimizer, accumulate, settings.make_groups(config), config.num_steps
+    ),
     options=dict(
       donate_argnames="state",
       out_shardings=(placed, None),

@@ -16,11 +16,12 @@ from blt_jax.parallel import sharding
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Step, parameters and optimizer state."""
+  """Step, parameters, optimizer state, and the scalars of a model that move by a rule."""
 
   step: jax.Array  # int32 [], updates done
   params: Any
   opt_state: Any
+  extra: dict[str, jax.Array] = dataclasses.field(default_factory=dict)  # float32 [] by name
 
 
 def create_state(
@@ -54,7 +55,8 @@ def abstract_state(
 def _initialiser(model, optimizer, seed, param_dtype):
   def init() -> TrainState:
     params = optax.tree.cast(init_params(model, jax.random.key(seed)), param_dtype)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    extra = model.start_scalars() if hasattr(model, "start_scalars") else {}
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), extra)
 
   return init
 

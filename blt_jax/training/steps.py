@@ -21,17 +21,28 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-def predict(model: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, Extras]:
-  """Logits [B, S, V] of a batch; what only its kind of model reads goes there by name."""
-  named = {key: batch[key] for key in model.batch_keys if key in batch}
+def predict(
+  model: nn.Module, params: Any, batch: Batch, scalars: Metrics | None = None
+) -> tuple[jax.Array, Extras]:
+  """Logits [B, S, V] of a batch; what only its kind of model reads goes there by name.
+
+  Args:
+    model: the module.
+    params: its parameters.
+    batch: arrays [B, S] by name, and patch lengths [B, P].
+    scalars: `TrainState.extra`, float32 []; None for those of the model's config.
+  """
+  named = {key: batch[key] for key in model.batch_keys if key in batch} | (scalars or {})
   arguments = {"params": params}, batch["tokens"], batch["patch_lengths"]
   if hasattr(model, "forward"):
     return model.apply(*arguments, **named, method="forward")
   return model.apply(*arguments, **named), Extras()
 
 
-def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
-  """Adds up a batch.
+def sums(
+  model: nn.Module, params: Any, batch: Batch, scalars: Metrics | None = None
+) -> Metrics:
+  """Adds up a batch; arguments as of `predict`.
 
   Returns:
     float32 scalars: `nats` of cross entropy, `targets` that count in the loss, their `bytes`
@@ -40,13 +51,14 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
     among these; `byte_slots` and `patch_slots`, the size of the batch.
     Where ids are pieces, these are the patches: `inputs` are the bytes in them.
     A model that makes its own patches counts these itself, see `Extras`; where it cannot
-    predict everything, `dropped_targets` are what it leaves out.
+    predict everything, `dropped_targets` are what it leaves out; what it learns beside the
+    cross entropy is `other_nats`.
   """
-  return score_targets(model, params, batch)[0]
+  return score_targets(model, params, batch, scalars)[0]
 
 
 def score_targets(
-  model: nn.Module, params: Any, batch: Batch
+  model: nn.Module, params: Any, batch: Batch, scalars: Metrics | None = None
 ) -> tuple[Metrics, jax.Array, jax.Array]:
   """As `sums`, and target by target.
 
@@ -54,7 +66,7 @@ def score_targets(
     The sums; float32 [B, S], nats of each target, 0 where it does not count; and int32 [B, S],
     its bytes, 0 likewise.
   """
-  logits, extras = predict(model, params, batch)
+  logits, extras = predict(model, params, batch, scalars)
   nats = losses.cross_entropy_nats(logits, batch["targets"])
   wanted, read = batch["loss_mask"], batch["targets"] != tokenizer.BOE_ID
   possible = True if extras.loss_mask is None else extras.loss_mask
@@ -68,16 +80,20 @@ def score_targets(
   if extras.loss_mask is not None:
     counts["dropped_targets"] = wanted & ~mask
   found = {k: v.sum(dtype=jnp.float32) for k, v in counts.items()} | extras.metrics
+  if extras.losses:
+    found["other_nats"] = sum(extras.losses.values(), jnp.zeros(()))
   return found, counts["nats"], counts["bytes"].astype(jnp.int32)
 
 
-def score(model: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """How likely the target at each position is.
+def score(
+  model: nn.Module, params: Any, batch: Batch, scalars: Metrics | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """How likely the target at each position is; arguments as of `predict`.
 
   Returns:
     float32 [B, S] log-probabilities in nats, and bool [B, S], whether it is the likeliest.
   """
-  logits, _ = predict(model, params, batch)
+  logits, _ = predict(model, params, batch, scalars)
   log_probs = -losses.cross_entropy_nats(logits, batch["targets"])
   return log_probs, logits.argmax(axis=-1) == batch["targets"]
 
@@ -115,6 +131,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   accumulate: int = 1,
   groups: Sequence[Group] = (),
+  num_steps: int | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Builds one optimizer update.
 
@@ -124,41 +141,53 @@ def make_train_step(
     accumulate: parts of the batch that are differentiated one after the other; each
       target weighs the same whatever part it is in.
     groups: of parameters, whose updates are measured.
+    num_steps: of the run, by the end of which `TrainState.extra` is at rest; None for an
+      endless one.
 
   Returns:
     A pure function (state, batch) -> (state, metrics); metrics are `sums`, `grad_norm`
-    before clipping, and `update_ratios` of groups.
+    before clipping, `update_ratios` of groups, and `extra/NAME` of each scalar of the state
+    as it was in this step.
   """
 
-  def loss(params, batch):
-    metrics = sums(model, params, batch)
-    return metrics["nats"], metrics
+  def loss(params, scalars, batch):
+    metrics = sums(model, params, batch, scalars)
+    return metrics["nats"] + metrics.get("other_nats", 0), metrics
 
-  def differentiate(params, batch):
-    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch)
+  def differentiate(params, scalars, batch):
+    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, scalars, batch)
     # Whatever the dtype of parameters, sums over parts and moments take float32.
     return optax.tree.cast(gradients, jnp.float32), metrics
 
-  def accumulated(params, batch):
+  def accumulated(params, scalars, batch):
     parts = jax.tree.map(lambda x: _split_rows(x, accumulate), batch)
-    shapes = jax.eval_shape(differentiate, params, jax.tree.map(lambda x: x[0], parts))
+    shapes = jax.eval_shape(differentiate, params, scalars, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def add_part(total, part):
-      return jax.tree.map(jnp.add, total, differentiate(params, part)), None
+      return jax.tree.map(jnp.add, total, differentiate(params, scalars, part)), None
 
     return jax.lax.scan(add_part, zeros, parts)[0]
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     compute = differentiate if accumulate == 1 else accumulated
-    gradients, metrics = compute(state.params, batch)
+    gradients, metrics = compute(state.params, state.extra, batch)
+    extra = moved(state, metrics)
     # The reference adds 1e-6 to the count, which also lets an empty batch pass.
     gradients = jax.tree.map(lambda g: g / (metrics["targets"] + 1e-6), gradients)
     metrics["grad_norm"] = optax.tree.norm(gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     metrics |= update_ratios(groups, state.params, updates)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state), metrics
+    metrics |= {f"extra/{name}": value for name, value in state.extra.items()}
+    return TrainState(state.step + 1, params, opt_state, extra), metrics
+
+  def moved(state, metrics):
+    """The scalars of the next step."""
+    if not state.extra:
+      return {}
+    remaining = 1.0 if num_steps is None else jnp.maximum(1 - state.step / num_steps, 0)
+    return model.move_scalars(state.extra, metrics, remaining)
 
   return train_step
 
