@@ -186,7 +186,7 @@ class EndToEndBLT(BLT):
     return self._entropies(self.predictor(tokens)[1])
 
   def start_scalars(self) -> Scalars:
-    """What moves while training, as arguments of a call by name: float32 []."""
+    """What moves while training: float32 [], named as arguments and as fields of the config."""
     return {"threshold": jnp.float32(self.config.threshold)}
 
   def move_scalars(self, scalars: Scalars, metrics: Scalars, remaining: jax.Array) -> Scalars:

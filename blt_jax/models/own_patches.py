@@ -41,7 +41,6 @@ def find(tokens: jax.Array, fires: jax.Array, num_slots: int, is_late: bool) -> 
     num_slots: P.
     is_late: whether `fires` is about the byte that it stands at.
   """
-  seq_len = tokens.shape[1]
   is_end = tokens == tokenizer.EOS_ID
   begins = jnp.pad(is_end[:, :-1], ((0, 0), (1, 0)), constant_values=True)  # documents
   if is_late:  # nobody knows about the byte after the row

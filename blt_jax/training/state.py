@@ -1,6 +1,7 @@
 """All that a training step changes."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,15 +14,28 @@ from blt_jax.models.init import init_params
 from blt_jax.parallel import sharding
 
 
-@jax.tree_util.register_dataclass
+@jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Step, parameters, optimizer state, and the scalars of a model that move by a rule."""
+  """Step, parameters, optimizer state, and the scalars of a model that move by a rule.
+
+  As a tree it has no `extra` where that is empty, as in checkpoints made before there was any.
+  """
 
   step: jax.Array  # int32 [], updates done
   params: Any
   opt_state: Any
   extra: dict[str, jax.Array] = dataclasses.field(default_factory=dict)  # float32 [] by name
+
+  def tree_flatten_with_keys(self) -> tuple[list[tuple[Any, Any]], tuple[str, ...]]:
+    """The fields with their names, and what `tree_unflatten` has to know."""
+    names = ("step", "params", "opt_state") + ("extra",) * bool(self.extra)
+    return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names], names
+
+  @classmethod
+  def tree_unflatten(cls, names: tuple[str, ...], fields: Sequence[Any]) -> "TrainState":
+    """From what `tree_flatten_with_keys` gave."""
+    return cls(**dict(zip(names, fields, strict=True)))
 
 
 def create_state(

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config, write_text
 
-from blt_jax import evaluate, train
+from blt_jax import evaluate, export, train
 from blt_jax.decode import Generator, Sampling
 from blt_jax.parallel import sharding
-from blt_jax.runs import loading
+from blt_jax.runs import folder, loading
 from blt_jax.runs.program import make_program
 
-KINDS = ["megabyte", "spacebyte"]
+KINDS = ["megabyte", "spacebyte", "end_to_end"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,12 +38,15 @@ def test_a_run_from_training_to_generation(kind, tmp_path, monkeypatch, capsys):
   numbers = train.train(_config(kind, text, whole))
   patch_size = 4 if kind == "megabyte" else numbers["patch_size"]
   assert numbers["patch_size"] == pytest.approx(patch_size, rel=0.2) and patch_size > 2
-  assert ("dropped_targets" in numbers) == (kind == "spacebyte")
+  assert ("dropped_targets" in numbers) == (kind != "megabyte")
+  assert ("slotless_inputs" in numbers) == (kind == "end_to_end")
 
   with stopped_at_batch(4, monkeypatch):
     train.train(_config(kind, text, cut))
   assert train.train(_config(kind, text, cut)) == numbers
   assert losses(cut) == losses(whole) and len(losses(cut)) == 5
+  if kind == "end_to_end":
+    _check_threshold(whole, cut)
 
   evaluate.main([f"--run={whole}", f"--data={text / 'file_0.py'}"])
   found = json.loads(capsys.readouterr().out)
@@ -53,6 +56,21 @@ def test_a_run_from_training_to_generation(kind, tmp_path, monkeypatch, capsys):
   model = loading.load_language_model(whole)
   (result,) = Generator(model, prefill_chunk=8).generate(["def f"], Sampling(max_bytes=8))
   assert 1 <= len(result.ids) <= 8
+
+
+def _check_threshold(whole, cut):
+  """It has moved in each step, less and less, and whoever reads the run has the last one."""
+  lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+  seen = [line["extra/threshold"] for line in lines if line["kind"] == "train"]
+  config = folder.load_config(whole).model
+  assert seen[0] == config.threshold
+  moved = np.diff([*seen, folder.load_run(whole).model.config.threshold])
+  assert (moved != 0).all()
+  assert (abs(moved) <= config.threshold_rate * np.array([1, 0.8, 0.6, 0.4, 0.2]) + 1e-6).all()
+  assert folder.load_run(cut).model.config == folder.load_run(whole).model.config
+  export.export(str(whole), f"{whole}_exported")
+  exported = folder.load_run(f"{whole}_exported")
+  assert exported.model.config == folder.load_run(whole).model.config
 
 
 def _losses(kind, **mesh):

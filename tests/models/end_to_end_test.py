@@ -1,4 +1,4 @@
-"""The end-to-end BLT: what each logit depends on, and how patches are made."""
+"""The end-to-end BLT: what each logit depends on, its patches, the loss of its head."""
 
 import dataclasses
 import functools
@@ -8,218 +8,251 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from forward import TINY, stack
+from forward import TINY, logits_of, stack
 from golden_cases import SAME
 from uncached import random_params
 
 from blt_jax import kinds, patching, tokenizer
-from blt_jax.models import own_patches
-from blt_jax.models.blt import BLT
+from blt_jax.models import init, own_patches
 from blt_jax.models.end_to_end import EndToEndBLT, EndToEndConfig
-from blt_jax.ops import losses
 
 SEQ_LEN = 24
-BOS, EOS = tokenizer.BOS_ID, tokenizer.EOS_ID
+BOS, EOS, PAD = tokenizer.BOS_ID, tokenizer.EOS_ID, tokenizer.BOE_ID
 _BLT = {field.name: getattr(TINY, field.name) for field in dataclasses.fields(TINY)}
 _NEXT = EndToEndConfig(**_BLT, predictor=stack(16, 1, window=6), threshold=4.48)
 CONFIGS = {
   "next": _NEXT,
-  "next without skip": dataclasses.replace(_NEXT, skip=False, hash_sizes=()),
-  "backward": dataclasses.replace(_NEXT, head="backward", backward_bytes=3),
+  "backward": dataclasses.replace(
+    _NEXT, head="backward", backward_bytes=3, skip=False, hash_sizes=()
+  ),
 }
-each_config = pytest.mark.parametrize("name", CONFIGS)
+each_head = pytest.mark.parametrize("head", CONFIGS)
+AT = np.arange(SEQ_LEN)
+IS_LATER = AT[:, None] < AT  # [row, position]: after the row's own position
 
 
 @functools.cache
-def _params(name):
-  """Random parameters, sharpened so that some entropies are above the threshold."""
-  params = random_params(CONFIGS[name])
+def _params(head):
+  """Random parameters, sharpened so that half of the entropies are above the threshold."""
+  params = random_params(CONFIGS[head])
   params["predictor"]["output"]["kernel"] *= 1.5
   return params
 
 
 @functools.cache
-def _run(name):
-  """The compiled forward pass: ids [B, S] to logits and extras."""
-  model = EndToEndBLT(CONFIGS[name])
-  params = {"params": _params(name)}
-  return jax.jit(lambda tokens: model.apply(params, tokens, method="forward"))
+def _run(head):
+  """The compiled forward pass of S rows: logits, extras, and logits of the head."""
+  model = EndToEndBLT(CONFIGS[head])
+
+  def forward(model, tokens):
+    return *model.forward(tokens), model.predictor(tokens)[1], model.entropies(tokens)
+
+  return jax.jit(lambda params, ids: model.apply({"params": params}, ids, method=forward))
 
 
 def _text(seed, rows=SEQ_LEN):
-  """Ids [rows, S] of a document each."""
+  """Ids [S, S] of a document in each row, `rows` of them different."""
   ids = np.random.default_rng(seed).integers(4, 260, (rows, SEQ_LEN)).astype(np.int32)
   ids[:, 0] = BOS
-  return ids
+  return np.resize(ids, (SEQ_LEN, SEQ_LEN))
 
 
-@each_config
-def test_later_bytes_change_nothing_before_them(name):
-  """Row i has other bytes after position i, which make other patches there."""
-  ids, others = np.repeat(_text(1, rows=1), SEQ_LEN, axis=0), _text(2)
-  at = np.arange(SEQ_LEN)
-  is_later = at > at[:, None]
-  changed = np.where(is_later, others, ids)
-  (found, made), (want, own) = _run(name)(changed), _run(name)(ids)
+# --- What depends on what
+
+
+def _changes(run):
+  """By how much logits change, up to a position, where all bytes after it are replaced."""
+  ids = _text(1, rows=1)
+  (found, made, *_), (want, own, *_) = run(np.where(IS_LATER, _text(2), ids)), run(ids)
   assert (made.patch_lengths != own.patch_lengths).any()
   assert 4 < (own.patch_lengths[0] > 0).sum() < SEQ_LEN - 4
   difference = abs(found - want).max(axis=-1)
-  assert difference[~is_later].max() <= 1e-5
-  assert difference[is_later].max() > 1e-2
+  assert difference[IS_LATER].max() > 1e-2
+  return difference[~IS_LATER].max()
 
 
-@each_config
-def test_gradients_flow_from_the_past_and_only_from_there(name):
-  """With respect to embeddings: rows of tables, as every id of the row is another one."""
-  model, params = EndToEndBLT(CONFIGS[name]), _params(name)
-  ids = np.random.default_rng(3).permutation(np.arange(4, 260))[None, :SEQ_LEN]
-  tables = {"predictor": params["predictor"]["embedding"]["embedding"]}
-  if CONFIGS[name].skip:
-    tables["embedder"] = params["embedder"]["bytes"]["embedding"]
-
-  @jax.jit
-  def gradients(position):
-    def logit(tables):
-      changed = params | {
-        "predictor": params["predictor"] | {"embedding": {"embedding": tables["predictor"]}}
-      }
-      if "embedder" in tables:
-        bytes_table = {"bytes": {"embedding": tables["embedder"]}}
-        changed["embedder"] = params["embedder"] | bytes_table
-      logits = model.apply({"params": changed}, ids)
-      return (logits[0, position] * jnp.cos(jnp.arange(260))).sum()
-
-    return {name: abs(g[ids[0]]).sum(axis=-1) for name, g in jax.grad(logit)(tables).items()}
-
-  for position in (0, 5, 12, SEQ_LEN - 2):
-    for table, found in gradients(position).items():
-      assert (found[position + 1 :] == 0).all(), (table, position)
-      assert (found[: position + 1] > 0).all(), (table, position)
+@each_head
+def test_later_bytes_change_nothing_before_them(head):
+  """Though they make other patches there."""
+  assert _changes(functools.partial(_run(head), _params(head))) <= 1e-5
 
 
 def test_the_usual_decoder_rule_would_tell_of_the_next_byte(monkeypatch):
   """A backward entropy closes a patch one byte later than a forward one does."""
-  ids = np.repeat(_text(4, rows=1), SEQ_LEN, axis=0)
-  at = np.arange(SEQ_LEN)
-  is_later = at > at[:, None]
-  changed = np.where(is_later, _text(5), ids)
-  find = own_patches.find
+  find, model = own_patches.find, EndToEndBLT(CONFIGS["backward"])
 
   def usual(*args):
     patches = find(*args)
     return patches._replace(decoder_ids=patching.decoder_patch_ids(patches.lengths, SEQ_LEN))
 
-  def leak():
-    model, params = EndToEndBLT(CONFIGS["backward"]), {"params": _params("backward")}
-    run = jax.jit(lambda tokens: model.apply(params, tokens))
-    return abs(run(changed) - run(ids)).max(axis=-1)[~is_later].max()
-
-  assert leak() <= 1e-5
   monkeypatch.setattr(own_patches, "find", usual)
-  assert leak() > 1e-2
+  params = {"params": _params("backward")}
+  run = jax.jit(lambda tokens: model.apply(params, tokens, method="forward"))
+  assert _changes(run) > 1e-2
 
 
-def _by_hand(entropies, threshold, is_late):
-  """Starts of patches in a document of one row, byte by byte: bool [S]."""
-  starts = np.zeros(len(entropies), bool)
-  for t in range(len(entropies)):
-    deciding = entropies[t] if is_late else entropies[t - 1]
-    starts[t] = t < 2 or deciding > threshold
-  return starts
+@each_head
+def test_gradients_flow_from_the_past_and_only_from_there(head):
+  """With respect to embeddings: rows of tables, as every id of the row is another one."""
+  model, params = EndToEndBLT(CONFIGS[head]), _params(head)
+  ids = np.random.default_rng(3).permutation(np.arange(4, 260))[None, :SEQ_LEN]
+
+  @jax.jit
+  def gradients(position):
+    def logit(params):
+      logits = model.apply({"params": params}, ids)
+      return (logits[0, position] * jnp.cos(jnp.arange(260))).sum()
+
+    gradient = jax.grad(logit)(params)
+    tables = [gradient["predictor"]["embedding"]["embedding"]]
+    if model.config.skip:
+      tables.append(gradient["embedder"]["bytes"]["embedding"])
+    return [abs(table[ids[0]]).sum(axis=-1) for table in tables]
+
+  for position in (0, 5, 12, SEQ_LEN - 2):
+    for found in gradients(position):
+      assert (found[position + 1 :] == 0).all(), position
+      assert (found[: position + 1] > 0).all(), position
 
 
-@pytest.mark.parametrize("name", ["next", "backward"])
-def test_without_its_bridge_it_is_a_blt_of_these_patches(name):
-  """The decoder of the late rule reads the patch before the one of its byte."""
-  config, ids = CONFIGS[name], _text(6, rows=3)
-  params = _params(name)
-  params = params | {"bridge": {"kernel": jnp.zeros_like(params["bridge"]["kernel"])}}
-  model = EndToEndBLT(config)
-  entropies = np.asarray(model.apply({"params": params}, ids, method="entropies"))
-  starts = np.stack([_by_hand(row, config.threshold, name == "backward") for row in entropies])
-  logits, extras = jax.jit(lambda p: model.apply({"params": p}, ids, method="forward"))(params)
+@each_head
+def test_a_document_alone_and_in_a_row_with_others(head):
+  ids, places = _text(7), [slice(0, 7), slice(8, 13), slice(14, 22)]
+  ids[3] = PAD
+  for document, place in zip(ids, places, strict=False):
+    ids[3, place], ids[3, place.stop] = document[: place.stop - place.start], EOS
+  logits, *_ = _run(head)(_params(head), ids)
+  for own, place in zip(logits, places, strict=False):
+    chex.assert_trees_all_close(logits[3, place], own[: place.stop - place.start], **SAME)
 
-  # The byte after the row is in a patch, too.
-  fires = entropies[:, -1:] > config.threshold if name == "next" else np.zeros((3, 1), bool)
-  lengths = patching.lengths_from_starts(np.concatenate([starts, fires], axis=1))
-  np.testing.assert_array_equal(extras.patch_lengths[:, : lengths.shape[1]], lengths)
-  assert not extras.patch_lengths[:, lengths.shape[1] :].any()
-  assert extras.metrics["patches"] == starts.sum() == extras.metrics["boundaries"]
 
-  # A late boundary at t + 1 is none yet at t.
-  patch = np.cumsum(starts, axis=1) - 1
-  following = np.concatenate([patch[:, 1:], patch[:, -1:] + fires], axis=1)
-  decoder_ids = (np.maximum(patch, 1) if name == "backward" else following) - 1
-  base = TINY
-  blt_params = {k: v for k, v in params.items() if k not in ("bridge", "predictor")}
+# --- Patches
 
-  def run(blt):
-    states, vectors = blt.encode(ids, jnp.asarray(patch), SEQ_LEN + 1)
-    latents = blt.think(ids, vectors, jnp.asarray(patch))
-    return blt.decode(ids, states, latents, jnp.asarray(decoder_ids), jnp.asarray(patch))
 
-  want = jax.jit(lambda p: BLT(base).apply({"params": p}, method=run))(blt_params)
+def _starts(entropies, threshold, is_late):
+  """Where patches start in a document of one row, the next byte included: bool [S + 1]."""
+  deciding = [*entropies, -np.inf] if is_late else [np.inf, *entropies]
+  return np.array([t < 2 or deciding[t] > threshold for t in range(SEQ_LEN + 1)])
+
+
+@each_head
+def test_patches_are_those_of_the_entropies(head):
+  _, extras, _, entropies = _run(head)(_params(head), _text(6))
+  threshold = CONFIGS[head].threshold
+  starts = np.stack([_starts(row, threshold, head == "backward") for row in entropies])
+  lengths = patching.lengths_from_starts(starts)
+  width = lengths.shape[1]
+  np.testing.assert_array_equal(extras.patch_lengths[:, :width], lengths)
+  assert not extras.patch_lengths[:, width:].any()
+  assert extras.metrics["patches"] == starts[:, :-1].sum() == extras.metrics["boundaries"]
+
+
+def test_without_its_bridge_it_is_a_blt_of_these_patches():
+  params = _params("next")
+  bridge = {"kernel": jnp.zeros_like(params["bridge"]["kernel"])}
+  logits, extras, *_ = _run("next")(params | {"bridge": bridge}, _text(6))
+  own = {name: params[name] for name in params if name not in ("bridge", "predictor")}
+  want = logits_of(TINY, own, _text(6), extras.patch_lengths)
   chex.assert_trees_all_close(logits, want, **SAME)
 
 
-@each_config
-def test_a_document_alone_and_in_a_row_with_others(name):
-  documents, row = _text(7, rows=3), np.full((1, SEQ_LEN), tokenizer.BOE_ID, np.int32)
-  places = []
-  for document, length, start in zip(documents, (7, 5, 8), (0, 8, 14), strict=True):
-    row[0, start : start + length] = document[:length]
-    row[0, start + length] = EOS
-    places.append(slice(start, start + length))
-  logits, _ = _run(name)(row)
-  alone, _ = _run(name)(documents)
-  for own, place in zip(alone, places, strict=True):
-    chex.assert_trees_all_close(logits[0, place], own[: place.stop - place.start], **SAME)
+def test_a_threshold_may_be_given():
+  model = EndToEndBLT(CONFIGS["next"])
+  tokens = jax.ShapeDtypeStruct((2, SEQ_LEN), jnp.int32)
+
+  def lengths(threshold):
+    patches = own_patches.find(
+      jnp.asarray(_text(0)), jnp.full((24, 24), 3.0) > threshold, 25, False
+    )
+    return (patches.lengths[0] > 0).sum()
+
+  assert (lengths(2.0), lengths(4.0)) == (SEQ_LEN + 1, 2)
+  shapes = jax.eval_shape(
+    lambda tokens: model.apply({"params": _params("next")}, tokens, None, jnp.float32(2)),
+    tokens,
+  )
+  assert shapes.shape == (2, SEQ_LEN, 260)
 
 
-@each_config
-def test_a_row_without_slots_goes_on_in_its_last_patch(name):
-  config = dataclasses.replace(CONFIGS[name], num_patches=5, threshold=-1.0)
-  ids = _text(8, rows=2)
-  ids[1, 2], ids[1, 3] = EOS, BOS
-  ids[1, 10], ids[1, 11] = EOS, BOS
-  ids[0, 20:] = tokenizer.BOE_ID
-  model = EndToEndBLT(config)
-  run = jax.jit(lambda tokens: model.apply({"params": _params(name)}, tokens, method="forward"))
-  logits, extras = run(ids)
-  chex.assert_tree_all_finite(logits)
-  assert extras.patch_lengths.tolist() == [[1, 1, 1, 1, SEQ_LEN - 3]] * 2
-  want = {"patches": 10, "boundaries": 44, "slotless_inputs": 15 + 19, "patch_slots": 10}
-  assert {k: float(extras.metrics[k]) for k in want} == want
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("num_slots", [3, 6, SEQ_LEN + 1])
+def test_what_the_decoder_reads_is_closed_and_of_its_document(num_slots, is_late):
+  """Whatever starts patches, and however few slots there are."""
+  rng = np.random.default_rng(0)
+  ids = np.where(rng.random((200, SEQ_LEN)) < 0.1, EOS, 70).astype(np.int32)
+  fires = rng.random(ids.shape) < 0.4
+  find = jax.jit(functools.partial(own_patches.find, num_slots=num_slots, is_late=is_late))
+  found = jax.device_get(find(ids, fires))
+  assert (found.lengths.sum(axis=1) == SEQ_LEN + 1).all() and found.num_slots == num_slots
+  ends = np.cumsum(found.lengths, axis=1)  # the byte after each patch
+  read = np.take_along_axis(ends, found.decoder_ids, axis=1) - 1  # its last byte
+  assert (read <= AT).all()
+  document = np.cumsum(ids == EOS, axis=1) - (ids == EOS)
+  of_read = np.take_along_axis(document, read, axis=1)
+  assert (of_read == document)[found.has_slots].all()
+  assert found.has_slots.all() == (num_slots > SEQ_LEN)
+
+  # What comes later changes nothing: of the same row, bytes and firing after a position.
+  later = rng.integers(0, SEQ_LEN, (200, 1)) < AT
+  other = find(np.where(later, ids[::-1], ids), np.where(later, fires[::-1], fires))
+  for name in ("ids", "decoder_ids", "has_slots"):
+    same = np.asarray(getattr(other, name)) == getattr(found, name)
+    assert same[~later].all(), name
+
+
+def test_a_row_without_slots_goes_on_in_its_last_patch():
+  ids = _text(8)[:2]
+  ids[1, 2], ids[1, 3], ids[1, 10], ids[1, 11] = EOS, BOS, EOS, BOS
+  ids[0, 20:] = PAD
+  patches = own_patches.find(jnp.asarray(ids), jnp.ones(ids.shape, bool), 5, False)
+  assert patches.lengths.tolist() == [[1, 1, 1, 1, SEQ_LEN - 3]] * 2
+  found = own_patches.counts(jnp.asarray(ids), patches)
+  assert {name: float(value) for name, value in found.items()} == {
+    "patches": 10,
+    "one_byte_patches": 8,
+    "boundaries": 20 + 24,
+    "slotless_inputs": 15 + 19,
+    "patch_slots": 10,
+  }
   # The second document of row 1 has two slots, its third one has none.
-  np.testing.assert_array_equal(extras.loss_mask, [[True] * 24, [True] * 11 + [False] * 13])
-  later = ids.copy()
-  later[:, 15:20] = 70
-  assert abs(run(later)[0] - logits)[:, :15].max() <= 1e-5
+  np.testing.assert_array_equal(patches.has_slots, [[True] * 24, [True] * 11 + [False] * 13])
 
 
-def test_the_loss_of_a_head_counts_what_is_in_its_document():
-  for name in ("next", "backward"):
-    config, ids = CONFIGS[name], _text(9, rows=1)
-    ids[0, 6], ids[0, 7], ids[0, 20:] = EOS, BOS, tokenizer.BOE_ID
-    _, heads = EndToEndBLT(config).apply({"params": _params(name)}, ids, method=_heads)
-    _, extras = _run(name)(ids)
-    log_probs = np.asarray(jax.nn.log_softmax(heads))[0]
-    document = np.repeat([0, 1, 2], [7, 13, 4])
-    nats = []
-    for t in range(SEQ_LEN):
-      aims = [t + 1] if name == "next" else [t - 2, t - 1, t]
-      for i, aim in enumerate(aims):
-        if 0 <= aim < 20 and t < 20 and document[aim] == document[t]:
-          nats.append(-log_probs[t, i, ids[0, aim]])
-    assert extras.metrics["head_targets"] == len(nats)
-    np.testing.assert_allclose(extras.metrics["head_nats"], np.sum(nats), rtol=1e-5)
-    want = config.head_weight * np.sum(nats) / len(heads[0, 0])
-    np.testing.assert_allclose(extras.losses["head"], want, rtol=1e-5)
-    assert losses.entropy_nats(heads).shape == (1, SEQ_LEN, len(heads[0, 0]))
+# --- The head, and the threshold
 
 
-def _heads(model, tokens):
-  return model.predictor(tokens)
+@each_head
+def test_the_loss_of_a_head_counts_what_is_in_its_document(head):
+  ids = _text(9, rows=1)
+  ids[:, 6], ids[:, 7], ids[:, 20:] = EOS, BOS, PAD
+  _, extras, heads, _ = _run(head)(_params(head), ids)
+  log_probs = np.asarray(jax.nn.log_softmax(heads))[0]  # [S, n, V]
+  document, nats = np.repeat([0, 1], [7, 13]), []
+  for t in range(20):
+    for i, aim in enumerate([t + 1] if head == "next" else [t - 2, t - 1, t]):
+      if 0 <= aim < 20 and document[aim] == document[t]:
+        nats.append(-log_probs[t, i, ids[0, aim]])
+  assert extras.metrics["head_targets"] == SEQ_LEN * len(nats)
+  want = SEQ_LEN * np.sum(nats)
+  np.testing.assert_allclose(extras.metrics["head_nats"], want, rtol=1e-5)
+  np.testing.assert_allclose(extras.losses["head"], want / heads.shape[2], rtol=1e-5)
+
+
+def test_the_threshold_follows_the_patches_and_comes_to_rest():
+  model = EndToEndBLT(dataclasses.replace(_NEXT, patch_size=4.0, threshold_rate=0.1))
+  scalars = model.start_scalars()
+  assert {name: float(value) for name, value in scalars.items()} == {
+    "threshold": np.float32(4.48)
+  }
+
+  def moved(boundaries, remaining):
+    metrics = {"boundaries": jnp.float32(boundaries), "inputs": jnp.float32(400)}
+    found = model.move_scalars(scalars, metrics, jnp.float32(remaining))
+    return float(found["threshold"] - scalars["threshold"])
+
+  cases = [(100, 1), (150, 1), (50, 1), (150, 0.5), (400, 1), (150, 0)]
+  want = [0, 0.05, -0.05, 0.025, 0.1, 0]
+  np.testing.assert_allclose([moved(*case) for case in cases], want, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -239,8 +272,10 @@ def test_configs_that_make_no_sense(changes, message):
     dataclasses.replace(_NEXT, **changes)
 
 
-def test_the_tiny_one_of_the_kind_runs():
+def test_parameters_are_those_of_a_blt_and_of_a_byte_model():
   config = kinds.KINDS["end_to_end"].tiny()
-  assert dataclasses.replace(config, num_patches=None).patch_slots(10) == 11
-  logits = kinds.build_model(config).apply({"params": random_params(config)}, _text(0, rows=2))
-  chex.assert_shape(logits, (2, SEQ_LEN, 260))
+  found = init.abstract_params(kinds.build_model(config))
+  assert sorted(found["predictor"]) == ["embedding", "norm", "output", "transformer"]
+  assert sorted(set(found) - {"predictor", "bridge"}) == sorted(
+    init.abstract_params(kinds.build_model(kinds.KINDS["blt"].tiny()))
+  )
