@@ -84,6 +84,11 @@ class EndToEndConfig(BLTConfig):
     """Bytes that the head predicts at each position."""
     return 1 if self.head == "next" else self.backward_bytes
 
+  @property
+  def is_late(self) -> bool:
+    """Whether it is known only at a byte that it starts a patch, and not at the byte before."""
+    return self.head == "backward"
+
   def patch_slots(self, seq_len: int) -> int:
     """P of rows of `seq_len` bytes."""
     return min(self.num_patches or seq_len + 1, seq_len + 1)
@@ -156,11 +161,7 @@ class EndToEndBLT(BLT):
     del patch_lengths
     c = self.config
     states, heads = self.predictor(tokens)
-    entropies = jax.lax.stop_gradient(self._entropies(heads))
-    threshold = c.threshold if threshold is None else threshold
-    patches = own_patches.find(
-      tokens, entropies > threshold, c.patch_slots(tokens.shape[1]), c.head == "backward"
-    )
+    patches, _ = self._patch(tokens, heads, threshold)
 
     # The BLT, whose bytes are what the tiny transformer made of them.
     x = self.bridge(states)
@@ -170,20 +171,36 @@ class EndToEndBLT(BLT):
     latents = self.think(tokens, vectors, patches.ids)
     logits = self.decode(tokens, states, latents, patches.decoder_ids, patches.ids)
 
-    nats, count = byte_heads.sum_nats(tokens, heads, is_late=c.head == "backward")
+    nats, count = byte_heads.sum_nats(tokens, heads, c.is_late)
     metrics = own_patches.counts(tokens, patches) | {"head_nats": nats, "head_targets": count}
     head_loss = c.head_weight * nats / c.num_heads
     return logits, Extras(metrics, patches.has_slots, {"head": head_loss}, patches.lengths)
 
-  def _entropies(self, heads: jax.Array) -> jax.Array:
-    """Float32 [B, S] nats that decide about patches, of logits [B, S, n, V]."""
-    # The heads are in the order of the text: the last but one is of the byte before.
-    deciding = heads[:, :, 0] if self.config.head == "next" else heads[:, :, -2]
-    return losses.entropy_nats(deciding)
+  def patch(
+    self, tokens: jax.Array, threshold: jax.Array | float | None = None
+  ) -> tuple[own_patches.OwnPatches, jax.Array]:
+    """The patches of ids, and the entropies that decide about them.
 
-  def entropies(self, tokens: jax.Array) -> jax.Array:
-    """What decides about the patches of ids [B, S]: float32 [B, S] nats, see `own_patches`."""
-    return self._entropies(self.predictor(tokens)[1])
+    Args:
+      tokens: int [B, S].
+      threshold: as of a call.
+
+    Returns:
+      The patches; and float32 [B, S] nats, which at t decide about byte t + 1, or with the head
+      "backward" about byte t.
+    """
+    return self._patch(tokens, self.predictor(tokens)[1], threshold)
+
+  def _patch(
+    self, tokens: jax.Array, heads: jax.Array, threshold: jax.Array | float | None
+  ) -> tuple[own_patches.OwnPatches, jax.Array]:
+    """As `patch`, of logits [B, S, n, V] of the head."""
+    c = self.config
+    # Its bytes are in the order of the text: the last but one is the byte before.
+    deciding = heads[:, :, -2 if c.is_late else 0]
+    entropies = jax.lax.stop_gradient(losses.entropy_nats(deciding))
+    fires = entropies > (c.threshold if threshold is None else threshold)
+    return own_patches.find(tokens, fires, c.patch_slots(tokens.shape[1]), c.is_late), entropies
 
   def start_scalars(self) -> Scalars:
     """What moves while training: float32 [], named as arguments and as fields of the config."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config, write_text
 
-from blt_jax import evaluate, export, train
+from blt_jax import evaluate, export, show_patches, train
 from blt_jax.decode import Generator, Sampling
 from blt_jax.parallel import sharding
 from blt_jax.runs import folder, loading
@@ -71,6 +71,10 @@ def _check_threshold(whole, cut):
   export.export(str(whole), f"{whole}_exported")
   exported = folder.load_run(f"{whole}_exported")
   assert exported.model.config == folder.load_run(whole).model.config
+  shown = show_patches.patch_inside("def f", exported)
+  assert len(shown.starts) == 6 and shown.threshold == exported.model.config.threshold
+  others = shown.entropies[1:-1] > shown.threshold
+  np.testing.assert_array_equal(shown.starts, [True, True, *others])
 
 
 def _losses(kind, **mesh):

@@ -45,7 +45,7 @@ def _run(head):
   model = EndToEndBLT(CONFIGS[head])
 
   def forward(model, tokens):
-    return *model.forward(tokens), model.predictor(tokens)[1], model.entropies(tokens)
+    return *model.forward(tokens), model.predictor(tokens)[1], model.patch(tokens)[1]
 
   return jax.jit(lambda params, ids: model.apply({"params": params}, ids, method=forward))
 
