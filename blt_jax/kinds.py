@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from blt_jax.cost import flops
-from blt_jax.decode import language_model, megabyte, spacebyte
+from blt_jax.decode import end_to_end, language_model, megabyte, spacebyte
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import (
@@ -143,12 +143,6 @@ def _tiny_end_to_end() -> EndToEndConfig:
   return EndToEndConfig(**_fields(_tiny_blt()), predictor=stack, num_patches=64)
 
 
-def _read_without_limit(model: EndToEndBLT, params: Any) -> language_model.LanguageModel:
-  """The slow reader, with a slot for every patch."""
-  config = dataclasses.replace(model.config, num_patches=None)
-  return language_model.from_module(EndToEndBLT(config), params)
-
-
 def _fields(config: Any) -> dict[str, Any]:
   return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
@@ -206,7 +200,7 @@ KINDS: dict[str, Kind] = {
   "end_to_end": Kind(
     config=EndToEndConfig,
     module=EndToEndBLT,
-    reader=_read_without_limit,
+    reader=end_to_end.from_end_to_end,
     flops_per_byte=flops.end_to_end_flops_per_byte,
     model_flops=flops.end_to_end_model_flops,
     default=_end_to_end,
