@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from blt_jax import tokenizer
 from blt_jax.decode import blt_cache, blt_parts
-from blt_jax.decode.blt import BLTReader
+from blt_jax.decode.blt import BLTReader, Known
 from blt_jax.decode.blt_cache import BLTCache
 from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
 from blt_jax.decode.columns import running_max, running_sum
@@ -34,7 +34,7 @@ def from_end_to_end(model: EndToEndBLT, params: Any) -> LanguageModel:
   c = model.config
   stack = ByteLMConfig(c.predictor, c.vocab_size, c.document_masks, dtype=c.dtype)
   reader = EndToEndReader(
-    c, PatchingConfig(), c.dtype, source=EntropyModel(ByteLMReader(stack, c.dtype))
+    c, PatchingConfig(), c.dtype, EntropyModel(ByteLMReader(stack, c.dtype))
   )
   return LanguageModel(reader, jax.jit(lambda p: _weights(c, stack, p))(params))
 
@@ -53,6 +53,7 @@ class EndToEndReader(BLTReader):
   """Reads bytes with an `EndToEndBLT`; its patching is that of its config, and not read."""
 
   config: EndToEndConfig
+  source: EntropyModel
 
   @property
   def drafters(self) -> tuple[str, ...]:
@@ -60,9 +61,16 @@ class EndToEndReader(BLTReader):
     return ()
 
   def read(
-    self, weights: BLTWeights, cache: BLTCache, tokens: jax.Array, count: jax.Array, *_: Any
+    self,
+    weights: BLTWeights,
+    cache: BLTCache,
+    tokens: jax.Array,
+    count: jax.Array,
+    known: Known | None = None,
+    num_latents: jax.Array | None = None,
   ) -> tuple[jax.Array, Pending]:
-    """See `Reader`."""
+    """See `Reader`; what only drafting gives is of no effect."""
+    del known, num_latents
     c = self.config
     entropies, inputs, source = self._measure(weights.source, cache.source, tokens, count)
 

@@ -1,5 +1,7 @@
 """The Byte Latent Transformer (arXiv 2412.09871)."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,9 @@ class BLT(nn.Module):
   """
 
   config: BLTConfig
-  batch_keys = ("ngram_ids",)  # what it may take beside tokens and patches
+  batch_keys: ClassVar[tuple[str, ...]] = (
+    "ngram_ids",
+  )  # what it may take beside tokens and patches
   row_multiple = 1  # what divides rows, and places of documents in them
 
   def setup(self):

@@ -1,7 +1,7 @@
 """A BLT that measures entropies inside, with one model and one loss."""
 
 import dataclasses
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -126,7 +126,7 @@ class EndToEndBLT(BLT):
   """
 
   config: EndToEndConfig
-  batch_keys = ()  # what it may take beside tokens
+  batch_keys: ClassVar[tuple[str, ...]] = ()  # what it may take beside tokens
 
   def setup(self):
     super().setup()
