@@ -240,7 +240,7 @@ def _add_step(result: Result, program: programs.Program, batch: Any) -> None:
 
   def step():
     nonlocal state
-    state, metrics = compiled(state, batch)
+    state, metrics = compiled(state, batch, program.peak)
     return metrics
 
   result["seconds"]["step"] = stopwatch.seconds(step)

@@ -7,6 +7,7 @@ import dataclasses
 import typing
 from typing import Any
 
+import jax
 import optax
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -253,14 +254,21 @@ def make_batch_shape(config: ConfigDict) -> BatchShape:
 
 
 def make_optimizer(
-  config: ConfigDict,
+  config: ConfigDict, peak: jax.Array | None = None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """Builds the optimizer of a run and its learning rate from the whole config."""
+  """Builds the optimizer of a run and its learning rate.
+
+  Args:
+    config: the whole settings.
+    peak: float32 [], in place of `config.optimizer.learning_rate`.
+  """
   fields = config.optimizer.to_dict()
   for name in ("accumulate", "groups"):
     fields.pop(name, None)
   optimizer = _build(optim.OptimizerConfig, fields)
   schedule = _build(optim.ScheduleConfig, config.schedule.to_dict())
+  if peak is not None:
+    optimizer = dataclasses.replace(optimizer, learning_rate=peak)
   rate = optim.learning_rate(optimizer, schedule, config.num_steps)
   return optim.adamw(optimizer, rate, make_groups(config)), rate
 

@@ -12,9 +12,12 @@ from blt_jax import config as settings
 from blt_jax import kinds
 from blt_jax.cost import topologies
 from blt_jax.parallel import sharding
+from blt_jax.runs import settings_flags
+from blt_jax.studies import plan
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "pods")
+PLANS = ("study_tiny", "study_small", "study_paper", "study_pod")
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("pods", *PLANS))
 PODS = [
   ("tpu_v4", "1b", "v4-128"),
   ("tpu_v4", "8b", "v4-256"),
@@ -68,6 +71,25 @@ def test_the_llama_of_the_quickstart_costs_as_much_as_its_blt():
   cost = kinds.flops_per_byte(settings.make_model_config(config.model), 3.216, seq_len)
   assert cost == pytest.approx(wanted, rel=0.03)
   assert config.data.seq_len * 3.216 == pytest.approx(seq_len, rel=0.01)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_arms_of_plans_cost_the_same_per_byte(name):
+  """Words have 6.65 bytes and pieces 3.23 in English and code, 8 and 3.216 in Python."""
+  whole = plan.load(str(FOLDER / f"{name}.py"))
+  words, pieces = {"study_tiny": (8.0, 3.216), "study_pod": (6.0, 4.0)}.get(name, (6.65, 3.23))
+  costs = {}
+  for arm, config in plan.load_arms(whole).items():
+    static = config.patching.patch_size
+    sizes = {"spacebyte": words, "space": words, "bpe": pieces, "static": static}
+    patch_size = whole.arms[arm].bytes_per_patch or sizes.get(arm) or 1.0
+    model, seq_len = settings.make_model_config(config.model), config.data.seq_len
+    costs[arm] = kinds.flops_per_byte(model, patch_size, seq_len)
+    settings.make_batch_shape(config)
+  assert costs == pytest.approx(dict.fromkeys(costs, costs[whole.reference]), rel=0.03)
+  for source in filter(lambda source: source.config, whole.entropies.values()):
+    entropy = settings_flags.load(source.config, plan.flags(source.settings))
+    assert entropy.model.kind == "byte_lm"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")

@@ -1,11 +1,9 @@
 """Held-out bits per byte: one pass over documents."""
 
-import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -17,19 +15,19 @@ from blt_jax.training import steps
 
 
 class Evaluator:
-  """Scores a model's parameters on batches that it keeps, compiled once."""
+  """Scores a model's parameters on batches that it keeps."""
 
   def __init__(
     self,
-    model: nn.Module,
+    sums: Callable[..., steps.Metrics],
     batches: Iterable[Batch],
     mesh: Mesh,
     max_batches: int | None = None,
   ):
-    """Takes the model and reads the batches.
+    """Takes the compiled sums and reads the batches.
 
     Args:
-      model: to score.
+      sums: `Program.sums` of a run.
       batches: this process's rows of them.
       mesh: the devices.
       max_batches: look at so many only; None for all.
@@ -42,7 +40,7 @@ class Evaluator:
     if not self._batches:
       raise ValueError("There is no text to evaluate on: no document for each process.")
     self._mesh = mesh
-    self._sums = sharding.jit(functools.partial(steps.sums, model), mesh)
+    self._sums = sums
 
   def __call__(
     self, params: Any, scalars: dict[str, jax.Array] | None = None

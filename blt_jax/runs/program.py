@@ -1,15 +1,17 @@
 """The train step of a run and all that it is made of, for `train` and `train_compile` alike."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from blt_jax import config as settings
 from blt_jax import kinds
@@ -28,37 +30,44 @@ class Program:
     model: the module.
     optimizer: its updates.
     learning_rate: as a function of the step.
+    peak: float32, the highest learning rate; an input of the step, so that runs which differ
+      in it and in the seed alone share one compiled program in JAX's compilation cache.
     seed: of fresh parameters.
     param_dtype: of parameters.
     abstract_state: shapes, dtypes and shardings of the state.
-    step: one update, a pure function of state and batch.
+    step: one update, a pure function of state, batch and peak learning rate.
     options: how to compile it, for `jax.jit`.
+    start: compiled, from a key [] to a fresh state.
+    update: `step` compiled; it donates the state.
+    sums: compiled, `steps.sums` of parameters, batch and `TrainState.extra`.
   """
 
   mesh: Mesh
   model: nn.Module
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
+  peak: np.floating
   seed: int
   param_dtype: str
   abstract_state: train_state.TrainState
   step: Callable[..., Any]
   options: dict[str, Any]
+  start: Callable[[jax.Array], train_state.TrainState]
+  update: Callable[..., Any]
+  sums: Callable[..., steps.Metrics]
 
   def create_state(self) -> train_state.TrainState:
     """A fresh start, each array directly where it belongs."""
-    return train_state.create_state(
-      self.model, self.optimizer, self.seed, self.mesh, self.param_dtype
-    )
+    return self.start(jax.random.key(self.seed))
 
   def train_step(self) -> Callable[..., Any]:
     """The compiled update: (state, batch) -> (state, metrics); it donates the state."""
-    return sharding.jit(self.step, self.mesh, **self.options)
+    return lambda state, batch: self.update(state, batch, self.peak)
 
   def trace(self, batch: steps.Batch) -> jax.stages.Traced:
     """The update ready to be compiled, for a batch of shapes."""
     with sharding.on_mesh(self.mesh):
-      return jax.jit(self.step, **self.options).trace(self.abstract_state, batch)
+      return jax.jit(self.step, **self.options).trace(self.abstract_state, batch, self.peak)
 
 
 def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Program:
@@ -76,26 +85,70 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   sharding.check_batch_size(config.data.batch_size, accumulate, mesh)
   model = kinds.build_model(settings.make_model_config(config.model))
   optimizer, learning_rate = settings.make_optimizer(config)
+  groups, frozen = settings.make_groups(config), FrozenConfigDict(config)
   state = train_state.abstract_state(model, optimizer, mesh, param_dtype)
   # Left to the compiler, the state might come out placed otherwise than it went in.
   placed = jax.tree.map(lambda x: x.sharding, state)
+
+  def step(state: train_state.TrainState, batch: steps.Batch, peak: jax.Array):
+    of_peak, _ = settings.make_optimizer(frozen, peak)
+    return steps.make_train_step(model, of_peak, accumulate, groups, frozen.num_steps)(
+      state, batch
+    )
+
+  options = dict(
+    donate_argnames="state",
+    out_shardings=(placed, None),
+    compiler_options=device.compiler_options(mesh.devices.flat[0]),
+  )
   return Program(
     mesh=mesh,
     model=model,
     optimizer=optimizer,
     learning_rate=learning_rate,
+    peak=np.float32(config.optimizer.learning_rate),
     seed=config.seed,
     param_dtype=param_dtype,
     abstract_state=state,
-    step=steps.make_train_step(
-      model, optimizer, accumulate, settings.make_groups(config), config.num_steps
-    ),
-    options=dict(
-      donate_argnames="state",
-      out_shardings=(placed, None),
-      compiler_options=device.compiler_options(mesh.devices.flat[0]),
-    ),
+    step=step,
+    options=options,
+    start=train_state.make_start(model, optimizer, placed, param_dtype),
+    update=sharding.jit(step, mesh, **options),
+    sums=sharding.jit(functools.partial(steps.sums, model), mesh),
   )
+
+
+class Programs:
+  """Makes the programs of runs that follow each other in one process.
+
+  A run that differs from the one before in nothing but its learning rate, seed, text and
+  folder shares what is traced and compiled with it.
+  """
+
+  def __init__(self):
+    self._last: Program | None = None
+    self._made_of: dict[str, Any] = {}
+
+  def __call__(self, config: ConfigDict) -> Program:
+    """As `make_program`."""
+    made_of = _made_of(config)
+    if self._last is None or made_of != self._made_of:
+      self._last = None  # its compiled programs may go before there are others
+      self._last, self._made_of = make_program(config), made_of
+      return self._last
+    return dataclasses.replace(
+      self._last,
+      learning_rate=settings.make_optimizer(config)[1],
+      peak=np.float32(config.optimizer.learning_rate),
+      seed=config.seed,
+    )
+
+
+def _made_of(config: ConfigDict) -> dict[str, Any]:
+  """What compiled programs depend on."""
+  found = {name: config[name].to_dict() for name in ("model", "optimizer", "schedule", "mesh")}
+  found["optimizer"].pop("learning_rate")
+  return found | {"num_steps": config.num_steps, "batch_size": config.data.batch_size}
 
 
 def abstract_batch(config: ConfigDict, mesh: Mesh) -> steps.Batch:

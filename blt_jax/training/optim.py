@@ -59,7 +59,7 @@ class OptimizerConfig:
       bfloat16, keep `beta2` below 0.99: smaller changes of the second would be lost.
   """
 
-  learning_rate: float = 4e-4
+  learning_rate: float | jax.Array = 4e-4
   beta1: float = 0.9
   beta2: float = 0.95
   epsilon: float = 1e-8

@@ -1,7 +1,7 @@
 """All that a training step changes."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -38,18 +38,6 @@ class TrainState:
     return cls(**dict(zip(names, fields, strict=True)))
 
 
-def create_state(
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  seed: int,
-  mesh: Mesh,
-  param_dtype: str = "float32",
-) -> TrainState:
-  """Initialises a run, each array directly where it belongs."""
-  init = _initialiser(model, optimizer, seed, param_dtype)
-  return jax.jit(lambda: nn.meta.unbox(init()), out_shardings=_shardings(init, mesh))()
-
-
 def abstract_state(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
@@ -57,23 +45,36 @@ def abstract_state(
   param_dtype: str = "float32",
 ) -> TrainState:
   """Shapes, dtypes and shardings of a run's state, for restoring into."""
-  init = _initialiser(model, optimizer, 0, param_dtype)
-  shapes = nn.meta.unbox(jax.eval_shape(init))
+  boxed = jax.eval_shape(_initialiser(model, optimizer, param_dtype), jax.random.key(0))
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    _shardings(init, mesh),
+    nn.meta.unbox(boxed),
+    sharding.state_shardings(boxed, mesh),
   )
 
 
-def _initialiser(model, optimizer, seed, param_dtype):
-  def init() -> TrainState:
-    params = optax.tree.cast(init_params(model, jax.random.key(seed)), param_dtype)
+def make_start(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  placed: Any,
+  param_dtype: str = "float32",
+) -> Callable[[jax.Array], TrainState]:
+  """The compiled function that initialises a run: from a key [] to its state.
+
+  Args:
+    model: the module.
+    optimizer: of the run.
+    placed: shardings of the state, so that each array comes directly where it belongs.
+    param_dtype: of parameters.
+  """
+  init = _initialiser(model, optimizer, param_dtype)
+  return jax.jit(lambda key: nn.meta.unbox(init(key)), out_shardings=placed)
+
+
+def _initialiser(model, optimizer, param_dtype):
+  def init(key: jax.Array) -> TrainState:
+    params = optax.tree.cast(init_params(model, key), param_dtype)
     extra = model.start_scalars() if hasattr(model, "start_scalars") else {}
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), extra)
 
   return init
-
-
-def _shardings(init, mesh):
-  return sharding.state_shardings(jax.eval_shape(init), mesh)

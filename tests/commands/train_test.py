@@ -17,7 +17,7 @@ from blt_jax.decode.sampling import Sampling
 from blt_jax.parallel import distributed, sharding
 from blt_jax.patching import PatchingConfig
 from blt_jax.runs import folder as runs
-from blt_jax.runs import loading, patcher, resolve, stored_params
+from blt_jax.runs import loading, loop, patcher, resolve, stored_params
 from blt_jax.runs.feed import Feed
 
 
@@ -163,7 +163,7 @@ def test_runs_from_before_a_setting_keep_their_ways(tmp_path, caplog, monkeypatc
     resolved.append(config)
     raise InterruptedError([config.model[name] for name in later])
 
-  monkeypatch.setattr(train, "make_program", stop)
+  monkeypatch.setattr(loop, "make_program", stop)
   with pytest.raises(InterruptedError, match="True, True"):
     train.train(configure())
   runs.save_config(tmp_path / "run", configure())

@@ -1,0 +1,1 @@
+"""Comparisons of models at equal FLOPs: plans, their runs, and what comes out."""

@@ -1,0 +1,148 @@
+"""What an arm is like on its text and this machine: patches, FLOPs, seconds of a step."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from blt_jax.runs import corpus, resolve, settings_flags
+from blt_jax.runs.evaluation import Evaluator
+from blt_jax.runs.feed import Feed
+from blt_jax.runs.program import Program, make_program
+from blt_jax.studies import cost, made
+from blt_jax.studies.plan import flags
+from blt_jax.studies.study import Measured, Study, plan_run
+from blt_jax.studies.sweep import Run
+
+_SAMPLE_BYTES = 1 << 17  # of training text, whose patches are counted
+_STEPS = 8  # that are timed
+
+
+class TextSize(NamedTuple):
+  """Bytes of text."""
+
+  train: int
+  heldout: int
+
+
+def text_size(study: Study) -> TextSize:
+  """The size of the text of a study, read once."""
+  name = "text.json"
+  if not study.home.exists(name):
+    opened = corpus.open_corpus(next(iter(study.configs.values())).data)
+    train = sum(_size(d) for source, _ in opened.once(0) for d in source)
+    heldout = sum(_size(d) for d in opened.test_documents())
+    study.home.write_json(name, {"train": train, "heldout": heldout})
+  return TextSize(**study.home.read_json(name))
+
+
+def _size(document: Any) -> int:
+  return len(document.text) if document is not None else 0
+
+
+def measure_all(study: Study) -> tuple[dict[str, Measured], list[str]]:
+  """Measures the arms that are trained now.
+
+  Returns:
+    Name of an arm -> numbers, and the names of those that were measured with patches of one
+    size, since their entropies are still to be made. These are not kept.
+  """
+  found, stood_in = {}, []
+  size = text_size(study)
+  for name in study.arms:
+    kept = study.find_measured(name)
+    if kept is None:
+      logging.info("Measuring %s.", name)
+      is_stand_in = made.lacks_entropies(study.plan.arms[name], study.made)
+      config = _stand_in(study, name) if is_stand_in else study.ready_config(name)
+      kept = measure(study, name, config, size.heldout)
+      if is_stand_in:
+        stood_in.append(name)
+        kept = _with_source(study, name, kept)
+      else:
+        study.keep_measured(name, kept)
+    found[name] = kept
+  return found, stood_in
+
+
+def _stand_in(study: Study, name: str) -> ConfigDict:
+  """Settings with patches of the size that the arm's are calibrated for."""
+  config = study.configs[name].copy_and_resolve_references()
+  size = study.plan.arms[name].bytes_per_patch
+  config.patching.update(scheme="static", patch_size=size, entropy_model="")
+  return config
+
+
+def _with_source(study: Study, name: str, measured: Measured) -> Measured:
+  source = study.plan.entropies[study.plan.arms[name].entropies]
+  if source.is_table:
+    return measured
+  model = settings_flags.load(source.config, flags(source.settings))
+  return dataclasses.replace(measured, cost=cost.with_entropy_model(measured.cost, model))
+
+
+def measure(study: Study, name: str, config: ConfigDict, heldout_bytes: int) -> Measured:
+  """Counts the patches of some batches, then takes the time of some steps.
+
+  Args:
+    study: whose arm.
+    name: of the arm.
+    config: its settings.
+    heldout_bytes: of the text that runs are evaluated on.
+  """
+  config.workdir = study.home.path_of(f"measured/{name}")  # where nothing is written
+  config = ConfigDict(resolve.resolve(config))
+  program = make_program(config)
+  feed = Feed(config, program.mesh)
+  try:
+    batches = feed.training_batches()
+    row_bytes = config.data.batch_size * config.data.seq_len
+    sample = list(itertools.islice(batches, max(4, _SAMPLE_BYTES // row_bytes)))
+    state = program.create_state()
+    evaluate = Evaluator(program.sums, map(_to_host, sample), program.mesh)
+    numbers = evaluate(state.params)
+    found = Measured(
+      parameters=sum(x.size for x in jax.tree.leaves(state.params)),
+      patch_size=numbers["patch_size"],
+      bytes_per_step=numbers["bytes"] / len(sample),
+      cost=cost.of_run(config, numbers["patch_size"]),
+      step_seconds=0.0,
+      evaluation_seconds=0.0,
+      compile_seconds=0.0,
+    )
+    run = Run(name, study.plan.budgets_of(name)[0], study.plan.rates[0], 0)
+    own = plan_run(config, study.plan, run, found, config.workdir)
+    first, seconds = _time(make_program(own), state, batches)
+  finally:
+    feed.close()
+  forward = seconds / 3 / found.bytes_per_step  # a step is three times as much
+  return dataclasses.replace(
+    found,
+    step_seconds=seconds,
+    evaluation_seconds=forward * heldout_bytes,
+    compile_seconds=first,
+  )
+
+
+def _to_host(batch: Any) -> dict[str, np.ndarray]:
+  return jax.device_get(batch)
+
+
+def _time(program: Program, state: Any, batches: Iterator[Any]) -> tuple[float, float]:
+  """Seconds of the first step, which compiles, and of one of those after it."""
+  step = program.train_step()
+
+  def timed() -> float:
+    nonlocal state
+    since = time.monotonic()
+    state, numbers = step(state, next(batches))
+    jax.block_until_ready(numbers)
+    return time.monotonic() - since
+
+  return timed(), float(np.median([timed() for _ in range(_STEPS)]))

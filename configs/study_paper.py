@@ -1,0 +1,57 @@
+r"""The articles' figures at 24 MFLOPs per byte: main models, ablations, fixed inference FLOPs.
+
+  python -m blt_jax.study --plan=configs/study_paper.py --output=runs/study_paper \
+    --data=train.jsonl --heldout=heldout.jsonl --gpus=0,1,2,3
+
+Main models are trained at 3e15, 1e16 and 3e16 FLOPs, with three paired seeds at the largest.
+`blt_6` and `blt_8` have larger patches, and as many more layers in the latent transformer as
+cost the same per byte: with `blt` and `bpe` they are the comparison at fixed inference FLOPs.
+Ablations are trained at 1e16, with the learning rate of the BLT. 3e16 FLOPs are 416 MB of text.
+"""
+
+from blt_jax.studies.plan import Arm, Entropies, Plan
+
+ABLATIONS = (1e16,)
+
+
+def get_plan() -> Plan:
+  return Plan(
+    arms={
+      "blt": _blt(),
+      "space": Arm("study_models.py:space"),
+      "static": Arm("study_models.py:static"),
+      "megabyte": Arm("study_models.py:megabyte"),
+      "spacebyte": Arm("study_models.py:spacebyte"),
+      "flat": Arm("study_models.py:flat"),
+      "bpe": Arm("study_models.py:bpe"),
+      "blt_6": _blt("blt_6", bytes_per_patch=6.0),
+      "blt_8": _blt("blt_8", bytes_per_patch=8.0),
+      # Embeddings of n-grams, cross-attention, depth
+      "no_ngrams": _ablation("no_ngrams"),
+      "frequent_ngrams": _ablation("no_ngrams", ngrams=True),
+      "no_cross": _ablation("no_cross"),
+      "deep_encoder": _ablation("deep_encoder"),
+      "shallow_decoder": _ablation("shallow_decoder"),
+      # What says where patches end, and by which rule
+      "small_entropy": _ablation("blt", entropies="small"),
+      "table_entropy": _ablation("blt", entropies="table"),
+    },
+    entropies={
+      "neural": Entropies("study_models.py:entropy", stored=True),
+      "small": Entropies("study_models.py:small_entropy", stored=True),
+      "table": Entropies(),
+    },
+    budgets={3e15: 1, 1e16: 1, 3e16: 3},
+    rates=(0.9e-3, 1.8e-3, 3.5e-3),
+    reference="blt",
+    settings={"data.path": "train.jsonl", "data.heldout_path": "heldout.jsonl"},
+  )
+
+
+def _blt(model="blt", **changes):
+  usual = dict(entropies="neural", bytes_per_patch=4.5)
+  return Arm(f"study_models.py:{model}", **usual | changes)
+
+
+def _ablation(model, **changes):
+  return _blt(model, budgets=ABLATIONS, rate_of="blt", **changes)
