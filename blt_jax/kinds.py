@@ -134,7 +134,7 @@ def _tiny_spacebyte() -> SpaceByteConfig:
 
 
 def _end_to_end() -> EndToEndConfig:
-  """The paper's 1B, with a predictor of 3M for each byte."""
+  """The paper's 1B behind a predictor of 2M parameters."""
   return EndToEndConfig(**_fields(_blt()), num_patches=1024)
 
 

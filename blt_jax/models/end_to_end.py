@@ -91,7 +91,7 @@ class EndToEndConfig(BLTConfig):
 
   def patch_slots(self, seq_len: int) -> int:
     """P of rows of `seq_len` bytes."""
-    return min(self.num_patches or seq_len + 1, seq_len + 1)
+    return self.num_patches or seq_len + 1
 
 
 class Predictor(nn.Module):
