@@ -23,12 +23,12 @@ def get_plan() -> Plan:
       "bpe": Arm("quickstart.py:bpe"),
     },
     entropies={
-      "neural": Entropies("quickstart.py:entropy", {"num_steps": 300}),
+      "neural": Entropies("quickstart.py:entropy", {"num_steps": 200}),
       "table": Entropies(text=2_000_000),
     },
-    budgets={3e11: 1},
+    budgets={2e11: 1},
     rates=(4e-3,),
     reference="blt",
     settings={"data.seq_len": 1024},
-    evaluations=2,
+    evaluations=1,
   )

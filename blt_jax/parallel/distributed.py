@@ -56,8 +56,8 @@ def start(heartbeat_seconds: int = 60) -> None:
 
 
 def is_lead() -> bool:
-  """Whether this is process 0, the one that writes logs."""
-  return jax.process_index() == 0
+  """Whether this is process 0, the one that writes logs; a process alone wakes no device."""
+  return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def preempted(step: int) -> bool:

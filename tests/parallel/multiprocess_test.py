@@ -61,7 +61,6 @@ def _evaluation(workdir):
   ("kind", "count", "mesh", "evaluation"),
   [
     ("byte_lm", 2, dict(data=4), _TASKS),
-    ("byte_lm", 2, dict(data=1, fsdp=4), {}),
     ("byte_lm", 4, dict(data=2, tensor=2), {}),  # two processes hold the same rows
     ("blt", 2, dict(data=1, fsdp=2, tensor=2), {}),
   ],

@@ -40,8 +40,8 @@ def _start(config):
 
 
 def test_everything_is_taken_where_it_belongs(tmp_path):
-  params = _run(tmp_path / "other", "blt")
-  config = _config(tmp_path / "other")
+  params = _run(tmp_path / "other", "byte_lm")
+  config = _config(tmp_path / "other", kind="byte_lm")
   config.mesh.fsdp = 2
   program, start, state = _start(config)
   chex.assert_trees_all_equal(state.params, params)

@@ -3,10 +3,14 @@
 import csv
 import json
 import math
+import os
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import tiny_runs
 from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config, write_text
 
 from blt_jax import study as command
@@ -89,6 +93,17 @@ def test_all_runs_are_done_and_no_others(done, home):
     names = {p.name for p in home.glob(f"out/runs/{arm}/*")}
     assert names == {"8e+07_rate0.03_seed0", "8e+07_rate0.03_seed1"}
   assert runner.work(done, {}) is True  # nothing is left
+
+
+def test_a_process_of_its_own_wakes_no_device_before_it_connects(done, home):
+  paths = [pathlib.Path(loop.__file__).parents[2], pathlib.Path(tiny_runs.__file__).parent]
+  environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+  command = ["-m", "blt_jax.study", f"--plan={home / 'plan.py'}", f"--output={home / 'out'}"]
+  result = subprocess.run(
+    [sys.executable, *command, "--dry_run"], env=environment, capture_output=True, text=True
+  )
+  assert result.returncode == 0, result.stderr
+  assert "pool" in result.stdout
 
 
 def test_a_killed_study_goes_on_to_the_same_numbers(done, home):
