@@ -34,6 +34,7 @@ setuptools.setup(
     "orbax-checkpoint>=0.11.30",
     "psutil>=6.0",
     "safetensors>=0.8",
+    "scipy>=1.14",
     "tensorboardX>=2.6",
     "tqdm>=4.66",
   ],

@@ -15,7 +15,7 @@ from ml_collections.config_dict import placeholder
 from blt_jax import kinds, patching
 from blt_jax.data.pipeline import BatchShape
 from blt_jax.models.config import Derived, TransformerConfig
-from blt_jax.training import groups, optim
+from blt_jax.training import distillation, groups, optim
 
 # Of config.patching, and not in `patching.PatchingConfig`.
 _READ_ELSEWHERE = (
@@ -106,6 +106,12 @@ def get_config(kind: str = "blt") -> ConfigDict:
   # learning_rate_scale, weight_decay_scale, freeze, thaw (a step); see training.groups.
   config.optimizer.groups = ConfigDict()
   config.schedule = _declare(optim.ScheduleConfig)
+
+  config.distillation = _declare(distillation.DistillationConfig)
+  # Folder of a bpe_lm's run whose blocks are the latent transformer of a blt: the local models
+  # learn to speak to it as its pieces do, see docs/weights.md; empty: ordinary training.
+  config.distillation.teacher = ""
+  config.distillation.teacher_digest = placeholder(str)  # of its parameters; set at the start
 
   config.mesh = mesh = ConfigDict()
   mesh.data = -1  # devices that share the batch and keep whole parameters; -1: the rest
@@ -271,6 +277,14 @@ def make_optimizer(
     optimizer = dataclasses.replace(optimizer, learning_rate=peak)
   rate = optim.learning_rate(optimizer, schedule, config.num_steps)
   return optim.adamw(optimizer, rate, make_groups(config)), rate
+
+
+def make_distillation(config: ConfigDict) -> distillation.DistillationConfig:
+  """The losses of a distillation, from the whole config."""
+  fields = config.distillation.to_dict()
+  for name in ("teacher", "teacher_digest"):
+    fields.pop(name, None)
+  return _build(distillation.DistillationConfig, fields)
 
 
 def make_groups(config: ConfigDict) -> list[groups.Group]:

@@ -14,7 +14,7 @@ import sys
 import jax
 import numpy as np
 
-from blt_jax import kinds, patching, tokenizer
+from blt_jax import kinds, tokenizer
 from blt_jax.cli import logs, patch_view, plots, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.patch_view import Patched
@@ -63,12 +63,7 @@ def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:
     lengths = np.maximum(patch.sizes[tokens], 1)  # BOS stands alone
     return Patched(tokenizer.encode(raw, add_eos=False), _starts(lengths), None, None)
   entropies = patch.entropies(tokens)
-  lengths = patching.patch_lengths(
-    tokens[None],
-    patcher.config,
-    None if entropies is None else entropies[None],
-    include_next=False,
-  )[0]
+  lengths = patch.patch(tokens, entropies)["patch_lengths"]
   return Patched(tokens, _starts(lengths), entropies, patcher.config.threshold)
 
 

@@ -125,6 +125,18 @@ def test_a_blt_around_a_llama_takes_its_blocks(tmp_path):
   settings.make_optimizer(config)
 
 
+def test_both_stages_of_a_distillation_are_of_one_model():
+  first, second = (_get("distillation", stage) for stage in ("first", "second"))
+  model = settings.make_model_config(first.model)
+  assert model == settings.make_model_config(second.model)
+  teacher = settings.make_model_config(_get("quickstart", "bpe").model)
+  assert model.latent == teacher.transformer and model.patch_dim == model.latent.dim
+  assert first.distillation.teacher == first.init_from and not second.distillation.teacher
+  assert second.init_from == first.workdir and second.patching.scheme == "entropy"
+  with pytest.raises(ValueError, match="Unknown stage 'third'; choose one of .*second"):
+    _get("distillation", "third")
+
+
 def test_unknown_sizes_are_errors():
   with pytest.raises(ValueError, match="Unknown size '3b'; choose one of .*1b.*8b"):
     _get("tpu_v4", "3b")

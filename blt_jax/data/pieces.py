@@ -53,6 +53,13 @@ def split_raw(text: bytes) -> Iterator[str | bytes]:
       yield run
 
 
+def to_bytes(piece: str) -> bytes:
+  """What a piece of a model stands for."""
+  if byte := _BYTE.fullmatch(piece):
+    return bytes.fromhex(byte[1])
+  return piece.replace(SPACE, " ").encode()
+
+
 class PieceEncoder:
   """Turns text into ids, `BPE_ID` before each piece of a SentencePiece model.
 
@@ -75,10 +82,7 @@ class PieceEncoder:
     """
     pieces = list(self.split(text))
     if b"".join(pieces) != text:
-      raise ValueError(
-        f"The pieces of {self._path} are not the text itself, but a normalized one; take a "
-        "model that keeps text as it is, such as that of Llama 2."
-      )
+      raise self._error()
     lengths = np.array([len(piece) for piece in pieces], int)
     ids = tokenizer.encode(text, dtype=np.uint16)
     return np.insert(ids, 1 + np.cumsum(lengths) - lengths, tokenizer.BPE_ID)
@@ -91,6 +95,35 @@ class PieceEncoder:
       else:
         yield from filter(None, self._split_valid(run))
 
+  def sizes(self, text: bytes) -> np.ndarray:
+    """Bytes of each piece, as the model divides text: int32 [m].
+
+    Raises:
+      ValueError: the model changes the text.
+    """
+    parts: list[bytes] = []
+    for run in split_raw(text):
+      if isinstance(run, bytes):
+        parts += [bytes([byte]) for byte in run]
+      else:
+        parts += self._split_exactly(run.encode())
+    return np.array([len(part) for part in parts], np.int32)
+
+  def _split_exactly(self, text: bytes) -> list[bytes]:
+    """Pieces, without the space that some models put before a text."""
+    parts = [to_bytes(piece) for piece in self._model.encode(text.decode(), out_type=str)]
+    if b"".join(parts) == b" " + text:
+      parts[0] = parts[0][1:]
+    if b"".join(parts) != text:
+      raise self._error()
+    return [part for part in parts if part]
+
+  def _error(self) -> ValueError:
+    return ValueError(
+      f"The pieces of {self._path} are not the text itself, but a normalized one; take a "
+      "model that keeps text as it is, such as that of Llama 2."
+    )
+
   def _split_valid(self, text: str) -> Iterator[bytes]:
     """The model puts a space before the text; spaces that it begins with are one piece."""
     pieces = self._model.encode(text, out_type=str)
@@ -98,7 +131,4 @@ class PieceEncoder:
       pieces.pop(0)
     yield b" " * (len(text) - len(text.lstrip(" ")))
     for number, piece in enumerate(pieces):
-      if byte := _BYTE.fullmatch(piece):
-        yield bytes.fromhex(byte[1])
-      else:
-        yield (piece.replace(SPACE, " ") if number else piece.lstrip(SPACE)).encode()
+      yield to_bytes(piece if number else piece.lstrip(SPACE))

@@ -88,6 +88,28 @@ class PatchDocument:
     return None if self._scorer is None else self._scorer(tokens)
 
 
+class PatchPieces(PatchDocument):
+  """Bytes without delimiters, whose patches are the pieces of a tokenizer; BOS, EOS alone."""
+
+  def __init__(self, config: patching.PatchingConfig, sizes_of: Encoder):
+    """Takes the patching, and what gives the bytes of each piece of a text, int [m]."""
+    super().__init__(config)
+    self._sizes_of = sizes_of
+
+  def patch(
+    self, tokens: np.ndarray, entropies: np.ndarray | None = None
+  ) -> dict[str, np.ndarray]:
+    """Patches ids [n], which begin with BOS and may end with EOS; see `PatchDocument`."""
+    del entropies
+    is_byte = tokens >= tokenizer.OFFSET
+    text = (tokens[is_byte] - tokenizer.OFFSET).astype(np.uint8).tobytes()
+    specials = np.ones(len(tokens) - len(text), np.int32)
+    lengths = np.concatenate([specials[:1], self._sizes_of(text), specials[1:]])
+    if self.config.max_patch_length is not None:
+      lengths = patching.split_long(lengths[None], self.config.max_patch_length)[0]
+    return {"tokens": tokens, "patch_lengths": lengths}
+
+
 def mask_answers(
   tokens: np.ndarray, answers: np.ndarray, sizes: np.ndarray | None = None
 ) -> np.ndarray:

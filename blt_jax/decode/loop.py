@@ -135,18 +135,8 @@ def read_on(
     return jax.lax.while_loop(more, step, carry)[1:]
 
 
-@functools.partial(jax.jit, static_argnames=("reader", "chunk"), donate_argnames="cache")
-def read_more(
-  reader: Reader,
-  weights: Any,
-  cache: Any,
-  logits: jax.Array,
-  tokens: jax.Array,
-  count: jax.Array,
-  chunk: int,
-) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
-  """`read_on` as a program of its own, which consumes the cache; see `read_on` for shapes."""
-  return read_on(reader, weights, cache, logits, tokens, count, chunk)
+# As a program of its own, which consumes the cache.
+read_more = jax.jit(read_on, static_argnames=("reader", "chunk"), donate_argnames="cache")
 
 
 def start(

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,8 +95,8 @@ class Rows:
     is_more = count > 0 and (ids[:length] == text[:length]).all()
     if not is_more or request.limit > self._capacity:
       return False
-    new, whole = np.zeros((2, 1, self._capacity), np.int32)
-    new[0, :count], whole[0, : len(ids)] = ids[length:], ids
+    new = np.zeros((1, self._capacity), np.int32)
+    new[0, :count] = ids[length:]
     model = self._model
     cache, logits, found, _ = loop.read_more(
       model.reader, model.weights, self._state.cache, self._state.logits, new,
@@ -105,16 +106,7 @@ class Rows:
     # --- A row that has read its prompt, as at first
     self._rows, self._sent = [request], [0]
     self._prepare_options([request])
-    self._state = loop.start(
-      model.reader,
-      cache,
-      self._keep_starts(self._rows, logits),
-      jnp.asarray(log_probs)[None],
-      whole,
-      np.array([len(ids)], np.int32),
-      np.array([request.limit], np.int32),
-      sampling.make_options([self._device_options(request)], *self._stop_shape),
-    )
+    self._state = self._begin(self._rows, cache, logits, jnp.asarray(log_probs)[None])
     return True
 
   def run(self, stride: int) -> Iterator[Piece]:
@@ -163,20 +155,34 @@ class Rows:
 
   def _start(self, requests: Sequence[Request | None]) -> loop.State:
     """Reads prompts; rows without one rest."""
+    cache, logits, log_probs, _ = loop.prefill(
+      self._model.reader, self._model.weights, *self._texts(requests), self._chunk,
+      self._keep_back,
+    )  # fmt: skip
+    return self._begin(requests, cache, logits, log_probs)
+
+  def _texts(self, requests: Sequence[Request | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts int32 [B, T], and their lengths int32 [B]; a BOS where there is none."""
     tokens = np.zeros((len(requests), self._capacity), np.int32)
     ids = [np.array([tokenizer.BOS_ID]) if r is None else r.ids for r in requests]
     for row, prompt in zip(tokens, ids, strict=True):
       row[: len(prompt)] = prompt
-    lengths = np.array([len(x) for x in ids], np.int32)
-    cache, logits, log_probs, _ = loop.prefill(
-      self._model.reader, self._model.weights, tokens, lengths, self._chunk, self._keep_back
-    )
+    return tokens, np.array([len(x) for x in ids], np.int32)
+
+  def _begin(
+    self,
+    requests: Sequence[Request | None],
+    cache: Any,
+    logits: jax.Array,
+    log_probs: jax.Array,
+  ) -> loop.State:
+    """Rows that have read their prompts, by what `loop.prefill` gives, with their options."""
     logits = self._keep_starts(requests, logits)
     limits = np.array([0 if r is None else r.limit for r in requests], np.int32)
     samplings = [Sampling() if r is None else self._device_options(r) for r in requests]
     options = sampling.make_options(samplings, *self._stop_shape)
     return loop.start(
-      self._model.reader, cache, logits, log_probs, tokens, lengths, limits, options
+      self._model.reader, cache, logits, log_probs, *self._texts(requests), limits, options
     )
 
   def _device_options(self, request: Request) -> Sampling:

@@ -20,10 +20,16 @@ class LatentTransformer(nn.Module):
   @nn.compact
   def __call__(self, patches: jax.Array, document_ids: jax.Array | None) -> jax.Array:
     """Patches [B, P, patch_dim] to latents [B, P, latent width]."""
+    stack = transformer.Transformer(self.config.latent, name="transformer")
+    return stack(self.project(patches), document_ids)
+
+  @nn.compact
+  def project(self, patches: jax.Array) -> jax.Array:
+    """Patches [B, P, patch_dim] in the width of the transformer, [B, P, D]."""
     c = self.config
-    if c.patch_dim != c.latent.dim:
-      patches = layers.Linear(c.latent.dim, ("contracted", None), name="projection")(patches)
-    return transformer.Transformer(c.latent, name="transformer")(patches, document_ids)
+    if c.patch_dim == c.latent.dim:
+      return patches
+    return layers.Linear(c.latent.dim, ("contracted", None), name="projection")(patches)
 
 
 class BLT(nn.Module):
@@ -33,9 +39,8 @@ class BLT(nn.Module):
   """
 
   config: BLTConfig
-  batch_keys: ClassVar[tuple[str, ...]] = (
-    "ngram_ids",
-  )  # what it may take beside tokens and patches
+  # What it may take beside tokens and patches.
+  batch_keys: ClassVar[tuple[str, ...]] = ("ngram_ids",)
   row_multiple = 1  # what divides rows, and places of documents in them
 
   def setup(self):

@@ -16,7 +16,14 @@ class ByteLM(nn.Module):
   batch_keys = ()  # what it may take beside tokens
   row_multiple = 1  # what divides rows, and places of documents in them
 
-  @nn.compact
+  def setup(self):
+    c = self.config
+    self.embedding = layers.Embedding(c.vocab_size, c.transformer.dim)
+    self.transformer = transformer.Transformer(c.transformer)
+    self.norm = layers.RMSNorm(c.transformer.norm_epsilon)
+    if not c.tie_embeddings:
+      self.output = layers.Linear(c.vocab_size, ("embed", "vocab"))
+
   def __call__(self, tokens: jax.Array, patch_lengths: jax.Array | None = None) -> jax.Array:
     """Predicts the next token at every position.
 
@@ -32,7 +39,6 @@ class ByteLM(nn.Module):
     documents = transformer.document_ids(tokens, c.eos_id) if c.document_masks else None
     return self.resume(tokens, documents, jnp.arange(tokens.shape[1]), None)[0]
 
-  @nn.compact
   def resume(
     self,
     tokens: jax.Array,
@@ -51,13 +57,17 @@ class ByteLM(nn.Module):
     Returns:
       float32 logits [B, S, V], and the past of what follows.
     """
-    c = self.config
-    table = layers.Embedding(c.vocab_size, c.transformer.dim, name="embedding")()
-    x = table[tokens].astype(c.dtype)
-    stack = transformer.Transformer(c.transformer, name="transformer")
-    x, past = stack.resume(x, document_ids, positions, past)
-    x = layers.RMSNorm(c.transformer.norm_epsilon, name="norm")(x)
-    if c.tie_embeddings:
-      return jnp.dot(x, table.T.astype(x.dtype)).astype(jnp.float32), past
-    logits = layers.Linear(c.vocab_size, ("embed", "vocab"), name="output")(x)
-    return logits.astype(jnp.float32), past
+    x = self.embed(tokens)
+    x, past = self.transformer.resume(x, document_ids, positions, past)
+    return self.predict(x), past
+
+  def embed(self, tokens: jax.Array) -> jax.Array:
+    """What the blocks read: ids [B, S] -> [B, S, D]."""
+    return self.embedding()[tokens].astype(self.config.dtype)
+
+  def predict(self, x: jax.Array) -> jax.Array:
+    """What follows states: [B, S, D] after the last block -> float32 logits [B, S, V]."""
+    x = self.norm(x)
+    if self.config.tie_embeddings:
+      return jnp.dot(x, self.embedding().T.astype(x.dtype)).astype(jnp.float32)
+    return self.output(x).astype(jnp.float32)

@@ -45,6 +45,9 @@ class PatchingConfig:
       newline byte (paper, section 4.4); whoever computes them reads this.
     patch_size: bytes per patch of the "static" scheme and of the top-k rule.
     max_patch_length: longer patches are cut into pieces of this many bytes.
+    delimiters: ids of the "bpe" scheme have a delimiter before each piece, as in the
+      reference. False: they are bytes alone, which do not tell pieces; whoever has the
+      tokenizer makes the lengths.
     split_first: the first byte is a patch of its own, as the model requires. False
       gives the lengths of Meta's static scheme, whose first patch is a whole one.
   """
@@ -57,6 +60,7 @@ class PatchingConfig:
   reset_at_newline: bool = False
   patch_size: float | None = None
   max_patch_length: int | None = None
+  delimiters: bool = True
   split_first: bool = True
 
   def __post_init__(self):
@@ -151,6 +155,11 @@ def find_boundaries(
   if config.scheme == "byte":
     return xp.ones(tokens.shape, bool)
   if config.scheme == "bpe":
+    if not config.delimiters:
+      raise ValueError(
+        "Bytes without delimiters do not tell pieces apart: give patch_lengths, made with the "
+        "tokenizer as by data.transforms.PatchPieces."
+      )
     return tokens == tokenizer.BPE_ID
   if lookup_table is None:
     raise ValueError("The lookup scheme needs a lookup_table, bool [V, V].")

@@ -19,9 +19,11 @@ _REFUSED = (
   "data.heldout_*",
   "seed",
   "patching.*",
+  "distillation.*",
 )
-_PATHS = ("data.path", "data.heldout_path", "patching.entropy_model", "patching.tokenizer")
-_UNCOMPARED = ("workdir", "allow_changes")
+_PATHS = ("data.path", "data.heldout_path", "patching.entropy_model", "distillation.teacher")
+# A run has the tokenizer that it keeps a copy of, by its digest, wherever else that lies.
+_UNCOMPARED = ("workdir", "allow_changes", "patching.tokenizer")
 _RATE_TOLERANCE = 0.1  # of the former learning rate
 
 

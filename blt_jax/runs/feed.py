@@ -16,7 +16,7 @@ from blt_jax.data.row_streams import RowStreams
 from blt_jax.entropy import frequent_ngrams
 from blt_jax.parallel import distributed, sharding
 from blt_jax.parallel.host_share import host_share
-from blt_jax.runs import corpus, ngrams
+from blt_jax.runs import corpus, distillation, ngrams
 from blt_jax.runs import patcher as patchers
 
 # Of all streams: {"seed": int, "reading": str, "streams": {number: state}}.
@@ -53,6 +53,7 @@ class Feed:
     )
     tables = frequent_ngrams.to_tables(ngrams.find(config).values())
     self._look_up = ngrams.look_up(tables, config.model)
+    self._add_pieces = distillation.look_up(config)
     self._mesh = mesh
     self._batches: grain.DatasetIterator | None = None
 
@@ -119,7 +120,7 @@ class Feed:
     return self._look_up({k: v[self._share.rows] for k, v in batch.items()})
 
   def _put(self, batch: pipeline.Batch) -> Any:
-    return sharding.put_batch(self._look_up(batch), self._mesh)
+    return sharding.put_batch(self._add_pieces(self._look_up(batch)), self._mesh)
 
   def state(self) -> State:
     """Where all streams are; all processes ask together."""

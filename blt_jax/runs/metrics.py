@@ -19,6 +19,7 @@ from blt_jax.storage.folders import Mirror
 Numbers = dict[str, float]
 _LINES = "metrics.jsonl"
 _UPLOAD_SECONDS = 60
+_COMPARED = {"state_distance": "compared_patches", "piece_likelihood": "compared_pieces"}
 
 
 def summarise(sums: Mapping[str, float]) -> Numbers:
@@ -30,15 +31,19 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     counts; `patch_size` in bytes per patch; the shares `one_byte_patches` of all patches, of
     byte slots with a target and of patch slots with a patch; `documents_per_batch`, different
     documents that a step learns from, and `documents_repeated`, the share of them that the step
-    before had; of models that cannot predict all, the share `dropped_targets` of those that
-    they leave out; and of those that measure entropies inside, `head_loss`, nats of each
-    prediction of their head, and the share `slotless_inputs` of bytes that would be in patches
-    of their own if their row had more slots.
+    before had; of a distillation `state_distance` and `piece_likelihood`, see
+    `training.distillation`; of models that cannot predict all, the share `dropped_targets` of
+    those that they leave out; and of those that measure entropies inside, `head_loss`, nats of
+    each prediction of their head, and the share `slotless_inputs` of bytes that would be in
+    patches of their own if their row had more slots.
   """
   others = {}
   if "documents" in sums:
     others["documents_per_batch"] = float(sums["documents"] / sums["batches"])
     others["documents_repeated"] = _repeated(sums)
+  for name, count in _COMPARED.items():
+    if name in sums:
+      others[name] = float(sums[name] / max(sums[count], 1))
   if (dropped := sums.get("dropped_targets")) is not None:
     others["dropped_targets"] = float(dropped / (dropped + sums["targets"]))
   if "head_nats" in sums:

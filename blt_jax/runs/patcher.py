@@ -15,7 +15,7 @@ from blt_jax import config, patching
 from blt_jax.data.piece_vocabulary import PieceVocabulary
 from blt_jax.data.pieces import PieceEncoder
 from blt_jax.data.reading.scored import Manifest
-from blt_jax.data.transforms import PatchDocument
+from blt_jax.data.transforms import PatchDocument, PatchPieces
 from blt_jax.entropy.neural import EntropyScorer
 from blt_jax.entropy.table import TableModel
 from blt_jax.patching import PatchingConfig
@@ -63,6 +63,8 @@ class Patcher:
       return PatchDocument(self.config, scorer, is_slow=True)
     if self.pieces is not None:
       return PatchDocument(self.config, encode=self.pieces, sizes=self.pieces.sizes)
+    if self.encoder is not None and not self.config.delimiters:
+      return PatchPieces(self.config, self.encoder.sizes)
     if self.encoder is not None:
       return PatchDocument(self.config, encode=self.encoder)
     return PatchDocument(self.config, model)

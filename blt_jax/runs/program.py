@@ -17,8 +17,10 @@ from blt_jax import config as settings
 from blt_jax import kinds
 from blt_jax.ops import device
 from blt_jax.parallel import sharding
+from blt_jax.runs import distillation
 from blt_jax.training import state as train_state
 from blt_jax.training import steps
+from blt_jax.training.distillation import weigh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +37,14 @@ class Program:
     seed: of fresh parameters.
     param_dtype: of parameters.
     abstract_state: shapes, dtypes and shardings of the state.
-    step: one update, a pure function of state, batch and peak learning rate.
+    step: one update, a pure function of state, batch, peak learning rate and, where there is a
+      teacher, `head`.
     options: how to compile it, for `jax.jit`.
     start: compiled, from a key [] to a fresh state.
     update: `step` compiled; it donates the state.
     sums: compiled, `steps.sums` of parameters, batch and `TrainState.extra`.
+    teacher: of a distillation.
+    head: shapes, dtypes and shardings of what the step reads of the teacher.
   """
 
   mesh: Mesh
@@ -55,6 +60,8 @@ class Program:
   start: Callable[[jax.Array], train_state.TrainState]
   update: Callable[..., Any]
   sums: Callable[..., steps.Metrics]
+  teacher: distillation.Teacher | None = None
+  head: Any = None
 
   def create_state(self) -> train_state.TrainState:
     """A fresh start, each array directly where it belongs."""
@@ -62,12 +69,15 @@ class Program:
 
   def train_step(self) -> Callable[..., Any]:
     """The compiled update: (state, batch) -> (state, metrics); it donates the state."""
-    return lambda state, batch: self.update(state, batch, self.peak)
+    given = () if self.teacher is None else (self.teacher.load(self.head),)
+    return lambda state, batch: self.update(state, batch, self.peak, *given)
 
   def trace(self, batch: steps.Batch) -> jax.stages.Traced:
     """The update ready to be compiled, for a batch of shapes."""
+    given = () if self.teacher is None else (self.head,)
+    arguments = self.abstract_state, batch, self.peak, *given
     with sharding.on_mesh(self.mesh):
-      return jax.jit(self.step, **self.options).trace(self.abstract_state, batch, self.peak)
+      return jax.jit(self.step, **self.options).trace(*arguments)
 
 
 def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Program:
@@ -89,12 +99,15 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   state = train_state.abstract_state(model, optimizer, mesh, param_dtype)
   # Left to the compiler, the state might come out placed otherwise than it went in.
   placed = jax.tree.map(lambda x: x.sharding, state)
+  teacher = distillation.find(config)
+  loss = None if teacher is None else distillation.make_loss(config, model, teacher, state)
 
-  def step(state: train_state.TrainState, batch: steps.Batch, peak: jax.Array):
+  def step(
+    state: train_state.TrainState, batch: steps.Batch, peak: jax.Array, *given: Any
+  ) -> tuple[train_state.TrainState, steps.Metrics]:
     of_peak, _ = settings.make_optimizer(frozen, peak)
-    return steps.make_train_step(model, of_peak, accumulate, groups, frozen.num_steps)(
-      state, batch
-    )
+    update = steps.make_train_step(model, of_peak, accumulate, groups, loss, frozen.num_steps)
+    return update(state, batch if loss is None else weigh(batch), *given)
 
   options = dict(
     donate_argnames="state",
@@ -115,6 +128,8 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     start=train_state.make_start(model, optimizer, placed, param_dtype),
     update=sharding.jit(step, mesh, **options),
     sums=sharding.jit(functools.partial(steps.sums, model), mesh),
+    teacher=teacher,
+    head=None if teacher is None else teacher.abstract_head(mesh, param_dtype),
   )
 
 
@@ -146,7 +161,8 @@ class Programs:
 
 def _made_of(config: ConfigDict) -> dict[str, Any]:
   """What compiled programs depend on."""
-  found = {name: config[name].to_dict() for name in ("model", "optimizer", "schedule", "mesh")}
+  sections = "model", "optimizer", "schedule", "distillation", "mesh"
+  found = {name: config[name].to_dict() for name in sections}
   found["optimizer"].pop("learning_rate")
   return found | {"num_steps": config.num_steps, "batch_size": config.data.batch_size}
 
@@ -168,6 +184,8 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> steps.Batch:
   }
   if kinds.find_kind(config.model.kind).reads_pieces:
     batch["target_bytes"] = array(shape.seq_len, jnp.int32)
+  if config.distillation.teacher:
+    batch["teacher_ids"] = batch["teacher_targets"] = array(shape.num_patches, jnp.int32)
   if tables := config.model.get("ngram_vocab_sizes"):
     batch["ngram_ids"] = array(shape.seq_len, jnp.int32, len(tables))
   return batch

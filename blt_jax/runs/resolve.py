@@ -15,6 +15,7 @@ from blt_jax.parallel import sharding
 from blt_jax.parallel.host_share import host_share
 from blt_jax.runs import (
   corpus,
+  distillation,
   entropy_digest,
   folder,
   ngrams,
@@ -35,13 +36,15 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     A copy that nobody can write to, with `data.num_streams`, `data.num_patches`,
     `data.heldout_salt`, `data.template` (what its file holds), `model.ngram_vocab_sizes`, of
     the entropy scheme `patching.entropy_model`, its `entropy_digest` and `threshold`, and with
-    BPE pieces `patching.tokenizer` and its `tokenizer_digest`. A run that goes on keeps what
+    BPE pieces `patching.tokenizer` and its `tokenizer_digest`, of a distillation
+    `distillation.teacher_digest`. A run that goes on keeps what
     was the default when it began.
 
   Raises:
-    FileNotFoundError: as `tokenizers.resolve`, or there is no template.
+    FileNotFoundError: as `tokenizers.resolve` and `distillation.resolve`; or there is no
+      template.
     ValueError: the run began with another split of its text; streams do not divide; or as
-      `resolve_patching` and `tokenizers.resolve`.
+      `resolve_patching`, `tokenizers.resolve` and `distillation.resolve`.
   """
   whole = _copy(config)
   data, began_with = whole.data, folder.find_config(config.workdir)
@@ -57,6 +60,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   _fit_ngram_tables(whole)
   if whole.patching.threshold is None:
     whole.patching.threshold = _threshold_of_start(whole.patching, began_with)
+  distillation.resolve(whole, began_with)
   if tokenizers.needs_tokenizer(whole):
     path, digest = tokenizers.resolve(whole, began_with)
     whole.patching.update(tokenizer=path, tokenizer_digest=digest)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from blt_jax import config, kinds, patching
-from blt_jax.training import optim
+from blt_jax.training import distillation, optim
 
 _WIDTH, _INDENT = 96, " " * 8
 _HEAD = """# Settings
@@ -50,6 +50,7 @@ def settings(kind: str = "blt") -> list[Setting]:
   comments |= _comments_of_fields("model.", kinds.find_kind(kind).config)
   comments |= _comments_of_fields("optimizer.", optim.OptimizerConfig)
   comments |= _comments_of_fields("schedule.", optim.ScheduleConfig)
+  comments |= _comments_of_fields("distillation.", distillation.DistillationConfig)
   of_source = _comments_of_source(inspect.getsource(config.get_config))
   comments |= {name: text for name, text in of_source.items() if text or name not in comments}
   sections = list(dict.fromkeys(name.partition(".")[0] for name in of_source))

@@ -20,7 +20,7 @@ _READ = {
   ),
   "space": ("max_patch_length",),
   "static": ("patch_size", "max_patch_length"),
-  "bpe": ("tokenizer", "tokenizer_digest", "max_patch_length"),
+  "bpe": ("tokenizer", "tokenizer_digest", "max_patch_length", "delimiters"),
 }
 
 
@@ -28,6 +28,7 @@ def find(config: ConfigDict) -> Iterator[str]:
   """A sentence for each."""
   yield from _patching(config)
   yield from _tasks(config)
+  yield from _distillation(config)
   steps = config.num_steps
   if config.schedule.warmup_steps >= steps:
     yield (
@@ -63,3 +64,11 @@ def _tasks(config: ConfigDict) -> Iterator[str]:
   changed = [f"config.eval.{n}" for n in names if config.eval[n] != default[n]]
   if changed and not config.eval.tasks:
     yield f"Without effect while config.eval.tasks names none: {', '.join(changed)}."
+
+
+def _distillation(config: ConfigDict) -> Iterator[str]:
+  """Weights of a distillation where there is no teacher."""
+  section, default = config.distillation, declared.get_config(config.model.kind).distillation
+  changed = [f"config.distillation.{n}" for n in section if section[n] != default[n]]
+  if changed and not section.teacher:
+    yield f"Without effect while config.distillation.teacher is empty: {', '.join(changed)}."

@@ -1,11 +1,11 @@
 """Means of paired differences, lines through budgets, and where they cross zero."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 _CONFIDENCE = 0.95
 
@@ -18,19 +18,13 @@ class Interval(NamedTuple):
   high: float
 
 
-@functools.lru_cache
 def t_quantile(degrees: int) -> float:
   """The t that a Student variable stays within, on either side, in 95 % of cases.
 
   Args:
     degrees: of freedom, 1 or more.
   """
-  # With t = sqrt(n) tan(u), the density is proportional to cos(u) ** (n - 1).
-  angles = np.linspace(0, math.pi / 2, 200_001)
-  density = np.cos(angles) ** (degrees - 1)
-  areas = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
-  angle = np.interp(_CONFIDENCE, areas / areas[-1], angles)
-  return math.sqrt(degrees) * math.tan(angle)
+  return float(stdtrit(degrees, (1 + _CONFIDENCE) / 2))
 
 
 def mean_interval(values: Sequence[float]) -> Interval:

@@ -153,7 +153,7 @@ def _make_entropies(
 def _train(source: Entropies, plan: Plan, model: str) -> None:
   own = {**_of_text(plan.settings), **source.settings, "workdir": model}
   config = settings_flags.load(source.config, flags(own))
-  if not records.is_done(model, config.num_steps):
+  if records.final_bpb(model, config.num_steps) is None:
     _run("train", f"--config={source.config}", *flags(own))
 
 

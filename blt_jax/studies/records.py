@@ -71,9 +71,10 @@ def read_rows(workdir: str | os.PathLike) -> list[Row]:
   return [found[key] for key in sorted(found)]
 
 
-def is_done(workdir: str | os.PathLike, num_steps: int) -> bool:
-  """Whether a run has been evaluated after its last step."""
-  return any(r["kind"] == "eval" and r["step"] >= num_steps for r in read_rows(workdir))
+def final_bpb(workdir: str | os.PathLike, num_steps: int) -> float | None:
+  """Held-out bits per byte after a run's last step; None if it has not come there."""
+  rows = (r for r in reversed(read_rows(workdir)) if r["kind"] == "eval")
+  return next((r["bpb"] for r in rows if r["step"] >= num_steps), None)
 
 
 def read(workdir: str, arm: str = "", budget: float | None = None) -> Record:

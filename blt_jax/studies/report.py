@@ -84,7 +84,7 @@ def of_study(study: Study, reference: str) -> str:
   missing = len(wanted) - len(done)
   notes = [f"{missing} of {len(wanted)} runs are still to come."] * (missing > 0)
   notes += [f"Training diverged in {', '.join(diverged)}."] * bool(diverged)
-  records = study.records()
+  records = study.records(done)
   if records and reference not in {record.arm for record in records}:
     notes.append(f"No run of {reference} is done: {records[0].arm} stands in for it.")
     reference = records[0].arm

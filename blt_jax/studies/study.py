@@ -145,10 +145,8 @@ class Study:
       return math.nan
     if Folder(self.workdir(run)).exists(_DIVERGED):
       return math.inf
-    last = self.num_steps(run, measured)
-    rows = records.read_rows(self.workdir(run))
-    done = [r["bpb"] for r in rows if r["kind"] == "eval" and r["step"] >= last]
-    return done[-1] if done else math.nan
+    bpb = records.final_bpb(self.workdir(run), self.num_steps(run, measured))
+    return math.nan if bpb is None else bpb
 
   def done(self) -> dict[Run, float]:
     """All runs that are done, those of extended sweeps included."""
@@ -162,11 +160,11 @@ class Study:
         return found
       found |= new
 
-  def records(self) -> list[records.Record]:
-    """What the runs have shown that are done, but those that diverged."""
+  def records(self, done: sweep.Done) -> list[records.Record]:
+    """What the runs have shown that are `done`, but those that diverged."""
     return [
       records.read(self.workdir(run), run.arm, run.budget)
-      for run, score in self.done().items()
+      for run, score in done.items()
       if math.isfinite(score)
     ]
 

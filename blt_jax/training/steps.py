@@ -3,6 +3,7 @@
 Sums and counts leave a step, never means, so that they add up over parts and batches.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from blt_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+# (params, batch, *given) -> a sum over targets, whose gradient is divided by their number; and
+# metrics with `targets`, this number.
+Loss = Callable[..., tuple[jax.Array, Metrics]]
 
 
 def predict(
@@ -66,7 +70,13 @@ def score_targets(
     The sums; float32 [B, S], nats of each target, 0 where it does not count; and int32 [B, S],
     its bytes, 0 likewise.
   """
-  logits, extras = predict(model, params, batch, scalars)
+  return score_logits(*predict(model, params, batch, scalars), batch)
+
+
+def score_logits(
+  logits: jax.Array, extras: Extras, batch: Batch
+) -> tuple[Metrics, jax.Array, jax.Array]:
+  """As `score_targets`, of logits [B, S, V] that a model gave for the batch."""
   nats = losses.cross_entropy_nats(logits, batch["targets"])
   wanted, read = batch["loss_mask"], batch["targets"] != tokenizer.BOE_ID
   possible = True if extras.loss_mask is None else extras.loss_mask
@@ -131,8 +141,9 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   accumulate: int = 1,
   groups: Sequence[Group] = (),
+  loss: Loss | None = None,
   num_steps: int | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> Callable[..., tuple[TrainState, Metrics]]:
   """Builds one optimizer update.
 
   Args:
@@ -141,38 +152,39 @@ def make_train_step(
     accumulate: parts of the batch that are differentiated one after the other; each
       target weighs the same whatever part it is in.
     groups: of parameters, whose updates are measured.
-    num_steps: of the run, by the end of which `TrainState.extra` is at rest; None for an
-      endless one.
+    loss: what is differentiated; None for the cross entropy of `sums` and its `other_nats`,
+      at the scalars `TrainState.extra`.
+    num_steps: of the run, by the end of which these scalars are at rest; None for an endless
+      one.
 
   Returns:
-    A pure function (state, batch) -> (state, metrics); metrics are `sums`, `grad_norm`
-    before clipping, `update_ratios` of groups, and `extra/NAME` of each scalar of the state
-    as it was in this step.
+    A pure function (state, batch, *given) -> (state, metrics), where `given` is what `loss`
+    takes as well; metrics are those of `loss`, `grad_norm` before clipping, `update_ratios` of
+    groups, and `extra/NAME` of each scalar of the state as it was in this step.
   """
+  gradient = jax.value_and_grad(loss or functools.partial(_cross_entropy, model), has_aux=True)
 
-  def loss(params, scalars, batch):
-    metrics = sums(model, params, batch, scalars)
-    return metrics["nats"] + metrics.get("other_nats", 0), metrics
-
-  def differentiate(params, scalars, batch):
-    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(params, scalars, batch)
+  def differentiate(params, batch, *given):
+    (_, metrics), gradients = gradient(params, batch, *given)
     # Whatever the dtype of parameters, sums over parts and moments take float32.
     return optax.tree.cast(gradients, jnp.float32), metrics
 
-  def accumulated(params, scalars, batch):
+  def accumulated(params, batch, *given):
     parts = jax.tree.map(lambda x: _split_rows(x, accumulate), batch)
-    shapes = jax.eval_shape(differentiate, params, scalars, jax.tree.map(lambda x: x[0], parts))
+    first = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(differentiate, params, first, *given)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def add_part(total, part):
-      return jax.tree.map(jnp.add, total, differentiate(params, scalars, part)), None
+      return jax.tree.map(jnp.add, total, differentiate(params, part, *given)), None
 
     return jax.lax.scan(add_part, zeros, parts)[0]
 
-  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+  def train_step(state: TrainState, batch: Batch, *given: Any) -> tuple[TrainState, Metrics]:
     compute = differentiate if accumulate == 1 else accumulated
-    gradients, metrics = compute(state.params, state.extra, batch)
-    extra = moved(state, metrics)
+    given = given if loss else (state.extra,)
+    gradients, metrics = compute(state.params, batch, *given)
+    extra = _move_scalars(model, state, metrics, num_steps)
     # The reference adds 1e-6 to the count, which also lets an empty batch pass.
     gradients = jax.tree.map(lambda g: g / (metrics["targets"] + 1e-6), gradients)
     metrics["grad_norm"] = optax.tree.norm(gradients)
@@ -182,14 +194,24 @@ def make_train_step(
     metrics |= {f"extra/{name}": value for name, value in state.extra.items()}
     return TrainState(state.step + 1, params, opt_state, extra), metrics
 
-  def moved(state, metrics):
-    """The scalars of the next step."""
-    if not state.extra:
-      return {}
-    remaining = 1.0 if num_steps is None else jnp.maximum(1 - state.step / num_steps, 0)
-    return model.move_scalars(state.extra, metrics, remaining)
-
   return train_step
+
+
+def _cross_entropy(
+  model: nn.Module, params: Any, batch: Batch, scalars: Metrics
+) -> tuple[jax.Array, Metrics]:
+  metrics = sums(model, params, batch, scalars)
+  return metrics["nats"] + metrics.get("other_nats", 0), metrics
+
+
+def _move_scalars(
+  model: nn.Module, state: TrainState, metrics: Metrics, num_steps: int | None
+) -> Metrics:
+  """`TrainState.extra` of the next step."""
+  if not state.extra:
+    return {}
+  remaining = 1.0 if num_steps is None else jnp.maximum(1 - state.step / num_steps, 0)
+  return model.move_scalars(state.extra, metrics, remaining)
 
 
 def _split_rows(x, parts):
