@@ -40,6 +40,8 @@ class Kind:
       that its loss takes: `target_bytes`, where ids are pieces.
     patched: whether it reads `patch_lengths`.
     unlimited: of a config, one of the same parameters that leaves no position of a row out.
+    measures_entropies: whether it does, inside, and makes patches by them, whose mean comes to
+      `patch_size` of its config while it trains.
   """
 
   config: type
@@ -52,6 +54,7 @@ class Kind:
   batch_keys: tuple[str, ...] = ()
   patched: bool = False
   unlimited: Callable[[Any], Any] = lambda config: config
+  measures_entropies: bool = False
 
   @property
   def reads_pieces(self) -> bool:
@@ -206,6 +209,7 @@ KINDS: dict[str, Kind] = {
     default=_end_to_end,
     tiny=_tiny_end_to_end,
     unlimited=lambda config: dataclasses.replace(config, num_patches=None),
+    measures_entropies=True,
   ),
 }
 

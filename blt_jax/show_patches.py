@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
   if args.png:
     patch_view.check_length(len(shown))
   settings = folder.load_config(args.run)
-  if settings.model.kind == "end_to_end":
+  if kinds.find_kind(settings.model.kind).measures_entropies:
     if args.entropy_model:
       raise ValueError(f"{args.run} measures entropies inside; leave --entropy_model out.")
     patched = patch_inside(shown, folder.load_run(args.run), args.threshold)

@@ -64,9 +64,9 @@ def set_blt_stacks(model, latent_dim=128, latent_layers=3):
 
 
 def end_to_end(config):
-  set_blt_stacks(config.model)
+  set_blt_stacks(config.model, latent_layers=2)
   config.model.num_patches = 256  # for patches of 4.5 bytes in the mean, with some to spare
-  set_stack(config.model.predictor, dim=32, num_layers=2, num_heads=2, mlp_dim=32, window=64)
+  set_stack(config.model.predictor, dim=32, num_layers=3, num_heads=2, mlp_dim=32, window=64)
 
 
 def static(config):

@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -62,17 +63,21 @@ def _check_threshold(whole, cut):
   """It has moved in each step, less and less, and whoever reads the run has the last one."""
   lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
   seen = [line["extra/threshold"] for line in lines if line["kind"] == "train"]
-  config = folder.load_config(whole).model
-  assert seen[0] == config.threshold
-  moved = np.diff([*seen, folder.load_run(whole).model.config.threshold])
+  run = folder.load_run(whole)
+  began, came_to = folder.load_config(whole).model, run.model.config
+  assert seen[0] == began.threshold
+  moved = np.diff([*seen, came_to.threshold])
   assert (moved != 0).all()
-  assert (abs(moved) <= config.threshold_rate * np.array([1, 0.8, 0.6, 0.4, 0.2]) + 1e-6).all()
-  assert folder.load_run(cut).model.config == folder.load_run(whole).model.config
+  assert (abs(moved) <= began.threshold_rate * np.array([1, 0.8, 0.6, 0.4, 0.2]) + 1e-6).all()
+  resumed = folder.load_run(cut)
+  assert resumed.model.config == came_to
+  chex.assert_trees_all_equal(resumed.params, run.params)
+
   export.export(str(whole), f"{whole}_exported")
   exported = folder.load_run(f"{whole}_exported")
-  assert exported.model.config == folder.load_run(whole).model.config
+  assert exported.model.config == came_to
   shown = show_patches.patch_inside("def f", exported)
-  assert len(shown.starts) == 6 and shown.threshold == exported.model.config.threshold
+  assert len(shown.starts) == 6 and shown.threshold == came_to.threshold
   others = shown.entropies[1:-1] > shown.threshold
   np.testing.assert_array_equal(shown.starts, [True, True, *others])
 

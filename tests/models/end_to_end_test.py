@@ -8,46 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from forward import TINY, logits_of, stack
+from end_to_end_cases import CONFIGS, SEQ_LEN, params, run
+from forward import TINY, logits_of
 from golden_cases import SAME
-from uncached import random_params
 
-from blt_jax import kinds, patching, tokenizer
+from blt_jax import patching, tokenizer
 from blt_jax.models import init, own_patches
-from blt_jax.models.end_to_end import EndToEndBLT, EndToEndConfig
+from blt_jax.models.blt import BLT
+from blt_jax.models.end_to_end import EndToEndBLT
 
-SEQ_LEN = 24
 BOS, EOS, PAD = tokenizer.BOS_ID, tokenizer.EOS_ID, tokenizer.BOE_ID
-_BLT = {field.name: getattr(TINY, field.name) for field in dataclasses.fields(TINY)}
-_NEXT = EndToEndConfig(**_BLT, predictor=stack(16, 1, window=6), threshold=4.48)
-CONFIGS = {
-  "next": _NEXT,
-  "backward": dataclasses.replace(
-    _NEXT, head="backward", backward_bytes=3, skip=False, hash_sizes=()
-  ),
-}
 each_head = pytest.mark.parametrize("head", CONFIGS)
 AT = np.arange(SEQ_LEN)
 IS_LATER = AT[:, None] < AT  # [row, position]: after the row's own position
-
-
-@functools.cache
-def _params(head):
-  """Random parameters, sharpened so that half of the entropies are above the threshold."""
-  params = random_params(CONFIGS[head])
-  params["predictor"]["output"]["kernel"] *= 1.5
-  return params
-
-
-@functools.cache
-def _run(head):
-  """The compiled forward pass of S rows: logits, extras, and logits of the head."""
-  model = EndToEndBLT(CONFIGS[head])
-
-  def forward(model, tokens):
-    return *model.forward(tokens), model.predictor(tokens)[1], model.patch(tokens)[1]
-
-  return jax.jit(lambda params, ids: model.apply({"params": params}, ids, method=forward))
 
 
 def _text(seed, rows=SEQ_LEN):
@@ -60,10 +33,11 @@ def _text(seed, rows=SEQ_LEN):
 # --- What depends on what
 
 
-def _changes(run):
+def _changes(forward):
   """By how much logits change, up to a position, where all bytes after it are replaced."""
   ids = _text(1, rows=1)
-  (found, made, *_), (want, own, *_) = run(np.where(IS_LATER, _text(2), ids)), run(ids)
+  found, made, *_ = forward(np.where(IS_LATER, _text(2), ids))
+  want, own, *_ = forward(ids)
   assert (made.patch_lengths != own.patch_lengths).any()
   assert 4 < (own.patch_lengths[0] > 0).sum() < SEQ_LEN - 4
   difference = abs(found - want).max(axis=-1)
@@ -74,7 +48,7 @@ def _changes(run):
 @each_head
 def test_later_bytes_change_nothing_before_them(head):
   """Though they make other patches there."""
-  assert _changes(functools.partial(_run(head), _params(head))) <= 1e-5
+  assert _changes(functools.partial(run, head)) <= 1e-5
 
 
 def test_the_usual_decoder_rule_would_tell_of_the_next_byte(monkeypatch):
@@ -86,31 +60,22 @@ def test_the_usual_decoder_rule_would_tell_of_the_next_byte(monkeypatch):
     return patches._replace(decoder_ids=patching.decoder_patch_ids(patches.lengths, SEQ_LEN))
 
   monkeypatch.setattr(own_patches, "find", usual)
-  params = {"params": _params("backward")}
-  run = jax.jit(lambda tokens: model.apply(params, tokens, method="forward"))
-  assert _changes(run) > 1e-2
+  own = {"params": params("backward")}
+  forward = jax.jit(lambda tokens: model.apply(own, tokens, method="forward"))
+  assert _changes(forward) > 1e-2
 
 
 @each_head
 def test_gradients_flow_from_the_past_and_only_from_there(head):
   """With respect to embeddings: rows of tables, as every id of the row is another one."""
-  model, params = EndToEndBLT(CONFIGS[head]), _params(head)
-  ids = np.random.default_rng(3).permutation(np.arange(4, 260))[None, :SEQ_LEN]
-
-  @jax.jit
-  def gradients(position):
-    def logit(params):
-      logits = model.apply({"params": params}, ids)
-      return (logits[0, position] * jnp.cos(jnp.arange(260))).sum()
-
-    gradient = jax.grad(logit)(params)
-    tables = [gradient["predictor"]["embedding"]["embedding"]]
-    if model.config.skip:
-      tables.append(gradient["embedder"]["bytes"]["embedding"])
-    return [abs(table[ids[0]]).sum(axis=-1) for table in tables]
-
+  ids = np.random.default_rng(3).permutation(np.arange(4, 260))[:SEQ_LEN].astype(np.int32)
   for position in (0, 5, 12, SEQ_LEN - 2):
-    for found in gradients(position):
+    gradients = run(head, np.resize(ids, (SEQ_LEN, SEQ_LEN)), position=position).gradients
+    tables = [gradients["predictor"]["embedding"]["embedding"]]
+    if CONFIGS[head].skip:
+      tables.append(gradients["embedder"]["bytes"]["embedding"])
+    for table in tables:
+      found = abs(table[ids]).sum(axis=-1)
       assert (found[position + 1 :] == 0).all(), position
       assert (found[: position + 1] > 0).all(), position
 
@@ -121,7 +86,7 @@ def test_a_document_alone_and_in_a_row_with_others(head):
   ids[3] = PAD
   for document, place in zip(ids, places, strict=False):
     ids[3, place], ids[3, place.stop] = document[: place.stop - place.start], EOS
-  logits, *_ = _run(head)(_params(head), ids)
+  logits = run(head, ids).logits
   for own, place in zip(logits, places, strict=False):
     chex.assert_trees_all_close(logits[3, place], own[: place.stop - place.start], **SAME)
 
@@ -137,7 +102,9 @@ def _starts(entropies, threshold, is_late):
 
 @each_head
 def test_patches_are_those_of_the_entropies(head):
-  _, extras, _, entropies = _run(head)(_params(head), _text(6))
+  _, extras, heads, _ = run(head, _text(6))
+  log_probs = np.asarray(jax.nn.log_softmax(heads[:, :, 0 if head == "next" else 1]))
+  entropies = -(np.exp(log_probs) * log_probs).sum(axis=-1)
   threshold = CONFIGS[head].threshold
   starts = np.stack([_starts(row, threshold, head == "backward") for row in entropies])
   lengths = patching.lengths_from_starts(starts)
@@ -147,31 +114,19 @@ def test_patches_are_those_of_the_entropies(head):
   assert extras.metrics["patches"] == starts[:, :-1].sum() == extras.metrics["boundaries"]
 
 
+@each_head
+def test_a_threshold_may_be_given(head):
+  counts = [run(head, _text(6), threshold=t).extras.metrics["patches"] for t in (-1.0, 6.0)]
+  assert counts == [SEQ_LEN * SEQ_LEN, SEQ_LEN * 2]
+
+
 def test_without_its_bridge_it_is_a_blt_of_these_patches():
-  params = _params("next")
-  bridge = {"kernel": jnp.zeros_like(params["bridge"]["kernel"])}
-  logits, extras, *_ = _run("next")(params | {"bridge": bridge}, _text(6))
-  own = {name: params[name] for name in params if name not in ("bridge", "predictor")}
-  want = logits_of(TINY, own, _text(6), extras.patch_lengths)
+  own = params("next")
+  bridge = {"kernel": jnp.zeros_like(own["bridge"]["kernel"])}
+  logits, extras, *_ = run("next", _text(6), own | {"bridge": bridge})
+  without = {name: own[name] for name in own if name not in ("bridge", "predictor")}
+  want = logits_of(TINY, without, _text(6), extras.patch_lengths)
   chex.assert_trees_all_close(logits, want, **SAME)
-
-
-def test_a_threshold_may_be_given():
-  model = EndToEndBLT(CONFIGS["next"])
-  tokens = jax.ShapeDtypeStruct((2, SEQ_LEN), jnp.int32)
-
-  def lengths(threshold):
-    patches = own_patches.find(
-      jnp.asarray(_text(0)), jnp.full((24, 24), 3.0) > threshold, 25, False
-    )
-    return (patches.lengths[0] > 0).sum()
-
-  assert (lengths(2.0), lengths(4.0)) == (SEQ_LEN + 1, 2)
-  shapes = jax.eval_shape(
-    lambda tokens: model.apply({"params": _params("next")}, tokens, None, jnp.float32(2)),
-    tokens,
-  )
-  assert shapes.shape == (2, SEQ_LEN, 260)
 
 
 @pytest.mark.parametrize("is_late", [False, True])
@@ -225,7 +180,7 @@ def test_a_row_without_slots_goes_on_in_its_last_patch():
 def test_the_loss_of_a_head_counts_what_is_in_its_document(head):
   ids = _text(9, rows=1)
   ids[:, 6], ids[:, 7], ids[:, 20:] = EOS, BOS, PAD
-  _, extras, heads, _ = _run(head)(_params(head), ids)
+  _, extras, heads, _ = run(head, ids)
   log_probs = np.asarray(jax.nn.log_softmax(heads))[0]  # [S, n, V]
   document, nats = np.repeat([0, 1], [7, 13]), []
   for t in range(20):
@@ -239,7 +194,8 @@ def test_the_loss_of_a_head_counts_what_is_in_its_document(head):
 
 
 def test_the_threshold_follows_the_patches_and_comes_to_rest():
-  model = EndToEndBLT(dataclasses.replace(_NEXT, patch_size=4.0, threshold_rate=0.1))
+  config = dataclasses.replace(CONFIGS["next"], patch_size=4.0, threshold_rate=0.1)
+  model = EndToEndBLT(config)
   scalars = model.start_scalars()
   assert {name: float(value) for name, value in scalars.items()} == {
     "threshold": np.float32(4.48)
@@ -269,13 +225,10 @@ def test_the_threshold_follows_the_patches_and_comes_to_rest():
 )
 def test_configs_that_make_no_sense(changes, message):
   with pytest.raises(ValueError, match=message):
-    dataclasses.replace(_NEXT, **changes)
+    dataclasses.replace(CONFIGS["next"], **changes)
 
 
 def test_parameters_are_those_of_a_blt_and_of_a_byte_model():
-  config = kinds.KINDS["end_to_end"].tiny()
-  found = init.abstract_params(kinds.build_model(config))
+  found = params("next")
   assert sorted(found["predictor"]) == ["embedding", "norm", "output", "transformer"]
-  assert sorted(set(found) - {"predictor", "bridge"}) == sorted(
-    init.abstract_params(kinds.build_model(kinds.KINDS["blt"].tiny()))
-  )
+  assert set(found) - {"predictor", "bridge"} == set(init.abstract_params(BLT(TINY)))
