@@ -6,9 +6,10 @@ import chex
 import jax
 import numpy as np
 import pytest
+from golden_cases import FLOAT32
 from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config, write_text
 
-from blt_jax import evaluate, export, show_patches, train
+from blt_jax import evaluate, export, kinds, show_patches, train
 from blt_jax.decode import Generator, Sampling
 from blt_jax.parallel import sharding
 from blt_jax.runs import folder, loading
@@ -29,6 +30,8 @@ def _config(kind, text, workdir):
   config.optimizer.learning_rate = 1e-2
   config.schedule.warmup_steps = 2
   config.checkpoint.every_steps = 2
+  if kind == "end_to_end":
+    config.model.head = "backward"
   return config
 
 
@@ -57,6 +60,8 @@ def test_a_run_from_training_to_generation(kind, tmp_path, monkeypatch, capsys):
   model = loading.load_language_model(whole)
   (result,) = Generator(model, prefill_chunk=8).generate(["def f"], Sampling(max_bytes=8))
   assert 1 <= len(result.ids) <= 8
+  if kind == "end_to_end":
+    _check_text(folder.load_run(whole), result)
 
 
 def _check_threshold(whole, cut):
@@ -80,6 +85,17 @@ def _check_threshold(whole, cut):
   assert len(shown.starts) == 6 and shown.threshold == came_to.threshold
   others = shown.entropies[1:-1] > shown.threshold
   np.testing.assert_array_equal(shown.starts, [True, True, *others])
+
+
+def _check_text(run, result):
+  """Each byte is the likeliest by the full forward pass, and as likely."""
+  config = kinds.kind_of(run.model.config).unlimited(run.model.config)
+  ids = np.concatenate([result.prompt, result.ids])
+  forward = jax.jit(kinds.build_model(config).apply)
+  logits = forward({"params": run.params}, ids[None])[0, len(result.prompt) - 1 : -1]
+  np.testing.assert_array_equal(result.ids, logits.argmax(axis=1))
+  chosen = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(result.ids)), result.ids]
+  chex.assert_trees_all_close(result.log_probs, chosen, **FLOAT32)
 
 
 def _losses(kind, **mesh):

@@ -14,7 +14,11 @@ from blt_jax.models.extras import Extras
 
 SEQ_LEN = 24  # bytes of a row, and rows, so that one compiled program serves all
 _BLT = {field.name: getattr(TINY, field.name) for field in dataclasses.fields(TINY)}
-_NEXT = EndToEndConfig(**_BLT, predictor=stack(16, 1, window=6), threshold=4.48)
+_BLT |= {  # unrolled layers compile faster
+  name: dataclasses.replace(_BLT[name], unroll=True)
+  for name in ("encoder", "latent", "decoder")
+}
+_NEXT = EndToEndConfig(**_BLT, predictor=stack(16, 1, window=6, unroll=True), threshold=4.48)
 CONFIGS = {
   "next": _NEXT,
   "backward": dataclasses.replace(

@@ -13,8 +13,7 @@ from forward import TINY, logits_of
 from golden_cases import SAME
 
 from blt_jax import patching, tokenizer
-from blt_jax.models import init, own_patches
-from blt_jax.models.blt import BLT
+from blt_jax.models import own_patches
 from blt_jax.models.end_to_end import EndToEndBLT
 
 BOS, EOS, PAD = tokenizer.BOS_ID, tokenizer.EOS_ID, tokenizer.BOE_ID
@@ -122,6 +121,7 @@ def test_a_threshold_may_be_given(head):
 
 def test_without_its_bridge_it_is_a_blt_of_these_patches():
   own = params("next")
+  assert sorted(own["predictor"]) == ["embedding", "norm", "output", "transformer"]  # a ByteLM
   bridge = {"kernel": jnp.zeros_like(own["bridge"]["kernel"])}
   logits, extras, *_ = run("next", _text(6), own | {"bridge": bridge})
   without = {name: own[name] for name in own if name not in ("bridge", "predictor")}
@@ -159,9 +159,14 @@ def test_a_row_without_slots_goes_on_in_its_last_patch():
   ids = _text(8)[:2]
   ids[1, 2], ids[1, 3], ids[1, 10], ids[1, 11] = EOS, BOS, EOS, BOS
   ids[0, 20:] = PAD
-  patches = own_patches.find(jnp.asarray(ids), jnp.ones(ids.shape, bool), 5, False)
+
+  @jax.jit
+  def find(ids):
+    patches = own_patches.find(ids, jnp.ones(ids.shape, bool), 5, False)
+    return patches, own_patches.counts(ids, patches)
+
+  patches, found = find(ids)
   assert patches.lengths.tolist() == [[1, 1, 1, 1, SEQ_LEN - 3]] * 2
-  found = own_patches.counts(jnp.asarray(ids), patches)
   assert {name: float(value) for name, value in found.items()} == {
     "patches": 10,
     "one_byte_patches": 8,
@@ -226,9 +231,3 @@ def test_the_threshold_follows_the_patches_and_comes_to_rest():
 def test_configs_that_make_no_sense(changes, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(CONFIGS["next"], **changes)
-
-
-def test_parameters_are_those_of_a_blt_and_of_a_byte_model():
-  found = params("next")
-  assert sorted(found["predictor"]) == ["embedding", "norm", "output", "transformer"]
-  assert set(found) - {"predictor", "bridge"} == set(init.abstract_params(BLT(TINY)))
