@@ -29,6 +29,8 @@ def tiny_config(kind: str, **settings_of_run) -> ConfigDict:
     if kind == "end_to_end":
       config.model.predictor.update(tiny | dict(dim=8, mlp_dim=8))
       config.model.num_patches = 12
+      for name in ("predictor", "encoder", "latent", "decoder"):
+        config.model[name].unroll = True  # compiles faster
   elif kind in ("byte_lm", "bpe_lm"):
     config.model.transformer.update(tiny)
   elif kind == "megabyte":
