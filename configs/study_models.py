@@ -1,9 +1,10 @@
-r"""The models of `study_small.py` and `study_paper.py`: 24 MFLOPs per byte, rows of 4 kB.
+r"""The models of the studies small and paper, and those of study_llama.py.
 
   python -m blt_jax.train --config=configs/study_models.py:spacebyte --config.data.path=PATH
 
-Sizes are set so that the paper's count gives all the same FLOPs per byte within 3 %, where
+Sizes are set so that the paper's count gives all the same 24 MFLOPs per byte within 3 %, where
 entropy patches have 4.5 bytes, words 6.65 and pieces 3.23, as in English and code, half each.
+Those around a Llama have about half as many.
 """
 
 from blt_jax.config import get_config as get_default
@@ -30,14 +31,14 @@ def get_config(name="blt"):
 # --- BLT and its ablations
 
 
-def blt(config, patch_size=4.5, latent=(512, 8), decoder_layers=4, encoder_layers=1):
+def blt(config, patch_size=4.5, latent=(512, 8), decoder_layers=4, encoder_layers=1, local=256):
   config.data.num_patches = round(SEQ_LEN / patch_size * 1.02 / 8) * 8
-  local = dict(dim=256, num_heads=4, window=512)
-  set_stack(config.model.encoder, num_layers=encoder_layers, **local)
-  set_stack(config.model.latent, dim=latent[0], num_layers=latent[1], num_heads=8)
-  set_stack(config.model.decoder, num_layers=decoder_layers, **local)
-  config.model.encoder_cross.num_heads = 4
-  config.model.decoder_cross.num_heads = 4
+  sizes = dict(dim=local, num_heads=local // 64, window=512)
+  set_stack(config.model.encoder, num_layers=encoder_layers, **sizes)
+  set_stack(config.model.latent, dim=latent[0], num_layers=latent[1], num_heads=latent[0] // 64)
+  set_stack(config.model.decoder, num_layers=decoder_layers, **sizes)
+  config.model.encoder_cross.num_heads = local // 64
+  config.model.decoder_cross.num_heads = local // 64
   config.model.hash_vocab_size = 50_000
 
 
@@ -108,6 +109,34 @@ def bpe(config):
   set_stack(config.model.transformer, dim=512, num_layers=9, num_heads=8)
 
 
+# --- A Llama, and BLTs around it; see study_llama.py
+
+
+def llama(config):
+  config.num_steps = 6000
+  config.schedule.warmup_steps = 300
+  config.data.seq_len = 1264  # pieces, of 3.23 bytes each
+  config.patching.tokenizer = "runs/study/llama.model"
+  config.model.vocab_size = 8192
+  sizes = dict(dim=384, num_layers=8, num_heads=6)
+  set_stack(config.model.transformer, rope_theta=5e5, **sizes)  # as a latent transformer has
+
+
+def around_llama(config):
+  blt(config, local=192, latent=(384, 8))
+
+
+def distilled_llama(config):
+  around_llama(config)
+  config.num_steps = 600
+  config.schedule.warmup_steps = 60
+  config.data.num_patches = 1296  # pieces, and rows begin with two short ones
+  config.patching.update(scheme="bpe", delimiters=False)
+  config.init_from = config.distillation.teacher = "runs/study/llama"
+  config.init_parts.latent = "transformer"
+  config.optimizer.groups = {"latent/transformer/*": {"freeze": True}}
+
+
 # --- What says where patches end
 
 
@@ -141,6 +170,9 @@ MODELS = {  # kind of model, and what sets its sizes
   "spacebyte": ("spacebyte", spacebyte),
   "flat": ("byte_lm", flat),
   "bpe": ("bpe_lm", bpe),
+  "llama": ("bpe_lm", llama),
+  "around_llama": ("blt", around_llama),
+  "distilled_llama": ("blt", distilled_llama),
   "entropy": ("byte_lm", entropy),
   "small_entropy": ("byte_lm", small_entropy),
 }

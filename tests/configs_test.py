@@ -16,7 +16,7 @@ from blt_jax.runs import settings_flags
 from blt_jax.studies import plan
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
-PLANS = ("study_tiny", "study_small", "study_paper", "study_pod")
+PLANS = ("study_tiny", "study_small", "study_paper", "study_llama", "study_pod")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("pods", *PLANS))
 PODS = [
   ("tpu_v4", "1b", "v4-128"),

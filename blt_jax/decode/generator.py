@@ -32,6 +32,7 @@ class Generator:
     truncate: bool = False,
     drafting: Drafting | None = None,
     prefill_chunk: int = 256,
+    share_starts: bool = False,
   ):
     """Takes the model and sizes.
 
@@ -44,6 +45,8 @@ class Generator:
         (at most half of max_length), instead of an error or fewer new bytes.
       drafting: how to draft bytes; None for one byte at a time. The output is the same.
       prefill_chunk: bytes of a prompt that are read at once.
+      share_starts: read once what neighbouring prompts begin with, as prompts with the same
+        examples do. Then the last bits of log-probabilities depend on the neighbours.
 
     Raises:
       ValueError: a size is too small, or the drafter is none that this model has.
@@ -59,6 +62,7 @@ class Generator:
     self._truncate = truncate
     self._drafting = drafting
     self._chunk = prefill_chunk
+    self._share_starts = share_starts
     self._kept: Rows | None = None  # of `reply`
 
   def generate(
@@ -142,7 +146,10 @@ class Generator:
         failures.append(Piece(index, result.ids, result))
     yield from failures
     if requests:
-      rows = Rows(self._model, self._drafting, self._chunk, requests, self._batch_size)
+      rows = Rows(
+        self._model, self._drafting, self._chunk, requests, self._batch_size,
+        share_starts=self._share_starts,
+      )  # fmt: skip
       yield from rows.run(stride)
 
   def _request(self, index, prompt, options) -> Request:

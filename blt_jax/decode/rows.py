@@ -15,6 +15,7 @@ from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation, Piece, failed
 from blt_jax.decode.language_model import LanguageModel
 from blt_jax.decode.sampling import Sampling
+from blt_jax.decode.shared_start import StartReader
 
 _FINISH = {
   loop.END: "end", loop.STOP: "stop", loop.LENGTH: "length", loop.PATCHES: "patches",
@@ -53,6 +54,7 @@ class Rows:
     requests: Sequence[Request],
     batch_size: int,
     least_room: int = 0,
+    share_starts: bool = False,
   ):
     """Reads the first prompts.
 
@@ -63,11 +65,13 @@ class Rows:
       requests: the prompts.
       batch_size: likewise.
       least_room: ids that rows have room for, at least; by default as the prompts need.
+      share_starts: as of `Generator`; such rows cannot `go_on`.
     """
     self._model, self._drafting, self._pieces = model, drafting, model.pieces
     self._keep_back = drafting.length if drafting else 1
     capacity = max(-(-max(r.limit for r in requests) // _ROUND) * _ROUND, least_room)
     self._capacity, self._chunk = capacity, min(chunk, capacity)
+    self._starts = StartReader(model, self._chunk, self._keep_back) if share_starts else None
     self._waiting = collections.deque(requests)
     num_rows = min(batch_size, 1 << (len(requests) - 1).bit_length())
     self._prepare_options(requests)
@@ -155,6 +159,10 @@ class Rows:
 
   def _start(self, requests: Sequence[Request | None]) -> loop.State:
     """Reads prompts; rows without one rest."""
+    if self._starts is not None:
+      texts = [r.ids for r in requests if r is not None]
+      cache, logits = self._starts.read(texts, len(requests), self._capacity)
+      return self._begin(requests, cache, logits, jnp.zeros((len(requests), self._capacity)))
     cache, logits, log_probs, _ = loop.prefill(
       self._model.reader, self._model.weights, *self._texts(requests), self._chunk,
       self._keep_back,

@@ -1,18 +1,15 @@
 """Likelihoods of texts, as evaluation harnesses ask for them."""
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import tokenizer
-from blt_jax.decode import loop
 from blt_jax.decode.generator import Prompt, check_sizes, check_texts, encode_prompt
 from blt_jax.decode.language_model import LanguageModel
-from blt_jax.decode.reader import Reader
+from blt_jax.decode.shared_start import StartReader, pad, read_after
 
 _LEAST = 1024  # rows have this many slots times a power of two: few programs are compiled
 
@@ -47,8 +44,8 @@ class _Group(NamedTuple):
 class Scorer:
   """Gives likelihoods of texts under a model, several at a time.
 
-  A text is read from its start, whatever its length, in one pass; what several
-  continuations have before them is read once.
+  A text is read from its start, whatever its length, in one pass; what several continuations
+  have before them is read once, and so is what all contexts of a batch begin with.
   """
 
   def __init__(self, model: LanguageModel, *, batch_size: int = 8, chunk: int = 64):
@@ -61,6 +58,7 @@ class Scorer:
     self._model = model
     self._batch_size = batch_size
     self._chunk = chunk
+    self._starts = StartReader(model, chunk)
 
   def loglikelihood(self, pairs: Sequence[tuple[Prompt, str | bytes]]) -> list[LogLikelihood]:
     """Scores continuations.
@@ -114,26 +112,24 @@ class Scorer:
   def _score(self, groups: Iterable[_Group]) -> Iterator[tuple[int, LogLikelihood]]:
     """Numbers of texts and what was found, the longest groups first."""
     ordered = sorted(groups, key=lambda group: -group.length)
-    reader, weights, size = self._model.reader, self._model.weights, self._batch_size
+    size = self._batch_size
     for batch in divide(ordered, size):
-      tokens, lengths = _pad([group.shared for group in batch], size, _up(batch[0].length))
-      nothing = _begin(reader, weights, *tokens.shape)
-      rows = np.arange(size, dtype=np.int32)
-      read = _read(reader, weights, *nothing, rows, tokens, lengths, self._chunk)
+      slots = _up(max(group.length for group in batch))
+      cache, logits = self._starts.read([group.shared for group in batch], size, slots)
       rests = [(row, rest) for row, group in enumerate(batch) for rest in group.rests]
       rests.sort(key=lambda x: -len(x[1].ids))
       for part in divide(rests, size):
-        yield from self._score_rests(part, tokens.shape[1], *read[:2])
+        yield from self._score_rests(part, slots, cache, logits)
 
   def _score_rests(self, rests, slots, cache, logits) -> Iterator[tuple[int, LogLikelihood]]:
     """Of (row of the cache, rest): what follows the ids which that row has read."""
     size = self._batch_size
-    tokens, lengths = _pad([rest.ids for _, rest in rests], size, slots)
+    tokens, lengths = pad([rest.ids for _, rest in rests], size, slots)
     count = np.maximum(lengths - 1, 0)
     rows = np.zeros(size, np.int32)
     rows[: len(rests)] = [row for row, _ in rests]
     reader, weights = self._model.reader, self._model.weights
-    found = _read(reader, weights, cache, logits, rows, tokens, count, self._chunk)[2:]
+    found = read_after(reader, weights, cache, logits, rows, tokens, count, self._chunk)[2:]
     for (_, rest), log_probs, is_best, is_full in zip(rests, *jax.device_get(found)):  # noqa: B905
       if is_full:
         raise ValueError(f"Text {rest.number} needs more patches than max_patches; raise it.")
@@ -160,15 +156,6 @@ def _up(number: int) -> int:
   return _LEAST << (-(-number // _LEAST) - 1).bit_length()
 
 
-def _pad(texts: list[np.ndarray], rows: int, slots: int) -> tuple[np.ndarray, np.ndarray]:
-  """Ids [rows, slots] of texts [n] each, and their lengths [rows], 0 where there is none."""
-  tokens, lengths = np.zeros((rows, slots), np.int32), np.zeros(rows, np.int32)
-  for row, text in enumerate(texts):
-    lengths[row] = len(text)
-    tokens[row, : len(text)] = text
-  return tokens, lengths
-
-
 def _check_pair(number, pair):
   if not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[1], str | bytes):
     raise ValueError(f"Pair {number} is {pair!r}; it must be (context, continuation), texts.")
@@ -176,45 +163,3 @@ def _check_pair(number, pair):
     flaw = "an empty continuation" if not pair[1] else "a lone surrogate"
     raise ValueError(f"Pair {number} has {flaw}; there is nothing to score.")
   return pair
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2, 3), keep_unused=True)
-def _begin(reader: Reader, weights: Any, rows: int, slots: int) -> tuple[Any, jax.Array]:
-  """The cache of rows [B] that have read nothing and logits [B, V], where the weights are."""
-  del weights
-  return reader.init(rows, slots, 1), jnp.zeros((rows, reader.vocab_size))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 7))
-def _read(
-  reader: Reader,
-  weights: Any,
-  cache: Any,
-  logits: jax.Array,
-  rows: jax.Array,
-  tokens: jax.Array,
-  count: jax.Array,
-  chunk: int,
-) -> tuple[Any, jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Reads and scores ids that follow what rows of a cache have read.
-
-  Contexts and continuations are read by the same program, since it compiles for long.
-
-  Args:
-    reader: the model.
-    weights: of the reader.
-    cache: of any number of rows.
-    logits: float32 [rows, V], of the id after each.
-    rows: int [B], which of them come before the ids.
-    tokens: int [B, T].
-    count: int [B], how many are read; one more is scored.
-    chunk: ids per step.
-
-  Returns:
-    The cache after them and float32 logits [B, V] of the id after them; float32 [B, T + 1]
-    log-probabilities of the ids; bool [B, T + 1], whether each was the likeliest; and bool
-    [B], whether there were more patches than room.
-  """
-  cache, logits = jax.tree.map(lambda x: jnp.asarray(x)[rows], (cache, logits))
-  read = loop.read_on(reader, weights, cache, logits, tokens, count, chunk)
-  return *read, reader.patches_left(read[0]) < 0

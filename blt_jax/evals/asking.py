@@ -1,5 +1,6 @@
-"""Asks a model what tasks want to know: items of similar length together, longest first."""
+"""Asks a model what tasks want to know: items that begin alike together, longest first."""
 
+import collections
 import concurrent.futures
 import functools
 import queue
@@ -15,6 +16,7 @@ from blt_jax.decode.scoring import divide
 from blt_jax.evals.task import Choice, Continue, FirstLine, Request, Text
 
 _WAITING = 16  # prompts for each row of the generator, before which shorter ones wait
+_ALIKE = 128  # characters in which prompts with the same examples agree
 _ROUND = 1024  # rows of the generator have a multiple of this many ids: few programs
 
 Answer = tuple[tuple[int, int], Any]  # of request j of item i
@@ -70,7 +72,7 @@ def is_cut(model: LanguageModel, request: Request) -> bool:
 
 
 def _answers(model, asked, batch_size, devices) -> Iterator[Answer]:
-  order = sorted(range(len(asked)), key=lambda i: -_longest(asked[i]))
+  order = _order([requests[0][0] for requests in asked], [*map(_longest, asked)], batch_size)
   numbered = [((i, j), request) for i in order for j, request in enumerate(asked[i])]
   writes = [x for x in numbered if isinstance(x[1], Continue)]
   reads = [x for x in numbered if not isinstance(x[1], Continue)]
@@ -83,31 +85,45 @@ def _answers(model, asked, batch_size, devices) -> Iterator[Answer]:
   models = [model]
   if min(len(devices), len(jobs)) > 1:
     models = placement.copies(model, devices[: len(jobs)])
-  yield from _do(jobs, models, batch_size)
+  yield from _do(jobs, [_Worker(model, batch_size) for model in models])
+
+
+def _order(texts: Sequence[str], lengths: Sequence[int], batch_size: int) -> list[int]:
+  """Numbers of items by how they begin, where many begin so; then the longest first."""
+  starts = [text[:_ALIKE] for text in texts]
+  counts = collections.Counter(starts)
+  alike = [start if counts[start] >= batch_size else "" for start in starts]
+  return sorted(range(len(texts)), key=lambda i: (alike[i], -lengths[i]))
+
+
+class _Worker:
+  """A model on its device, and what it has read."""
+
+  def __init__(self, model: LanguageModel, batch_size: int):
+    self.model, self.batch_size = model, batch_size
+    self.scorer = Scorer(model, batch_size=batch_size)
 
 
 def _do(
-  jobs: Sequence[Callable[[LanguageModel, int], Iterator[Answer]]],
-  models: Sequence[LanguageModel],
-  batch_size: int,
+  jobs: Sequence[Callable[[_Worker], Iterator[Answer]]], workers: Sequence[_Worker]
 ) -> Iterator[Answer]:
-  """Does each job with the next model that is free; gives answers as they come."""
-  if len(models) == 1:
+  """Has each job done by the next worker that is free; gives answers as they come."""
+  if len(workers) == 1:
     for job in jobs:
-      yield from job(models[0], batch_size)
+      yield from job(workers[0])
     return
-  free = queue.SimpleQueue[LanguageModel]()
-  for model in models:
-    free.put(model)
+  free = queue.SimpleQueue[_Worker]()
+  for worker in workers:
+    free.put(worker)
 
   def run(job) -> list[Answer]:
-    model = free.get()
+    worker = free.get()
     try:
-      return list(job(model, batch_size))
+      return list(job(worker))
     finally:
-      free.put(model)
+      free.put(worker)
 
-  pool = concurrent.futures.ThreadPoolExecutor(len(models))
+  pool = concurrent.futures.ThreadPoolExecutor(len(workers))
   try:
     for done in concurrent.futures.as_completed([pool.submit(run, job) for job in jobs]):
       yield from done.result()
@@ -150,21 +166,20 @@ def _longest(requests: Sequence[Request]) -> int:
   return max(len(request[0]) for request in requests)
 
 
-def _score(part, model, batch_size) -> Iterator[Answer]:
+def _score(part, worker: _Worker) -> Iterator[Answer]:
   """How likely continuations and texts are, in nats."""
-  pairs = [_pairs(request, model.reader.max_length) for _, request in part]
-  scores = iter(
-    Scorer(model, batch_size=batch_size).loglikelihood([p for own in pairs for p in own])
-  )
+  pairs = [_pairs(request, worker.model.reader.max_length) for _, request in part]
+  scores = iter(worker.scorer.loglikelihood([p for own in pairs for p in own]))
   for (place, request), own in zip(part, pairs, strict=True):
     found = [tuple(next(scores)) for _ in own]
     is_text = isinstance(request, Text)
     yield place, sum(nats for nats, _ in found) if is_text else found
 
 
-def _write_part(part, model, batch_size) -> Iterator[Answer]:
+def _write_part(part, worker: _Worker) -> Iterator[Answer]:
   """What the model writes after prompts."""
-  for number, text in _continue(model, [request for _, request in part], batch_size):
+  requests = [request for _, request in part]
+  for number, text in _continue(worker.model, requests, worker.batch_size):
     yield part[number][0], text
 
 
@@ -185,7 +200,7 @@ def _pairs(request: Choice | Text, room: int | None) -> list[tuple[bytes, bytes]
 def write(
   model: LanguageModel, prompts: Sequence[str], options: Sequence[Sampling], batch_size: int = 8
 ) -> Iterator[tuple[int, Generation]]:
-  """Continues prompts, the longest first; stops are cut.
+  """Continues prompts, those that begin alike together; stops are cut.
 
   Yields:
     Numbers of prompts and what the model writes, as it comes.
@@ -193,13 +208,15 @@ def write(
   Raises:
     ValueError: a prompt is no text.
   """
-  order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+  order = _order(prompts, [*map(len, prompts)], batch_size)
   for part in divide(order, batch_size * _WAITING):
     longest = max(len(prompts[i].encode()) + options[i].max_bytes for i in part) + 1
     room = -(-longest // _ROUND) * _ROUND
     if model.reader.max_length is not None:
       room = min(room, model.reader.max_length)
-    generator = Generator(model, batch_size=batch_size, max_length=room, truncate=True)
+    generator = Generator(
+      model, batch_size=batch_size, max_length=room, truncate=True, share_starts=True
+    )
     texts, sampled = [prompts[i] for i in part], [options[i] for i in part]
     for piece in generator.stream(texts, sampled, stride=2**30):
       if piece.result is not None and piece.result.error is not None:

@@ -57,6 +57,17 @@ def test_a_document_after_another_in_the_prompt(drafting):
     uncached.check(result, is_greedy=True)
 
 
+def test_prompts_that_begin_alike():
+  """Their start is read once, also for rows that are free before others."""
+  start = "Examples before all of the questions. "
+  prompts = [start + end for end in ("five", "", "six", "ei", "n")]
+  options = [Sampling(max_bytes=n, temperature=0.0) for n in (4, 9, 2, 8, 6)]
+  generator = Generator(model(), batch_size=2, prefill_chunk=16, share_starts=True)
+  for result, wanted in zip(generator.generate(prompts, options), options, strict=True):
+    assert result.finish == "end" or len(result.ids) == wanted.max_bytes
+    random_blt(TINY).check(result, is_greedy=True)
+
+
 def test_a_row_does_not_depend_on_the_others():
   """Five prompts on two rows, so that three refill one; against each on its own."""
   for number, prompt in enumerate(PROMPTS):

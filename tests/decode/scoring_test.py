@@ -44,8 +44,9 @@ def test_loglikelihood():
     assert got.is_greedy == bool((best[start:] == new).all())
 
 
-def test_a_context_is_read_once_for_all_its_continuations():
-  model, reads = random_blt(TINY).cached(), []
+def _counting(reads):
+  """A model that adds to `reads` how many ids it reads."""
+  model = random_blt(TINY).cached()
 
   class Counting(BLTReader):
     def read(self, weights, cache, tokens, count, *others):
@@ -53,8 +54,12 @@ def test_a_context_is_read_once_for_all_its_continuations():
       return super().read(weights, cache, tokens, count, *others)
 
   fields = {f.name: getattr(model.reader, f.name) for f in dataclasses.fields(model.reader)}
-  model = dataclasses.replace(model, reader=Counting(**fields))
-  scorer = Scorer(model, batch_size=3, chunk=16)
+  return dataclasses.replace(model, reader=Counting(**fields))
+
+
+def test_a_context_is_read_once_for_all_its_continuations():
+  reads = []
+  scorer = Scorer(_counting(reads), batch_size=3, chunk=16)
   pairs = [(c, e) for c in CONTEXTS for e in (" a", " choice of this length", " b", " cd")]
   together = scorer.loglikelihood(pairs)
   jax.effects_barrier()
@@ -63,6 +68,21 @@ def test_a_context_is_read_once_for_all_its_continuations():
   assert sum(reads) == sum(sizes.values()) + sum(len(end) - 1 for _, end in pairs)
   for pair, score in zip(pairs, together, strict=True):
     (alone,) = scorer.loglikelihood([pair])
+    np.testing.assert_allclose(score.log_prob, alone.log_prob, rtol=1e-5)
+    assert score.is_greedy == alone.is_greedy
+
+
+def test_what_contexts_begin_with_is_read_once_for_all():
+  reads, start = [], "Examples before each of the questions: one, two. "
+  scorer = Scorer(_counting(reads), batch_size=3, chunk=16)
+  ends = ["", "five", "six, seven", "ei", "nine", "ten, eleven"]
+  pairs = [(start + end, continuation) for end in ends for continuation in (" so", " and more")]
+  together = scorer.loglikelihood(pairs)
+  jax.effects_barrier()
+  read_after = sum(len(e) for e in ends) + sum(len(end) - 1 for _, end in pairs)
+  assert sum(reads) == len(start) + 1 + read_after
+  for pair, score in zip(pairs, together, strict=True):
+    (alone,) = _scorer(random_blt(TINY)).loglikelihood([pair])
     np.testing.assert_allclose(score.log_prob, alone.log_prob, rtol=1e-5)
     assert score.is_greedy == alone.is_greedy
 
