@@ -80,7 +80,7 @@ def space(config):
 
 def end_to_end(config):
   blt(config, latent=(512, 7))
-  config.data.num_patches = None
+  config.data.num_patches = None  # its batches bring none
   config.model.num_patches = 1024  # for patches of 4.5 bytes in the mean, with some to spare
   set_stack(config.model.predictor, dim=128, num_layers=2, num_heads=4, mlp_dim=128, window=512)
 

@@ -108,12 +108,12 @@ def measure(study: Study, name: str, config: ConfigDict, heldout_bytes: int) -> 
     state = program.create_state()
     evaluate = Evaluator(program.sums, map(_to_host, sample), program.mesh)
     numbers = evaluate(state.params)
-    patch_size = _patch_size(config, numbers["patch_size"])
+    size = patch_size(config, numbers["patch_size"])
     found = Measured(
       parameters=sum(x.size for x in jax.tree.leaves(state.params)),
-      patch_size=patch_size,
+      patch_size=size,
       bytes_per_step=numbers["bytes"] / len(sample),
-      cost=cost.of_run(config, patch_size),
+      cost=cost.of_run(config, size),
       step_seconds=0.0,
       evaluation_seconds=0.0,
       compile_seconds=0.0,
@@ -132,7 +132,7 @@ def measure(study: Study, name: str, config: ConfigDict, heldout_bytes: int) -> 
   )
 
 
-def _patch_size(config: ConfigDict, found: float) -> float:
+def patch_size(config: ConfigDict, found: float) -> float:
   """Bytes per patch of a run: as found, unless its model still has to learn where they end."""
   learns = kinds.find_kind(config.model.kind).measures_entropies
   return config.model.patch_size if learns else found
