@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from blt_jax.cost import flops
-from blt_jax.decode import language_model, megabyte, spacebyte
+from blt_jax.decode import end_to_end, language_model, megabyte, spacebyte
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import (
@@ -17,6 +17,7 @@ from blt_jax.models.config import (
   CrossAttentionConfig,
   TransformerConfig,
 )
+from blt_jax.models.end_to_end import EndToEndBLT, EndToEndConfig
 from blt_jax.models.megabyte import MegaByte, MegaByteConfig
 from blt_jax.models.spacebyte import SpaceByte, SpaceByteConfig
 
@@ -39,6 +40,8 @@ class Kind:
       that its loss takes: `target_bytes`, where ids are pieces.
     patched: whether it reads `patch_lengths`.
     unlimited: of a config, one of the same parameters that leaves no position of a row out.
+    measures_entropies: whether it does, inside, and makes patches by them, whose mean comes to
+      `patch_size` of its config while it trains.
   """
 
   config: type
@@ -51,6 +54,7 @@ class Kind:
   batch_keys: tuple[str, ...] = ()
   patched: bool = False
   unlimited: Callable[[Any], Any] = lambda config: config
+  measures_entropies: bool = False
 
   @property
   def reads_pieces(self) -> bool:
@@ -132,6 +136,20 @@ def _tiny_spacebyte() -> SpaceByteConfig:
   return SpaceByteConfig(local, wide)
 
 
+def _end_to_end() -> EndToEndConfig:
+  """The paper's 1B behind a predictor of 2M parameters."""
+  return EndToEndConfig(**_fields(_blt()), num_patches=1024)
+
+
+def _tiny_end_to_end() -> EndToEndConfig:
+  stack = TransformerConfig(dim=8, num_layers=1, num_heads=2, window=8, mlp_dim=8)
+  return EndToEndConfig(**_fields(_tiny_blt()), predictor=stack, num_patches=64)
+
+
+def _fields(config: Any) -> dict[str, Any]:
+  return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
 KINDS: dict[str, Kind] = {
   "blt": Kind(
     config=BLTConfig,
@@ -181,6 +199,17 @@ KINDS: dict[str, Kind] = {
     default=_spacebyte,
     tiny=_tiny_spacebyte,
     unlimited=lambda config: dataclasses.replace(config, num_patches=None),
+  ),
+  "end_to_end": Kind(
+    config=EndToEndConfig,
+    module=EndToEndBLT,
+    reader=end_to_end.from_end_to_end,
+    flops_per_byte=flops.end_to_end_flops_per_byte,
+    model_flops=flops.end_to_end_model_flops,
+    default=_end_to_end,
+    tiny=_tiny_end_to_end,
+    unlimited=lambda config: dataclasses.replace(config, num_patches=None),
+    measures_entropies=True,
   ),
 }
 

@@ -6,12 +6,15 @@ r"""Shows how a text falls into patches: in the terminal, or as a figure.
 Characters stand under their first byte; bytes that are no character are written as "\xff".
 """
 
+import dataclasses
+import functools
 import os
 import sys
 
+import jax
 import numpy as np
 
-from blt_jax import tokenizer
+from blt_jax import kinds, tokenizer
 from blt_jax.cli import logs, patch_view, plots, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.patch_view import Patched
@@ -36,9 +39,16 @@ def main(argv: list[str] | None = None) -> None:
   shown = files.read_bytes(args.file) if args.file else os.fsencode(args.text)
   if args.png:
     patch_view.check_length(len(shown))
-  section = folder.load_config(args.run).patching
-  patcher = loading.load_patcher(section, args.run, args.entropy_model, args.threshold)
-  patched = patch_text(shown, patcher)
+  settings = folder.load_config(args.run)
+  if kinds.find_kind(settings.model.kind).measures_entropies:
+    if args.entropy_model:
+      raise ValueError(f"{args.run} measures entropies inside; leave --entropy_model out.")
+    patched = patch_inside(shown, folder.load_run(args.run), args.threshold)
+  else:
+    patcher = loading.load_patcher(
+      settings.patching, args.run, args.entropy_model, args.threshold
+    )
+    patched = patch_text(shown, patcher)
   print(patch_view.render(patched, use_colour=sys.stdout.isatty()))
   if args.png:
     patch_view.draw(patched, args.png)
@@ -55,6 +65,26 @@ def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:
   entropies = patch.entropies(tokens)
   lengths = patch.patch(tokens, entropies)["patch_lengths"]
   return Patched(tokens, _starts(lengths), entropies, patcher.config.threshold)
+
+
+def patch_inside(text: str | bytes, run: folder.Run, threshold: float | None = None) -> Patched:
+  """Patches one text as a model does that measures entropies inside.
+
+  Args:
+    text: bytes, or what they are in UTF-8.
+    run: of an end_to_end.
+    threshold: nats, instead of the one that its training came to.
+  """
+  tokens = tokenizer.encode(text, add_eos=False)
+  config = kinds.kind_of(run.model.config).unlimited(run.model.config)
+  if threshold is not None:
+    config = dataclasses.replace(config, threshold=threshold)
+  measure = functools.partial(kinds.build_model(config).apply, method="patch")
+  patches, entropies = jax.device_get(jax.jit(measure)({"params": run.params}, tokens[None]))
+  deciding = entropies[0]  # at each byte about the next one
+  if config.is_late:
+    deciding = np.append(deciding[1:], 0)
+  return Patched(tokens, patches.starts[0, :-1], deciding, config.threshold)
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:

@@ -9,6 +9,10 @@ byte, need one command each:
 
   python -m blt_jax.train --config=configs/quickstart.py:megabyte
 
+So does the BLT of docs/models.md that measures entropies inside:
+
+  python -m blt_jax.train --config=configs/quickstart.py:end_to_end
+
 But for the Llama over BPE pieces, whose tokenizer has to be trained:
 
   python -m blt_jax.train_tokenizer --config=configs/quickstart.py:bpe
@@ -48,12 +52,21 @@ def entropy(config):
 def blt(config, latent_dim=128, latent_layers=3):
   config.data.num_patches = 228  # 4.5 bytes each
   config.patching.entropy_model = "runs/quickstart/entropy"
-  set_stack(config.model.encoder, dim=64, num_layers=1, num_heads=2, window=64)
-  set_stack(config.model.latent, dim=latent_dim, num_layers=latent_layers, num_heads=2)
-  set_stack(config.model.decoder, dim=64, num_layers=1, num_heads=2, window=64)
-  config.model.encoder_cross.num_heads = 2
-  config.model.decoder_cross.num_heads = 2
-  config.model.hash_vocab_size = 8192
+  set_blt_stacks(config.model, latent_dim, latent_layers)
+
+
+def set_blt_stacks(model, latent_dim=128, latent_layers=3):
+  set_stack(model.encoder, dim=64, num_layers=1, num_heads=2, window=64)
+  set_stack(model.latent, dim=latent_dim, num_layers=latent_layers, num_heads=2)
+  set_stack(model.decoder, dim=64, num_layers=1, num_heads=2, window=64)
+  model.encoder_cross.num_heads = model.decoder_cross.num_heads = 2
+  model.hash_vocab_size = 8192
+
+
+def end_to_end(config):
+  set_blt_stacks(config.model, latent_layers=2)
+  config.model.num_patches = 256  # for patches of 4.5 bytes in the mean, with some to spare
+  set_stack(config.model.predictor, dim=32, num_layers=3, num_heads=2, mlp_dim=32, window=64)
 
 
 def static(config):
@@ -107,6 +120,7 @@ def set_stack(section, **sizes):
 STAGES = {  # kind of model, and what sets its sizes
   "blt": ("blt", blt),
   "entropy": ("byte_lm", entropy),
+  "end_to_end": ("end_to_end", end_to_end),
   "static": ("blt", static),
   "space": ("blt", space),
   "megabyte": ("megabyte", megabyte),

@@ -78,6 +78,13 @@ def space(config):
   config.patching.scheme = "space"
 
 
+def end_to_end(config):
+  blt(config, latent=(512, 7))
+  config.data.num_patches = None  # its batches bring none
+  config.model.num_patches = 1024  # for patches of 4.5 bytes in the mean, with some to spare
+  set_stack(config.model.predictor, dim=128, num_layers=2, num_heads=4, mlp_dim=128, window=512)
+
+
 # --- What it is compared with
 
 
@@ -158,6 +165,7 @@ MODELS = {  # kind of model, and what sets its sizes
   "shallow_decoder": ("blt", shallow_decoder),
   "static": ("blt", static),
   "space": ("blt", space),
+  "end_to_end": ("end_to_end", end_to_end),
   "megabyte": ("megabyte", megabyte),
   "spacebyte": ("spacebyte", spacebyte),
   "flat": ("byte_lm", flat),

@@ -35,6 +35,7 @@ def get_plan() -> Plan:
       # What says where patches end, and by which rule
       "small_entropy": _ablation("blt", entropies="small"),
       "table_entropy": _ablation("blt", entropies="table"),
+      "end_to_end": Arm("study_models.py:end_to_end", budgets=ABLATIONS, rate_of="blt"),
     },
     entropies={
       "neural": Entropies("study_models.py:entropy", stored=True),

@@ -1,4 +1,4 @@
-r"""Every kind of model once, small, on the source code of Python's standard library.
+r"""A BLT and its baselines once, small, on the source code of Python's standard library.
 
   python -m blt_jax.study --plan=configs/study_tiny.py --output=runs/study_tiny
 

@@ -48,7 +48,7 @@ def test_every_config_builds_its_parts(name):
   ("stage", "patch_size"),
   [
     ("static", 6), ("space", 8), ("megabyte", 8), ("spacebyte", 8), ("flat", 1),
-    ("flat_window", 1),
+    ("flat_window", 1), ("end_to_end", 4.5),
   ],
 )  # fmt: skip
 def test_baselines_of_the_quickstart_cost_as_much_as_its_blt(stage, patch_size):
@@ -82,6 +82,7 @@ def test_arms_of_plans_cost_the_same_per_byte(name):
   for arm, config in plan.load_arms(whole).items():
     static = config.patching.patch_size
     sizes = {"spacebyte": words, "space": words, "bpe": pieces, "static": static}
+    sizes["end_to_end"] = config.model.get("patch_size")
     patch_size = whole.arms[arm].bytes_per_patch or sizes.get(arm) or 1.0
     model, seq_len = settings.make_model_config(config.model), config.data.seq_len
     costs[arm] = kinds.flops_per_byte(model, patch_size, seq_len)

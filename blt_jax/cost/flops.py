@@ -11,6 +11,7 @@ from blt_jax.models.config import (
   CrossAttentionConfig,
   TransformerConfig,
 )
+from blt_jax.models.end_to_end import EndToEndConfig
 from blt_jax.models.megabyte import MegaByteConfig
 from blt_jax.models.spacebyte import SpaceByteConfig
 
@@ -118,6 +119,27 @@ def spacebyte_flops_per_byte(
   )
 
 
+def end_to_end_flops_per_byte(
+  config: EndToEndConfig, bytes_per_patch: float, seq_len: int
+) -> float:
+  """The same of an end-to-end BLT: a BLT's, and those of what measures its entropies.
+
+  Args:
+    config: of the model.
+    bytes_per_patch: mean.
+    seq_len: bytes in a context.
+
+  Raises:
+    ValueError: as `blt_flops_per_byte`.
+  """
+  c = config
+  return (
+    blt_flops_per_byte(c, bytes_per_patch, seq_len)
+    + _transformer(c.predictor, seq_len, c.num_heads * c.vocab_size)
+    + 2 * c.predictor.dim * c.encoder.dim
+  )
+
+
 def _check_sizes(bytes_per_patch: float, seq_len: int) -> None:
   if bytes_per_patch < 1 or seq_len < 1:
     raise ValueError(f"patch_size {bytes_per_patch} and seq_len {seq_len} must be at least 1.")
@@ -200,6 +222,14 @@ def spacebyte_model_flops(config: SpaceByteConfig, seq_len: int, num_patches: in
   num_patches = c.global_slots(seq_len)
   output = 2 * seq_len * local.dim * c.vocab_size
   return 3 * (_stack(local, seq_len) + _stack(c.global_model, num_patches) + output)
+
+
+def end_to_end_model_flops(config: EndToEndConfig, seq_len: int, num_patches: int) -> float:
+  """The same of an end-to-end BLT, whose slots are those of its config, not `num_patches`."""
+  c = config
+  features = c.num_heads * c.vocab_size + c.encoder.dim
+  predictor = _stack(c.predictor, seq_len) + 2 * seq_len * c.predictor.dim * features
+  return blt_model_flops(c, seq_len, c.patch_slots(seq_len)) + 3 * predictor
 
 
 def _stack(stack: TransformerConfig, length: int) -> float:

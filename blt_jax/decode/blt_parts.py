@@ -63,11 +63,27 @@ def embed_bytes(
 
 
 def encode_bytes(
-  config: BLTConfig, weights: BLTWeights, cache: BLTCache, tokens: jax.Array, span: layers.Span
+  config: BLTConfig,
+  weights: BLTWeights,
+  cache: BLTCache,
+  tokens: jax.Array,
+  span: layers.Span,
+  added: jax.Array | None = None,
 ) -> tuple[jax.Array, BLTCache]:
-  """Byte states [B, C, D] of the encoder; stores what patches will read of them."""
+  """Byte states [B, C, D] of the encoder; stores what patches will read of them.
+
+  Args:
+    config: the model.
+    weights: of it.
+    cache: of the rows.
+    tokens: int [B, C].
+    span: of them.
+    added: [B, C, D] that are added to the embeddings, or None.
+  """
   c = config
   x = embed_bytes(weights, c, cache.text, tokens, span.position).astype(weights.embedding.dtype)
+  if added is not None:
+    x = x + added
   angles = layers.rope_angles(c.encoder, span.positions)
   rings, states = [], []
   for weight, ring in zip(weights.encoder.layers, cache.encoder, strict=True):

@@ -62,6 +62,14 @@ class ByteLMReader(WithoutPatches):
     self, weights: ByteLMWeights, cache: ByteLMCache, tokens: jax.Array, count: jax.Array
   ) -> tuple[jax.Array, Pending]:
     """See `Reader`."""
+    x, pending = self.read_states(weights, cache, tokens, count)
+    logits = norm_linear(x, weights.norm, self.config.transformer.norm_epsilon, weights.output)
+    return retain(logits.astype(jnp.float32)), pending
+
+  def read_states(
+    self, weights: ByteLMWeights, cache: ByteLMCache, tokens: jax.Array, count: jax.Array
+  ) -> tuple[jax.Array, Pending]:
+    """As `read`, with states [B, C, D] before the last norm in place of logits."""
     c = self.config
     x = retain(weights.embedding[tokens].astype(self.dtype))  # [B, C, D]
 
@@ -79,9 +87,7 @@ class ByteLMReader(WithoutPatches):
     span = layers.Span(cache.cursor.position, count, start[:, :-1])
     rotary = span.positions - span.first if self.reset_at_newline else span.positions
     x, rings = layers.run_stack(weights.layers, c.transformer, x, cache.rings, span, rotary)
-    logits = norm_linear(x, weights.norm, c.transformer.norm_epsilon, weights.output)
-    logits = retain(logits.astype(jnp.float32))
-    return logits, Pending(ByteLMCache(cache.cursor, rings), Context(position, start))
+    return x, Pending(ByteLMCache(cache.cursor, rings), Context(position, start))
 
 
 @dataclasses.dataclass(frozen=True)

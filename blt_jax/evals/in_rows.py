@@ -5,6 +5,7 @@ decoding. Answers are those of `decode.Scorer`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -90,13 +91,18 @@ class TasksInRows:
     self._spans = [(where[i], one.ids) for i, one in enumerate(flat)]
     whole = kinds.build_model(kinds.kind_of(model.config).unlimited(model.config))
     self._score = sharding.jit(
-      lambda params, batch: steps.score(whole, params, batch),
+      functools.partial(steps.score, whole),
       mesh,
       out_shardings=NamedSharding(mesh, PartitionSpec()),  # every process needs all of them
     )
 
-  def __call__(self, step: int, params: Any) -> dict[str, float]:
+  def __call__(self, step: int, params: Any, scalars: Any = None) -> dict[str, float]:
     """Asks all tasks.
+
+    Args:
+      step: for messages.
+      params: of the model.
+      scalars: `TrainState.extra`.
 
     Returns:
       `TASK/METRIC` of each metric of each task, and `TASK/METRIC_error`, the standard error of
@@ -104,7 +110,9 @@ class TasksInRows:
     """
     numbers: dict[str, float] = {}
     told = []
-    for (task, items, _), answers in zip(self._prepared, self.answers(params), strict=True):
+    for (task, items, _), answers in zip(
+      self._prepared, self.answers(params, scalars), strict=True
+    ):
       scores = [task.score(item, own) for item, own in zip(items, answers, strict=True)]
       summary = task.summarise(scores)
       numbers |= {f"{task.name}/{name}": float(x.value) for name, x in summary.items()}
@@ -115,13 +123,13 @@ class TasksInRows:
       logging.info("Tasks at step %d: %s", step, ", ".join(told))
     return numbers
 
-  def answers(self, params: Any) -> list[list[list[list[Answer]]]]:
+  def answers(self, params: Any, scalars: Any = None) -> list[list[list[list[Answer]]]]:
     """Of each task, item and request: nats of each continuation, and whether it is greedy's."""
     if not self._prepared:
       return []
     parts: list[Any] = []
     for batch in self._batches:
-      parts.append(self._score(params, sharding.put_batch(batch, self._mesh)))
+      parts.append(self._score(params, sharding.put_batch(batch, self._mesh), scalars))
       jax.block_until_ready(parts[-2:][0])  # batches do not pile up on the device
     found = self._gather(jax.device_get(parts))
     return [

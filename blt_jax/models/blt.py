@@ -1,5 +1,7 @@
 """The Byte Latent Transformer (arXiv 2412.09871)."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -37,7 +39,8 @@ class BLT(nn.Module):
   """
 
   config: BLTConfig
-  batch_keys = ("ngram_ids",)  # what it may take beside tokens and patches
+  # What it may take beside tokens and patches.
+  batch_keys: ClassVar[tuple[str, ...]] = ("ngram_ids",)
   row_multiple = 1  # what divides rows, and places of documents in them
 
   def setup(self):
@@ -91,16 +94,25 @@ class BLT(nn.Module):
     ngram_ids: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """Byte states [B, S, D] and patches [B, P, patch_dim] of ids [B, S]."""
-    c = self.config
-    documents = transformer.document_ids(tokens, tokenizer.EOS_ID)
-    embeddings = self.embedder(tokens, ngram_ids, documents if c.hash_document_masks else None)
-    return self.encoder(
-      embeddings,
-      patch_ids,
-      num_patches,
-      documents if c.document_masks else None,
-      self._cross_documents(tokens, patch_ids, num_patches),
-    )
+    embeddings = self.embed(tokens, ngram_ids)
+    return self.encode_embeddings(tokens, embeddings, patch_ids, num_patches)
+
+  def embed(self, tokens: jax.Array, ngram_ids: jax.Array | None = None) -> jax.Array:
+    """Embeddings [B, S, D] of ids [B, S] and of the n-grams that end at them."""
+    documents = None
+    if self.config.hash_document_masks:
+      documents = transformer.document_ids(tokens, tokenizer.EOS_ID)
+    return self.embedder(tokens, ngram_ids, documents)
+
+  def encode_embeddings(
+    self, tokens: jax.Array, embeddings: jax.Array, patch_ids: jax.Array, num_patches: int
+  ) -> tuple[jax.Array, jax.Array]:
+    """As `encode`, of what stands for the ids, [B, S, D]."""
+    documents = None
+    if self.config.document_masks:
+      documents = transformer.document_ids(tokens, tokenizer.EOS_ID)
+    patch_documents = self._cross_documents(tokens, patch_ids, num_patches)
+    return self.encoder(embeddings, patch_ids, num_patches, documents, patch_documents)
 
   def think(self, tokens: jax.Array, patches: jax.Array, patch_ids: jax.Array) -> jax.Array:
     """Latents [B, P, latent width] of patches [B, P, patch_dim]."""

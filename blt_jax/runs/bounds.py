@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from blt_jax import kinds, patching, tokenizer
 from blt_jax.data.reading.documents import SourceOptions
 from blt_jax.models.config import DepthInit, Remat
+from blt_jax.models.end_to_end import Head
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +105,14 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.*remat": OneOf(get_args(Remat)),
   "model.*depth_init": OneOf(get_args(DepthInit)),
   "model.dtype": OneOf(("float32", "bfloat16", "float16")),
-  "model.patch_size": _count(2, 2**16),
+  "model.patch_size": Interval(1, 2**16, open_low=True),
   "model.max_patches": _count(high=_SLOTS),
   "model.num_patches": _count(high=_SLOTS),
+  "model.head": OneOf(get_args(Head)),
+  "model.backward_bytes": _count(2, 2**16),
+  "model.head_weight": Interval(0, 1e6),
+  "model.threshold": Interval(-1e6, 1e6),
+  "model.threshold_rate": Interval(0, 1e6),
   "model.vectors_per_patch": _count(high=1024),
   "model.hash_sizes": _count(high=1024),
   "model.hash_vocab_size": _count(high=2**31 - 1),

@@ -19,7 +19,7 @@ class Evaluator:
 
   def __init__(
     self,
-    sums: Callable[[Any, steps.Batch], steps.Metrics],
+    sums: Callable[..., steps.Metrics],
     batches: Iterable[Batch],
     mesh: Mesh,
     max_batches: int | None = None,
@@ -42,11 +42,18 @@ class Evaluator:
     self._mesh = mesh
     self._sums = sums
 
-  def __call__(self, params: Any) -> metrics.Numbers:
-    """Returns `metrics.summarise` over all batches, and the number of `bytes`."""
+  def __call__(
+    self, params: Any, scalars: dict[str, jax.Array] | None = None
+  ) -> metrics.Numbers:
+    """Returns `metrics.summarise` over all batches, and the number of `bytes`.
+
+    Args:
+      params: of the model.
+      scalars: `TrainState.extra`.
+    """
     parts: list[dict[str, jax.Array]] = []
     for batch in self._batches:
-      parts.append(self._sums(params, sharding.put_batch(batch, self._mesh)))
+      parts.append(self._sums(params, sharding.put_batch(batch, self._mesh), scalars))
       jax.block_until_ready(parts[-2:][0])  # batches do not pile up on the device
     parts = jax.device_get(parts)
     totals = {k: np.sum([p[k] for p in parts], dtype=np.float64) for k in parts[0]}

@@ -29,7 +29,8 @@ class Run:
   """A trained model.
 
   Attributes:
-    config: the settings it was trained with.
+    config: the settings it was trained with; what moves while training, such as the threshold
+      of an end_to_end, is where the checkpoint has it.
     model: its module.
     params: its parameters, on the first device.
     step: updates that made them.
@@ -64,6 +65,9 @@ def load_run(workdir: str | os.PathLike, step: checkpoint.Step = None) -> Run:
   model = kinds.build_model(config.make_model_config(settings.model))
   found = checkpoint.find_step(workdir, step)
   params = stored_params.load(workdir, abstract_params(model), found, settings)
+  if scalars := stored_params.scalars_of(workdir, found):
+    settings.model.update(scalars)
+    model = kinds.build_model(config.make_model_config(settings.model))
   logging.info("Loaded step %d of %s.", found, workdir)
   return Run(settings, model, params, found)
 

@@ -123,7 +123,7 @@ class RunLog:
       **metrics.summarise(totals),
       "grad_norm": float(sums[-1]["grad_norm"]),
       **{name: float(rate(step - 1)) for name, rate in self._rates.items()},
-      **{name: float(x) for name, x in sums[-1].items() if name.startswith("update_ratio/")},
+      **{k: float(x) for k, x in sums[-1].items() if k.startswith(("update_ratio/", "extra/"))},
       **self._speed(totals, times.pop("seconds")),
       **times,
     }

@@ -32,14 +32,15 @@ from blt_jax.runs.program import Programs, make_program
 from blt_jax.runs.stopwatch import Stopwatch
 from blt_jax.storage.folders import Folder
 
-# Of a step and its parameters: numbers of tasks. It is made of a run's rows, model and mesh.
-AskTasks: TypeAlias = Callable[[int, Any], metrics.Numbers]
+# Of a step, its parameters and scalars: numbers of tasks. It is made of a run's rows, model and
+# mesh.
+AskTasks: TypeAlias = Callable[[int, Any, Any], metrics.Numbers]
 MakeTasks: TypeAlias = Callable[[Feed, nn.Module, Mesh], AskTasks]
 
 
 def no_tasks() -> MakeTasks:
   """For a run that is measured by held-out text alone."""
-  return lambda feed, model, mesh: lambda step, params: {}
+  return lambda feed, model, mesh: lambda step, params, scalars: {}
 
 
 def train(
@@ -107,7 +108,8 @@ def train(
     def evaluate_now() -> metrics.Numbers:
       log.flush()
       with stopwatch.paused("eval"):
-        numbers = evaluate(state.params) | ask_tasks(step, state.params)
+        numbers = evaluate(state.params, state.extra)
+        numbers |= ask_tasks(step, state.params, state.extra)
       log.evaluation(step, numbers)
       return numbers
 

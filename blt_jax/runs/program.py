@@ -1,6 +1,7 @@
 """The train step of a run and all that it is made of, for `train` and `train_compile` alike."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ class Program:
     options: how to compile it, for `jax.jit`.
     start: compiled, from a key [] to a fresh state.
     update: `step` compiled; it donates the state.
-    sums: compiled, `steps.sums` of parameters and batch.
+    sums: compiled, `steps.sums` of parameters, batch and `TrainState.extra`.
     teacher: of a distillation.
     head: shapes, dtypes and shardings of what the step reads of the teacher.
   """
@@ -105,7 +106,7 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     state: train_state.TrainState, batch: steps.Batch, peak: jax.Array, *given: Any
   ) -> tuple[train_state.TrainState, steps.Metrics]:
     of_peak, _ = settings.make_optimizer(frozen, peak)
-    update = steps.make_train_step(model, of_peak, accumulate, groups, loss)
+    update = steps.make_train_step(model, of_peak, accumulate, groups, loss, frozen.num_steps)
     return update(state, batch if loss is None else weigh(batch), *given)
 
   options = dict(
@@ -126,7 +127,7 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     options=options,
     start=train_state.make_start(model, optimizer, placed, param_dtype),
     update=sharding.jit(step, mesh, **options),
-    sums=sharding.jit(lambda params, batch: steps.sums(model, params, batch), mesh),
+    sums=sharding.jit(functools.partial(steps.sums, model), mesh),
     teacher=teacher,
     head=None if teacher is None else teacher.abstract_head(mesh, param_dtype),
   )

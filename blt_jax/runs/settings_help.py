@@ -109,8 +109,10 @@ def flatten(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _comments_of_fields(prefix: str, cls: type) -> dict[str, str]:
-  """Dotted name -> what a dataclass's docstring says of the field, nested ones included."""
-  said = _attributes(inspect.getdoc(cls) or "")
+  """Dotted name -> what docstrings, of bases too, say of a field; nested ones included."""
+  said: dict[str, str] = {}
+  for declared in reversed(cls.__mro__):
+    said |= _attributes(inspect.cleandoc(declared.__doc__ or ""))
   comments = {prefix + name: text for name, text in said.items()}
   for name, hint in typing.get_type_hints(cls).items():
     for option in (hint, *typing.get_args(hint)):

@@ -21,6 +21,7 @@ def load(
   step: Step = None,
   settings: ConfigDict | None = None,
   as_stored: bool = False,
+  part: str = "params",
 ) -> Any:
   """The parameters of a checkpoint of a run, for this process alone.
 
@@ -30,6 +31,7 @@ def load(
     step: which checkpoint, as for `find_step`.
     settings: of the run, to be those that the checkpoint was trained with.
     as_stored: give NumPy arrays, in the dtypes that they have there.
+    part: field of `TrainState`, for another one than the parameters.
 
   Raises:
     FileNotFoundError: there is no such checkpoint.
@@ -43,12 +45,12 @@ def load(
     extra = stored_state.read_extra(folder)
     if settings is not None:
       model_settings.check(name, extra, settings)
-    return _read(folder / "state", stored_state.stored_arrays(folder), abstract), extra
+    return _read(folder / "state", stored_state.stored_arrays(folder), abstract, part), extra
 
   try:
     stored, extra = stored_state.read(folder, reading)
     stored = jax.tree.map(np.asarray, stored) if as_stored else stored
-    stored_state.check_digests(name, {"params": stored}, extra)
+    stored_state.check_digests(name, {part: stored}, extra)
   except stored_state.FOREIGN:
     raise  # not the fault of the checkpoint
   except stored_state.NotThereError as error:
@@ -62,10 +64,28 @@ def load(
   return stored if as_stored else stored_state.cast(stored, abstract)
 
 
-def shapes_of(workdir: Path, step: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes and dtypes of the parameters of a checkpoint, by path."""
+def scalars_of(workdir: Path, step: int) -> dict[str, float]:
+  """The scalars `TrainState.extra` of a checkpoint by name; empty where there are none.
+
+  Raises: as `load`.
+  """
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  abstract = {
+    name: jax.ShapeDtypeStruct(found.shape, found.dtype, sharding=device)
+    for name, found in shapes_of(workdir, step, "extra").items()
+  }
+  if not abstract:
+    return {}
+  stored = load(workdir, abstract, step, as_stored=True, part="extra")
+  return {name: float(value) for name, value in stored.items()}
+
+
+def shapes_of(
+  workdir: Path, step: int, part: str = "params"
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and dtypes of the parameters of a checkpoint, or of another part, by path."""
   arrays = stored_state.stored_arrays(folder_of(workdir) / str(step))
-  start = "params/"
+  start = f"{part}/"
   return {
     name.removeprefix(start): jax.ShapeDtypeStruct(array.shape, array.dtype)
     for name, array in arrays.items()
@@ -84,17 +104,17 @@ def digests_of(workdir: Path) -> Json:
   return {name: value for name, value in saved.items() if name.startswith("params/")}
 
 
-def _read(state: Path, arrays: Json, abstract: Any) -> Any:
-  """The parameters among the arrays of a checkpoint's state, their dtypes as saved."""
-  lacking = [n for n in digests.names_of({"params": abstract}) if n not in arrays]
+def _read(state: Path, arrays: Json, abstract: Any, part: str) -> Any:
+  """A part of the arrays of a checkpoint's state, their dtypes as saved."""
+  lacking = [n for n in digests.names_of({part: abstract}) if n not in arrays]
   if lacking:
     raise ValueError(f"it has no array {lacking[0]}")
-  wanted = {"params": stored_state.as_stored(abstract, arrays, "params/")}
+  wanted = {part: stored_state.as_stored(abstract, arrays, f"{part}/")}
   restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
   args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
   alone = stored_state.alone()
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone) as reader:
-    return reader.restore(state, args=args)["params"]
+    return reader.restore(state, args=args)[part]
 
 
 def save(workdir: Path, step: int, params: Any, settings: ConfigDict | None = None) -> None:

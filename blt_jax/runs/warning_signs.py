@@ -70,9 +70,9 @@ _SIGNS = (
   _Sign(
     ("dropped_targets",),
     lambda share: share > 0.01,
-    "{dropped_targets:.1%} of the targets come after the last global position for which their "
-    "row has a slot, and do not count, more than 1 %: raise config.model.num_patches, or leave "
-    "it open.",
+    "{dropped_targets:.1%} of the targets come where their row has no more slots for global "
+    "positions or patches, and do not count, more than 1 %: raise config.model.num_patches, or "
+    "leave it open.",
   ),
   _Sign(
     ("train_loss", "heldout_loss"),

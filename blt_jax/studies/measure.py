@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from blt_jax import kinds
 from blt_jax.runs import corpus, resolve, settings_flags
 from blt_jax.runs.evaluation import Evaluator
 from blt_jax.runs.feed import Feed
@@ -107,11 +108,12 @@ def measure(study: Study, name: str, config: ConfigDict, heldout_bytes: int) -> 
     state = program.create_state()
     evaluate = Evaluator(program.sums, map(_to_host, sample), program.mesh)
     numbers = evaluate(state.params)
+    size = patch_size(config, numbers["patch_size"])
     found = Measured(
       parameters=sum(x.size for x in jax.tree.leaves(state.params)),
-      patch_size=numbers["patch_size"],
+      patch_size=size,
       bytes_per_step=numbers["bytes"] / len(sample),
-      cost=cost.of_run(config, numbers["patch_size"]),
+      cost=cost.of_run(config, size),
       step_seconds=0.0,
       evaluation_seconds=0.0,
       compile_seconds=0.0,
@@ -128,6 +130,12 @@ def measure(study: Study, name: str, config: ConfigDict, heldout_bytes: int) -> 
     evaluation_seconds=forward * heldout_bytes,
     compile_seconds=first,
   )
+
+
+def patch_size(config: ConfigDict, found: float) -> float:
+  """Bytes per patch of a run: as found, unless its model still has to learn where they end."""
+  learns = kinds.find_kind(config.model.kind).measures_entropies
+  return config.model.patch_size if learns else found
 
 
 def _to_host(batch: Any) -> dict[str, np.ndarray]:

@@ -25,17 +25,28 @@ Metrics = dict[str, jax.Array]
 Loss = Callable[..., tuple[jax.Array, Metrics]]
 
 
-def predict(model: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, Extras]:
-  """Logits [B, S, V] of a batch; what only its kind of model reads goes there by name."""
-  named = {key: batch[key] for key in model.batch_keys if key in batch}
+def predict(
+  model: nn.Module, params: Any, batch: Batch, scalars: Metrics | None = None
+) -> tuple[jax.Array, Extras]:
+  """Logits [B, S, V] of a batch; what only its kind of model reads goes there by name.
+
+  Args:
+    model: the module.
+    params: its parameters.
+    batch: arrays [B, S] by name, and patch lengths [B, P].
+    scalars: `TrainState.extra`, float32 []; None for those of the model's config.
+  """
+  named = {key: batch[key] for key in model.batch_keys if key in batch} | (scalars or {})
   arguments = {"params": params}, batch["tokens"], batch["patch_lengths"]
   if hasattr(model, "forward"):
     return model.apply(*arguments, **named, method="forward")
   return model.apply(*arguments, **named), Extras()
 
 
-def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
-  """Adds up a batch.
+def sums(
+  model: nn.Module, params: Any, batch: Batch, scalars: Metrics | None = None
+) -> Metrics:
+  """Adds up a batch; arguments as of `predict`.
 
   Returns:
     float32 scalars: `nats` of cross entropy, `targets` that count in the loss, their `bytes`
@@ -44,13 +55,14 @@ def sums(model: nn.Module, params: Any, batch: Batch) -> Metrics:
     among these; `byte_slots` and `patch_slots`, the size of the batch.
     Where ids are pieces, these are the patches: `inputs` are the bytes in them.
     A model that makes its own patches counts these itself, see `Extras`; where it cannot
-    predict everything, `dropped_targets` are what it leaves out.
+    predict everything, `dropped_targets` are what it leaves out; what it learns beside the
+    cross entropy is `other_nats`.
   """
-  return score_targets(model, params, batch)[0]
+  return score_targets(model, params, batch, scalars)[0]
 
 
 def score_targets(
-  model: nn.Module, params: Any, batch: Batch
+  model: nn.Module, params: Any, batch: Batch, scalars: Metrics | None = None
 ) -> tuple[Metrics, jax.Array, jax.Array]:
   """As `sums`, and target by target.
 
@@ -58,7 +70,7 @@ def score_targets(
     The sums; float32 [B, S], nats of each target, 0 where it does not count; and int32 [B, S],
     its bytes, 0 likewise.
   """
-  return score_logits(*predict(model, params, batch), batch)
+  return score_logits(*predict(model, params, batch, scalars), batch)
 
 
 def score_logits(
@@ -78,16 +90,20 @@ def score_logits(
   if extras.loss_mask is not None:
     counts["dropped_targets"] = wanted & ~mask
   found = {k: v.sum(dtype=jnp.float32) for k, v in counts.items()} | extras.metrics
+  if extras.losses:
+    found["other_nats"] = sum(extras.losses.values(), jnp.zeros(()))
   return found, counts["nats"], counts["bytes"].astype(jnp.int32)
 
 
-def score(model: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-  """How likely the target at each position is.
+def score(
+  model: nn.Module, params: Any, batch: Batch, scalars: Metrics | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """How likely the target at each position is; arguments as of `predict`.
 
   Returns:
     float32 [B, S] log-probabilities in nats, and bool [B, S], whether it is the likeliest.
   """
-  logits, _ = predict(model, params, batch)
+  logits, _ = predict(model, params, batch, scalars)
   log_probs = -losses.cross_entropy_nats(logits, batch["targets"])
   return log_probs, logits.argmax(axis=-1) == batch["targets"]
 
@@ -126,6 +142,7 @@ def make_train_step(
   accumulate: int = 1,
   groups: Sequence[Group] = (),
   loss: Loss | None = None,
+  num_steps: int | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
   """Builds one optimizer update.
 
@@ -135,16 +152,17 @@ def make_train_step(
     accumulate: parts of the batch that are differentiated one after the other; each
       target weighs the same whatever part it is in.
     groups: of parameters, whose updates are measured.
-    loss: what is differentiated; None for the cross entropy of `sums`.
+    loss: what is differentiated; None for the cross entropy of `sums` and its `other_nats`,
+      at the scalars `TrainState.extra`.
+    num_steps: of the run, by the end of which these scalars are at rest; None for an endless
+      one.
 
   Returns:
     A pure function (state, batch, *given) -> (state, metrics), where `given` is what `loss`
-    takes as well; metrics are those of `loss`, `grad_norm` before clipping, and
-    `update_ratios` of groups.
+    takes as well; metrics are those of `loss`, `grad_norm` before clipping, `update_ratios` of
+    groups, and `extra/NAME` of each scalar of the state as it was in this step.
   """
-  if loss is None:
-    loss = functools.partial(_cross_entropy, model)
-  gradient = jax.value_and_grad(loss, has_aux=True)
+  gradient = jax.value_and_grad(loss or functools.partial(_cross_entropy, model), has_aux=True)
 
   def differentiate(params, batch, *given):
     (_, metrics), gradients = gradient(params, batch, *given)
@@ -164,21 +182,36 @@ def make_train_step(
 
   def train_step(state: TrainState, batch: Batch, *given: Any) -> tuple[TrainState, Metrics]:
     compute = differentiate if accumulate == 1 else accumulated
+    given = given if loss else (state.extra,)
     gradients, metrics = compute(state.params, batch, *given)
+    extra = _move_scalars(model, state, metrics, num_steps)
     # The reference adds 1e-6 to the count, which also lets an empty batch pass.
     gradients = jax.tree.map(lambda g: g / (metrics["targets"] + 1e-6), gradients)
     metrics["grad_norm"] = optax.tree.norm(gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     metrics |= update_ratios(groups, state.params, updates)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state), metrics
+    metrics |= {f"extra/{name}": value for name, value in state.extra.items()}
+    return TrainState(state.step + 1, params, opt_state, extra), metrics
 
   return train_step
 
 
-def _cross_entropy(model: nn.Module, params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
-  metrics = sums(model, params, batch)
-  return metrics["nats"], metrics
+def _cross_entropy(
+  model: nn.Module, params: Any, batch: Batch, scalars: Metrics
+) -> tuple[jax.Array, Metrics]:
+  metrics = sums(model, params, batch, scalars)
+  return metrics["nats"] + metrics.get("other_nats", 0), metrics
+
+
+def _move_scalars(
+  model: nn.Module, state: TrainState, metrics: Metrics, num_steps: int | None
+) -> Metrics:
+  """`TrainState.extra` of the next step."""
+  if not state.extra:
+    return {}
+  remaining = 1.0 if num_steps is None else jnp.maximum(1 - state.step / num_steps, 0)
+  return model.move_scalars(state.extra, metrics, remaining)
 
 
 def _split_rows(x, parts):

@@ -2,18 +2,20 @@
 
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
+from golden_cases import FLOAT32
 from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config, write_text
 
-from blt_jax import evaluate, train
+from blt_jax import evaluate, export, kinds, show_patches, train
 from blt_jax.decode import Generator, Sampling
 from blt_jax.parallel import sharding
-from blt_jax.runs import loading
+from blt_jax.runs import folder, loading
 from blt_jax.runs.program import make_program
 
-KINDS = ["megabyte", "spacebyte"]
+KINDS = ["megabyte", "spacebyte", "end_to_end"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,6 +30,8 @@ def _config(kind, text, workdir):
   config.optimizer.learning_rate = 1e-2
   config.schedule.warmup_steps = 2
   config.checkpoint.every_steps = 2
+  if kind == "end_to_end":
+    config.model.update(head="backward", skip=False, hash_sizes=())
   return config
 
 
@@ -38,7 +42,8 @@ def test_a_run_from_training_to_generation(kind, tmp_path, monkeypatch, capsys):
   numbers = train.train(_config(kind, text, whole))
   patch_size = 4 if kind == "megabyte" else numbers["patch_size"]
   assert numbers["patch_size"] == pytest.approx(patch_size, rel=0.2) and patch_size > 2
-  assert ("dropped_targets" in numbers) == (kind == "spacebyte")
+  assert ("dropped_targets" in numbers) == (kind != "megabyte")
+  assert ("slotless_inputs" in numbers) == (kind == "end_to_end")
 
   with stopped_at_batch(4, monkeypatch):
     train.train(_config(kind, text, cut))
@@ -53,10 +58,50 @@ def test_a_run_from_training_to_generation(kind, tmp_path, monkeypatch, capsys):
   model = loading.load_language_model(whole)
   (result,) = Generator(model, prefill_chunk=8).generate(["def f"], Sampling(max_bytes=8))
   assert 1 <= len(result.ids) <= 8
+  if kind == "end_to_end":
+    run = folder.load_run(whole)
+    _check_threshold(run, whole, cut)
+    _check_text(run, result)
 
 
-def _losses(kind, **mesh):
-  """Losses of three steps on four devices, or on one."""
+def _check_threshold(run, whole, cut):
+  """It has moved in each step, less and less, and whoever reads the run has the last one."""
+  by_step = _thresholds(whole)
+  assert _thresholds(cut) == by_step
+  seen = list(by_step.values())
+  began, came_to = folder.load_config(whole).model, run.model.config
+  assert seen[0] == began.threshold
+  moved = np.diff([*seen, came_to.threshold])
+  assert (moved != 0).all()
+  assert (abs(moved) <= began.threshold_rate * np.array([1, 0.8, 0.6, 0.4, 0.2]) + 1e-6).all()
+
+  export.export(str(whole), f"{whole}_exported")
+  exported = folder.load_run(f"{whole}_exported")
+  assert exported.model.config == came_to
+  shown = show_patches.patch_inside("def f", exported)
+  assert len(shown.starts) == 6 and shown.threshold == came_to.threshold
+  others = shown.entropies[1:-1] > shown.threshold
+  np.testing.assert_array_equal(shown.starts, [True, True, *others])
+
+
+def _thresholds(workdir):
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return {line["step"]: line["extra/threshold"] for line in lines if line["kind"] == "train"}
+
+
+def _check_text(run, result):
+  """Each byte is the likeliest by the full forward pass, and as likely."""
+  config = kinds.kind_of(run.model.config).unlimited(run.model.config)
+  ids = np.concatenate([result.prompt, result.ids])
+  forward = jax.jit(kinds.build_model(config).apply)
+  logits = forward({"params": run.params}, ids[None])[0, len(result.prompt) - 1 : -1]
+  np.testing.assert_array_equal(result.ids, logits.argmax(axis=1))
+  chosen = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(result.ids)), result.ids]
+  chex.assert_trees_all_close(result.log_probs, chosen, **FLOAT32)
+
+
+def _losses(kind, start=None, **mesh):
+  """Losses of three steps on four devices, or on one; and the state that they began with."""
   config = tiny_config(kind)
   config.optimizer.learning_rate = 1e-2
   config.schedule.warmup_steps = 1
@@ -72,19 +117,22 @@ def _losses(kind, **mesh):
     "loss_mask": np.ones((8, config.data.seq_len), bool),
     "patch_lengths": np.ones((8, config.data.seq_len + 1), np.int32),
   }
-  state, step, found = program.create_state(), program.train_step(), []
+  start = jax.device_get(start or program.create_state())
+  state = jax.device_put(start, jax.tree.map(lambda x: x.sharding, program.abstract_state))
+  step, found = program.train_step(), []
   for _ in range(3):
     state, metrics = step(state, sharding.put_batch(batch, program.mesh))
     found.append(metrics["nats"] / metrics["targets"])
-  return np.array(found)
+  return np.array(found), start
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs the fake devices of conftest.py")
 @pytest.mark.parametrize("kind", KINDS)
 def test_four_devices_learn_as_one(kind):
-  alone = _losses(kind)
+  alone, start = _losses(kind)
   assert alone[2] < alone[0]
-  np.testing.assert_allclose(_losses(kind, data=1, fsdp=2, tensor=2), alone, rtol=1e-5)
+  spread, _ = _losses(kind, start, data=1, fsdp=2, tensor=2)
+  np.testing.assert_allclose(spread, alone, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seq_len", [30, 31])

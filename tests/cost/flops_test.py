@@ -20,6 +20,7 @@ from blt_jax.models.config import (
   CrossAttentionConfig,
   TransformerConfig,
 )
+from blt_jax.models.end_to_end import EndToEndConfig
 from blt_jax.models.megabyte import MegaByteConfig
 from blt_jax.models.spacebyte import SpaceByteConfig
 
@@ -164,10 +165,16 @@ def _one_layer_each(kind):
     "spacebyte": (
       SpaceByteConfig(dataclasses.replace(near, num_layers=2), wide, num_patches=32), 128, 0
     ),
+    "end_to_end": (
+      EndToEndConfig(near, wide, near, cross, everywhere, predictor=near, num_patches=32),
+      128, 0,
+    ),
   }[kind]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["blt", "byte_lm", "bpe_lm", "megabyte", "spacebyte"])
+@pytest.mark.parametrize(
+  "kind", ["blt", "byte_lm", "bpe_lm", "megabyte", "spacebyte", "end_to_end"]
+)
 def test_model_flops_are_what_xla_counts(kind):
   """In the forward pass, and with gradients; norms, softmax, activations are in its count."""
   config, seq_len, num_patches = _one_layer_each(kind)
@@ -182,6 +189,19 @@ def test_model_flops_are_what_xla_counts(kind):
     lowered = jax.jit(function).lower(init.abstract_params(model), *inputs)
     expected = share * kinds.model_flops(config, seq_len, num_patches)
     assert 1 < lowered.cost_analysis()["flops"] / expected < 1.1
+
+
+def test_the_entropies_of_an_end_to_end_are_charged():
+  """A BLT, a byte model with as many outputs as its head has, and the matrix between them."""
+  config, seq_len, _ = _one_layer_each("end_to_end")
+  config = dataclasses.replace(config, head="backward", backward_bytes=3)
+  head = ByteLMConfig(config.predictor, vocab_size=3 * config.vocab_size)
+  want = (
+    flops.blt_flops_per_byte(config, 4.5, seq_len)
+    + flops.byte_lm_flops_per_byte(head, 4.5, seq_len)
+    + 2 * 64 * 64
+  )
+  assert flops.end_to_end_flops_per_byte(config, 4.5, seq_len) == want
 
 
 @given(st.integers(1, 60), st.integers(1, 80))

@@ -1,6 +1,7 @@
 """Which checkpoints stay, and what happens when one cannot be written or read."""
 
 import contextlib
+import dataclasses
 import errno
 import json
 import shutil
@@ -70,6 +71,25 @@ def test_gives_back_what_was_saved(tmp_path):
     jax.tree.leaves(restored.state), jax.tree.leaves(_state(2)), strict=True
   ):
     np.testing.assert_array_equal(found, saved)
+
+
+def test_scalars_of_a_model_come_back_and_older_checkpoints_have_none(tmp_path):
+  old, new, state = tmp_path / "old", tmp_path / "new", _state(1)
+  before = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+  with _open(old) as checkpoints:
+    checkpoints.save(1, before, {})
+  with _open(old) as checkpoints:
+    assert checkpoints.restore(_abstract()).state.extra == {}
+  assert stored_params.scalars_of(old, 1) == {}
+
+  with _open(new) as checkpoints:
+    checkpoints.save(1, dataclasses.replace(state, extra={"threshold": jnp.float32(1.25)}), {})
+  abstract = _abstract()
+  scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=abstract.params["w"].sharding)
+  with _open(new) as checkpoints:
+    restored = checkpoints.restore(dataclasses.replace(abstract, extra={"threshold": scalar}))
+  assert restored.state.extra == {"threshold": 1.25}
+  assert stored_params.scalars_of(new, 1) == {"threshold": 1.25}
 
 
 def test_a_new_run_has_none(tmp_path):

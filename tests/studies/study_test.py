@@ -215,6 +215,13 @@ def test_budgets_that_the_text_or_a_batch_does_not_allow(done):
     cost.num_steps(1e3, flat.cost.paper, flat.bytes_per_step, "flat")
 
 
+def test_patches_that_a_model_learns_are_counted_as_they_come_to_be():
+  config = tiny_config("end_to_end")
+  config.model.patch_size = 6.0
+  assert measure.patch_size(config, 2.0) == 6.0
+  assert measure.patch_size(tiny_config("blt"), 2.0) == 2.0
+
+
 def test_what_arms_need_is_made_once(home, monkeypatch):
   told = []
 

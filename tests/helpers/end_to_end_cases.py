@@ -1,0 +1,71 @@
+"""An end-to-end BLT with either head, and its compiled forward pass."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from forward import TINY, stack
+from uncached import random_params
+
+from blt_jax.models.end_to_end import EndToEndBLT, EndToEndConfig
+from blt_jax.models.extras import Extras
+
+SEQ_LEN = 24  # bytes of a row, and rows, so that one compiled program serves all
+_BLT = {field.name: getattr(TINY, field.name) for field in dataclasses.fields(TINY)}
+_BLT |= {  # unrolled layers compile faster
+  name: dataclasses.replace(_BLT[name], unroll=True)
+  for name in ("encoder", "latent", "decoder")
+}
+_NEXT = EndToEndConfig(**_BLT, predictor=stack(16, 1, window=6, unroll=True), threshold=4.48)
+CONFIGS = {
+  "next": _NEXT,
+  "backward": dataclasses.replace(
+    _NEXT, head="backward", backward_bytes=3, skip=False, hash_sizes=()
+  ),
+}
+
+
+class Found(NamedTuple):
+  """What `run` gives."""
+
+  logits: jax.Array  # float32 [S, S, V]
+  extras: Extras
+  heads: jax.Array  # float32 [S, S, n, V], of the head
+  gradients: Any  # of a mixture of the logits of row 0 at the position, by parameter
+
+
+@functools.cache
+def params(head: str) -> Any:
+  """Random parameters, sharpened so that half of the entropies are above the threshold."""
+  found = random_params(CONFIGS[head])
+  found["predictor"]["output"]["kernel"] *= 1.5
+  return found
+
+
+def run(head: str, ids: Any, own: Any = None, position: int = 0, threshold=None) -> Found:
+  """The forward pass of ids [S, S], by default with `params`, at the threshold of `CONFIGS`."""
+  own = params(head) if own is None else own
+  if threshold is None:
+    threshold = CONFIGS[head].threshold
+  return _compiled(head)(own, ids, position, threshold)
+
+
+@functools.cache
+def _compiled(head):
+  model = EndToEndBLT(CONFIGS[head])
+
+  def forward(model, tokens, threshold):
+    return *model.forward(tokens, None, threshold), model.predictor(tokens)[1]
+
+  def mixture(params, ids, position, threshold):
+    found = model.apply({"params": params}, ids, threshold, method=forward)
+    return (found[0][0, position] * jnp.cos(jnp.arange(260))).sum(), found
+
+  @jax.jit
+  def compiled(*arguments):
+    (_, found), gradients = jax.value_and_grad(mixture, has_aux=True)(*arguments)
+    return Found(*found, gradients)
+
+  return compiled
