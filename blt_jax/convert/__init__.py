@@ -140,6 +140,11 @@ def plan_hf(directory: _Path) -> Planned:
   """As `from_hf`, without reading arrays."""
   config = _read_json(Folder(directory), "config.json")
   with _naming(directory):
+    if (found := config.get("model_type")) != "blt":
+      raise ValueError(
+        f"The config.json has model_type {found!r}, and that of a BLT of Hugging Face has "
+        "'blt'. Meta's own layout is read by --from=meta, a Llama by --from=llama."
+      )
     return plan_hf_state(config, read_arrays(directory))
 
 
@@ -158,6 +163,11 @@ def plan_meta(directory: _Path) -> Planned:
   folder = Folder(directory)
   args = _read_json(folder, "config.json")
   args = args.get("args", args)
+  if "model_type" in args:
+    raise ValueError(
+      f"{directory}: The config.json has model_type {args['model_type']!r}, which Meta's layout "
+      "does not. Those of Hugging Face are read by --from=hf and --from=llama."
+    )
   entropy_args = entropy_arrays = patching = None
   if folder.exists("entropy_model"):
     entropy_args = _read_json(folder, "entropy_model/params.json")["entropy_model"]
@@ -195,6 +205,7 @@ def plan_llama(directory: _Path) -> Plan:
   """
   config = _read_json(Folder(directory), "config.json")
   with _naming(directory):
+    llama.config_from_llama(config)  # before weights, which may be far away
     return llama.plan_model(config, tidied(read_arrays(directory)))
 
 
