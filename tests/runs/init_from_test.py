@@ -138,6 +138,14 @@ def test_what_does_not_fit_is_refused(kind, parts, changes, message, tmp_path):
     init_from.plan(config, make_program(config))
 
 
+def test_heads_of_another_kind_are_compared_too(tmp_path):
+  _run(tmp_path / "other", "byte_lm")
+  config = _config(tmp_path / "other", kind="bpe_lm", init_fitting=True)
+  config.model.transformer.update(num_heads=4)
+  with pytest.raises(ValueError, match="config.model.transformer.num_heads is 4, and 2 in"):
+    init_from.plan(config, make_program(config))
+
+
 def test_parts_of_nothing_are_refused():
   for values in (dict(parts={"latent": "latent"}), dict(init_fitting=True)):
     config = _config("", **values)
