@@ -290,7 +290,7 @@ def make_distillation(config: ConfigDict) -> distillation.DistillationConfig:
 
 def make_groups(config: ConfigDict) -> list[groups.Group]:
   """The parameters that learn otherwise, from the whole config."""
-  # All but JSON has the names of a ConfigDict sorted, and the first pattern that matches counts.
+  # All but JSON sorts the names of a ConfigDict, and the first pattern that matches counts.
   chosen = json.loads(config.optimizer.get("groups", ConfigDict()).to_json())
   for pattern, group in chosen.items():
     if not isinstance(group, dict):

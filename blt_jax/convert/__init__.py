@@ -165,8 +165,8 @@ def plan_meta(directory: _Path) -> Planned:
   args = args.get("args", args)
   if "model_type" in args:
     raise ValueError(
-      f"{directory}: The config.json has model_type {args['model_type']!r}, which Meta's layout "
-      "does not. Those of Hugging Face are read by --from=hf and --from=llama."
+      f"{directory}: The config.json has model_type {args['model_type']!r}, which Meta's "
+      "layout does not. Those of Hugging Face are read by --from=hf and --from=llama."
     )
   entropy_args = entropy_arrays = patching = None
   if folder.exists("entropy_model"):

@@ -9,7 +9,7 @@ from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import BPELMConfig, TransformerConfig
 
 # What the configurations of Hugging Face have where a file says nothing, by model_type.
-_DEFAULTS = {
+_DEFAULTS: dict[str, dict[str, Any]] = {
   "llama": dict(num_key_value_heads=None, rms_norm_eps=1e-6),
   "mistral": dict(num_key_value_heads=8, rms_norm_eps=1e-6, sliding_window=4096),
 }
@@ -46,7 +46,7 @@ def config_from_llama(config: Mapping[str, Any]) -> BPELMConfig:
         "choose other weights."
       )
   theta, scaling = rotary.read(config, 10_000.0)
-  config = _DEFAULTS[family] | config
+  config = {**_DEFAULTS[family], **config}
   stack = TransformerConfig(
     dim=config["hidden_size"],
     num_layers=config["num_hidden_layers"],

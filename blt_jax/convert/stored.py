@@ -53,7 +53,7 @@ class StoredArray:
     if not np.isfinite(narrow).all():
       raise ValueError(
         f"{self.name} in {self.path} holds NaN or infinite numbers, or such that float32 does "
-        "not hold; these weights are damaged: download them again, or choose another checkpoint."
+        "not hold; these weights are damaged: download them again, or choose others."
       )
     return array.astype(dtype, copy=False) if dtype is not None else array
 
