@@ -16,7 +16,7 @@ from blt_jax.convert.plan import Plan, make_plan, split_as
 from blt_jax.convert.stored import read_arrays, tidied
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
-from blt_jax.models.config import BLTConfig, ByteLMConfig, TransformerConfig
+from blt_jax.models.config import BLTConfig, BPELMConfig, ByteLMConfig, TransformerConfig
 from blt_jax.patching import PatchingConfig
 from blt_jax.storage import atomic
 from blt_jax.storage.folders import Folder
@@ -198,14 +198,26 @@ def from_meta(directory: _Path) -> Converted:
   return plan_meta(directory).read()
 
 
+def llama_config(directory: _Path) -> BPELMConfig:
+  """The config of the model of a Llama's folder, whose weights are not looked at.
+
+  Raises:
+    FileNotFoundError: there is no config.json.
+    ValueError: another architecture or rope type, or a field of another type.
+  """
+  config = _read_json(Folder(directory), "config.json")
+  with _naming(directory):
+    return llama.config_from_llama(config)
+
+
 def plan_llama(directory: _Path) -> Plan:
   """The whole model of a Llama's folder, over its pieces, without reading arrays.
 
   Raises: as `from_llama`.
   """
   config = _read_json(Folder(directory), "config.json")
+  llama_config(directory)  # before weights, which may be far away
   with _naming(directory):
-    llama.config_from_llama(config)  # before weights, which may be far away
     return llama.plan_model(config, tidied(read_arrays(directory)))
 
 

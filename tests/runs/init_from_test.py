@@ -76,6 +76,23 @@ def test_a_folder_of_hugging_face_gives_blocks_too(tmp_path):
   assert "norm/scale" in start.left
 
 
+def test_blocks_are_found_before_processes_connect(tmp_path, monkeypatch):
+  """JAX connects processes only where no device was looked at."""
+  (tmp_path / "llama").mkdir()
+  wanted = llama_folder.write(
+    tmp_path / "llama", hidden_size=32, intermediate_size=48, num_attention_heads=2
+  ).transformer
+  _run(tmp_path / "lm", "byte_lm", **WIDE)
+
+  def wake(*_):
+    raise AssertionError("a device was looked at")
+
+  for name in ("devices", "local_devices", "eval_shape"):
+    monkeypatch.setattr(jax, name, wake)
+  assert parameters.find_blocks(tmp_path / "llama") == wanted
+  assert parameters.find_blocks(tmp_path / "lm").dim == 32
+
+
 def test_parts_of_the_same_kind(tmp_path):
   params = _run(tmp_path / "other", "blt")
   parts = {"decoder": "decoder", "embedder": "embedder"}
