@@ -6,6 +6,7 @@ import shutil
 import chex
 import golden_cases
 import jax.numpy as jnp
+import llama_folder
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -128,6 +129,19 @@ def test_outputs_that_cannot_be_written_are_named(tmp_path):
   with pytest.raises(OSError, match="file/run cannot be written: .*exists"):
     _convert(source="hf", path=HF, output=tmp_path / "file/run")
   assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_text_is_read_by_a_llama(tmp_path):
+  (tmp_path / "llama").mkdir()
+  llama_folder.write(
+    tmp_path / "llama", hidden_size=32, intermediate_size=48, num_attention_heads=2
+  )
+  _convert(source="llama", path=tmp_path / "llama", output=tmp_path / "run")
+  (tmp_path / "text.txt").write_text("a text")
+  with pytest.raises(ValueError, match="run are pieces of a tokenizer, and there is none in"):
+    evaluate.main([f"--run={tmp_path}/run", f"--data={tmp_path}/text.txt"])
+  with pytest.raises(ValueError, match="run are pieces of a tokenizer, and there is none in"):
+    loading.load_language_model(tmp_path / "run")
 
 
 def test_outputs_that_exist_stay(run, tmp_path):
