@@ -56,7 +56,7 @@ def check_pieces(config: ConfigDict) -> None:
   if kinds.find_kind(config.model.kind).reads_pieces and not config.patching.tokenizer:
     raise ValueError(
       f"The ids of {config.workdir} are pieces of a tokenizer, and there is none in it: no "
-      "text can be read. The run of a converted Llama is a start for others, see docs/weights.md."
+      "text can be read. A converted Llama is a start for others: docs/weights.md."
     )
 
 
