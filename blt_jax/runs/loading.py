@@ -49,14 +49,15 @@ def load_language_model(
 
 
 def check_pieces(config: ConfigDict) -> None:
-  """Raises ValueError where the ids of a run are pieces, and it has no tokenizer.
+  """Raises ValueError where the ids of a run are pieces of a tokenizer of somebody else's.
 
-  That is so of a converted Llama; bytes in their place would give numbers that mean nothing.
+  That is so of a converted Llama: other ids in their place would give numbers without meaning.
   """
-  if kinds.find_kind(config.model.kind).reads_pieces and not config.patching.tokenizer:
+  reads_pieces = kinds.find_kind(config.model.kind).reads_pieces
+  if reads_pieces and config.patching.get("tokenizer_digest") is None:
     raise ValueError(
-      f"The ids of {config.workdir} are pieces of a tokenizer, and there is none in it: no "
-      "text can be read. A converted Llama is a start for others: docs/weights.md."
+      f"The ids of {config.workdir} are pieces of a tokenizer that nothing here reads text "
+      "with, as those of a converted Llama. It is a start for others: docs/weights.md."
     )
 
 

@@ -138,9 +138,9 @@ def test_no_text_is_read_by_a_llama(tmp_path):
   )
   _convert(source="llama", path=tmp_path / "llama", output=tmp_path / "run")
   (tmp_path / "text.txt").write_text("a text")
-  with pytest.raises(ValueError, match="run are pieces of a tokenizer, and there is none in"):
+  with pytest.raises(ValueError, match="run are pieces of a tokenizer that nothing here"):
     evaluate.main([f"--run={tmp_path}/run", f"--data={tmp_path}/text.txt"])
-  with pytest.raises(ValueError, match="run are pieces of a tokenizer, and there is none in"):
+  with pytest.raises(ValueError, match="run are pieces of a tokenizer that nothing here"):
     loading.load_language_model(tmp_path / "run")
 
 
