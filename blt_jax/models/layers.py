@@ -79,10 +79,11 @@ class Embedding(nn.Module):
   rows: int
   dim: int
   axes: tuple[str, str | None] = ("vocab", "embed")
+  std: Std = fan_in_std
 
   @nn.compact
   def __call__(self) -> jax.Array:
-    init = truncated_normal(fan_in_std(self.dim), *self.axes)
+    init = truncated_normal(self.std(self.dim), *self.axes)
     return self.param("embedding", init, (self.rows, self.dim), jnp.float32)
 
 

@@ -83,13 +83,13 @@ class MegaByte(nn.Module):
 
   def setup(self):
     c = self.config
-    self.global_embedding = layers.Embedding(c.vocab_size, c.slice_dim, ("vocab", None))
-    self.global_positions = layers.Embedding(c.max_patches, c.global_model.dim)
-    self.global_start = layers.Embedding(1, c.global_model.dim)
+    self.global_embedding = _embedding(c.vocab_size, c.slice_dim, ("vocab", None))
+    self.global_positions = _embedding(c.max_patches, c.global_model.dim)
+    self.global_start = _embedding(1, c.global_model.dim)
     self.global_transformer = transformer.Transformer(c.global_model)
     self.hand_over = layers.Linear(c.local_model.dim, (None, "embed"))
-    self.local_embedding = layers.Embedding(c.vocab_size, c.local_model.dim)
-    self.local_positions = layers.Embedding(c.patch_size, c.local_model.dim)
+    self.local_embedding = _embedding(c.vocab_size, c.local_model.dim)
+    self.local_positions = _embedding(c.patch_size, c.local_model.dim)
     self.local_transformer = transformer.Transformer(c.local_stack)
     self.norm = layers.RMSNorm(c.local_model.norm_epsilon)
     self.output = layers.Linear(c.vocab_size, ("embed", "vocab"))
@@ -155,6 +155,15 @@ class MegaByte(nn.Module):
         f"{seq_len}; change config.data.seq_len or the model."
       )
     return seq_len // c.patch_size
+
+
+def _embedding(rows: int, dim: int, axes: Any = ("vocab", "embed")) -> layers.Embedding:
+  """A table [rows, D] of deviation 1, as in SpaceByte's MegaByte (kjslag/spacebyte).
+
+  What the global model hands over has that of many layers: beside it, smaller embeddings would
+  be lost on the local model.
+  """
+  return layers.Embedding(rows, dim, axes, std=lambda _: 1.0)
 
 
 def first_patches(tokens: jax.Array, patch_size: int) -> jax.Array:
