@@ -4,12 +4,13 @@ A setting is read only if it is declared here, so a misspelt one is an error.
 """
 
 import dataclasses
+import json
 import typing
 from typing import Any
 
 import jax
 import optax
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 from ml_collections.config_dict import placeholder
 
 from blt_jax import kinds, patching
@@ -289,11 +290,24 @@ def make_distillation(config: ConfigDict) -> distillation.DistillationConfig:
 
 def make_groups(config: ConfigDict) -> list[groups.Group]:
   """The parameters that learn otherwise, from the whole config."""
-  chosen = config.optimizer.get("groups", ConfigDict()).to_dict()
+  # All but JSON sorts the names of a ConfigDict, and the first pattern that matches counts.
+  chosen = json.loads(config.optimizer.get("groups", ConfigDict()).to_json())
   for pattern, group in chosen.items():
     if not isinstance(group, dict):
       raise ValueError(f"config.optimizer.groups[{pattern!r}] is {group!r}; it must be a dict.")
-  return [_build(groups.Group, {"pattern": p, **group}) for p, group in chosen.items()]
+  places = {p: group.pop("order", place) for place, (p, group) in enumerate(chosen.items())}
+  patterns = sorted(chosen, key=places.__getitem__)
+  return [_build(groups.Group, {"pattern": p, **chosen[p]}) for p in patterns]
+
+
+def freeze(config: ConfigDict) -> FrozenConfigDict:
+  """A copy that nobody can write to; groups of the optimizer keep their order, as `order`."""
+  is_frozen = isinstance(config, FrozenConfigDict)
+  copy = ConfigDict(config) if is_frozen else config.copy_and_resolve_references()
+  for place, group in enumerate(make_groups(config)):
+    with copy.optimizer.groups[group.pattern].unlocked() as section:
+      section.order = place
+  return FrozenConfigDict(copy)
 
 
 def _build(cls: type, fields: dict[str, Any]) -> Any:

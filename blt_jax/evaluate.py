@@ -219,6 +219,7 @@ def _ask(
 def _evaluate_text(args: argparse.Namespace) -> None:
   """Prints a table on a terminal, and elsewhere one JSON object; writes files."""
   run = folder.load_run(args.run, args.step)
+  loading.check_pieces(run.config)
   options = source_flags.parse(args, corpus.source_options(run.config.data))
   options = dataclasses.replace(options, fields=tuple(args.by))
   open_heldout = functools.partial(corpus.open_heldout, run.config.data)

@@ -16,7 +16,7 @@ from blt_jax.convert.plan import Plan, make_plan, split_as
 from blt_jax.convert.stored import read_arrays, tidied
 from blt_jax.models.blt import BLT
 from blt_jax.models.byte_lm import ByteLM
-from blt_jax.models.config import BLTConfig, ByteLMConfig, TransformerConfig
+from blt_jax.models.config import BLTConfig, BPELMConfig, ByteLMConfig, TransformerConfig
 from blt_jax.patching import PatchingConfig
 from blt_jax.storage import atomic
 from blt_jax.storage.folders import Folder
@@ -140,6 +140,11 @@ def plan_hf(directory: _Path) -> Planned:
   """As `from_hf`, without reading arrays."""
   config = _read_json(Folder(directory), "config.json")
   with _naming(directory):
+    if (found := config.get("model_type")) != "blt":
+      raise ValueError(
+        f"The config.json has model_type {found!r}, and that of a BLT of Hugging Face has "
+        "'blt'. Meta's own layout is read by --from=meta, a Llama by --from=llama."
+      )
     return plan_hf_state(config, read_arrays(directory))
 
 
@@ -158,6 +163,11 @@ def plan_meta(directory: _Path) -> Planned:
   folder = Folder(directory)
   args = _read_json(folder, "config.json")
   args = args.get("args", args)
+  if "model_type" in args:
+    raise ValueError(
+      f"{directory}: The config.json has model_type {args['model_type']!r}, which Meta's "
+      "layout does not. Those of Hugging Face are read by --from=hf and --from=llama."
+    )
   entropy_args = entropy_arrays = patching = None
   if folder.exists("entropy_model"):
     entropy_args = _read_json(folder, "entropy_model/params.json")["entropy_model"]
@@ -188,12 +198,25 @@ def from_meta(directory: _Path) -> Converted:
   return plan_meta(directory).read()
 
 
+def llama_config(directory: _Path) -> BPELMConfig:
+  """The config of the model of a Llama's folder, whose weights are not looked at.
+
+  Raises:
+    FileNotFoundError: there is no config.json.
+    ValueError: another architecture or rope type, or a field of another type.
+  """
+  config = _read_json(Folder(directory), "config.json")
+  with _naming(directory):
+    return llama.config_from_llama(config)
+
+
 def plan_llama(directory: _Path) -> Plan:
   """The whole model of a Llama's folder, over its pieces, without reading arrays.
 
   Raises: as `from_llama`.
   """
   config = _read_json(Folder(directory), "config.json")
+  llama_config(directory)  # before weights, which may be far away
   with _naming(directory):
     return llama.plan_model(config, tidied(read_arrays(directory)))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from blt_jax.convert import rotary
+from blt_jax.convert import fields, rotary
 from blt_jax.models.config import (
   BLTConfig,
   ByteLMConfig,
@@ -36,6 +36,7 @@ def blt_from_hf(config: Mapping[str, Any]) -> BLTConfig:
   Raises:
     ValueError: a setting that has no counterpart here.
   """
+  fields.check(config)
   c = {**_HF_TOP, **config}
   window = c["local_attention_window_len"]
   encoder, decoder = _hf_section(c, "encoder"), _hf_section(c, "decoder")

@@ -3,12 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from blt_jax.convert import names, rotary
+from blt_jax.convert import fields, names, rotary
 from blt_jax.convert.plan import Plan, make_plan
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import BPELMConfig, TransformerConfig
 
-FAMILIES = ("llama", "mistral")  # model_type whose blocks are ours
+# What the configurations of Hugging Face have where a file says nothing, by model_type.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+  "llama": dict(num_key_value_heads=None, rms_norm_eps=1e-6),
+  "mistral": dict(num_key_value_heads=8, rms_norm_eps=1e-6, sliding_window=4096),
+}
+FAMILIES = tuple(_DEFAULTS)  # whose blocks are ours
 _SIZES = (
   "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"
 )  # fmt: skip
@@ -28,8 +33,10 @@ def config_from_llama(config: Mapping[str, Any]) -> BPELMConfig:
   if family not in FAMILIES:
     raise ValueError(
       f"The config.json is one of model_type {family!r}; only {FAMILIES} have the blocks of "
-      "blt_jax. Choose weights of one of these."
+      "blt_jax. Choose weights of one of these; a 'blt' becomes a run by --from=hf of "
+      "blt_jax.convert."
     )
+  fields.check(config)
   if lacking := [name for name in _SIZES if not config.get(name)]:
     raise ValueError(f"The config.json lacks {lacking[0]}; take it as published.")
   for name, plain in _WITHOUT.items():
@@ -39,15 +46,16 @@ def config_from_llama(config: Mapping[str, Any]) -> BPELMConfig:
         "choose other weights."
       )
   theta, scaling = rotary.read(config, 10_000.0)
+  config = {**_DEFAULTS[family], **config}
   stack = TransformerConfig(
     dim=config["hidden_size"],
     num_layers=config["num_hidden_layers"],
     num_heads=config["num_attention_heads"],
-    num_kv_heads=config.get("num_key_value_heads") or 0,
+    num_kv_heads=config["num_key_value_heads"] or 0,
     head_dim=config.get("head_dim") or 0,
     mlp_dim=config["intermediate_size"],
-    window=config.get("sliding_window") if family == "mistral" else None,
-    norm_epsilon=config.get("rms_norm_eps", 1e-6),
+    window=config["sliding_window"] if family == "mistral" else None,
+    norm_epsilon=config["rms_norm_eps"],
     rope_theta=theta,
     rope_scaling=scaling,
   )

@@ -20,7 +20,8 @@ _INDEX = (".safetensors.index.json", ".bin.index.json")
 _PICKLES = r"consolidated(\.\d+)?\.pth|pytorch_model.*\.bin"
 # What compiling, sharding and recomputing modules put into the names of their parameters.
 _WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-_ROTARY = ("inv_freq", "freqs_cis", "rope.freqs")  # buffers that follow from the configuration
+# Buffers that follow from the configuration.
+_ROTARY = ("inv_freq", "freqs_cis", "rope.freqs", "cos_cached", "sin_cached")
 _SAFE_DTYPES = {
   "F64": np.dtype("float64"), "F32": np.dtype("float32"), "F16": np.dtype("float16"),
   "BF16": np.dtype(jnp.bfloat16),
@@ -47,10 +48,12 @@ class StoredArray:
 
   def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
     array = self.read()
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):  # parameters are float32 at most
+      narrow = array.astype(np.float32) if array.dtype == np.float64 else array
+    if not np.isfinite(narrow).all():
       raise ValueError(
-        f"{self.name} in {self.path} holds NaN or infinite numbers; these weights are damaged: "
-        "download them again, or choose another checkpoint."
+        f"{self.name} in {self.path} holds NaN or infinite numbers, or such that float32 does "
+        "not hold; these weights are damaged: download them again, or choose others."
       )
     return array.astype(dtype, copy=False) if dtype is not None else array
 

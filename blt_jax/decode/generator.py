@@ -46,7 +46,8 @@ class Generator:
       drafting: how to draft bytes; None for one byte at a time. The output is the same.
       prefill_chunk: bytes of a prompt that are read at once.
       share_starts: read once what neighbouring prompts begin with, as prompts with the same
-        examples do. Then the last bits of log-probabilities depend on the neighbours.
+        examples do, in rows of max_length, so that all calls share programs. Then the last
+        bits of log-probabilities depend on the neighbours.
 
     Raises:
       ValueError: a size is too small, or the drafter is none that this model has.
@@ -148,7 +149,7 @@ class Generator:
     if requests:
       rows = Rows(
         self._model, self._drafting, self._chunk, requests, self._batch_size,
-        share_starts=self._share_starts,
+        self._max_length if self._share_starts else 0, self._share_starts,
       )  # fmt: skip
       yield from rows.run(stride)
 

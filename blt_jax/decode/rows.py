@@ -69,7 +69,8 @@ class Rows:
     """
     self._model, self._drafting, self._pieces = model, drafting, model.pieces
     self._keep_back = drafting.length if drafting else 1
-    capacity = max(-(-max(r.limit for r in requests) // _ROUND) * _ROUND, least_room)
+    longest = max(least_room, *(r.limit for r in requests))
+    capacity = -(-longest // _ROUND) * _ROUND
     self._capacity, self._chunk = capacity, min(chunk, capacity)
     self._starts = StartReader(model, self._chunk, self._keep_back) if share_starts else None
     self._waiting = collections.deque(requests)

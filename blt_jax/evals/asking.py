@@ -17,7 +17,6 @@ from blt_jax.evals.task import Choice, Continue, FirstLine, Request, Text
 
 _WAITING = 16  # prompts for each row of the generator, before which shorter ones wait
 _ALIKE = 128  # characters in which prompts with the same examples agree
-_ROUND = 1024  # rows of the generator have a multiple of this many ids: few programs
 
 Answer = tuple[tuple[int, int], Any]  # of request j of item i
 
@@ -76,11 +75,15 @@ def _answers(model, asked, batch_size, devices) -> Iterator[Answer]:
   numbered = [((i, j), request) for i in order for j, request in enumerate(asked[i])]
   writes = [x for x in numbered if isinstance(x[1], Continue)]
   reads = [x for x in numbered if not isinstance(x[1], Continue)]
+  room = _room([r.prompt for _, r in writes], [r.max_bytes for _, r in writes])
   # More prompts than rows, and work for every device.
   waiting = max(min(_WAITING, len(writes) // (batch_size * max(len(devices), 1))), 1)
   jobs = [
     *(functools.partial(_score, part) for part in divide(reads, batch_size)),
-    *(functools.partial(_write_part, part) for part in divide(writes, batch_size * waiting)),
+    *(
+      functools.partial(_write_part, part, room)
+      for part in divide(writes, batch_size * waiting)
+    ),
   ]
   models = [model]
   if min(len(devices), len(jobs)) > 1:
@@ -101,7 +104,11 @@ class _Worker:
 
   def __init__(self, model: LanguageModel, batch_size: int):
     self.model, self.batch_size = model, batch_size
-    self.scorer = Scorer(model, batch_size=batch_size)
+
+  @functools.cached_property
+  def scorer(self) -> Scorer:
+    """Which keeps what contexts begin with."""
+    return Scorer(self.model, batch_size=self.batch_size)
 
 
 def _do(
@@ -131,15 +138,23 @@ def _do(
     pool.shutdown(cancel_futures=True)
 
 
-def _continue(model, requests: Sequence[Continue], batch_size) -> Iterator[tuple[int, str]]:
-  """Numbers of requests and what the model writes.
+def _room(prompts: Sequence[str], max_bytes: Sequence[int]) -> int:
+  """Ids that the longest row needs; all have as many, so that a task compiles once."""
+  sizes = (len(p.encode()) + n for p, n in zip(prompts, max_bytes, strict=True))
+  return max(sizes, default=0) + 1
+
+
+def _continue(
+  model: LanguageModel, requests: Sequence[Continue], batch_size: int, room: int
+) -> Iterator[tuple[int, str]]:
+  """Numbers of requests and what the model writes, in rows of `room` ids.
 
   A `FirstLine` ends with its first newline; where that ends a blank line, it goes on once more.
   """
   blank: dict[int, str] = {}
   prompts = [request.prompt for request in requests]
   options = [_sampling(request) for request in requests]
-  for number, told in write(model, prompts, options, batch_size):
+  for number, told in write(model, prompts, options, batch_size, room):
     text, is_line = told.text, isinstance(requests[number], FirstLine)
     if is_line and told.finish == "stop" and not text.strip():
       blank[number] = f"{text}\n"
@@ -149,7 +164,7 @@ def _continue(model, requests: Sequence[Continue], batch_size) -> Iterator[tuple
   numbers = list(blank)
   prompts = [requests[n].prompt + blank[n] for n in numbers]
   options = [_sampling(requests[n], blank[n]) for n in numbers]
-  for place, told in write(model, prompts, options, batch_size):
+  for place, told in write(model, prompts, options, batch_size, room):
     yield numbers[place], blank[numbers[place]] + told.text
 
 
@@ -176,10 +191,10 @@ def _score(part, worker: _Worker) -> Iterator[Answer]:
     yield place, sum(nats for nats, _ in found) if is_text else found
 
 
-def _write_part(part, worker: _Worker) -> Iterator[Answer]:
+def _write_part(part, room: int, worker: _Worker) -> Iterator[Answer]:
   """What the model writes after prompts."""
   requests = [request for _, request in part]
-  for number, text in _continue(worker.model, requests, worker.batch_size):
+  for number, text in _continue(worker.model, requests, worker.batch_size, room):
     yield part[number][0], text
 
 
@@ -198,9 +213,15 @@ def _pairs(request: Choice | Text, room: int | None) -> list[tuple[bytes, bytes]
 
 
 def write(
-  model: LanguageModel, prompts: Sequence[str], options: Sequence[Sampling], batch_size: int = 8
+  model: LanguageModel,
+  prompts: Sequence[str],
+  options: Sequence[Sampling],
+  batch_size: int = 8,
+  room: int | None = None,
 ) -> Iterator[tuple[int, Generation]]:
   """Continues prompts, those that begin alike together; stops are cut.
+
+  Rows have `room` ids, by default as the longest needs.
 
   Yields:
     Numbers of prompts and what the model writes, as it comes.
@@ -208,15 +229,15 @@ def write(
   Raises:
     ValueError: a prompt is no text.
   """
+  if room is None:
+    room = _room(prompts, [o.max_bytes for o in options])
+  if model.reader.max_length is not None:
+    room = min(room, model.reader.max_length)
+  generator = Generator(
+    model, batch_size=batch_size, max_length=room, truncate=True, share_starts=True
+  )
   order = _order(prompts, [*map(len, prompts)], batch_size)
   for part in divide(order, batch_size * _WAITING):
-    longest = max(len(prompts[i].encode()) + options[i].max_bytes for i in part) + 1
-    room = -(-longest // _ROUND) * _ROUND
-    if model.reader.max_length is not None:
-      room = min(room, model.reader.max_length)
-    generator = Generator(
-      model, batch_size=batch_size, max_length=room, truncate=True, share_starts=True
-    )
     texts, sampled = [prompts[i] for i in part], [options[i] for i in part]
     for piece in generator.stream(texts, sampled, stride=2**30):
       if piece.result is not None and piece.result.error is not None:

@@ -53,7 +53,8 @@ def write_run(output: str, planned: convert.Planned) -> None:
 
 
 def _save(target: str, later: str, plan: Plan, config: ConfigDict, zeros: Any) -> None:
-  stored_params.save(target, 0, plan.stored(zeros), config)
+  with atomic.explaining(later):
+    stored_params.save(target, 0, plan.stored(zeros), config)
   folder.save_config(target, config, later)  # last: without it the folder is no run
 
 

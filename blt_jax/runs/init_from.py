@@ -153,14 +153,18 @@ def _check_meaning(here: Any, there: Any, part: str, source: str, workdir: str) 
 
 
 def _differences(here: Any, there: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
-  """Dotted name and both values of the fields that change what parameters mean."""
-  if not dataclasses.is_dataclass(here) or type(here) is not type(there):
+  """Dotted name and both values of the fields that change what parameters mean.
+
+  Of models of two kinds, only the parts that both have are compared.
+  """
+  if not dataclasses.is_dataclass(here) or not dataclasses.is_dataclass(there):
     return
+  is_same = type(here) is type(there)
   for field in dataclasses.fields(here):
-    mine, other = getattr(here, field.name), getattr(there, field.name)
+    mine, other = getattr(here, field.name), getattr(there, field.name, None)
     if dataclasses.is_dataclass(mine) and type(mine) is type(other):
       yield from _differences(mine, other, f"{prefix}{field.name}.")
-    elif mine != other and field.name not in _COMPUTED:
+    elif is_same and mine != other and field.name not in _COMPUTED:
       yield prefix + field.name, mine, other
 
 

@@ -32,6 +32,7 @@ def load_language_model(
     ValueError: as `runs.load_run` and `patchers.load_patcher`, or what is given has no use.
   """
   run = folder.load_run(workdir, step)
+  check_pieces(run.config)
   kind = kinds.kind_of(run.model.config)
   if not kind.patched:
     _check_unused(f"{workdir} reads no patches", entropy_model, threshold)
@@ -45,6 +46,18 @@ def load_language_model(
     source = TableSource(model), model.jax_tables()
     return kind.reader(run.model, run.params, patcher.config, source=source, **options)
   return kind.reader(run.model, run.params, patcher.config, model, **options)
+
+
+def check_pieces(config: ConfigDict) -> None:
+  """Raises ValueError where the ids of a run are pieces, and it has no tokenizer.
+
+  That is so of a converted Llama; bytes in their place would give numbers that mean nothing.
+  """
+  if kinds.find_kind(config.model.kind).reads_pieces and not config.patching.tokenizer:
+    raise ValueError(
+      f"The ids of {config.workdir} are pieces of a tokenizer, and there is none in it: no "
+      "text can be read. A converted Llama is a start for others: docs/weights.md."
+    )
 
 
 def load_patcher(

@@ -43,8 +43,7 @@ def find(path: str | os.PathLike) -> Parameters:
     FileNotFoundError: there is neither.
     ValueError: it cannot be read.
   """
-  home = Folder(path)
-  if home.exists("config.json") and "model_type" in home.read_json("config.json"):
+  if _is_llama(path):
     return _of_llama(path)
   config = folder.load_config(path)
   model = settings.make_model_config(config.model)
@@ -57,6 +56,11 @@ def find(path: str | os.PathLike) -> Parameters:
     return flax.traverse_util.flatten_dict(params, sep="/")
 
   return Parameters(model, shapes, f"{path} at step {step}", load)
+
+
+def _is_llama(path: str | os.PathLike) -> bool:
+  home = Folder(path)
+  return home.exists("config.json") and "model_type" in home.read_json("config.json")
 
 
 def _of_llama(path: str | os.PathLike) -> Parameters:
@@ -75,11 +79,15 @@ def _of_llama(path: str | os.PathLike) -> Parameters:
 def find_blocks(path: str | os.PathLike) -> TransformerConfig:
   """The blocks of a language model over bytes or pieces, for configs that take them.
 
+  It wakes no device, since settings are read before processes connect.
+
   Raises:
     FileNotFoundError: as `find`.
     ValueError: as `find`, or the model is another one.
   """
-  model = find(path).model
+  if _is_llama(path):
+    return convert.llama_config(path).transformer
+  model = settings.make_model_config(folder.load_config(path).model)
   if not hasattr(model, "transformer"):
     raise ValueError(f"{path} is no plain language model; give a Llama's folder or run.")
   return model.transformer

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from blt_jax import config as settings
 from blt_jax import kinds
@@ -95,7 +95,7 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   sharding.check_batch_size(config.data.batch_size, accumulate, mesh)
   model = kinds.build_model(settings.make_model_config(config.model))
   optimizer, learning_rate = settings.make_optimizer(config)
-  groups, frozen = settings.make_groups(config), FrozenConfigDict(config)
+  groups, frozen = settings.make_groups(config), settings.freeze(config)
   state = train_state.abstract_state(model, optimizer, mesh, param_dtype)
   # Left to the compiler, the state might come out placed otherwise than it went in.
   placed = jax.tree.map(lambda x: x.sharding, state)

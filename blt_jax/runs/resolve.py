@@ -68,7 +68,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   whole.patching.entropy_digest = entropy_digest.resolve(
     whole.patching, began_with, whole.allow_changes
   )
-  return FrozenConfigDict(whole)
+  return settings.freeze(whole)
 
 
 def resolve_patching(section: ConfigDict, stored: Stored = ()) -> ConfigDict:

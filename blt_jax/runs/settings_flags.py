@@ -19,7 +19,11 @@ _TYPES = {
   int: "a whole number",
   float: "a number",
   bool: "true or false",
-  ConfigDict: "a dict, such as \"{'web': ('PATH', 1.0)}\"",
+}
+_DICTS = {  # an example of each
+  "data.mixture": "{'web': ('PATH', 1.0)}",
+  "init_parts": "{'latent': 'transformer'}",
+  "optimizer.groups": "{'latent/*': {'freeze': True}}",
 }
 _OVERRIDE = re.compile(r"--?(?:no)?(config\.[^=]+)")
 _FREE = (  # whose names are free
@@ -135,8 +139,10 @@ def _override(settings: ConfigDict, overrides: Sequence[str]) -> None:
     rest = values(arguments)[1:]
   except flags.IllegalFlagValueError as error:
     given = str(error).removeprefix("flag --").partition(": ")[0]
-    name = given.partition("=")[0].removeprefix("config.")
-    raise ValueError(f"{given}: it must be {_type_of(settings, name)}.") from error
+    name = given.partition("=")[0]
+    whole = [x.lstrip("-") for x in overrides if x.lstrip("-").startswith(f"{name}=")]
+    rule = _type_of(settings, name.removeprefix("config."))
+    raise ValueError(f"{(whole or [given])[-1]}: it must be {rule}.") from error
   except flags.Error as error:
     raise ValueError(f"{error}") from error
   if rest:
@@ -145,6 +151,8 @@ def _override(settings: ConfigDict, overrides: Sequence[str]) -> None:
 
 def _type_of(settings: ConfigDict, name: str) -> str:
   """The type of a setting, in words."""
+  if name in _DICTS:
+    return f'a dict, such as "{_DICTS[name]}"'
   *sections, last = name.split(".")
   for section in sections:
     settings = settings[section]

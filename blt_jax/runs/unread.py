@@ -35,6 +35,12 @@ def find(config: ConfigDict) -> Iterator[str]:
       f"config.schedule.warmup_steps is {config.schedule.warmup_steps}, not below "
       f"config.num_steps, {steps}: the learning rate never gets to its peak."
     )
+  for group in declared.make_groups(config):
+    if group.first_step >= steps:
+      yield (
+        f"config.optimizer.groups[{group.pattern!r}] thaws at step {group.first_step}, not "
+        f"below config.num_steps, {steps}: these parameters never learn."
+      )
   if config.profile.start > steps:
     yield (
       f"config.profile.start is {config.profile.start}, above config.num_steps, {steps}: no "

@@ -67,10 +67,11 @@ def new_folder(path: Path) -> Iterator[str]:
     yield os.fspath(path)
     return
   whole = pathlib.Path(paths.absolute(path))
-  whole.parent.mkdir(parents=True, exist_ok=True)
-  with leftovers.own_folder(whole) as aside:
-    partial = aside / whole.name
-    partial.mkdir()
+  with contextlib.ExitStack() as stack:
+    with explaining(path):
+      whole.parent.mkdir(parents=True, exist_ok=True)
+      partial = stack.enter_context(leftovers.own_folder(whole)) / whole.name
+      partial.mkdir()
     yield str(partial)
     partial.rename(whole)
 

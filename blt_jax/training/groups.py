@@ -33,10 +33,14 @@ class Group:
 
   def __post_init__(self):
     name = f"config.optimizer.groups[{self.pattern!r}]"
-    for field in ("learning_rate_scale", "weight_decay_scale", "thaw"):
+    for field in ("learning_rate_scale", "weight_decay_scale"):
       value = getattr(self, field)
-      if isinstance(value, bool) or not (value is None or 0 <= value < float("inf")):
+      if type(value) not in (int, float) or not 0 <= value < float("inf"):
         raise ValueError(f"{name} has {field} {value!r}; it must be a number >= 0.")
+    if self.thaw is not None and (type(self.thaw) is not int or self.thaw < 0):
+      raise ValueError(f"{name} has thaw {self.thaw!r}; it must be a step, or None.")
+    if type(self.freeze) is not bool:
+      raise ValueError(f"{name} has freeze {self.freeze!r}; it must be True or False.")
     if self.is_frozen and (self.learning_rate_scale, self.weight_decay_scale) != (1, 1):
       raise ValueError(f"{name} is frozen, so its scales would do nothing; leave them out.")
 
@@ -92,7 +96,7 @@ def labels(groups: Sequence[Group], params: Any) -> Any:
     params: tree of arrays of any shape, which may carry logical names.
 
   Raises:
-    ValueError: a pattern is the first to match for nothing.
+    ValueError: a pattern is the first to match for nothing, or nothing is left that learns.
   """
   seen: set[int] = set()
   paths: list[str] = []
@@ -114,4 +118,10 @@ def labels(groups: Sequence[Group], params: Any) -> Any:
         f"config.optimizer.groups[{group.pattern!r}] matches no parameter that an earlier "
         f"pattern does not; parameters are such as {paths[0]}, {paths[-1]}."
       )
+  frozen = {label_of(number) for number, group in enumerate(groups) if group.is_frozen}
+  if paths and frozen.issuperset(jax.tree.leaves(found)):
+    raise ValueError(
+      "config.optimizer.groups freezes all parameters, so nothing would be trained; leave some "
+      "out, or let them thaw."
+    )
   return found

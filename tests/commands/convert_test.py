@@ -6,9 +6,11 @@ import shutil
 import chex
 import golden_cases
 import jax.numpy as jnp
+import llama_folder
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_runs import small_files
 
 from blt_jax import convert, evaluate, export
 from blt_jax.convert import __main__ as command
@@ -118,6 +120,28 @@ def test_nothing_is_left_of_damaged_weights(tmp_path):
   with pytest.raises(ValueError, match="lm_head.weight in .*/model.safetensors holds NaN"):
     _convert(source="hf", path=tmp_path / "hf", output=tmp_path / "run")
   assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_outputs_that_cannot_be_written_are_named(tmp_path):
+  with small_files(2000), pytest.raises(OSError, match="/full/.* be written: .*too large"):
+    _convert(source="hf", path=HF, output=tmp_path / "full")
+  (tmp_path / "file").touch()
+  with pytest.raises(OSError, match="file/run cannot be written: .*exists"):
+    _convert(source="hf", path=HF, output=tmp_path / "file/run")
+  assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_text_is_read_by_a_llama(tmp_path):
+  (tmp_path / "llama").mkdir()
+  llama_folder.write(
+    tmp_path / "llama", hidden_size=32, intermediate_size=48, num_attention_heads=2
+  )
+  _convert(source="llama", path=tmp_path / "llama", output=tmp_path / "run")
+  (tmp_path / "text.txt").write_text("a text")
+  with pytest.raises(ValueError, match="run are pieces of a tokenizer, and there is none in"):
+    evaluate.main([f"--run={tmp_path}/run", f"--data={tmp_path}/text.txt"])
+  with pytest.raises(ValueError, match="run are pieces of a tokenizer, and there is none in"):
+    loading.load_language_model(tmp_path / "run")
 
 
 def test_outputs_that_exist_stay(run, tmp_path):

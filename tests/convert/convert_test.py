@@ -105,6 +105,22 @@ def test_hf_round_trip_without_patcher(tmp_path):
   chex.assert_trees_all_equal(back.params, c.params)
 
 
+@pytest.mark.parametrize(
+  ("read", "kind", "message"),
+  [
+    (convert.from_hf, "llama", "a BLT of Hugging Face has 'blt'.* a Llama by --from=llama"),
+    (convert.from_hf, None, "model_type None"),
+    (convert.from_meta, "blt", "Those of Hugging Face are read by --from=hf"),
+    (convert.from_llama, "blt", "a 'blt' becomes a run by --from=hf"),
+  ],
+)
+def test_folders_of_another_layout_are_refused_by_name(read, kind, message, tmp_path):
+  (tmp_path / "config.json").write_text(json.dumps(hf_config() | {"model_type": kind}))
+  shutil.copy(HF / "model.safetensors", tmp_path)
+  with pytest.raises(ValueError, match=message):
+    read(tmp_path)
+
+
 def test_to_hf_does_not_overwrite(tmp_path):
   c = convert.from_hf(HF)
   convert.to_hf(tmp_path, c)
@@ -148,6 +164,22 @@ def test_unknown_hf_settings(changes):
   config = hf_config()
   config["encoder_config"] |= changes
   with pytest.raises(ValueError, match="encoder_config: only rope_type default"):
+    convert.from_hf_state(config, hf_arrays())
+
+
+@pytest.mark.parametrize(
+  ("section", "name", "value"),
+  [
+    (None, "encoder_hash_byte_group_size", "3,5"),
+    (None, "local_attention_window_len", "6"),
+    (None, "decoder_config", "small"),
+    ("global_config", "hidden_size", 64.0),
+  ],
+)
+def test_settings_of_another_type_are_named(section, name, value):
+  config = hf_config()
+  (config[section] if section else config)[name] = value
+  with pytest.raises(ValueError, match=f"{name} {value!r}; it must be"):
     convert.from_hf_state(config, hf_arrays())
 
 

@@ -99,6 +99,12 @@ def test_numbers_that_are_none_are_refused(tmp_path, bad, dtype):
     _read(tmp_path)
 
 
+def test_numbers_beyond_float32_are_refused(tmp_path):
+  _write(tmp_path, model={"a": np.array([1, 1e300])})
+  with pytest.raises(ValueError, match="or such that float32 does not hold"):
+    _read(tmp_path)
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, jnp.bfloat16])
 def test_dtypes_stay(tmp_path, dtype):
   _write(tmp_path, model={"a": A.astype(dtype)})
@@ -115,7 +121,8 @@ def test_quantised_weights_are_refused(tmp_path):
 
 def test_wrappers_and_rotary_buffers_go(tmp_path):
   names = ["module._orig_mod.layers.0.w", "layers.1._checkpoint_wrapped_module.w"]
-  buffers = {"layers.0.rotary_emb.inv_freq": B, "rope_embeddings.freqs_cis": B, "rope.freqs": B}
+  ends = "rotary_emb.inv_freq", "rope_embeddings.freqs_cis", "rope.freqs", "x.cos_cached"
+  buffers = dict.fromkeys(ends, B)
   _write(tmp_path, model=dict.fromkeys(names, A) | buffers)
   assert _read(tmp_path).keys() == {"layers.0.w", "layers.1.w"}
 

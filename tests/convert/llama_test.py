@@ -147,12 +147,27 @@ def test_large_models_are_whole_by_name_and_shape():
     (dict(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5"),
     (dict(hidden_size=None), "lacks hidden_size"),
     (dict(quantization_config=dict(bits=4)), "quantization_config"),
+    (dict(hidden_size="64"), "hidden_size '64'; it must be a whole number >= 1"),
+    (dict(num_hidden_layers=True), "num_hidden_layers True; it must be a whole number"),
+    (dict(rms_norm_eps=None), "rms_norm_eps None; it must be a number > 0"),
+    (dict(rope_parameters=dict(rope_theta="1e4")), "rope_parameters.rope_theta '1e4'; it must"),
+    (dict(rope_scaling="linear"), "rope_scaling 'linear'; it must be an object"),
   ],
 )
 def test_what_our_blocks_do_not_have_is_refused_by_name(changes, message):
   config = reference("llama 2").config.to_dict() | changes
   with pytest.raises(ValueError, match=message):
     llama.config_from_llama(config)
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Mistral"])
+def test_what_a_file_does_not_say_is_as_in_transformers(kind):
+  sizes = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=1, vocab_size=300)
+  theirs = getattr(transformers, f"{kind}Config")(**sizes, num_attention_heads=8)
+  stated = dict(model_type=theirs.model_type, num_attention_heads=8)
+  ours = llama.config_from_llama(sizes | stated).transformer
+  assert ours == llama.config_from_llama(theirs.to_dict()).transformer
+  assert ours.window == getattr(theirs, "sliding_window", None)
 
 
 def test_arrays_of_other_blocks_are_refused_by_name(folder_of):

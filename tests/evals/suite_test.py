@@ -91,7 +91,7 @@ def test_a_first_line_may_be_blank(monkeypatch):
   }
   asked = []
 
-  def write(model, prompts, options, batch_size):
+  def write(model, prompts, options, batch_size, room):
     for number, (prompt, sampling) in enumerate(zip(prompts, options, strict=True)):
       asked.append((prompt, sampling.stop, sampling.max_bytes))
       text, finish = texts[prompt]
@@ -205,7 +205,7 @@ def test_several_devices_answer_as_one(model, data, monkeypatch):
   asked = [requests for one in prepared for requests in one.asked]
   used, together = [], threading.Barrier(1)
 
-  def write(copy, prompts, options, batch_size):  # what is written is tested elsewhere
+  def write(copy, prompts, options, *_):  # what is written is tested elsewhere
     used.append(jax.tree.leaves(copy.weights)[0].device)
     together.wait(300)
     nothing = np.zeros(0)

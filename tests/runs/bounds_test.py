@@ -105,6 +105,11 @@ def test_a_digest_needs_its_tokenizer(tmp_path):
       {"patching.patch_size": 4.0},
       ["on a megabyte, .*: config.patching.patch_size"],
     ),
+    (
+      "byte_lm",
+      {"optimizer.groups": {"norm/*": {"thaw": 10**9}}},
+      [r"groups\['norm/\*'\] thaws at step 1000000000, not below .*: these parameters never"],
+    ),
   ],
 )
 def test_settings_without_effect_are_said(kind, changes, said):

@@ -76,6 +76,23 @@ def test_a_folder_of_hugging_face_gives_blocks_too(tmp_path):
   assert "norm/scale" in start.left
 
 
+def test_blocks_are_found_before_processes_connect(tmp_path, monkeypatch):
+  """JAX connects processes only where no device was looked at."""
+  (tmp_path / "llama").mkdir()
+  wanted = llama_folder.write(
+    tmp_path / "llama", hidden_size=32, intermediate_size=48, num_attention_heads=2
+  ).transformer
+  _run(tmp_path / "lm", "byte_lm", **WIDE)
+
+  def wake(*_):
+    raise AssertionError("a device was looked at")
+
+  for name in ("devices", "local_devices", "eval_shape"):
+    monkeypatch.setattr(jax, name, wake)
+  assert parameters.find_blocks(tmp_path / "llama") == wanted
+  assert parameters.find_blocks(tmp_path / "lm").dim == 32
+
+
 def test_parts_of_the_same_kind(tmp_path):
   params = _run(tmp_path / "other", "blt")
   parts = {"decoder": "decoder", "embedder": "embedder"}
@@ -135,6 +152,14 @@ def test_what_does_not_fit_is_refused(kind, parts, changes, message, tmp_path):
   config = _config(tmp_path / "other", parts)
   config.update_from_flattened_dict(changes)
   with pytest.raises(ValueError, match=message):
+    init_from.plan(config, make_program(config))
+
+
+def test_heads_of_another_kind_are_compared_too(tmp_path):
+  _run(tmp_path / "other", "byte_lm")
+  config = _config(tmp_path / "other", kind="bpe_lm", init_fitting=True)
+  config.model.transformer.update(num_heads=4)
+  with pytest.raises(ValueError, match="config.model.transformer.num_heads is 4, and 2 in"):
     init_from.plan(config, make_program(config))
 
 

@@ -68,6 +68,10 @@ def test_files_of_one_name_are_told_apart(file, tmp_path):
     ("--config.data.seq_len=1.5", "it must be a whole number"),
     ("--config.optimizer.learning_rate=x", "it must be a number"),
     ("--config.logging.tensorboard=maybe", "it must be true or false"),
+    (
+      "--config.init_parts={'latent': 'transformer'",
+      r"init_parts={'latent': 'transformer': it must be a dict, such as \"{'latent': 'tra",
+    ),
     ("--config.data.mixture=3", "it must be a dict, such as"),
     ("--config.data.mixture={1: ('a', 1.0)}", "names a source 1; give it a word"),
     ("--config.data.mixture={'': ('a', 1.0)}", "names a source ''; give it a word"),

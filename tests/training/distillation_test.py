@@ -169,7 +169,8 @@ def test_parts_of_a_batch_add_up(params):
   def only(row):  # the other one counts nowhere
     kept = np.arange(2)[:, None] == row
     names = "loss_mask", "teacher_ids", "teacher_targets"
-    return _run(*params, batch | {n: jnp.where(kept, batch[n], 0) for n in names}, weights)
+    masked = {n: jnp.where(kept, batch[n], 0).astype(batch[n].dtype) for n in names}
+    return _run(*params, batch | masked, weights)
 
   (total, _), (gradients, _) = jax.tree.map(jnp.add, only(0), only(1))
   np.testing.assert_allclose(total, whole[0][0], rtol=1e-5)

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from blt_jax import config as settings
+from blt_jax.runs import folder
 from blt_jax.training import optim
 from blt_jax.training.groups import Group, update_ratios
 
@@ -96,6 +97,17 @@ def test_parameters_that_carry_names_are_found_too():
   assert jax.tree.structure(nn.meta.unbox(states[0])) == jax.tree.structure(states[1])
 
 
+def test_the_first_pattern_counts_in_settings_too(tmp_path):
+  """A ConfigDict sorts its names where it is copied, and where it is read."""
+  config = settings.get_config("byte_lm")
+  config.workdir = str(tmp_path)
+  config.optimizer.groups = {"output/*": {"thaw": 3}, "*": {"learning_rate_scale": 0.5}}
+  frozen = settings.freeze(config)
+  folder.save_config(tmp_path, frozen)
+  for each in (config, frozen, settings.freeze(frozen), folder.load_config(tmp_path)):
+    assert [group.pattern for group in settings.make_groups(each)] == ["output/*", "*"]
+
+
 @pytest.mark.parametrize(
   "groups, message",
   [
@@ -105,6 +117,10 @@ def test_parameters_that_carry_names_are_found_too():
     ({"latent/*": {"freeze": True, "weight_decay_scale": 0.0}}, "scales would do nothing"),
     ({"latent/*": {"rate": 1.0}}, r"Group has no \['rate'\]"),
     ({"latent/*": 0.1}, "is 0.1; it must be a dict"),
+    ({"latent/*": {"learning_rate_scale": "0.1"}}, "learning_rate_scale '0.1'; it must be"),
+    ({"latent/*": {"freeze": "False"}}, "freeze 'False'; it must be True or False"),
+    ({"latent/*": {"thaw": 1.5}}, "thaw 1.5; it must be a step"),
+    ({"*": {"freeze": True}}, "freezes all parameters"),
   ],
 )
 def test_groups_that_make_no_sense(groups, message):
