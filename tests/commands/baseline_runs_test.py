@@ -7,7 +7,14 @@ import jax
 import numpy as np
 import pytest
 from golden_cases import FLOAT32
-from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config, write_text
+from tiny_runs import (
+  compiled_once,
+  logged_losses,
+  losses,
+  stopped_at_batch,
+  tiny_config,
+  write_text,
+)
 
 from blt_jax import evaluate, export, kinds, show_patches, train
 from blt_jax.decode import Generator, Sampling
@@ -25,11 +32,11 @@ def _compile_once(tmp_path_factory):
 
 
 def _config(kind, text, workdir):
-  config = tiny_config(kind, workdir=str(workdir), num_steps=5)
+  config = tiny_config(kind, workdir=str(workdir), num_steps=8)
   config.data.update(path=str(text), heldout_fraction=0.2)
   config.optimizer.learning_rate = 1e-2
   config.schedule.warmup_steps = 2
-  config.checkpoint.every_steps = 2
+  config.checkpoint.every_steps = 4
   if kind == "end_to_end":
     config.model.update(head="backward", skip=False, hash_sizes=())
   return config
@@ -38,45 +45,42 @@ def _config(kind, text, workdir):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_from_training_to_generation(kind, tmp_path, monkeypatch, capsys):
   text = write_text(tmp_path / "text")
-  whole, cut = tmp_path / "whole", tmp_path / "cut"
-  numbers = train.train(_config(kind, text, whole))
+  workdir = tmp_path / "run"
+  with stopped_at_batch(8, monkeypatch):
+    train.train(_config(kind, text, workdir))
+  numbers = train.train(_config(kind, text, workdir))
+  assert len(list(logged_losses(workdir))) == 6 + 4  # steps 5 and 6 ran again, as before
+  assert len(losses(workdir)) == 8
   patch_size = 4 if kind == "megabyte" else numbers["patch_size"]
   assert numbers["patch_size"] == pytest.approx(patch_size, rel=0.2) and patch_size > 2
   assert ("dropped_targets" in numbers) == (kind != "megabyte")
   assert ("slotless_inputs" in numbers) == (kind == "end_to_end")
 
-  with stopped_at_batch(4, monkeypatch):
-    train.train(_config(kind, text, cut))
-  assert train.train(_config(kind, text, cut)) == numbers
-  assert losses(cut) == losses(whole) and len(losses(cut)) == 5
-
-  evaluate.main([f"--run={whole}", f"--data={text / 'file_0.py'}"])
+  evaluate.main([f"--run={workdir}", f"--data={text / 'file_0.py'}"])
   found = json.loads(capsys.readouterr().out)
   assert 0 < found["bpb"] < 9
   if kind == "megabyte":  # which predicts every byte
     assert found["bytes"] == (text / "file_0.py").stat().st_size
-  model = loading.load_language_model(whole)
+  model = loading.load_language_model(workdir)
   (result,) = Generator(model, prefill_chunk=8).generate(["def f"], Sampling(max_bytes=8))
   assert 1 <= len(result.ids) <= 8
   if kind == "end_to_end":
-    run = folder.load_run(whole)
-    _check_threshold(run, whole, cut)
+    run = folder.load_run(workdir)
+    _check_threshold(run, workdir)
     _check_text(run, result)
 
 
-def _check_threshold(run, whole, cut):
+def _check_threshold(run, workdir):
   """It has moved in each step, less and less, and whoever reads the run has the last one."""
-  by_step = _thresholds(whole)
-  assert _thresholds(cut) == by_step
-  seen = list(by_step.values())
-  began, came_to = folder.load_config(whole).model, run.model.config
+  seen = _thresholds(workdir)
+  began, came_to = folder.load_config(workdir).model, run.model.config
   assert seen[0] == began.threshold
   moved = np.diff([*seen, came_to.threshold])
   assert (moved != 0).all()
-  assert (abs(moved) <= began.threshold_rate * np.array([1, 0.8, 0.6, 0.4, 0.2]) + 1e-6).all()
+  assert (abs(moved) <= began.threshold_rate * np.arange(8, 0, -1) / 8 + 1e-6).all()
 
-  export.export(str(whole), f"{whole}_exported")
-  exported = folder.load_run(f"{whole}_exported")
+  export.export(str(workdir), f"{workdir}_exported")
+  exported = folder.load_run(f"{workdir}_exported")
   assert exported.model.config == came_to
   shown = show_patches.patch_inside("def f", exported)
   assert len(shown.starts) == 6 and shown.threshold == came_to.threshold
@@ -85,8 +89,14 @@ def _check_threshold(run, whole, cut):
 
 
 def _thresholds(workdir):
+  """Of each step; one that ran again must have had the same."""
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  return {line["step"]: line["extra/threshold"] for line in lines if line["kind"] == "train"}
+  by_step: dict[int, float] = {}
+  for line in lines:
+    if line["kind"] == "train":
+      now = line["extra/threshold"]
+      assert by_step.setdefault(line["step"], now) == now
+  return list(by_step.values())
 
 
 def _check_text(run, result):
