@@ -174,7 +174,7 @@ def compile_for(name: str, size: str, batch: int) -> dict[str, Any]:
     weights,
     state,
     jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar),
-    jax.ShapeDtypeStruct((), jnp.bool_, sharding=scalar),
+    jax.ShapeDtypeStruct((), jnp.int32, sharding=scalar),
     None,
     frozenset(),
   ).compile()
@@ -256,7 +256,7 @@ def measure(model, prompts, new_bytes, drafting, temperature=0.0) -> dict[str, A
 
   state = begin_rows()
   parts = sampling.Sampling(temperature=temperature).parts
-  arguments = (reader, model.weights, state, jnp.int32(2**30), jnp.asarray(False))
+  arguments = (reader, model.weights, state, jnp.int32(2**30), jnp.int32(2**30))
   begin = time.perf_counter()
   compiled = loop.generate.lower(*arguments, drafting, parts).compile()
   compile_seconds = time.perf_counter() - begin
@@ -265,7 +265,7 @@ def measure(model, prompts, new_bytes, drafting, temperature=0.0) -> dict[str, A
     state = begin_rows()
     jax.block_until_ready(state)
     begin = time.perf_counter()
-    state = compiled(model.weights, state, jnp.int32(2**30), jnp.asarray(False))
+    state = compiled(model.weights, state, jnp.int32(2**30), jnp.int32(2**30))
     jax.block_until_ready(state.length)
     times.append(time.perf_counter() - begin)
     new = int((state.length - state.prompt).sum())

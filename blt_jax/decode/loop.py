@@ -200,7 +200,7 @@ def generate(
   weights: Any,
   state: State,
   max_steps: jax.Array,
-  until_one_ends: jax.Array,
+  until_end: jax.Array,
   drafting: Drafting | None = None,
   parts: frozenset[str] = sampling.ALL_PARTS,
 ) -> State:
@@ -211,7 +211,7 @@ def generate(
     weights: of the reader.
     state: rows; consumed.
     max_steps: int32 [], passes at most, rounded up to a multiple of 8.
-    until_one_ends: bool [], come back when a row has finished, not all.
+    until_end: int32 [], come back when so many more rows have finished, or all.
     drafting: verify drafts; None for a byte at a time.
     parts: of sampling, all that any row needs: see `sampling.Sampling.parts`.
   """
@@ -219,7 +219,7 @@ def generate(
 
   def more(carry):
     steps, state = carry
-    has_news = until_one_ends & (jnp.sum(state.finish != RUNNING) > finished_before)
+    has_news = jnp.sum(state.finish != RUNNING) - finished_before >= until_end
     return jnp.any(state.finish == RUNNING) & (steps < max_steps) & ~has_news
 
   def steps(carry):
@@ -338,6 +338,6 @@ def _ends(state: State, text: jax.Array, tokens: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, donate_argnames="state")
-def replace_row(state: State, row: jax.Array, new: State) -> State:
-  """Puts the only row of `new`, arrays [1, ...], in the place of row number `row` []."""
-  return jax.tree.map(lambda old, x: old.at[row].set(x[0]), state, new)
+def replace_rows(state: State, rows: jax.Array, new: State) -> State:
+  """Puts the rows of `new`, arrays [N, ...], in the place of the rows [N] of a state."""
+  return jax.tree.map(lambda old, x: old.at[rows].set(x), state, new)

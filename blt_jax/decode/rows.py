@@ -21,6 +21,7 @@ _FINISH = {
   loop.END: "end", loop.STOP: "stop", loop.LENGTH: "length", loop.PATCHES: "patches",
 }  # fmt: skip
 _LOOK = 16  # passes after which the text of pieces is looked at
+_REFILLS = 8  # parts of the rows; when one is free, it takes the next prompts at once
 _ROUND = 128  # rows have a multiple of this many bytes, so that few programs are compiled
 
 
@@ -77,8 +78,8 @@ class Rows:
     num_rows = min(batch_size, 1 << (len(requests) - 1).bit_length())
     self._prepare_options(requests)
     self._rows: list[Request | None] = [None] * num_rows
-    for row in range(min(num_rows, len(requests))):
-      self._rows[row] = self._waiting.popleft()
+    self._group = max(num_rows // _REFILLS, 1)
+    self._fill(range(num_rows))
     self._sent = [0] * num_rows
     self._state = self._start(self._rows)
 
@@ -139,24 +140,29 @@ class Rows:
         self._model.weights,
         self._state,
         jnp.int32(stride),
-        jnp.asarray(bool(self._waiting)),
+        jnp.int32(self._group - self._rows.count(None) if self._waiting else 2**30),
         self._drafting,
         self._parts,
       )
 
   def _refill(self, done: Sequence[int]) -> None:
-    """Gives rows that are done to the next prompts."""
+    """Gives rows that are free to the next prompts, many at a time."""
     for row in done:
-      self._rows[row] = self._waiting.popleft() if self._waiting else None
-      self._sent[row] = 0
-    new = [row for row, request in enumerate(self._rows) if request and row in done]
-    if new and len(new) == sum(request is not None for request in self._rows):
+      self._rows[row], self._sent[row] = None, 0
+    free = [row for row, request in enumerate(self._rows) if request is None]
+    if self._waiting and len(free) == len(self._rows):
+      self._fill(free)
       self._state = self._start(self._rows)  # all at once, as at first
       return
-    for row in new:
-      self._state = loop.replace_row(
-        self._state, jnp.int32(row), self._start([self._rows[row]])
-      )
+    while self._waiting and len(free) >= self._group:
+      rows, free = free[: self._group], free[self._group :]
+      self._fill(rows)
+      new = self._start([self._rows[row] for row in rows])
+      self._state = loop.replace_rows(self._state, np.array(rows, np.int32), new)
+
+  def _fill(self, rows: Sequence[int]) -> None:
+    for row in rows[: len(self._waiting)]:
+      self._rows[row] = self._waiting.popleft()
 
   def _start(self, requests: Sequence[Request | None]) -> loop.State:
     """Reads prompts; rows without one rest."""

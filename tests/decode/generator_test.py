@@ -15,7 +15,7 @@ from references import hf, meta
 from uncached import Uncached, random_blt
 
 from blt_jax import tokenizer
-from blt_jax.decode import loop, placement, sampling
+from blt_jax.decode import loop, placement, rows, sampling
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
@@ -57,12 +57,13 @@ def test_a_document_after_another_in_the_prompt(drafting):
     uncached.check(result, is_greedy=True)
 
 
-def test_prompts_that_begin_alike():
-  """Their start is read once, also for rows that are free before others."""
+def test_prompts_that_begin_alike(monkeypatch):
+  """Their start is read once, also for rows that are free before others, two at a time."""
+  monkeypatch.setattr(rows, "_REFILLS", 2)
   start = "Examples before all of the questions. "
-  prompts = [start + end for end in ("five", "", "six", "ei", "n")]
-  options = [Sampling(max_bytes=n, temperature=0.0) for n in (4, 9, 2, 8, 6)]
-  generator = Generator(model(), batch_size=2, prefill_chunk=16, share_starts=True)
+  prompts = [start + end for end in ("five", "", "six", "ei", "n", "ten", "one")]
+  options = [Sampling(max_bytes=n, temperature=0.0) for n in (4, 9, 2, 8, 6, 3, 5)]
+  generator = Generator(model(), batch_size=4, prefill_chunk=16, share_starts=True)
   for result, wanted in zip(generator.generate(prompts, options), options, strict=True):
     assert result.finish == "end" or len(result.ids) == wanted.max_bytes
     random_blt(TINY).check(result, is_greedy=True)
