@@ -197,8 +197,7 @@ def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
 @pytest.mark.parametrize(
   ("mesh", "accumulate"),
   [
-    (dict(data=2, fsdp=4), 1),
-    (dict(data=1, fsdp=4, tensor=2), 2),
+    (dict(data=2, fsdp=2, tensor=2), 2),
     (dict(slices=2, data=2, tensor=2), 1),
   ],
 )
