@@ -3,8 +3,8 @@
   python benchmarks/tasks.py --size=1b --data=FOLDER [--tasks=hellaswag,cute] [--run_code]
 
 The entropy model runs, but patches have 4 and 5 bytes in turn, as in benchmarks/generate.py.
-Random weights never stop early, so every answer is as long as its task allows; compiling is
-in the seconds. By default all tasks are asked whose file is in the folder.
+Random weights write no EOS, and stop strings by chance alone: `written` is what tasks allow.
+Compiling is in the seconds. By default all tasks are asked whose file is in the folder.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import jax
 
 from blt_jax.cli.task_bar import TaskBar
 from blt_jax.decode.language_model import LanguageModel
-from blt_jax.evals import samples, suite
+from blt_jax.evals import asking, samples, suite
 from blt_jax.evals.task import Continue
 
 
@@ -62,7 +62,7 @@ def _found(data: str, run_code: bool) -> list[str]:
 
 def measure(model: LanguageModel, prepared: suite.Prepared, batch_size: int) -> dict[str, Any]:
   """Asks one task; bytes are those of its requests, shared contexts counted once."""
-  asked = [request for requests in prepared.asked for request in requests]
+  written = sum(r.max_bytes for own in prepared.asked for r in own if isinstance(r, Continue))
   with TaskBar() as bar:
     begin = time.perf_counter()
     suite.ask(model, [prepared], batch_size, bar)
@@ -70,15 +70,10 @@ def measure(model: LanguageModel, prepared: suite.Prepared, batch_size: int) -> 
   return {
     "task": prepared.task.name,
     "rows": len(prepared.items),
-    "read_kB": sum(_size(request) for request in asked) / 1e3,
-    "written_kB": sum(r.max_bytes for r in asked if isinstance(r, Continue)) / 1e3,
+    "read_kB": (sum(map(asking.size, prepared.asked)) - written) / 1e3,
+    "written_kB": written / 1e3,
     "seconds": seconds,
   }
-
-
-def _size(request: Any) -> int:
-  texts = [request[0], *getattr(request, "continuations", ())]
-  return sum(len(text.encode()) for text in texts)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from blt_jax.decode.columns import running_max, running_sum
 from blt_jax.decode.cursor import Cursor
 from blt_jax.decode.from_params import blt_weights, byte_lm_weights, matrix
 from blt_jax.decode.language_model import LanguageModel
-from blt_jax.decode.reader import Pending
+from blt_jax.decode.reader import Pending, WithoutPatches
 from blt_jax.decode.weights import BLTWeights, ByteLMWeights, axes
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.models.end_to_end import EndToEndBLT, EndToEndConfig
@@ -98,17 +98,7 @@ class EndToEndReader(BLTReader):
     logits, cache = blt_parts.decode_bytes(c, weights, cache, x, newest, span)
     return logits, Pending(cache, trail, source)
 
-  def read_byte(
-    self,
-    weights: BLTWeights,
-    cache: BLTCache,
-    tokens: jax.Array,
-    count: jax.Array,
-    may_wait: jax.Array,
-  ) -> tuple[jax.Array, Pending, jax.Array]:
-    """See `Reader`; no row waits."""
-    del may_wait
-    return *self.read(weights, cache, tokens, count), count
+  read_byte = WithoutPatches.read_byte  # no row waits
 
   def _measure(
     self, weights: PredictorWeights, cache: Any, tokens: jax.Array, count: jax.Array
