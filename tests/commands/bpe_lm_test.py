@@ -29,7 +29,7 @@ from blt_jax.parallel import sharding
 from blt_jax.runs import folder, loading, patcher
 
 sentencepiece = pytest.importorskip("sentencepiece", reason="BPE pieces are an extra")
-from tiny_pieces import LEARNED, SIZE, TEXTS, write_tokenizer  # noqa: E402
+from tiny_pieces import LEARNED, SIZE, TEXTS, write_home, write_tokenizer  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,11 +42,7 @@ def _compile_once(tmp_path_factory):
 def _home(tmp_path_factory):
   """Text of several languages, code and a tokenizer."""
   home = tmp_path_factory.mktemp("bpe")
-  (home / "text").mkdir()
-  for number in range(12):
-    text = LEARNED[number % len(LEARNED)] + b"%d\n" % number
-    (home / "text" / f"{number}.txt").write_bytes(text)
-  write_tokenizer(home / "bpe.model")
+  write_home(home)
   return home
 
 

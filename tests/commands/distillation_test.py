@@ -23,7 +23,7 @@ from blt_jax.runs import (
 from blt_jax.runs.program import abstract_batch, make_program
 
 pytest.importorskip("sentencepiece", reason="BPE pieces are an extra")
-from tiny_pieces import LEARNED, SIZE, write_tokenizer  # noqa: E402
+from tiny_pieces import SIZE, write_home  # noqa: E402
 
 BLOCKS = dict(
   dim=32, num_layers=2, num_heads=4, num_kv_heads=2, mlp_dim=24, window=None, rope_theta=1e4
@@ -40,11 +40,7 @@ def _compile_once(tmp_path_factory):
 def _home(tmp_path_factory):
   """Text, and the run of a teacher."""
   home = tmp_path_factory.mktemp("distillation")
-  (home / "text").mkdir()
-  for number in range(12):
-    text = LEARNED[number % len(LEARNED)] + b"%d\n" % number
-    (home / "text" / f"{number}.txt").write_bytes(text)
-  write_tokenizer(home / "bpe.model")
+  write_home(home)
   _write_teacher(home, home / "teacher")
   return home
 

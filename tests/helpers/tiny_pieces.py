@@ -27,3 +27,12 @@ def write_tokenizer(path: pathlib.Path, size: int = SIZE, texts=None) -> pathlib
   """Trains one as `train_tokenizer` does, and writes its file."""
   path.write_bytes(train_tokenizer.train(texts or LEARNED, size))
   return path
+
+
+def write_home(home: pathlib.Path) -> None:
+  """Writes twelve files of text to `text` in a folder, and their tokenizer to `bpe.model`."""
+  (home / "text").mkdir()
+  for number in range(12):
+    text = LEARNED[number % len(LEARNED)] + b"%d\n" % number
+    (home / "text" / f"{number}.txt").write_bytes(text)
+  write_tokenizer(home / "bpe.model")
