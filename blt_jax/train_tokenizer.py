@@ -43,6 +43,7 @@ _OPTIONS: dict[str, Any] = dict(
   max_sentence_length=2**30,  # longer lines would be left out
   minloglevel=2,
 )
+_MAX_CHARACTERS = 1 << 15  # of a line; SentencePiece counts those of a word in 16 bits
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -117,12 +118,11 @@ def train(texts: list[bytes], vocab_size: int) -> bytes:
     raise ImportError(
       "Training a tokenizer needs sentencepiece: pip install 'blt_jax[bpe]'"
     ) from error
-  lines = (line for text in texts for line in text.decode(errors="ignore").split("\n") if line)
   model = io.BytesIO()
   logging.info("Learning %d pieces.", vocab_size)
   try:
     sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=lines, model_writer=model, vocab_size=vocab_size, **_OPTIONS
+      sentence_iterator=_lines(texts), model_writer=model, vocab_size=vocab_size, **_OPTIONS
     )
   except RuntimeError as error:
     raise ValueError(
@@ -130,6 +130,14 @@ def train(texts: list[bytes], vocab_size: int) -> bytes:
       f"text: {str(error).strip()}"
     ) from error
   return model.getvalue()
+
+
+def _lines(texts: list[bytes]) -> Iterator[str]:
+  """Lines of texts; long ones in parts, since one word too long ends the whole process."""
+  for text in texts:
+    for line in text.decode(errors="ignore").split("\n"):
+      for begin in range(0, len(line), _MAX_CHARACTERS):
+        yield line[begin : begin + _MAX_CHARACTERS]
 
 
 def measure(pieces: PieceVocabulary, texts: list[bytes]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import random
 import shutil
 
 import jax
@@ -282,6 +283,11 @@ def test_train_tokenizer_learns_from_training_text_alone(home, tmp_path, capsys,
   assert numbers["bytes_per_piece"] == pytest.approx(numbers["bytes"] / count)
   with pytest.raises(ValueError, match="new.model exists; remove it"):
     train_tokenizer.main([f"--config={path}"])
+
+
+def test_train_tokenizer_learns_from_words_of_any_length():
+  word = bytes(random.Random(0).choices(b"abc", k=1 << 16))  # one character too many
+  assert train_tokenizer.train([word], tokenizer.VOCAB_SIZE + 8)
 
 
 def test_every_source_of_a_mixture_has_its_share(home, tmp_path):
