@@ -63,6 +63,7 @@ def write(
       *_warnings(rows, reference, sweeps or {}, notes),
       *_comparisons(rows),
       *_fits(chosen, reference),
+      *_gains(rows, reference),
       *_sweeps(sweeps or {}),
       *(f"![{name}]({name})" for name in pictures),
     ]
@@ -199,6 +200,30 @@ def _crossing_cells(crossing: tables.Crossing) -> list[str]:
   if math.isnan(low):
     return [place, "-"]
   return [place, "undecided" if math.isinf(high) else f"{low:.3g} to {high:.3g}"]
+
+
+def _gains(rows: Sequence[Comparison], reference: str) -> list[str]:
+  gains = {(g.arm, g.budget): g for g in tables.find_gains(rows, reference)}
+  if not gains:
+    return []
+  budgets = sorted({budget for _, budget in gains})
+  lines = [
+    [arm, *(_times(gains.get((arm, budget))) for budget in budgets)]
+    for arm in sorted({arm for arm, _ in gains})
+  ]
+  return [
+    f"How many times an arm's FLOPs {reference} needs for the same bits per byte, between the "
+    "budgets that it was run at:",
+    _table(("arm", *(f"{budget:.3g} FLOPs" for budget in budgets)), lines),
+  ]
+
+
+def _times(gain: tables.Gain | None) -> str:
+  if gain is None:
+    return ""
+  if gain.low == 0:
+    return f"< {gain.high:.3g}"
+  return f"> {gain.low:.3g}" if math.isinf(gain.high) else f"{gain.low:.3g}"
 
 
 def _sweeps(sweeps: Mapping[str, Sweep]) -> list[str]:

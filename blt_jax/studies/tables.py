@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from blt_jax.studies import fits
 from blt_jax.studies.fits import Interval
 from blt_jax.studies.records import Record
@@ -48,6 +50,22 @@ class Crossing(NamedTuple):
   change: float
   flops: Interval | None
   is_inside: bool
+
+
+class Gain(NamedTuple):
+  """How many times an arm's FLOPs the reference needs for the same bits per byte.
+
+  Attributes:
+    arm: which.
+    budget: training FLOPs of the arm.
+    low: at least so many times; 0 where the reference is ahead at its smallest budget.
+    high: at most so many; infinite where the arm is ahead of the reference's largest one.
+  """
+
+  arm: str
+  budget: float
+  low: float
+  high: float
 
 
 def best_of_each(records: Sequence[Record]) -> list[Record]:
@@ -111,6 +129,29 @@ def find_crossings(records: Sequence[Record], reference: str) -> list[Crossing]:
 
 def _power(exponent: float) -> float:
   return 10.0**exponent if exponent < 300 else math.inf
+
+
+def find_gains(rows: Sequence[Comparison], reference: str) -> list[Gain]:
+  """What an arm saves in FLOPs, between the budgets of the reference on straight lines of logs.
+
+  Args:
+    rows: of `compare`.
+    reference: the arm that others are compared with, at two budgets or more; else none.
+  """
+  known = [(row.bpb.value, row.budget) for row in rows if row.first.arm == reference]
+  known.sort(reverse=True)  # by falling bits per byte
+  if len(known) < 2:
+    return []
+  bpb, flops = np.asarray(known, float).T
+  found = []
+  for row in rows:
+    if row.first.arm != reference:
+      same = np.interp(-math.log(row.bpb.value), -np.log(bpb), np.log(flops))
+      times = math.exp(same) / row.budget
+      low = 0.0 if row.bpb.value > bpb[0] else times
+      high = math.inf if row.bpb.value < bpb[-1] else times
+      found.append(Gain(row.first.arm, row.budget, low, high))
+  return found
 
 
 def fit_curves(records: Sequence[Record]) -> dict[str, fits.Line]:

@@ -51,6 +51,22 @@ def test_curves_cross_where_they_do():
   assert 3e15 < crossing.flops.low < 1e16 < crossing.flops.high < 3e16
 
 
+def test_flops_that_an_arm_saves_are_read_off_the_curve_of_the_reference():
+  like = _records()[0]
+  scores = {("a", 1e15): 2.0, ("a", 4e15): 1.0, ("b", 1e14): 2.1, ("b", 1e15): math.sqrt(2)}
+  scores["b", 4e15] = 0.9
+  records = [
+    Record(**{**vars(like), "arm": arm, "budget": budget, "bpb": bpb})
+    for (arm, budget), bpb in scores.items()
+  ]
+  gains = tables.find_gains(tables.compare(records, "a"), "a")
+  assert [gain[1:] for gain in gains] == [
+    pytest.approx(values) for values in ((1e14, 0, 10), (1e15, 2, 2), (4e15, 1, math.inf))
+  ]
+  lines = report._gains(tables.compare(records, "a"), "a")[1]
+  assert lines.endswith("| b | < 10 | 2 | > 1 |")
+
+
 def test_a_report_says_what_to_be_careful_with(tmp_path, monkeypatch):
   monkeypatch.setattr(report.plots, "draw_all", lambda *_: ["picture.png"])
   sweeps = {"a": Sweep({1e-3: 1.6, 2e-3: 1.5}), "b": Sweep({1e-3: 1.6, 2e-3: 1.5, 4e-3: 1.7})}
