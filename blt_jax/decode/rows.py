@@ -152,6 +152,7 @@ class Rows:
     free = [row for row, request in enumerate(self._rows) if request is None]
     if self._waiting and len(free) == len(self._rows):
       self._fill(free)
+      del self._state  # its memory is free before the next is made
       self._state = self._start(self._rows)  # all at once, as at first
       return
     while self._waiting and len(free) >= self._group:

@@ -112,14 +112,16 @@ class Scorer:
   def _score(self, groups: Iterable[_Group]) -> Iterator[tuple[int, LogLikelihood]]:
     """Numbers of texts and what was found, the longest groups first."""
     ordered = sorted(groups, key=lambda group: -group.length)
-    size = self._batch_size
-    for batch in divide(ordered, size):
-      slots = _up(max(group.length for group in batch))
-      cache, logits = self._starts.read([group.shared for group in batch], size, slots)
-      rests = [(row, rest) for row, group in enumerate(batch) for rest in group.rests]
-      rests.sort(key=lambda x: -len(x[1].ids))
-      for part in divide(rests, size):
-        yield from self._score_rests(part, slots, cache, logits)
+    for batch in divide(ordered, self._batch_size):
+      yield from self._score_batch(batch)  # whose memory is free before the next is read
+
+  def _score_batch(self, batch: Sequence[_Group]) -> Iterator[tuple[int, LogLikelihood]]:
+    size, slots = self._batch_size, _up(max(group.length for group in batch))
+    cache, logits = self._starts.read([group.shared for group in batch], size, slots)
+    rests = [(row, rest) for row, group in enumerate(batch) for rest in group.rests]
+    rests.sort(key=lambda x: -len(x[1].ids))
+    for part in divide(rests, size):
+      yield from self._score_rests(part, slots, cache, logits)
 
   def _score_rests(self, rests, slots, cache, logits) -> Iterator[tuple[int, LogLikelihood]]:
     """Of (row of the cache, rest): what follows the ids which that row has read."""

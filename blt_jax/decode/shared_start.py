@@ -26,7 +26,7 @@ class StartReader:
     self._reader, self._weights = model.reader, model.weights
     self._chunk, self._keep_back = chunk, keep_back
     self._ids = np.zeros(0, np.int32)  # the start that was read last
-    self._cache_and_logits: tuple[Any, jax.Array] | None = None
+    self._kept: tuple[Any, jax.Array] | None = None  # one row that has read it
     self._slots = 0
 
   def read(self, texts: Sequence[np.ndarray], rows: int, slots: int) -> tuple[Any, jax.Array]:
@@ -41,14 +41,8 @@ class StartReader:
       The cache of the rows [B], and float32 logits [B, V] of the id after each text.
     """
     start = self._choose(texts, slots)
-    if len(start) == 0:
-      return self._after(self._nothing(rows, slots), np.arange(rows), texts, slots)
-    if not _is_same(start, self._ids) or slots != self._slots:
-      before = self._nothing(rows, slots)
-      self._cache_and_logits = self._after(before, np.arange(rows), [start], slots)
-      self._ids, self._slots = start, slots
-    rests = [text[len(start) :] for text in texts]
-    return self._after(self._cache_and_logits, np.zeros(rows, int), rests, slots)
+    before = self._read_start(start, rows, slots)
+    return self._read_on(before, [text[len(start) :] for text in texts], rows, slots)
 
   def _choose(self, texts: Sequence[np.ndarray], slots: int) -> np.ndarray:
     """The start [n] that is not read with each text; n is 0 where that would not pay."""
@@ -61,14 +55,27 @@ class StartReader:
       return texts[0][:0]
     return texts[0][:common]
 
-  def _nothing(self, rows: int, slots: int) -> tuple[Any, jax.Array]:
-    return begin(self._reader, self._weights, rows, slots, self._keep_back)
+  def _read_start(self, start: np.ndarray, rows: int, slots: int) -> tuple[Any, jax.Array]:
+    """The cache of one row that has read a start, and logits [1, V] of the id after it."""
+    if len(start) == 0:
+      return begin(self._reader, self._weights, 1, slots, self._keep_back)
+    if self._kept is not None and _is_same(start, self._ids) and slots == self._slots:
+      return self._kept
+    self._kept = None  # its memory is free before the next is made
+    # In as many rows as all is read in: one program.
+    nothing = self._read_start(start[:0], rows, slots)
+    kept = _first_row(self._read_on(nothing, [start], rows, slots))
+    self._kept, self._ids, self._slots = kept, start, slots
+    return kept
 
-  def _after(self, before, rows: np.ndarray, texts: Sequence[np.ndarray], slots: int):
-    tokens, lengths = pad(texts, len(rows), slots)
-    rows = rows.astype(np.int32)
-    read = read_after(self._reader, self._weights, *before, rows, tokens, lengths, self._chunk)
-    return read[:2]
+  def _read_on(
+    self, before: tuple[Any, jax.Array], texts: Sequence[np.ndarray], rows: int, slots: int
+  ) -> tuple[Any, jax.Array]:
+    tokens, lengths = pad(texts, rows, slots)
+    first = np.zeros(rows, np.int32)
+    return read_after(
+      self._reader, self._weights, *before, first, tokens, lengths, self._chunk
+    )[:2]
 
 
 def _common(texts: Sequence[np.ndarray]) -> int:
@@ -89,6 +96,12 @@ def pad(texts: Sequence[np.ndarray], rows: int, slots: int) -> tuple[np.ndarray,
     lengths[row] = len(text)
     tokens[row, : len(text)] = text
   return tokens, lengths
+
+
+@jax.jit
+def _first_row(arrays: Any) -> Any:
+  """The first row of arrays [B, ...], as arrays [1, ...]."""
+  return jax.tree.map(lambda x: x[:1], arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3, 4), keep_unused=True)

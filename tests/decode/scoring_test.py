@@ -10,6 +10,7 @@ from golden_cases import FLOAT32
 from uncached import random_blt
 
 from blt_jax import tokenizer
+from blt_jax.decode import shared_start
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.scoring import Scorer
 
@@ -85,6 +86,24 @@ def test_what_contexts_begin_with_is_read_once_for_all():
     (alone,) = _scorer(random_blt(TINY)).loglikelihood([pair])
     np.testing.assert_allclose(score.log_prob, alone.log_prob, rtol=1e-5)
     assert score.is_greedy == alone.is_greedy
+
+
+def test_memory_is_that_of_contexts_and_of_continuations(monkeypatch):
+  """Nothing of a batch is left when the next one is read, but one row with its start."""
+  held, real = [], shared_start.read_after
+
+  def spy(*arguments):
+    held.append(sum(x.nbytes for x in jax.live_arrays()) - before)
+    return real(*arguments)
+
+  monkeypatch.setattr(shared_start, "read_after", spy)
+  scorer = Scorer(random_blt(TINY).cached(), batch_size=8, chunk=16)
+  before = sum(x.nbytes for x in jax.live_arrays())
+  start = "Examples before each of the questions: one, two. "
+  scorer.loglikelihood([(f"{start}{i:02}", " so") for i in range(24)])
+  cache = scorer._starts.read([np.arange(4)], 8, 1024)
+  size = sum(x.nbytes for x in jax.tree.leaves(cache))
+  assert len(held) > 3 and max(held) < 0.3 * size
 
 
 def test_rolling_is_the_whole_text():
