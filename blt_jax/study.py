@@ -9,10 +9,8 @@ tables; the last command writes such a report of runs that were trained otherwis
 """
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 
-import jax
 from absl import logging
 
 from blt_jax.cli import logs, plots
@@ -46,7 +44,6 @@ def main(argv: list[str] | None = None) -> int | None:
 
   # --- What is made once, each by a process of its own
   study.begin()
-  _share_compiled(study)
   bill.check_early(study, measure.text_size(study))
   if args.dry_run:
     made.make_tokenizers(plan, study.active_configs, study.made)
@@ -113,13 +110,6 @@ def _say_cost(study: Study, measured: Mapping[str, Measured], stood_in: Sequence
   text = measure.text_size(study)
   print(bill.to_text(study, measured, text, stood_in), flush=True)
   bill.check_epochs(study, measured, text)
-
-
-def _share_compiled(study: Study) -> None:
-  """Lets all processes of a study find what one has compiled."""
-  cache = study.home.path_of("cache")
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
-  jax.config.update("jax_compilation_cache_dir", cache)
 
 
 if __name__ == "__main__":

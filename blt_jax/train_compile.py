@@ -1,9 +1,11 @@
-"""Compiles the train step for a TPU slice, on a machine without TPUs, and says if it fits.
+"""Compiles the train step, for a TPU slice or the GPUs of this machine, and says if it fits.
 
   python -m blt_jax.train_compile --config=configs/tpu_v4.py --topology=v4-128
   python -m blt_jax.train_compile --config=configs/tpu_v4.py:8b --topology=v4-256 --slices=2
+  python -m blt_jax.train_compile --config=configs/gpu_24gb.py
 
-Needs libtpu (`pip install 'blt_jax[tpu]'`) and minutes. Exit status 1: it does not fit.
+A slice needs libtpu (`pip install 'blt_jax[tpu]'`) and minutes, but no TPU; then it also says
+what a step takes at least. Exit status 1: it does not fit.
 """
 
 import argparse
@@ -33,12 +35,11 @@ def main(argv: list[str] | None = None) -> str | None:
   """Reads the settings, compiles and reports; returns why the step does not fit."""
   args, config = _parse(argv)
   logs.show_progress()
-  jax.config.update("jax_platforms", "cpu")  # a TPU at hand is not for this
+  jax.config.update("jax_enable_compilation_cache", False)  # what is kept tells less of itself
   if args.slices is not None:
     config.mesh.slices = args.slices
-  topology = topologies.get_topology(args.topology, config.mesh.slices)
   try:
-    result = compile_step(config, topology)
+    result = _compile(config, args.topology)
   except advice.OutOfMemoryError as error:
     return f"error: {error}"
   print(report.to_text(result))
@@ -50,15 +51,23 @@ def main(argv: list[str] | None = None) -> str | None:
 def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, ConfigDict]:
   parser = Parser("train_compile", __doc__)
   parser.add_argument(
-    "--topology", required=True, help="slice, such as v4-128 or v6e:8x8 (see docs/tpu.md)"
+    "--topology",
+    help="slice, such as v4-128 or v6e:8x8 (see docs/tpu.md); by default the GPUs here",
   )
   parser.add_argument("--slices", type=int, help="how many; by default config.mesh.slices")
   parser.add_argument("--json", metavar="FILE", help="write the numbers there too")
   return settings_flags.parse(parser, argv)
 
 
+def _compile(config: ConfigDict, name: str | None) -> report.Fit:
+  if name is None:
+    return fit_step(config, topologies.local_gpus())[0]
+  jax.config.update("jax_platforms", "cpu")  # a TPU at hand is not for this
+  return compile_step(config, topologies.get_topology(name, config.mesh.slices))
+
+
 def compile_step(config: ConfigDict, topology: topologies.Topology) -> report.Report:
-  """Compiles the step that `config` trains with.
+  """Compiles the step that `config` trains with, for a TPU slice, and adds up what it does.
 
   Args:
     config: the whole settings.
@@ -67,6 +76,22 @@ def compile_step(config: ConfigDict, topology: topologies.Topology) -> report.Re
   Raises:
     ValueError: the settings do not fit each other or the topology.
     OutOfMemoryError: a chip's memory is too small; says what to change.
+  """
+  fit, traced, compiled, mesh = fit_step(config, topology)
+  module = hlo.parse(compiled.as_text())
+  done = work.measure(module, kernels.kernel_flops(traced), mesh, topology.chip)
+  return report.Report(**vars(fit), flops=_flops(config, done, mesh.size), work=done)
+
+
+def fit_step(
+  config: ConfigDict, topology: topologies.Topology
+) -> tuple[report.Fit, jax.stages.Traced, Any, jax.sharding.Mesh]:
+  """Compiles the step that `config` trains with, and says what memory it takes.
+
+  Args and errors are those of `compile_step`; the topology may be of GPUs.
+
+  Returns:
+    That it fits, the step as it was traced and as it was compiled, and its mesh.
   """
   step_program = program.make_program(config, topology.devices)
   batch = program.abstract_batch(config, step_program.mesh)
@@ -80,22 +105,14 @@ def compile_step(config: ConfigDict, topology: topologies.Topology) -> report.Re
     except jax.errors.JaxRuntimeError as error:
       raise advice.explain(error, config, step_program.mesh) from error
   seconds = time.monotonic() - start
-  logging.info("Compiled in %.0f s; adding up", seconds)
+  logging.info("Compiled in %.0f s", seconds)
   mesh, chip = step_program.mesh, topology.chip
   memory = _memory(step_program.abstract_state, batch, compiled.memory_analysis(), chip)
   if memory.peak > memory.limit:  # the compiler itself looks at temporary memory alone
     what = f"{memory.peak / 1e9:.1f} of {memory.limit / 1e9:.1f} GB per chip."
     raise advice.too_large(what, config, mesh)
-  module = hlo.parse(compiled.as_text())
-  done = work.measure(module, kernels.kernel_flops(traced), mesh, chip)
-  return report.Report(
-    step=_step(config, topology, step_program),
-    chip=chip,
-    memory=memory,
-    flops=_flops(config, done, mesh.size),
-    work=done,
-    compile_seconds=seconds,
-  )
+  fit = report.Fit(_step(config, topology, step_program), chip, memory, seconds)
+  return fit, traced, compiled, mesh
 
 
 @contextlib.contextmanager
@@ -138,9 +155,16 @@ def _memory(state, batch, analysis, chip):
     optimizer=bytes_per_chip(state.opt_state),
     batch=bytes_per_chip(batch),
     temporary=analysis.temp_size_in_bytes,
-    peak=analysis.peak_memory_in_bytes,
+    peak=_peak(analysis, chip),
     limit=chip.hbm_bytes,
   )
+
+
+def _peak(analysis, chip):
+  if chip.device_kind.startswith("TPU"):
+    return analysis.peak_memory_in_bytes
+  kept = analysis.argument_size_in_bytes + analysis.output_size_in_bytes
+  return kept - analysis.alias_size_in_bytes + analysis.temp_size_in_bytes
 
 
 def bytes_per_chip(tree: Any) -> int:

@@ -1,8 +1,11 @@
 """Runs the tests on the CPU with eight fake devices and reproducible examples."""
 
+import atexit
 import importlib.metadata
 import os
 import pathlib
+import shutil
+import tempfile
 
 _FLAGS = {
   "--xla_force_host_platform_device_count": "8",
@@ -18,6 +21,9 @@ def _set_environment():
   given = {flag.partition("=")[0] for flag in flags}
   flags += [f"{name}={value}" for name, value in _FLAGS.items() if name not in given]
   os.environ["XLA_FLAGS"] = " ".join(flags)
+  if "PYTEST_XDIST_WORKER" not in os.environ:  # whose cache is that of the first process
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 _set_environment()  # before JAX starts

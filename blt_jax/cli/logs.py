@@ -13,6 +13,8 @@ import jax
 from absl import logging
 from tqdm import tqdm
 
+from blt_jax.cli import programs
+
 _PACKAGE = f"{pathlib.Path(__file__).parents[1]}{os.sep}"
 # What a user can do something about; anything else is a fault of this package.
 _MISTAKES = (
@@ -32,6 +34,7 @@ def run(main: Callable[[], str | int | None]) -> None:
   """
   faulthandler.enable()
   sys.unraisablehook = _not_lost
+  programs.keep_programs()
   try:
     sys.exit(main())
   except BrokenPipeError:  # whoever reads has enough; nothing is left to be flushed

@@ -127,15 +127,25 @@ class Times:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-  """All of it."""
+class Fit:
+  """Of a step that fits."""
 
   step: Step
   chip: chips.Chip
   memory: Memory
+  compile_seconds: float
+
+  def to_dict(self) -> dict[str, Any]:
+    """All numbers, for JSON."""
+    return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report(Fit):
+  """All of it."""
+
   flops: Flops
   work: Work
-  compile_seconds: float
 
   @property
   def times(self) -> Times:
@@ -160,7 +170,7 @@ class Report:
   def to_dict(self) -> dict[str, Any]:
     """All numbers, for JSON."""
     times, flops = self.times, self.flops
-    return dataclasses.asdict(self) | {
+    return super().to_dict() | {
       "times": dataclasses.asdict(times),
       "compiled_flops": flops.compiled,
       "remat_factor": flops.remat_factor,
@@ -170,13 +180,16 @@ class Report:
     }
 
 
-def to_text(report: Report) -> str:
+def to_text(report: Fit) -> str:
   """The report as tables."""
-  sections = (_head, _memory, _flops, _collectives, _times, _buffers, _unknown)
-  return "\n".join(line for section in sections for line in section(report))
+  lines = [*_head(report), *_memory(report)]
+  if isinstance(report, Report):
+    sections = (_flops, _collectives, _times, _buffers, _unknown)
+    lines += [line for section in sections for line in section(report)]
+  return "\n".join(lines)
 
 
-def _head(report: Report) -> Iterator[str]:
+def _head(report: Fit) -> Iterator[str]:
   s = report.step
   mesh = ", ".join(f"{axis}={size}" for axis, size in s.mesh.items())
   slices = f"{s.num_slices} x " if s.num_slices > 1 else ""
@@ -195,7 +208,7 @@ def _num_chips(step):
   return math.prod(step.mesh.values())
 
 
-def _memory(report: Report) -> Iterator[str]:
+def _memory(report: Fit) -> Iterator[str]:
   m = report.memory
   yield f"\nMemory per chip, GB of {m.limit / 1e9:.1f}"
   yield from _rows(

@@ -1,4 +1,4 @@
-"""TPU slices by name, as the compiler in libtpu describes them to a machine without TPUs.
+"""TPU slices by name, as the compiler in libtpu describes them to a machine without TPUs; GPUs.
 
 Names and shapes: docs.cloud.google.com/tpu/docs (v4, v5p, v5e, v6e).
 """
@@ -100,6 +100,24 @@ def get_topology(name: str, num_slices: int = 1) -> Topology:
   if chip is None:
     raise ValueError(f"{name!r} is made of {devices[0].device_kind}, unknown to chips.py.")
   return Topology(name, num_slices, devices, chip)
+
+
+def local_gpus() -> Topology:
+  """The GPUs of this machine, each with the memory that JAX may take of it.
+
+  Raises:
+    ValueError: JAX sees none.
+  """
+  devices = tuple(jax.devices())
+  kind, platform = devices[0].device_kind, devices[0].platform
+  if platform != "gpu":
+    raise ValueError(
+      f"JAX sees no GPU here, only {platform}; name the topology of a TPU slice, such as v4-8, "
+      "which compiles on any machine."
+    )
+  chip = chips.find_chip(kind) or chips.Chip(kind, 0.0, 0.0, 0.0)
+  limit = devices[0].memory_stats()["bytes_limit"]
+  return Topology("this machine", 1, devices, dataclasses.replace(chip, hbm_bytes=limit))
 
 
 def parse(name: str) -> tuple[Family, str]:

@@ -25,7 +25,7 @@ def _report():
   buffers = (Buffer(8, "f32[2]", "here"),)
   done = Work(500.0, 100.0, 200.0, 90.0, 60.0, exchanges, buffers, unknown=("x",))
   memory = report.Memory(100, 200, 1, 300, 550, 1000.0)
-  return report.Report(step, CHIP, memory, report.Flops(500, 100, 200, 320, 160), done, 7.0)
+  return report.Report(step, CHIP, memory, 7.0, report.Flops(500, 100, 200, 320, 160), done)
 
 
 def test_factors():

@@ -64,7 +64,6 @@ def _done(home):
   """A study that was killed in the midst of a run, and gone on with."""
   with pytest.MonkeyPatch.context() as patched:
     patched.setattr(distributed, "start", lambda: None)
-    patched.setattr(command, "_share_compiled", lambda study: None)
     patched.setattr(measure, "_SAMPLE_BYTES", 1024)
     patched.setattr(runner.loop, "train", _dying_once(patched))
     with pytest.raises(SystemError, match="killed"):
@@ -159,7 +158,6 @@ def test_another_seed_is_another_start(done, home):
 
 def test_what_it_costs_is_said_first(done, home, capsys, monkeypatch):
   monkeypatch.setattr(distributed, "start", lambda: None)
-  monkeypatch.setattr(command, "_share_compiled", lambda study: None)
   before = sorted(home.glob("out/runs/*/*"))
   assert _run(home, "--dry_run") is None
   told = capsys.readouterr().out
