@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blt_jax.ops import norm, rope
+from blt_jax.ops import device, norm, rope
 from blt_jax.ops.masked_attention import blockwise_attention, masked_attention
 from blt_jax.ops.ring_attention import ring_attention
-from blt_jax.ops.triton import call, matvec
+from blt_jax.ops.triton import matvec
 from blt_jax.ops.triton import norm as gpu_norm
 from blt_jax.ops.triton import patch_attention as gpu_patch_attention
 from blt_jax.ops.triton import patch_encoder as gpu_patch_encoder
@@ -25,7 +25,7 @@ _BYTES = 16  # of a patch, read at once
 
 def has_kernels() -> bool:
   """Whether layers may be kernels here."""
-  return call.is_available()
+  return device.decodes_by_kernels()
 
 
 def take(values: jax.Array, ids: jax.Array) -> jax.Array:

@@ -14,13 +14,12 @@ from blt_jax.entropy import hopper_byte_lm, neural
 from blt_jax.models import transformer
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import attention, scoring
+from blt_jax.ops import attention, device, scoring
 from blt_jax.ops.hopper import attention as hopper_attention
 from blt_jax.ops.hopper import layer as hopper_layer
-from blt_jax.ops.hopper import mosaic
 
 needs_hopper = pytest.mark.skipif(
-  not mosaic.is_hopper(jax.devices()[0]), reason="Pallas interprets no wgmma on CPUs"
+  not device.is_hopper(jax.devices()[0]), reason="Pallas interprets no wgmma on CPUs"
 )
 _WINDOW = 128
 
