@@ -43,7 +43,7 @@ def embed_bytes(
   if not sizes:
     return x
   reach = max(sizes) - 1
-  at = position[:, None] + np.arange(-reach, 0)
+  at = position[:, None] + np.arange(-reach, 0)[None]
   before = jnp.where(at >= 0, take(text, jnp.maximum(at, 0)), 0)
   read = jnp.concatenate([before, tokens], axis=1)
   documents = None
@@ -149,8 +149,8 @@ def add_patches(
   `rings` and `patches` are those of the cache, or newer, and come back with the patches.
   """
   c = config
-  ids = position[:, None] + np.arange(block)
-  real = jnp.arange(block) < count[:, None]
+  ids = position[:, None] + np.arange(block)[None]
+  real = jnp.arange(block)[None] < count[:, None]
   x = _encode_patches(config, weights, cache, ids, real)
   if weights.latent_projection is not None:
     x = linear(x, weights.latent_projection)

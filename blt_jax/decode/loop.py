@@ -72,7 +72,8 @@ def prefill(
   cache, logits, log_probs, is_best = read_on(
     reader, weights, cache, logits, tokens, lengths, chunk
   )
-  inside = (np.arange(capacity) > 0) & (np.arange(capacity) < lengths[:, None])
+  position = np.arange(capacity)[None]
+  inside = (position > 0) & (position < lengths[:, None])
   return cache, logits, jnp.where(inside, log_probs[:, :-1], 0), is_best[:, :-1] & inside
 
 
@@ -321,11 +322,11 @@ def _along(
 
 def _ends(state: State, text: jax.Array, tokens: jax.Array) -> jax.Array:
   """Why each token [B, C] would end its row: int32 [B, C], RUNNING where it would not."""
-  at = state.length[:, None] + np.arange(tokens.shape[1])  # [B, C]
+  at = state.length[:, None] + np.arange(tokens.shape[1])[None]  # [B, C]
 
   # Whether the newest bytes of the continuation are a stop string, -1 being any byte.
   stop = state.options.stop  # [B, stops, length]
-  window = at[..., None] - np.arange(stop.shape[-1])[::-1]  # [B, C, length]
+  window = at[..., None] - np.arange(stop.shape[-1])[None, None, ::-1]  # [B, C, length]
   newest = take(text, window)
   newest = jnp.where(window >= state.prompt[:, None, None], newest, -2)
   is_any = stop[:, None] == -1

@@ -84,7 +84,7 @@ def attention(
 
 def first_visible(document_ids: jax.Array, window: int) -> jax.Array:
   """The first position that each one sees, in its document and window: int32 [B, S]."""
-  position = jnp.arange(document_ids.shape[1])
+  position = jnp.arange(document_ids.shape[1])[None]
   changes = document_ids[:, 1:] != document_ids[:, :-1]
   starts = jnp.pad(changes, ((0, 0), (1, 0))) * position
   return jnp.maximum(jax.lax.cummax(starts, axis=1), position - window + 1)
@@ -109,7 +109,7 @@ def intervals(
     document_ids = jnp.zeros(shape, jnp.int32)
   window = min(window or seq_len, seq_len)
   first = jnp.maximum(first_visible(document_ids, window), 0)
-  position = jnp.arange(seq_len)
+  position = jnp.arange(seq_len)[None]
   changes = document_ids[:, 1:] != document_ids[:, :-1]
   is_last = jnp.pad(changes, ((0, 0), (0, 1)), constant_values=True)
   ends = jax.lax.cummin(jnp.where(is_last, position + 1, seq_len), axis=1, reverse=True)
@@ -162,11 +162,9 @@ def _windowed(query, key, value, window, document_ids, past=None):
 
 def _full(query, key, value, document_ids):
   position = np.arange(query.shape[1])
-  visible = position[:, None] >= position
+  visible = (position[:, None] >= position)[None]
   if document_ids is not None:
     visible = visible & (document_ids[:, :, None] == document_ids[:, None, :])
-  else:
-    visible = visible[None]
   return masked_attention(query, key, value, visible)
 
 
@@ -179,13 +177,11 @@ def _banded(query, key, value, window, document_ids, past=None):
   distance = np.arange(window)[:, None] + window - np.arange(2 * window)
   first = np.arange(query.shape[1])[:, None, None] == 0
   outside = first & (np.arange(2 * window) < window) & (past is None)
-  visible = (distance >= 0) & (distance < window) & ~outside
+  visible = ((distance >= 0) & (distance < window) & ~outside)[None]
   if document_ids is not None:
     own = _to_blocks(document_ids, window)
     seen = _with_previous(own, past and past.document_ids)
     visible = visible & (own[..., None] == seen[:, :, None])
-  else:
-    visible = visible[None]
   output = masked_attention(query, key, value, visible)
   return output.reshape(output.shape[0], -1, *output.shape[3:])[:, :seq_len]
 

@@ -161,7 +161,7 @@ def attend_patches(
   first: jax.Array | None = None,
 ) -> jax.Array:
   """Mixed values [B, C, 1, G, R, H]; the arguments are those of `read_patches`."""
-  ids = ids[..., None] - np.arange(window)
+  ids = ids[..., None] - np.arange(window)[None, None]
   read = take(patches, jnp.maximum(ids, 0))  # [B, C, window, S, 2, G, H]
   visible = ids >= (0 if first is None else first[..., None])
   visible = jnp.repeat(visible, read.shape[3], axis=-1)
@@ -227,7 +227,7 @@ def _read(
   buffer: jax.Array, starts: jax.Array, ends: jax.Array, block: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """The next bytes of each patch: [B, P, L, ...] of [B, T, ...], whether they are its own."""
-  positions = starts[..., None] + block * _BYTES + np.arange(_BYTES)
+  positions = starts[..., None] + block * _BYTES + np.arange(_BYTES)[None, None]
   return take(buffer, positions), positions < ends[..., None]
 
 

@@ -173,7 +173,7 @@ def _requests(route: _Route, turn, capacity: int, num_rows: int):
     positions in `distinct.values` [N * capacity] and the owners' own row numbers for
     them; out of range where nothing is asked.
   """
-  within = turn * capacity + jnp.arange(capacity)
+  within = (turn * capacity + jnp.arange(capacity))[None]
   is_asked = within < route.counts[:, None]
   positions = route.starts[:, None] + within
   first_rows = num_rows * jnp.arange(len(route.starts))[:, None]

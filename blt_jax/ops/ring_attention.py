@@ -24,7 +24,7 @@ def write_ring(
     [B, R, ...] with the newest R positions of each row.
   """
   size, length = ring.shape[1], values.shape[1]
-  step = np.arange(length)
+  step = np.arange(length)[None]
   written = (step < count[:, None]) & (step >= count[:, None] - size)
   slots = jnp.where(written, (position[:, None] + step) % size, size)
 
@@ -67,7 +67,7 @@ def ring_attention(
   """
   batch, length, heads, head_dim = query.shape
   size = key_ring.shape[1]
-  at = position[:, None] + np.arange(length)  # [B, C]
+  at = position[:, None] + np.arange(length)[None]  # [B, C]
   if window is not None:
     first = jnp.maximum(first, at - window + 1)
   keys = write_ring(key_ring, key, position, count)
@@ -100,7 +100,7 @@ def _attend_filled(query, keys, values, visible, end):
     def cut(x, axis):
       return jax.lax.dynamic_slice_in_dim(x, begin, _BLOCK, axis)
 
-    is_new = begin + np.arange(_BLOCK) >= first
+    is_new = (begin + np.arange(_BLOCK) >= first)[None, None]
     return cut(keys, 1), cut(values, 1), cut(visible, 2) & is_new
 
   return blockwise_attention(query, read, -(-jnp.max(end) // _BLOCK))
@@ -109,4 +109,4 @@ def _attend_filled(query, keys, values, visible, end):
 def _positions_in_ring(end, size):
   """The newest position below `end` [B] that each slot may hold: [B, R], some < 0."""
   newest = end[:, None] - 1
-  return newest - (newest - np.arange(size)) % size
+  return newest - (newest - np.arange(size)[None]) % size

@@ -116,7 +116,8 @@ def patch_lengths(
     checks.check_entropies(entropies)
   boundaries = find_boundaries(tokens, config, entropies, lookup_table)
   if config.scheme == "bpe":  # as in the reference: a delimiter at the very end is open
-    boundaries = boundaries & (_namespace(tokens).arange(tokens.shape[1]) < tokens.shape[1] - 1)
+    position = _namespace(tokens).arange(tokens.shape[1])[None]
+    boundaries = boundaries & (position < tokens.shape[1] - 1)
   starts = starts_from_boundaries(boundaries, include_next, config.split_first)
   if config.max_patch_length is not None:
     starts = _split_starts(starts, config.max_patch_length)
@@ -183,7 +184,7 @@ def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
   if config.cumulative and config.threshold is not None:
     return cumulative_rule(entropies, xp.zeros_like(entropies[:, 0]), config.threshold)[0]
   before = xp.concatenate([entropies[:, :1], entropies[:, :-1]], axis=1)
-  positions = np.arange(entropies.shape[1], dtype=np.int32)
+  positions = np.arange(entropies.shape[1], dtype=np.int32)[None]
   return entropy_rule(entropies, before, positions, config)
 
 
@@ -217,7 +218,7 @@ def entropy_rule(
   Args:
     entropies: float32 [B, S] nats, of the prediction made at each byte.
     entropies_before: float32 [B, S], at the byte before.
-    positions: int [B, S] or [S], of each byte in its row.
+    positions: int [B, S] or [1, S], of each byte in its row.
     config: the rule.
 
   Returns:
@@ -308,7 +309,7 @@ def starts_from_boundaries(
 def _split_starts(starts: Array, max_patch_length: int) -> Array:
   """Adds a start after every `max_patch_length` bytes of a patch."""
   xp = _namespace(starts)
-  position = xp.arange(starts.shape[1])
+  position = xp.arange(starts.shape[1])[None]
   own_start = xp.where(starts, position, 0)
   if xp is np:
     own_start = np.maximum.accumulate(own_start, axis=1)
@@ -329,7 +330,7 @@ def lengths_from_starts(start_mask: Array) -> Array:
   if isinstance(start_mask, np.ndarray):
     return _count_between(start_mask)
   total = start_mask.shape[1]
-  position = jnp.arange(total)
+  position = jnp.arange(total)[None]
   starts = jnp.sort(jnp.where(start_mask | (position == 0), position, total), axis=1)
   lengths = jnp.diff(starts, axis=1, append=jnp.full((len(starts), 1), total))
   if not _is_traced(lengths):
@@ -377,7 +378,7 @@ def split_long(lengths: Array, max_patch_length: int, num_patches: int | None = 
   column = xp.minimum(owner, lengths.shape[1] - 1)
   length = xp.take_along_axis(lengths, column, axis=1)
   first = xp.take_along_axis(ends - pieces, column, axis=1)
-  left = length - (xp.arange(num_patches) - first) * max_patch_length
+  left = length - (xp.arange(num_patches)[None] - first) * max_patch_length
   piece = xp.where(owner < lengths.shape[1], xp.clip(left, 0, max_patch_length), 0)
   return piece.astype(xp.int32)
 

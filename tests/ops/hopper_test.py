@@ -64,9 +64,9 @@ def interval_attention(heads, past, layer, first, num_heads):
     for p, o in zip(past, own, strict=True)
   )
   scores = _einsum("bqnh,bknh->bnqk", heads[:, :, :num_heads], key) * np.log(2)
-  window, column = past[0].shape[2], jnp.arange(key.shape[1])
+  window, column = past[0].shape[2], jnp.arange(key.shape[1])[None, None]
   visible = column >= first[..., None] + window
-  visible &= column <= window + jnp.arange(first.shape[1])[:, None]
+  visible &= column <= window + jnp.arange(first.shape[1])[None, :, None]
   weights = jax.nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf))
   mixed = _einsum("bnqk,bknh->bqnh", weights, value.astype(jnp.float32))
   return mixed.astype(heads.dtype)
