@@ -191,7 +191,7 @@ def _head(report: Report) -> Iterator[str]:
   )
 
 
-def _num_chips(step):
+def _num_chips(step: Step) -> int:
   return math.prod(step.mesh.values())
 
 

@@ -42,6 +42,8 @@ def embed_bytes(
     sizes += config.hash_sizes
   if not sizes:
     return x
+
+  # The bytes before the new ones, as far as n-grams reach back, and the new ones.
   reach = max(sizes) - 1
   at = position[:, None] + np.arange(-reach, 0)[None]
   before = jnp.where(at >= 0, take(text, jnp.maximum(at, 0)), 0)
@@ -50,6 +52,8 @@ def embed_bytes(
   if config.hash_document_masks:
     ends = (read == tokenizer.EOS_ID).astype(jnp.int32)
     documents = running_sum(ends) - ends
+
+  # Frequent n-grams, then hashed ones.
   for keys, table in zip(weights.ngram_keys, weights.ngrams, strict=True):
     ids = hashing.ngram_table_ids(keys, read, documents)[:, reach:]
     x += table[ids].astype(jnp.float32)

@@ -162,10 +162,12 @@ def start(
     limits: int32 [B], the length at which each row ends; 0 for rows that are not used.
     options: of each row.
   """
+  # What the prompts leave behind for sampling.
   seen = np.zeros(logits.shape, bool)
   for row, text, length in zip(seen, tokens, lengths, strict=True):
     row[text[:length]] = True
   states = [utf8.state_after(row[:n]) for row, n in zip(tokens, lengths, strict=True)]
+
   finish = np.where(np.asarray(limits) > 0, RUNNING, LENGTH).astype(np.int32)
   state = State(
     cache=cache,

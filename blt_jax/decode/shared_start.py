@@ -64,7 +64,13 @@ class StartReader:
   def _nothing(self, rows: int, slots: int) -> tuple[Any, jax.Array]:
     return begin(self._reader, self._weights, rows, slots, self._keep_back)
 
-  def _after(self, before, rows: np.ndarray, texts: Sequence[np.ndarray], slots: int):
+  def _after(
+    self,
+    before: Any,
+    rows: np.ndarray,
+    texts: Sequence[np.ndarray],
+    slots: int,
+  ) -> tuple[Any, jax.Array]:
     tokens, lengths = pad(texts, len(rows), slots)
     rows = rows.astype(np.int32)
     read = read_after(self._reader, self._weights, *before, rows, tokens, lengths, self._chunk)

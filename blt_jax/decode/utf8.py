@@ -23,7 +23,7 @@ _RULES = (
 )  # fmt: skip
 
 
-def _tables():
+def _tables() -> tuple[np.ndarray, np.ndarray]:
   allowed = np.zeros((len(_RULES), tokenizer.VOCAB_SIZE), bool)
   following = np.zeros((len(_RULES), tokenizer.VOCAB_SIZE), np.int32)
   for state, rules in enumerate(_RULES):

@@ -101,14 +101,14 @@ def apply_rope(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
   return (x * cos + swapped * sin).astype(x.dtype)
 
 
-def _swap(x):
+def _swap(x: jax.Array) -> jax.Array:
   """(a, b) -> (-b, a) for each pair."""
   pairs = jnp.flip(x.reshape(*x.shape[:-1], -1, 2), axis=-1)
   signs = jnp.expand_dims(jnp.array([-1, 1], x.dtype), range(x.ndim))
   return (pairs * signs).reshape(x.shape)
 
 
-def _swap_on_tpu(x):
+def _swap_on_tpu(x: jax.Array) -> jax.Array:
   """The same as a product with a signed permutation: far cheaper than strided slices."""
   swap = np.zeros((x.shape[-1],) * 2, np.float32)
   even = np.arange(0, x.shape[-1], 2)

@@ -146,5 +146,5 @@ class _Blocks:
     return masked.reshape(scores.shape)
 
 
-def _product(letters, left, right):
+def _product(letters: str, left: jax.Array, right: jax.Array) -> jax.Array:
   return jnp.einsum(letters, left, right, preferred_element_type=jnp.float32)
