@@ -32,6 +32,8 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+jax.config.update("jax_numpy_rank_promotion", "raise")  # broadcasting is written out
+
 hypothesis.settings.register_profile(
   "ci",
   deadline=None,

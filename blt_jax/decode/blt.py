@@ -241,7 +241,7 @@ class BLTReader:
 
   def patches(self, cache: BLTCache) -> tuple[jax.Array, jax.Array | None]:
     """See `Reader`."""
-    number = jnp.arange(cache.starts.shape[1])
+    number = jnp.arange(cache.starts.shape[1])[None]
     is_begun = number <= cache.cursor.patch[:, None]  # [B, M + 2]
     at = jnp.where(is_begun, cache.starts, cache.text.shape[1])
     starts = jnp.zeros(cache.text.shape, bool)

@@ -83,6 +83,7 @@ def from_blt(
   Raises:
     ValueError: the rule looks ahead, or lacks what it needs.
   """
+  # --- What the rule needs
   check_causal(patching)
   if patching.scheme == "entropy" and entropy_model is None and source is None:
     raise ValueError(
@@ -96,6 +97,8 @@ def from_blt(
     byte_lm = ByteLMReader(config, dtype or config.dtype, patching.reset_at_newline)
     weigh = jax.jit(lambda p: byte_lm_weights(config, p, byte_lm.dtype))
     source = EntropyModel(byte_lm), weigh(entropy_params)
+
+  # --- Weights, and a reader with what goes beside them
   rows = tuple(table.size for table in ngram_tables)
   if rows != model.config.ngram_vocab_sizes:
     raise ValueError(

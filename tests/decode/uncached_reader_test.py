@@ -28,7 +28,7 @@ class Toy(nn.Module):
   @nn.compact
   def __call__(self, tokens, patch_lengths=None):
     x = nn.Embed(260, 32)(tokens)
-    mean = jnp.cumsum(x, axis=1) / (1 + jnp.arange(x.shape[1]))[:, None]
+    mean = jnp.cumsum(x, axis=1) / (1 + jnp.arange(x.shape[1]))[None, :, None]
     return 2 * nn.Dense(260)(jnp.sin(9 * x + 40 * mean))
 
 

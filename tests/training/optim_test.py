@@ -72,7 +72,8 @@ def test_six_golden_updates(meta):
   )  # fmt: skip
   rate = optim.learning_rate(config, _schedule_config(args), args["n_steps"])
   optimizer = optim.adamw(config, rate)
-  step = jax.jit(steps.make_train_step(BLT(converted.config), optimizer))
+  step = steps.make_train_step(BLT(converted.config), optimizer)
+  step = jax.jit(chex.assert_max_traces(step, n=1))
   params = converted.params
   state = train_state.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
   for i, (loss, grad_norm, lr) in enumerate(data["train_loss_gradnorm_lr"]):
