@@ -271,7 +271,7 @@ def _step(
   asked = jnp.concatenate([state.logits[:, None], logits[:, :-1]], axis=1)
   utf8_states, seen = _along(state, tokens, parts)
   if drafting is not None:
-    at = length[:, None] + np.arange(tokens.shape[1])
+    at = length[:, None] + np.arange(tokens.shape[1])[None]
     wanted = choose(asked, at, utf8_states[:, :-1], seen[:, :-1])
     is_right = jnp.cumprod(tokens == wanted, axis=1).sum(axis=1)
     count = jnp.minimum(count, is_right)

@@ -148,7 +148,7 @@ def _trail(cursor: Place, tokens: jax.Array, begins: jax.Array) -> Place:
   def follow(first, rest):
     return jnp.concatenate([first[:, None], rest], axis=1)
 
-  position = cursor.position[:, None] + jnp.arange(tokens.shape[1] + 1)
+  position = cursor.position[:, None] + jnp.arange(tokens.shape[1] + 1)[None]
   slot = running_sum(follow(cursor.slot, begins.astype(jnp.int32)))
   is_end = tokens == tokenizer.EOS_ID
   return Place(

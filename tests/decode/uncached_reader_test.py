@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from forward import stack
 from golden_cases import FLOAT32
+from read_pieces import read_in_pieces
 from uncached import random_params, random_text
 
 from blt_jax import tokenizer
@@ -74,23 +75,12 @@ def test_scores_what_the_model_says():
 
 def test_bytes_are_taken_back():
   """Rows read pieces of their own, of which wrong bytes at the end are not committed."""
-  rng, text = np.random.default_rng(0), random_text(np.random.default_rng(1), ROWS, 30)
+  text = random_text(np.random.default_rng(1), ROWS, 30)
   reader, weights = model().reader, model().weights
-  read = jax.jit(reader.read)
-  cache, position = reader.init(ROWS, 32, CHUNK), np.zeros(ROWS, int)
+  got, cache = read_in_pieces(reader, weights, text, CHUNK, 32)
   want = np.asarray(Toy().apply({"params": weights}, text))
-  while (position < text.shape[1]).any():
-    count = np.minimum(rng.integers(0, CHUNK + 1, ROWS), text.shape[1] - position)
-    kept = np.minimum(rng.integers(0, CHUNK + 1, ROWS), count)
-    piece = rng.integers(0, 260, (ROWS, CHUNK)).astype(np.int32)
-    for row, (begin, number) in enumerate(zip(position, kept, strict=True)):
-      piece[row, :number] = text[row, begin : begin + number]
-    logits, pending = read(weights, cache, piece, count)
-    for row, (begin, number) in enumerate(zip(position, kept, strict=True)):
-      right = want[row, begin : begin + number]
-      np.testing.assert_allclose(logits[row, :number], right, **FLOAT32)
-    cache, position = pending.commit(kept), position + kept
-  np.testing.assert_array_equal(cache.cursor, position)
+  np.testing.assert_allclose(got, want, **FLOAT32)
+  np.testing.assert_array_equal(cache.cursor, 30)
 
 
 def test_caches_change_nothing():
