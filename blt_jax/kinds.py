@@ -17,6 +17,7 @@ from blt_jax.models.config import (
   CrossAttentionConfig,
   TransformerConfig,
 )
+from blt_jax.models.device_patches import DevicePatchedBLT
 from blt_jax.models.end_to_end import EndToEndBLT, EndToEndConfig
 from blt_jax.models.megabyte import MegaByte, MegaByteConfig
 from blt_jax.models.spacebyte import SpaceByte, SpaceByteConfig
@@ -40,6 +41,8 @@ class Kind:
       that its loss takes: `target_bytes`, where ids are pieces.
     patched: whether it reads `patch_lengths`.
     unlimited: of a config, one of the same parameters that leaves no position of a row out.
+    device_patched: of a config, that of an entropy model and a rule, the module that makes its
+      patches in the step; None where there is none.
     measures_entropies: whether it does, inside, and makes patches by them, whose mean comes to
       `patch_size` of its config while it trains.
   """
@@ -54,6 +57,7 @@ class Kind:
   batch_keys: tuple[str, ...] = ()
   patched: bool = False
   unlimited: Callable[[Any], Any] = lambda config: config
+  device_patched: Callable[..., nn.Module] | None = None
   measures_entropies: bool = False
 
   @property
@@ -161,6 +165,7 @@ KINDS: dict[str, Kind] = {
     tiny=_tiny_blt,
     batch_keys=BLT.batch_keys,
     patched=True,
+    device_patched=DevicePatchedBLT,
   ),
   "byte_lm": Kind(
     config=ByteLMConfig,

@@ -81,9 +81,31 @@ class BLT(nn.Module):
         f"{batch_size} rows of tokens and {len(patch_lengths)} of patch_lengths."
       )
     patch_ids = patching.patch_ids(patch_lengths, seq_len)
-    states, patches = self.encode(tokens, patch_ids, patch_lengths.shape[1], ngram_ids)
-    latents = self.think(tokens, patches, patch_ids)
     decoder_ids = patching.decoder_patch_ids(patch_lengths, seq_len)
+    return self.run(tokens, patch_ids, decoder_ids, patch_lengths.shape[1], ngram_ids)
+
+  def run(
+    self,
+    tokens: jax.Array,
+    patch_ids: jax.Array,
+    decoder_ids: jax.Array,
+    num_patches: int,
+    ngram_ids: jax.Array | None = None,
+  ) -> jax.Array:
+    """As a call, of P patches given by their ids.
+
+    Args:
+      tokens: int [B, S].
+      patch_ids: int [B, S], the patch of each byte.
+      decoder_ids: int [B, S], the patch that the decoder reads at each byte.
+      num_patches: P.
+      ngram_ids: as of a call.
+
+    Returns:
+      float32 logits [B, S, V].
+    """
+    states, patches = self.encode(tokens, patch_ids, num_patches, ngram_ids)
+    latents = self.think(tokens, patches, patch_ids)
     return self.decode(tokens, states, latents, decoder_ids, patch_ids)
 
   def encode(

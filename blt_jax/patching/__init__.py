@@ -16,4 +16,5 @@ from blt_jax.patching.rules import patch_ids as patch_ids
 from blt_jax.patching.rules import patch_lengths as patch_lengths
 from blt_jax.patching.rules import space_rule as space_rule
 from blt_jax.patching.rules import split_long as split_long
+from blt_jax.patching.rules import split_starts as split_starts
 from blt_jax.patching.rules import starts_from_boundaries as starts_from_boundaries

@@ -119,7 +119,7 @@ def patch_lengths(
     boundaries = boundaries & (_namespace(tokens).arange(tokens.shape[1]) < tokens.shape[1] - 1)
   starts = starts_from_boundaries(boundaries, include_next, config.split_first)
   if config.max_patch_length is not None:
-    starts = _split_starts(starts, config.max_patch_length)
+    starts = split_starts(starts, config.max_patch_length)
   return lengths_from_starts(starts)
 
 
@@ -305,8 +305,8 @@ def starts_from_boundaries(
   return starts if include_next else starts[:, :seq_len]
 
 
-def _split_starts(starts: Array, max_patch_length: int) -> Array:
-  """Adds a start after every `max_patch_length` bytes of a patch."""
+def split_starts(starts: Array, max_patch_length: int) -> Array:
+  """Adds a start, to a mask [B, T], after every `max_patch_length` bytes of a patch."""
   xp = _namespace(starts)
   position = xp.arange(starts.shape[1])
   own_start = xp.where(starts, position, 0)

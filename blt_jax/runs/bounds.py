@@ -83,7 +83,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "data.num_patches": _count(3, _SLOTS + 1),
   "data.*": None,
   "patching.scheme": OneOf(patching.SCHEMES),
-  "patching.entropies": OneOf(("model", "table", "stored")),
+  "patching.entropies": OneOf(("model", "table", "stored", "device")),
   "patching.threshold*": Interval(-1e6, 1e6),
   "patching.patch_size": Interval(1, _SLOTS),
   "patching.max_patch_length": _count(high=_SLOTS),

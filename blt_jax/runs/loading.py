@@ -85,7 +85,8 @@ def load_patcher(
   if section.scheme != "entropy":
     _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)
   if entropy_model:
-    entropies = "table" if is_table(entropy_model) else "model"
+    entropies = "device" if section.entropies == "device" else "model"
+    entropies = "table" if is_table(entropy_model) else entropies
     section = resolve.changed(
       section, entropy_model=entropy_model, entropies=entropies, entropy_digest=None
     )
@@ -93,6 +94,7 @@ def load_patcher(
     section = resolve.changed(section, threshold=threshold)
   stored = []
   if data is not None and (manifest := corpus.find_manifest(data)) is not None:
+    _check_stored(section, workdir, data)
     stored = [(data, manifest)]
     section = resolve.resolve_patching(resolve.changed(section, entropies="stored"), stored)
   try:
@@ -105,6 +107,15 @@ def load_patcher(
       f"{error} Other values of entropy_model and threshold may be given in place of those "
       f"that {workdir} was trained with."
     ) from error
+
+
+def _check_stored(section: ConfigDict, workdir: str | os.PathLike, data: str) -> None:
+  """Raises ValueError where stored entropies would go unused."""
+  if section.entropies == "device":
+    raise ValueError(
+      f"{data} holds stored entropies, and {workdir} measures its own on the device; give the "
+      "text that they were made of."
+    )
 
 
 def _check_unused(what, entropy_model, threshold):
