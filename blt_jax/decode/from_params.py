@@ -33,6 +33,7 @@ def blt_weights(config: BLTConfig, params: Any, dtype: str) -> BLTWeights:
   embedder, latent = params["embedder"], params["latent"]
   table = embedder["bytes"]["embedding"].astype(dtype)
   has_hashes, is_projected = "hashes" in embedder, "projection" in latent
+  takes_states = bool(config.entropy_state_dim)
   return BLTWeights(
     embedding=table,
     hashes=embedder["hashes"]["embedding"].astype(dtype) if has_hashes else None,
@@ -45,6 +46,8 @@ def blt_weights(config: BLTConfig, params: Any, dtype: str) -> BLTWeights:
     latent=stack_weights(config.latent, latent["transformer"]["layers"], dtype),
     decoder=_decoder(config, params["decoder"], dtype),
     output=table if config.tie_embeddings else matrix(params["output"], dtype),
+    states_to_encoder=matrix(params["states_to_encoder"], dtype) if takes_states else None,
+    states_to_decoder=matrix(params["states_to_decoder"], dtype) if takes_states else None,
   )
 
 

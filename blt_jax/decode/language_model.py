@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from blt_jax.decode import entropy_states
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
 from blt_jax.decode.cursor import check_causal
@@ -104,7 +105,11 @@ def from_blt(
     )
   dtype = dtype or model.config.dtype
   weights = jax.jit(lambda p: blt_weights(model.config, p, dtype))(params)
-  reader = BLTReader(model.config, patching, dtype, max_patches=max_patches)
+  takes_states = bool(model.config.entropy_state_dim)
+  if takes_states:
+    entropy_states.check(model.config, source and source[0], patching)
+  make: type[BLTReader] = entropy_states.EntropyStatesReader if takes_states else BLTReader
+  reader = make(model.config, patching, dtype, max_patches=max_patches)
   if source is not None and patching.scheme == "entropy":
     reader = dataclasses.replace(reader, source=source[0])
     weights = dataclasses.replace(weights, source=source[1])

@@ -136,7 +136,9 @@ class TextScorer:
     length = windows.row_length(size, shape.row_multiple)
     try:
       tokens = jax.ShapeDtypeStruct((1, length), np.int32)
-      jax.eval_shape(self.model.apply, {"params": self.params}, tokens, tokens)
+      batch = {"tokens": tokens, "patch_lengths": tokens}
+      predict = functools.partial(steps.predict, self.model)
+      jax.eval_shape(predict, self.params, batch, self.named)
     except ValueError as error:
       raise ValueError(
         f"--context={context} needs rows of {length} ids for documents of up to {longest} "

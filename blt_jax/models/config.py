@@ -191,6 +191,9 @@ class BLTConfig:
       of a row. False, as in the references, makes logits depend on what stands before.
     cross_document_masks: windows of cross-attention stay inside documents; the references'
       do not.
+    entropy_state_dim: width of the entropy model's last states, which are added to the
+      embeddings of bytes and to what the decoder reads of bytes, each through a matrix that is
+      zero at first; the model then takes `entropy_states`. 0: they are not.
     tie_embeddings: the output matrix is the byte embedding table.
     dtype: of activations; parameters are float32.
   """
@@ -214,6 +217,7 @@ class BLTConfig:
   latent_document_masks: bool = True
   hash_document_masks: bool = True
   cross_document_masks: bool = True
+  entropy_state_dim: int = 0
   tie_embeddings: bool = False
   dtype: str = "float32"
 
@@ -227,6 +231,8 @@ class BLTConfig:
       raise ValueError(
         f"hash_rows_multiple_of is {self.hash_rows_multiple_of}; it must be >= 1."
       )
+    if self.entropy_state_dim < 0:
+      raise ValueError(f"entropy_state_dim is {self.entropy_state_dim}; it must be >= 0.")
     pooling = set(self.pooling.split("_"))
     if not pooling <= {"avg", "mean", "min", "max"} or {"avg", "mean"} <= pooling:
       raise ValueError(f"pooling {self.pooling!r} must join some of avg, min, max by '_'.")

@@ -16,8 +16,8 @@ from blt_jax.patching import PatchingConfig
 
 def measure(
   config: ByteLMConfig, params: jax.Array, tokens: jax.Array, reset_at_newline: bool = False
-) -> jax.Array:
-  """Entropies of rows, each document read as if it were alone.
+) -> tuple[jax.Array, jax.Array]:
+  """Entropies and states of rows, each document read as if it were alone.
 
   Args:
     config: of the entropy model.
@@ -26,7 +26,8 @@ def measure(
     reset_at_newline: the context begins anew after each newline byte.
 
   Returns:
-    float32 [B, S] nats, of the predictions made at the bytes.
+    float32 [B, S] nats, of the predictions made at the bytes; and [B, S, d], the states that
+    these are made of.
   """
   ends = tokens == tokenizer.EOS_ID
   if reset_at_newline:
@@ -34,12 +35,20 @@ def measure(
   contexts = jnp.cumsum(ends, axis=1) - ends
   begins = jnp.pad(ends[:, :-1], ((0, 0), (1, 0)), constant_values=True)
   # Rotations by places in a document are those of the host; small angles are the more exact.
-  arguments = tokens, contexts, own_patches.positions(begins), None
+  arguments = tokens, contexts, own_patches.positions(begins)
   with exact_products(config.dtype):
     params = jax.lax.stop_gradient(params)
     model = ByteLM(config, parent=None)  # whose parameters are not the BLT's
-    logits, _ = model.apply({"params": params}, *arguments, method="resume")
-  return losses.entropy_nats(logits)
+    states, logits = model.apply({"params": params}, *arguments, method=_read)
+  return losses.entropy_nats(logits), states
+
+
+def _read(
+  model: ByteLM, tokens: jax.Array, documents: jax.Array, positions: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """States [B, S, d] after the last norm, and logits [B, S, V]."""
+  x, _ = model.transformer.resume(model.embed(tokens), documents, positions, None)
+  return model.norm(x), model.predict(x)
 
 
 class DevicePatchedBLT(BLT):
@@ -74,15 +83,19 @@ class DevicePatchedBLT(BLT):
       ngram_ids: as of a BLT.
       entropy_params: of the entropy model, a tree.
     """
-    entropies = measure(self.entropy_config, entropy_params, tokens, self.rule.reset_at_newline)
+    entropies, states = measure(
+      self.entropy_config, entropy_params, tokens, self.rule.reset_at_newline
+    )
     num_slots = patch_lengths.shape[1]
     patches = own_patches.of_entropies(tokens, entropies, self.rule, num_slots)
-    logits = self.run(tokens, patches.ids, patches.decoder_ids, num_slots, ngram_ids)
-    metrics = own_patches.counts(tokens, patches) | {"cut_inputs": _count_cut(tokens)}
+    ids = patches.ids, patches.decoder_ids
+    read = states if self.config.entropy_state_dim else None
+    logits = self.run(tokens, *ids, num_slots, ngram_ids, read)
+    metrics = own_patches.counts(tokens, patches) | {"cut_inputs": count_cut(tokens)}
     return logits, Extras(metrics, patches.has_slots, {}, patches.lengths)
 
 
-def _count_cut(tokens: jax.Array) -> jax.Array:
+def count_cut(tokens: jax.Array) -> jax.Array:
   """How many bytes of [B, S] are of a document that has begun in another row: float32 []."""
   place = own_patches.positions(own_patches.begin_documents(tokens))
   first = jnp.take_along_axis(tokens, jnp.arange(tokens.shape[1]) - place, axis=1)

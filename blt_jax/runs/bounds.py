@@ -119,6 +119,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.hash_functions": _count(high=10),
   "model.hash_rows_multiple_of": _count(high=2**31 - 1),
   "model.ngram_vocab_sizes": _count(high=2**31 - 1),
+  "model.entropy_state_dim": _count(0, 2**20),
   "model.vocab_size": _count(tokenizer.VOCAB_SIZE, 2**24),  # less has no ids for all bytes
   "model.eos_id": OneOf((tokenizer.EOS_ID,)),  # which ends the documents of all batches
   "model.*": None,

@@ -58,6 +58,11 @@ def find(config: ConfigDict) -> DeviceEntropies | None:
   section = config.patching
   is_patched = kinds.find_kind(config.model.kind).patched
   if not (is_patched and section.scheme == "entropy" and section.entropies == "device"):
+    if width := config.model.get("entropy_state_dim"):
+      raise ValueError(
+        f"config.model.entropy_state_dim={width} wants the states of an entropy model in the "
+        "step: set config.patching.scheme='entropy' and entropies='device', or leave it 0."
+      )
     return None
   if not section.entropy_model:
     raise ValueError(
@@ -78,7 +83,8 @@ def attach(model: nn.Module, entropies: ByteLMConfig, rule: PatchingConfig) -> n
   """A model that makes its patches itself, of the parameters of an entropy model.
 
   Raises:
-    ValueError: the rule compares all bytes of a text.
+    ValueError: the rule compares all bytes of a text, the kind of model makes no patches so,
+      or takes states of another width.
   """
   if rule.is_top_k:
     raise ValueError(
@@ -88,6 +94,12 @@ def attach(model: nn.Module, entropies: ByteLMConfig, rule: PatchingConfig) -> n
   make = kinds.kind_of(model.config).device_patched
   if make is None:
     raise ValueError("config.patching.entropies='device' is of a blt; leave it out.")
+  width, given = model.config.entropy_state_dim, entropies.transformer.dim
+  if width not in (0, given):
+    raise ValueError(
+      f"config.model.entropy_state_dim is {width}, and the states of the entropy model have "
+      f"width {given}: set it to that, or to 0 for none."
+    )
   return make(model.config, entropies, rule)
 
 

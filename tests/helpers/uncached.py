@@ -18,6 +18,7 @@ from blt_jax.hashing import NgramTable
 from blt_jax.models import init
 from blt_jax.models.blt import BLT
 from blt_jax.models.config import BLTConfig, ByteLMConfig
+from blt_jax.models.device_patches import measure
 from blt_jax.patching import PatchingConfig
 
 LENGTH = 64  # bytes of every text, so that one compiled program serves all
@@ -50,7 +51,10 @@ class Uncached:
     tokens = np.pad(ids, ((0, 0), (0, LENGTH - ids.shape[1])))
     look_up = LookUpNgrams(self.tables, self.config.hash_document_masks)
     ngram_ids = look_up({"tokens": tokens})["ngram_ids"] if self.tables else None
-    logits = logits_of(self.config, self.params, tokens, lengths, ngram_ids)
+    states = None
+    if self.config.entropy_state_dim:
+      states = _states_of(self.entropy_config, self.entropy_params, tokens)
+    logits = logits_of(self.config, self.params, tokens, lengths, ngram_ids, states)
     return np.asarray(logits)[:, : ids.shape[1]]
 
   def check(self, result, is_greedy: bool):
@@ -73,6 +77,11 @@ class Uncached:
     entropy_model = self.entropy_config, self.entropy_params
     changes |= {"ngram_tables": self.tables}
     return from_blt(BLT(self.config), self.params, self.patching, entropy_model, **changes)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _states_of(config, params, tokens):
+  return measure(config, params, tokens)[1]
 
 
 @functools.cache
