@@ -13,6 +13,10 @@ So does the BLT of docs/models.md that measures entropies inside:
 
   python -m blt_jax.train --config=configs/quickstart.py:end_to_end
 
+Those that run the entropy model in their step need what the first two commands make:
+
+  python -m blt_jax.train --config=configs/quickstart.py:entropy_states
+
 But for the Llama over BPE pieces, whose tokenizer has to be trained:
 
   python -m blt_jax.train_tokenizer --config=configs/quickstart.py:bpe
@@ -61,6 +65,17 @@ def set_blt_stacks(model, latent_dim=128, latent_layers=3):
   set_stack(model.decoder, dim=64, num_layers=1, num_heads=2, window=64)
   model.encoder_cross.num_heads = model.decoder_cross.num_heads = 2
   model.hash_vocab_size = 8192
+
+
+def device_entropies(config):
+  blt(config)
+  config.patching.entropies = "device"
+  config.data.num_patches = 256  # with some to spare, since rows are filled with bytes
+
+
+def entropy_states(config):
+  device_entropies(config)
+  config.model.entropy_state_dim = 96  # the width of `entropy`
 
 
 def end_to_end(config):
@@ -120,6 +135,8 @@ def set_stack(section, **sizes):
 STAGES = {  # kind of model, and what sets its sizes
   "blt": ("blt", blt),
   "entropy": ("byte_lm", entropy),
+  "device_entropies": ("blt", device_entropies),
+  "entropy_states": ("blt", entropy_states),
   "end_to_end": ("end_to_end", end_to_end),
   "static": ("blt", static),
   "space": ("blt", space),
