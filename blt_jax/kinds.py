@@ -9,6 +9,7 @@ import flax.linen as nn
 from blt_jax.cost import flops
 from blt_jax.decode import end_to_end, language_model, megabyte, spacebyte
 from blt_jax.models.blt import BLT
+from blt_jax.models.boundary_head import BoundaryBLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import (
   BLTConfig,
@@ -64,6 +65,10 @@ class Kind:
   def reads_pieces(self) -> bool:
     """Whether ids are pieces of a tokenizer, and not bytes."""
     return "target_bytes" in self.batch_keys
+
+
+def _blt_module(config: BLTConfig) -> BLT:
+  return BoundaryBLT(config) if config.boundary_weight else BLT(config)
 
 
 def _blt() -> BLTConfig:
@@ -157,7 +162,7 @@ def _fields(config: Any) -> dict[str, Any]:
 KINDS: dict[str, Kind] = {
   "blt": Kind(
     config=BLTConfig,
-    module=BLT,
+    module=_blt_module,
     reader=language_model.from_blt,
     flops_per_byte=flops.blt_flops_per_byte,
     model_flops=flops.blt_model_flops,

@@ -42,7 +42,7 @@ def blt_flops_per_byte(config: BLTConfig, bytes_per_patch: float, seq_len: int) 
     * k
     / bytes_per_patch
     + _cross(c.decoder, c.decoder_cross, k, k / bytes_per_patch)
-    + _entropy_states(c)
+    + _patching(c)
   )
 
 
@@ -196,7 +196,7 @@ def blt_model_flops(config: BLTConfig, seq_len: int, num_patches: int) -> float:
     + num_patches * _patch_projections(c)
     + _crossing(c.encoder, c.encoder_cross, vectors, seq_len, pairs)
     + _crossing(c.decoder, c.decoder_cross, seq_len, vectors, pairs)
-    + seq_len * (2 * c.decoder.dim * c.vocab_size + _entropy_states(c))
+    + seq_len * (2 * c.decoder.dim * c.vocab_size + _patching(c))
   )
   return 3 * forward
 
@@ -247,9 +247,10 @@ def visible_pairs(length: int, window: int | None) -> int:
   return window * (window + 1) // 2 + (length - window) * window
 
 
-def _entropy_states(c: BLTConfig) -> int:
-  """Forward FLOPs per byte of the matrices behind an entropy model's states."""
-  return 2 * c.entropy_state_dim * (c.encoder.dim + c.decoder.dim)
+def _patching(c: BLTConfig) -> int:
+  """Forward FLOPs per byte of what reads an entropy model's states, or stands in for it."""
+  head = 2 * c.encoder.dim * (c.boundary_weight > 0)
+  return 2 * c.entropy_state_dim * (c.encoder.dim + c.decoder.dim) + head
 
 
 def _patch_projections(c: BLTConfig) -> float:

@@ -94,7 +94,8 @@ class BLT(nn.Module):
     patch_ids = patching.patch_ids(patch_lengths, seq_len)
     decoder_ids = patching.decoder_patch_ids(patch_lengths, seq_len)
     num_patches = patch_lengths.shape[1]
-    return self.run(tokens, patch_ids, decoder_ids, num_patches, ngram_ids, entropy_states)
+    ids = patch_ids, decoder_ids
+    return self.run(tokens, *ids, num_patches, ngram_ids, entropy_states)[0]
 
   def run(
     self,
@@ -104,7 +105,7 @@ class BLT(nn.Module):
     num_patches: int,
     ngram_ids: jax.Array | None = None,
     entropy_states: jax.Array | None = None,
-  ) -> jax.Array:
+  ) -> tuple[jax.Array, jax.Array]:
     """As a call, of P patches given by their ids.
 
     Args:
@@ -116,7 +117,7 @@ class BLT(nn.Module):
       entropy_states: as of a call.
 
     Returns:
-      float32 logits [B, S, V].
+      float32 logits [B, S, V]; and byte states [B, S, D] of the encoder.
     """
     width = 0 if entropy_states is None else entropy_states.shape[-1]
     if width != self.config.entropy_state_dim:
@@ -129,10 +130,11 @@ class BLT(nn.Module):
       entropy_states = entropy_states.astype(x.dtype)
       x = x + self.states_to_encoder(entropy_states)
     states, patches = self.encode_embeddings(tokens, x, patch_ids, num_patches)
+    read = states
     if entropy_states is not None:
-      states = states + self.states_to_decoder(entropy_states)
+      read = read + self.states_to_decoder(entropy_states)
     latents = self.think(tokens, patches, patch_ids)
-    return self.decode(tokens, states, latents, decoder_ids, patch_ids)
+    return self.decode(tokens, read, latents, decoder_ids, patch_ids), states
 
   def encode(
     self,

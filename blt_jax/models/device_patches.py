@@ -90,7 +90,7 @@ class DevicePatchedBLT(BLT):
     patches = own_patches.of_entropies(tokens, entropies, self.rule, num_slots)
     ids = patches.ids, patches.decoder_ids
     read = states if self.config.entropy_state_dim else None
-    logits = self.run(tokens, *ids, num_slots, ngram_ids, read)
+    logits, _ = self.run(tokens, *ids, num_slots, ngram_ids, read)
     metrics = own_patches.counts(tokens, patches) | {"cut_inputs": count_cut(tokens)}
     return logits, Extras(metrics, patches.has_slots, {}, patches.lengths)
 

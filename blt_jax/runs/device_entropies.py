@@ -12,11 +12,13 @@ from ml_collections import ConfigDict
 
 from blt_jax import config as settings
 from blt_jax import kinds
+from blt_jax.models import boundary_head
+from blt_jax.models.boundary_head import HeadPatchedBLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.patching import PatchingConfig
 from blt_jax.runs import folder, parameters
-from blt_jax.runs.patcher import Patcher
+from blt_jax.runs.patcher import Patcher, check_threshold
 from blt_jax.training import state as train_state
 
 Named = dict[str, Any]  # what the method `forward` of a model takes by name
@@ -75,6 +77,7 @@ def find(config: ConfigDict) -> DeviceEntropies | None:
       f"config.patching.entropy_model is {section.entropy_model}, the run of a "
       f"{run.model.kind}; give that of a byte_lm."
     )
+  check_threshold(section.entropy_model, section)
   model, rule = settings.make_model_config(run.model), settings.make_patching_config(section)
   return DeviceEntropies(section.entropy_model, model, rule)
 
@@ -114,8 +117,11 @@ def attach_loaded(model: nn.Module, patcher: Patcher, mesh: Mesh) -> tuple[nn.Mo
   Returns:
     The model itself and nothing where the device does not patch.
   """
-  entropies = patcher.entropy_model if patcher.on_device else None
-  if not isinstance(entropies, folder.EntropyModel):
+  entropies = patcher.entropy_model
+  if not patcher.on_device:
     return model, {}
+  if not isinstance(entropies, folder.EntropyModel):
+    boundary_head.check(model.config)
+    return HeadPatchedBLT(model.config, rule=patcher.config), {}
   placed = jax.device_put(entropies.params, NamedSharding(mesh, PartitionSpec()))
   return attach(model, entropies.config, patcher.config), {"entropy_params": placed}

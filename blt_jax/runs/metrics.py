@@ -37,7 +37,9 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     bytes that would be in patches of their own if their row had more slots; of those that
     measure entropies inside, `head_loss`, nats of each prediction of their head; and of
     entropies on the device, the share `cut_inputs` of bytes whose document began in another
-    row.
+    row; of a boundary head, `boundary_loss`, nats of each of its predictions, the share
+    `boundary_agreement` of those that are right, and `boundary_recall` of the starts that it
+    finds.
   """
   others = {}
   if "documents" in sums:
@@ -50,6 +52,11 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     others["dropped_targets"] = float(dropped / (dropped + sums["targets"]))
   if "head_nats" in sums:
     others["head_loss"] = float(sums["head_nats"] / max(sums["head_targets"], 1))
+  if "boundary_nats" in sums:
+    targets = max(sums["boundary_targets"], 1)
+    others["boundary_loss"] = float(sums["boundary_nats"] / targets)
+    others["boundary_agreement"] = float(sums["boundary_hits"] / targets)
+    others["boundary_recall"] = float(sums["boundary_found"] / max(sums["boundary_starts"], 1))
   for name in ("slotless_inputs", "cut_inputs"):
     if name in sums:
       others[name] = float(sums[name] / max(sums["inputs"], 1))

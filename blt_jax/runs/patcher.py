@@ -24,7 +24,7 @@ from blt_jax.runs import entropy_digest, tokenizers
 from blt_jax.runs import folder as runs
 from blt_jax.storage.folders import Folder
 
-ENTROPIES = ("model", "table", "stored", "device")
+ENTROPIES = ("model", "table", "stored", "device", "head")
 THRESHOLD_FILE = "threshold.json"
 RULE = (
   "monotonic",
@@ -48,7 +48,8 @@ class Patcher:
     pieces: of a model over pieces.
     calibration: what `save_threshold` took with the threshold; empty if it is of another
       origin.
-    on_device: whether rows are patched on the device, see `models.device_patches`.
+    on_device: whether rows are patched on the device: by an entropy model, see
+      `models.device_patches`, or without one by the model's boundary head.
   """
 
   config: PatchingConfig
@@ -109,6 +110,8 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
     raise ValueError(
       f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."
     )
+  if section.entropies == "head":
+    return Patcher(config.make_patching_config(section), on_device=True)
   folder = section.entropy_model
   if not folder:
     raise ValueError(
@@ -119,7 +122,7 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
   is_table = section.entropies == "table"
   model = _load_table(folder, section) if is_table else _load_model(folder, stored)
   entropy_digest.check(section)
-  _check_threshold(folder, section)
+  check_threshold(folder, section)
   rule = config.make_patching_config(section)
   folders = [*(path for path, _ in stored), folder]
   calibration = _find_calibration(rule, folders)
@@ -231,7 +234,8 @@ def check_reset(section: ConfigDict, what_was_done: str, given: bool) -> None:
     )
 
 
-def _check_threshold(folder: str, section: ConfigDict) -> None:
+def check_threshold(folder: str, section: ConfigDict) -> None:
+  """Raises ValueError where there is none for the entropies of a model's folder."""
   if section.threshold is None and section.patch_size is None:
     rule = ", ".join(f"{name}={section[name]}" for name in RULE)
     raise ValueError(

@@ -101,7 +101,7 @@ def random_params(config: BLTConfig | ByteLMConfig) -> Any:
 
   def draw(path, shape):
     is_norm = "scale" in str(path[-1])
-    spread = 0.1 if is_norm else shape.shape[-2] ** -0.5
+    spread = 0.1 if is_norm else (1, *shape.shape)[-2] ** -0.5
     return jnp.asarray(is_norm + spread * rng.standard_normal(shape.shape), shape.dtype)
 
   shapes = init.abstract_params(kinds.build_model(config))
