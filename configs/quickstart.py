@@ -1,4 +1,4 @@
-"""A small BLT on a laptop: real text, no download, minutes on two CPU cores.
+r"""A small BLT on a laptop: real text, no download, minutes on two CPU cores.
 
   python -m blt_jax.train --config=configs/quickstart.py:entropy
   python -m blt_jax.calibrate --run=runs/quickstart/entropy --target_bytes_per_patch=4.5
@@ -16,6 +16,12 @@ So does the BLT of docs/models.md that measures entropies inside:
 Those that run the entropy model in their step need what the first two commands make:
 
   python -m blt_jax.train --config=configs/quickstart.py:entropy_states
+
+And the one with a boundary head learns from stored entropies:
+
+  python -m blt_jax.score_entropies --model=runs/quickstart/entropy --input=stdlib \
+    --output=runs/quickstart/scored
+  python -m blt_jax.train --config=configs/quickstart.py:boundary_head
 
 But for the Llama over BPE pieces, whose tokenizer has to be trained:
 
@@ -78,6 +84,13 @@ def entropy_states(config):
   config.model.entropy_state_dim = 96  # the width of `entropy`
 
 
+def boundary_head(config):
+  blt(config)
+  config.data.path = "runs/quickstart/scored"
+  config.patching.entropies = "stored"
+  config.model.boundary_weight = 1.0
+
+
 def end_to_end(config):
   set_blt_stacks(config.model, latent_layers=2)
   config.model.num_patches = 256  # for patches of 4.5 bytes in the mean, with some to spare
@@ -137,6 +150,7 @@ STAGES = {  # kind of model, and what sets its sizes
   "entropy": ("byte_lm", entropy),
   "device_entropies": ("blt", device_entropies),
   "entropy_states": ("blt", entropy_states),
+  "boundary_head": ("blt", boundary_head),
   "end_to_end": ("end_to_end", end_to_end),
   "static": ("blt", static),
   "space": ("blt", space),

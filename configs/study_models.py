@@ -98,6 +98,12 @@ def states_no_ngrams(config):
   entropy_states(config, hash_sizes=())
 
 
+def boundary_head(config):
+  blt(config)
+  config.patching.entropies = "stored"
+  config.model.boundary_weight = 1.0
+
+
 def end_to_end(config):
   blt(config, latent=(512, 7))
   config.data.num_patches = None  # its batches bring none
@@ -189,6 +195,7 @@ MODELS = {  # kind of model, and what sets its sizes
   "entropy_states": ("blt", entropy_states),
   "states_short_ngrams": ("blt", states_short_ngrams),
   "states_no_ngrams": ("blt", states_no_ngrams),
+  "boundary_head": ("blt", boundary_head),
   "end_to_end": ("end_to_end", end_to_end),
   "megabyte": ("megabyte", megabyte),
   "spacebyte": ("spacebyte", spacebyte),

@@ -40,6 +40,7 @@ def get_plan() -> Plan:
       "entropy_states": _ablation("entropy_states"),
       "states_short_ngrams": _ablation("states_short_ngrams"),
       "states_no_ngrams": _ablation("states_no_ngrams"),
+      "boundary_head": _ablation("boundary_head"),
       "end_to_end": Arm("study_models.py:end_to_end", budgets=ABLATIONS, rate_of="blt"),
     },
     entropies={

@@ -1,19 +1,31 @@
-"""Runs whose entropy model runs in the training step: trained, evaluated, generated from."""
+"""Runs that patch on the device, by an entropy model in the step or by a boundary head."""
 
+import functools
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
+from golden_cases import FLOAT32
 from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config, write_text
 from uncached import Uncached, random_params
 
 from blt_jax import config as settings
-from blt_jax import evaluate, train
+from blt_jax import evaluate, kinds, score_entropies, show_patches, train
 from blt_jax.data.reading import scored
 from blt_jax.decode import Generator, Sampling
+from blt_jax.models.boundary_head import HeadPatchedBLT
 from blt_jax.parallel import sharding
-from blt_jax.runs import folder, loading, program, resolve, stored_params
+from blt_jax.runs import (
+  bounds,
+  device_entropies,
+  folder,
+  loading,
+  program,
+  resolve,
+  stored_params,
+)
 
 WIDTH = 16
 
@@ -39,15 +51,20 @@ def home(tmp_path_factory):
     yield path
 
 
-def _config(home, **patching):
-  config = tiny_config("blt", workdir=str(home / "run"), num_steps=4)
+def _config(home, has_head=False):
+  name = "head" if has_head else "run"
+  config = tiny_config("blt", workdir=str(home / name), num_steps=4)
   config.data.update(path=str(home / "text"), heldout_fraction=0.2, num_patches=16)
   for name in ("encoder", "latent", "decoder"):
     config.model[name].unroll = True  # compiles faster
-  config.model.entropy_state_dim = WIDTH
-  config.patching.update(
-    entropies="device", entropy_model=str(home / "entropy"), threshold=3.0, **patching
-  )
+  config.patching.update(entropy_model=str(home / "entropy"), threshold=3.0)
+  if has_head:
+    config.data.path = str(home / "scored")
+    config.patching.entropies = "stored"
+    config.model.boundary_weight = 1.0
+  else:
+    config.patching.entropies = "device"
+    config.model.entropy_state_dim = WIDTH
   config.optimizer.learning_rate = 1e-2
   config.schedule.warmup_steps = 1
   config.optimizer.accumulate = 2
@@ -79,12 +96,48 @@ def test_a_run_from_training_to_generation(home, monkeypatch, capsys):
   Uncached(*models).check(result, is_greedy=True)
 
 
+def test_a_run_with_a_boundary_head(home, capsys):
+  text, workdir = home / "text", home / "head"
+  flags = [f"--model={home / 'entropy'}", f"--input={text}", f"--output={home / 'scored'}"]
+  score_entropies.main(flags)
+  numbers = train.train(_config(home, has_head=True))
+  assert 0.2 < numbers["boundary_agreement"] <= 1 and 0 <= numbers["boundary_recall"] <= 1
+  assert 0 < numbers["boundary_loss"] < 3
+
+  flags = [f"--run={workdir}", "--entropy_model=head"]
+  evaluate.main([*flags, f"--data={text / 'file_0.py'}"])
+  found = json.loads(capsys.readouterr().out)
+  assert found["bytes"] == (text / "file_0.py").stat().st_size
+  assert 0 < found["bpb"] < 9 and found["entropy_model"] == "head"
+  with pytest.raises(ValueError, match="scored holds stored entropies, and .* on the device"):
+    evaluate.main([*flags, f"--data={home / 'scored'}"])
+  with pytest.raises(ValueError, match="patches by its boundary head, so .* do nothing"):
+    loading.load_language_model(workdir, loading.HEAD, threshold=1.0)
+
+  generator = Generator(loading.load_language_model(workdir, loading.HEAD), prefill_chunk=8)
+  (result,) = generator.generate(["def f"], Sampling(max_bytes=8))
+  run, ids = folder.load_run(workdir), np.concatenate([result.prompt, result.ids])
+  model = HeadPatchedBLT(
+    run.model.config, rule=settings.make_patching_config(run.config.patching)
+  )
+  forward = jax.jit(functools.partial(model.apply, method="forward"))
+  slots = np.zeros((1, len(ids) + 1), np.int32)
+  logits = forward({"params": run.params}, ids[None], slots)[0][0, len(result.prompt) - 1 : -1]
+  np.testing.assert_array_equal(result.ids, logits.argmax(axis=1))
+  chosen = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(result.ids)), result.ids]
+  chex.assert_trees_all_close(result.log_probs, chosen, **FLOAT32)
+
+  patcher = loading.load_patcher(run.config.patching, workdir, loading.HEAD)
+  shown = show_patches.patch_by_head("def f", workdir, patcher)
+  np.testing.assert_array_equal(shown.starts, result.starts[:6])
+
+
 # --- The step
 
 
-def _losses(home, num_devices, start=None):
+def _losses(home, has_head, num_devices, start=None):
   """Losses of three steps, and the states before and after."""
-  config = _config(home)
+  config = _config(home, has_head)
   if num_devices == 1:
     config.mesh.update(data=1, fsdp=1, tensor=1)
   made = program.make_program(config, jax.devices()[:num_devices])
@@ -98,6 +151,7 @@ def _losses(home, num_devices, start=None):
     "loss_mask": np.ones((8, config.data.seq_len), bool),
     "patch_lengths": np.zeros((8, config.data.num_patches), np.int32),
   }
+  batch["patch_lengths"][:, :12] = [1, *[3] * 10, 2]
   start = jax.device_get(start or made.create_state())
   state = jax.device_put(start, jax.tree.map(lambda x: x.sharding, made.abstract_state))
   step, found = made.train_step(), []
@@ -107,15 +161,19 @@ def _losses(home, num_devices, start=None):
   return np.array(found), start, jax.device_get(state)
 
 
-def test_eight_devices_learn_as_one(home):
+@pytest.mark.parametrize("has_head", [False, True])
+def test_eight_devices_learn_as_one(has_head, home):
   """Matrices of states begin at zero and learn; the entropy model is no part of the state."""
-  alone, start, end = _losses(home, 1)
+  alone, start, end = _losses(home, has_head, 1)
   assert alone[2] < alone[0]
+  spread, *_ = _losses(home, has_head, 8, start)
+  np.testing.assert_allclose(spread, alone, rtol=1e-5)
+  if has_head:
+    assert end.params["boundary_head"]["bias"] != start.params["boundary_head"]["bias"]
+    return
   for name in ("states_to_encoder", "states_to_decoder"):
     assert not start.params[name]["kernel"].any() and end.params[name]["kernel"].all()
   assert not any("entropy" in name for name in start.params)
-  spread, *_ = _losses(home, 8, start)
-  np.testing.assert_allclose(spread, alone, rtol=1e-5)
 
 
 # --- Bad input
@@ -137,6 +195,30 @@ def test_settings_that_do_not_go_together(home, changes, message):
   config.update_from_flattened_dict(changes)
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     program.make_program(config)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"patching.entropies": "model"}, "boundary_weight=1.0 has a head learn .* stored entr"),
+    ({"patching.scheme": "static"}, "boundary_weight=1.0 has a head learn .* stored entr"),
+    ({"patching.entropies": "head"}, "'head' is for reading a run, by --entropy_model=head"),
+  ],
+)
+def test_a_head_learns_from_stored_entropies_alone(home, changes, message):
+  config = _config(home, has_head=True)
+  bounds.check(config)
+  config.update_from_flattened_dict(changes)
+  with pytest.raises(ValueError, match=message):
+    bounds.check(config)
+
+
+def test_a_run_without_a_head_is_not_read_by_one(home):
+  section = _config(home).patching
+  patcher = loading.load_patcher(section, "run", loading.HEAD)
+  model = kinds.build_model(kinds.KINDS["blt"].tiny())
+  with pytest.raises(ValueError, match="The model has no boundary head to patch by; train one"):
+    device_entropies.attach_loaded(model, patcher, sharding.make_mesh())
 
 
 def test_stored_entropies_are_not_measured_again(home):

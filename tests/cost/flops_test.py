@@ -212,6 +212,12 @@ def test_the_matrices_of_an_entropy_models_states_are_charged():
   assert found[0] - found[1] == want
   found = [kinds.model_flops(c, seq_len, num_patches) for c in (more, config)]
   assert found[0] - found[1] == 3 * seq_len * want
+  head = dataclasses.replace(config, boundary_weight=1.0)
+  assert (
+    flops.blt_flops_per_byte(head, 4.5, seq_len)
+    - flops.blt_flops_per_byte(config, 4.5, seq_len)
+    == 2 * 64
+  )
 
 
 @given(st.integers(1, 60), st.integers(1, 80))
