@@ -44,6 +44,7 @@ class Kind:
     unlimited: of a config, one of the same parameters that leaves no position of a row out.
     device_patched: of a config, that of an entropy model and a rule, the module that makes its
       patches in the step; None where there is none.
+    with_head: the module in place of it where the config has a `boundary_weight`.
     measures_entropies: whether it does, inside, and makes patches by them, whose mean comes to
       `patch_size` of its config while it trains.
   """
@@ -59,16 +60,13 @@ class Kind:
   patched: bool = False
   unlimited: Callable[[Any], Any] = lambda config: config
   device_patched: Callable[..., nn.Module] | None = None
+  with_head: Callable[[Any], nn.Module] | None = None
   measures_entropies: bool = False
 
   @property
   def reads_pieces(self) -> bool:
     """Whether ids are pieces of a tokenizer, and not bytes."""
     return "target_bytes" in self.batch_keys
-
-
-def _blt_module(config: BLTConfig) -> BLT:
-  return BoundaryBLT(config) if config.boundary_weight else BLT(config)
 
 
 def _blt() -> BLTConfig:
@@ -162,7 +160,8 @@ def _fields(config: Any) -> dict[str, Any]:
 KINDS: dict[str, Kind] = {
   "blt": Kind(
     config=BLTConfig,
-    module=_blt_module,
+    module=BLT,
+    with_head=BoundaryBLT,
     reader=language_model.from_blt,
     flops_per_byte=flops.blt_flops_per_byte,
     model_flops=flops.blt_model_flops,
@@ -250,7 +249,10 @@ def kind_of(config: Any) -> Kind:
 
 def build_model(config: Any) -> nn.Module:
   """The module of a model's config."""
-  return kind_of(config).module(config)
+  kind = kind_of(config)
+  if kind.with_head is not None and config.boundary_weight:
+    return kind.with_head(config)
+  return kind.module(config)
 
 
 def flops_per_byte(config: Any, bytes_per_patch: float, seq_len: int) -> float:

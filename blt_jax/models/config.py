@@ -241,6 +241,8 @@ class BLTConfig:
       raise ValueError(f"entropy_state_dim is {self.entropy_state_dim}; it must be >= 0.")
     if self.boundary_weight < 0:
       raise ValueError(f"boundary_weight is {self.boundary_weight}; it must be >= 0.")
+    if self.boundary_gradient and not self.boundary_weight:
+      raise ValueError("boundary_gradient is of a boundary head: set boundary_weight above 0.")
     if self.entropy_state_dim and self.boundary_weight:
       raise ValueError(
         "A boundary head stands in for an entropy model whose states the model needs: set "

@@ -179,6 +179,8 @@ def test_reads_as_the_full_forward():
 def test_what_makes_no_sense():
   with pytest.raises(ValueError, match="boundary_weight is -1; it must be >= 0"):
     dataclasses.replace(TINY, boundary_weight=-1)
+  with pytest.raises(ValueError, match="of a boundary head: set boundary_weight above 0"):
+    dataclasses.replace(TINY, boundary_gradient=True)
   with pytest.raises(ValueError, match="set entropy_state_dim or boundary_weight to 0"):
     dataclasses.replace(CONFIG, entropy_state_dim=8)
   with pytest.raises(ValueError, match="has no boundary head to patch by; train one with"):
