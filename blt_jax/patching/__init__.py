@@ -7,6 +7,7 @@ from blt_jax.patching.lengths import decoder_patch_ids as decoder_patch_ids
 from blt_jax.patching.lengths import lengths_from_starts as lengths_from_starts
 from blt_jax.patching.lengths import patch_ids as patch_ids
 from blt_jax.patching.lengths import split_long as split_long
+from blt_jax.patching.lengths import split_starts as split_starts
 from blt_jax.patching.lengths import starts_from_boundaries as starts_from_boundaries
 from blt_jax.patching.rules import LETTER_ID as LETTER_ID
 from blt_jax.patching.rules import SCHEMES as SCHEMES

@@ -248,6 +248,10 @@ def test_what_arms_need_is_made_once(home, monkeypatch):
     made.apply(configs[name], arm, whole, place)
   assert configs["blt"].patching.threshold == 1.5
   assert configs["blt"].patching.entropies == "table"
+  device = tiny_config("blt")
+  device.patching.entropies = "device"
+  made.apply(device, arms["blt"], whole, place)
+  assert (device.patching.threshold, device.patching.entropies) == (1.5, "device")
   assert configs["bpe"].data.seq_len == 8 and configs["bpe"].data.ngram_tables == place.ngrams
   made.make_tokenizers(whole, {"bpe": configs["bpe"]}, place)
   assert [name for name, _ in told] == names  # it is there
