@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config
+from tiny_runs import losses, stopped_at_batch, tiny_config
 
 from blt_jax import config as settings
 from blt_jax import evaluate, export, show_patches, train
@@ -19,12 +19,6 @@ from blt_jax.patching import PatchingConfig
 from blt_jax.runs import folder as runs
 from blt_jax.runs import loading, loop, patcher, resolve, stored_params
 from blt_jax.runs.feed import Feed
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  with compiled_once(tmp_path_factory.mktemp("cache")):
-    yield
 
 
 @pytest.fixture(scope="module", name="text")
