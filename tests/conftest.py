@@ -42,6 +42,15 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("ci")
 
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs(tmp_path_factory):
+  """Tests share their compiled programs; each process has its own, as writes may collide."""
+  if jax.config.jax_compilation_cache_dir is None:
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
 _MOST_MAPS = 20_000  # of the 65,530 memory maps that Linux gives a process
 
 

@@ -44,7 +44,7 @@ def test_rows_are_what_the_full_forward_says(rows):
   rng = np.random.default_rng(rows)
   prompts = [rng.bytes(n) for n in rng.integers(0, 36, rows + 2)]
   results = Generator(uncached.cached(), batch_size=rows, prefill_chunk=16).generate(
-    prompts, Sampling(max_bytes=24)
+    prompts, Sampling(max_bytes=12)
   )
   cpu = jax.local_devices(backend="cpu")[0]
   moved = {

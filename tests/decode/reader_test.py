@@ -184,7 +184,7 @@ def test_context_begins_anew_after_newlines():
   text = random_text(np.random.default_rng(2), ROWS, 40)
   text[text == tokenizer.NEWLINE_ID] += 1
   text[:, [9, 10, 25]] = tokenizer.NEWLINE_ID
-  logits, _ = _read_all(ByteLMReader(config, "float32", True), weights, text, CHUNK, LENGTH)
+  logits, _ = _read_all(ByteLMReader(config, "float32", True), weights, text)
   model = jax.jit(ByteLM(config).apply)
   for line in (slice(0, 10), slice(10, 11), slice(11, 26), slice(26, 40)):
     alone = np.zeros((ROWS, 20), np.int32)

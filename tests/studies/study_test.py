@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import tiny_runs
-from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config, write_text
+from tiny_runs import losses, stopped_at_batch, tiny_config, write_text
 
 from blt_jax import study as command
 from blt_jax.parallel import distributed
@@ -51,8 +51,7 @@ def _home(tmp_path_factory):
   home = tmp_path_factory.mktemp("study")
   (home / "models.py").write_text(_CONFIG.format(text=str(write_text(home / "text"))))
   (home / "plan.py").write_text(_PLAN.format(more=""))
-  with compiled_once(home / "cache"):
-    yield home
+  return home
 
 
 def _run(home, *arguments, name="plan.py", output="out"):

@@ -42,6 +42,12 @@ def test_golden_schedules():
     )
 
 
+@pytest.mark.parametrize(("name", "end"), [("linear", 1.0), ("cosine", 0.1)])
+def test_a_run_may_be_all_warm_up(name, end):
+  factor = optim.schedule(optim.ScheduleConfig(name=name, warmup_steps=4), 4)
+  np.testing.assert_allclose(factor(np.arange(5)), [0, 0.25, 0.5, 0.75, end], rtol=1e-6)
+
+
 def test_unknown_schedule_is_named():
   with pytest.raises(ValueError, match="'cosin'.*cosine"):
     optim.ScheduleConfig(name="cosin")
