@@ -20,7 +20,7 @@ from blt_jax.hashing import NgramTable
 from blt_jax.models.blt import BLT
 from blt_jax.models.boundary_head import check as check_head
 from blt_jax.models.byte_lm import ByteLM
-from blt_jax.models.config import ByteLMConfig
+from blt_jax.models.config import BLTConfig, ByteLMConfig
 from blt_jax.patching import PatchingConfig
 
 
@@ -115,11 +115,7 @@ def from_blt(
     )
   dtype = dtype or model.config.dtype
   weights = jax.jit(lambda p: blt_weights(model.config, p, dtype))(params)
-  takes_states = bool(model.config.entropy_state_dim)
-  if takes_states:
-    entropy_states.check(model.config, source and source[0], patching)
-  make: type[BLTReader] = entropy_states.EntropyStatesReader if takes_states else BLTReader
-  make = HeadReader if by_head else make
+  make = _choose_reader(model.config, source, patching, by_head)
   reader = make(model.config, patching, dtype, max_patches=max_patches)
   if source is not None and patching.scheme == "entropy":
     reader = dataclasses.replace(reader, source=source[0])
@@ -130,3 +126,17 @@ def from_blt(
   if lookup_table is not None:
     weights = dataclasses.replace(weights, lookup_table=jnp.asarray(lookup_table))
   return LanguageModel(reader, weights)
+
+
+def _choose_reader(
+  config: BLTConfig,
+  source: tuple[EntropySource, Any] | None,
+  patching: PatchingConfig,
+  by_head: bool,
+) -> type[BLTReader]:
+  """The class that reads as a model of these settings does."""
+  if config.entropy_state_dim:
+    entropy_states.check(config, source and source[0], patching)
+  if by_head:
+    return HeadReader
+  return entropy_states.EntropyStatesReader if config.entropy_state_dim else BLTReader

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny_runs import compiled_once, losses, tiny_config, write_text
+from tiny_runs import losses, tiny_config, write_text
 from uncached import random_params
 
 from blt_jax import config as settings
@@ -43,8 +43,7 @@ def home(tmp_path_factory):
   folder.save_config(config.workdir, config)
   rows = [{"context": "def f", "choices": ["unction", "x"], "label": 0}] * 3
   (path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-  with compiled_once(path / "cache"):
-    yield path
+  return path
 
 
 def _config(home, has_head=False):
