@@ -101,7 +101,8 @@ def get_config(kind: str = "blt") -> ConfigDict:
   config.patching.tokenizer_digest = placeholder(str)  # of that file; set when the run begins
 
   config.model = _section_of(kinds.find_kind(kind).default())
-  config.model.kind = kind  # of kinds.KINDS; its other settings follow from it
+  # One of kinds.KINDS, chosen by get_config(KIND); its other settings follow from it.
+  config.model.kind = kind
 
   config.optimizer = _declare(optim.OptimizerConfig)
   config.optimizer.accumulate = 1  # parts of a batch whose gradients are summed one by one
@@ -317,7 +318,10 @@ def _build(cls: type, fields: dict[str, Any]) -> Any:
   hints = typing.get_type_hints(cls)
   unknown = sorted(set(fields) - set(hints))
   if unknown:
-    raise ValueError(f"{cls.__name__} has no {unknown}; it has {sorted(hints)}.")
+    raise ValueError(
+      f"{cls.__name__} has no {unknown}; it has {sorted(hints)}. A kind of model is chosen in "
+      "the config file, by get_config(KIND)."
+    )
   return cls(**{name: _plain(hints[name], value) for name, value in fields.items()})
 
 

@@ -115,6 +115,8 @@ def _fires(
     return jnp.asarray(patch[1:] != patch[:-1])[here], total
   if config.scheme == "lookup" and lookup_table is not None:
     return lookup_table[token[:, :-1], token[:, 1:]], total
+  if config.scheme != "byte":
+    raise ValueError(f"Nothing marks the boundaries of scheme {config.scheme!r} byte by byte.")
   return jnp.ones(here.shape, bool), total
 
 

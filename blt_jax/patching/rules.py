@@ -159,6 +159,8 @@ def find_boundaries(
         "tokenizer as by data.transforms.PatchPieces."
       )
     return tokens == tokenizer.BPE_ID
+  if config.scheme != "lookup":
+    raise ValueError(f"Nothing marks the boundaries of scheme {config.scheme!r}.")
   if lookup_table is None:
     raise ValueError("The lookup scheme needs a lookup_table, bool [V, V].")
   hits = xp.asarray(lookup_table)[tokens[:, :-1], tokens[:, 1:]]

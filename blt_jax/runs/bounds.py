@@ -101,6 +101,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.*num_kv_heads": _count(0, 2**16),
   "model.*num_heads": _count(high=2**16),
   "model.*num_layers": _count(0, 4096),
+  "model.dim": _count(high=2**20),
   "model.*.dim": _count(high=2**20),
   "model.*remat": OneOf(get_args(Remat)),
   "model.*depth_init": OneOf(get_args(DepthInit)),

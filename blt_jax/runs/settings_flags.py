@@ -49,13 +49,22 @@ def parse(parser: Parser, argv: Sequence[str] | None) -> tuple[Namespace, Config
     help="the settings, such as configs/quickstart.py, or FILE:ARGUMENT where its get_config "
     "takes one; --config.NAME=VALUE changes one of those below",
   )
-  parser.epilog = f"settings, with the defaults of a BLT:\n{settings_help.to_text()}"
   arguments = sys.argv[1:] if argv is None else argv
+  kind = _asked_kind(arguments)
+  parser.epilog = f"settings, with the defaults of a {kind}:\n{settings_help.to_text(kind)}"
   parser.check_names(a for a in arguments if not _OVERRIDE.match(a))
   args, overrides = parser.parse_known_args(arguments)
   if args.config is None:
     parser.error("give the settings, such as --config=configs/quickstart.py; --help lists all.")
   return args, load(args.config, overrides)
+
+
+def _asked_kind(arguments: Sequence[str]) -> str:
+  """The kind of model whose settings --help tells: that of the file beside it, or a BLT."""
+  files = [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
+  if files and not {"-h", "--help"}.isdisjoint(arguments):
+    return _call(files[-1]).get("model", {}).get("kind") or "blt"
+  return "blt"
 
 
 def load(config: str, overrides: Sequence[str] = ()) -> ConfigDict:

@@ -40,6 +40,8 @@ def tiny_config(kind: str, **settings_of_run) -> ConfigDict:
     config.model.local_model.update(tiny | dict(num_layers=2))
     config.model.global_model.update(tiny | dict(dim=32, window=None))
     config.model.num_patches = 8
+  else:
+    raise ValueError(f"Tiny sizes of a {kind} are still to be given.")
   config.model.dtype = "float32"
   config.data.update(batch_size=8, seq_len=32, num_patches=33, pool_size=32)
   config.logging.update(every_steps=1, tensorboard=False)

@@ -18,7 +18,7 @@ def test_every_number_and_name_has_a_row_and_defaults_lie_inside(kind):
   for name, value in bounds.settings_of(config):
     bound = bounds.bound_of(name)
     if isinstance(value, int | float) and not isinstance(value, bool):
-      assert bound is not None, name
+      assert bound is not None, f"{name} wants a row in runs.bounds.BOUNDS"
   bounds.check(config)
 
 

@@ -176,7 +176,8 @@ def test_comments_come_from_where_settings_are_declared():
 
 def test_the_page_of_settings_is_up_to_date():
   page = pathlib.Path(__file__).parents[2] / "docs" / "settings.md"
-  assert page.read_text(encoding="utf-8") == settings_help.to_markdown()
+  is_same = page.read_text(encoding="utf-8") == settings_help.to_markdown()
+  assert is_same, "make it anew: PYTHONPATH=. python tests/manual/settings_page.py"
 
 
 def test_help_lists_the_settings(capsys):
@@ -186,3 +187,11 @@ def test_help_lists_the_settings(capsys):
   assert "  --config.data.seq_len=4096\n        S, byte slots in a row\n" in out
   assert "  --config.model.latent.remat='none'\n        as model.encoder.remat\n" in out
   assert max(map(len, out.splitlines())) <= 96
+
+
+def test_help_lists_the_settings_of_the_files_kind_of_model(capsys):
+  file = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
+  with pytest.raises(SystemExit):
+    settings_flags.parse(Parser("train", "Trains."), ["--help", f"--config={file}:megabyte"])
+  out = capsys.readouterr().out
+  assert "the defaults of a megabyte" in out and "--config.model.global_model.dim=" in out
