@@ -180,6 +180,7 @@ def _obstacles(config, entropy_config, patching) -> list[str]:
       "patches refined over several encoder layers": refines and not c.repool,
       "frequency n-gram tables": bool(c.ngram_vocab_sizes),
       "a model without hash tables": not c.hash_sizes,
+      "n-grams of pixels": c.pixel_ngrams,
       "latent outputs without projection": not c.project_latent,
       "different windows in encoder and decoder": c.encoder.window != c.decoder.window,
       "a window in the latent transformer": c.latent.window is not None,
