@@ -49,6 +49,10 @@ from blt_jax.runs import checkpoint, corpus, folder, loading
 from blt_jax.storage import atomic, files, paths
 from blt_jax.storage.journal import Journal
 
+# What nobody would read with --picture.
+_OF_TEXT = (
+  "chat", "max_bytes", "max_length", "no_stream", "show_patches", "stop", "truncate", "valid_utf8"
+)  # fmt: skip
 _OPTIONS = [field for field in dataclasses.fields(Sampling) if field.type in (int, float)]
 
 
@@ -117,8 +121,8 @@ def _converse(asker: Asker, samples: list[Sampling], args: argparse.Namespace) -
 
 def _complete(args: argparse.Namespace, samples: list[Sampling]) -> str | int:
   """Continues the upper half of a picture, and writes all of it as PNG."""
-  of_text = ("chat", "stop", "valid_utf8", "show_patches", "no_stream", "truncate")
-  if given := [name for name in of_text if getattr(args, name)]:
+  usual = _parser().get_default
+  if given := [name for name in _OF_TEXT if getattr(args, name) != usual(name)]:
     raise ValueError(f"--{given[0]} is of text; leave it out with --picture.")
   options = corpus.source_options(folder.load_config(args.run).data)
   picture = pictures.first(args.picture, options, args.run)

@@ -5,8 +5,8 @@
   python -m blt_jax.train --config=configs/pictures.py:mnist
   python -m blt_jax.train --config=configs/pictures.py:folder --config.data.path=PATH
 
-Patches are a few whole pixels each. For entropy patches, as docs/pictures.md has them, there is an
-entropy model:
+Patches are a few whole pixels each. For entropy patches (docs/pictures.md) there is an entropy
+model:
 
   python -m blt_jax.train --config=configs/pictures.py:entropy
 """

@@ -31,8 +31,12 @@ DEEP = dataclasses.replace(
 FORMS = {
   "hashes": DEEP,
   "one read": dataclasses.replace(
-    DEEP, encoder_cross=CrossAttentionConfig(4), decoder_cross=CrossAttentionConfig(4)
-  ),
+    DEEP,
+    encoder_cross=CrossAttentionConfig(4),
+    decoder_cross=CrossAttentionConfig(4),
+    pixel_ngrams=True,
+    picture_size=(2, 4, 3),
+  ),  # fmt: skip
   "windows": dataclasses.replace(
     TINY,
     encoder_cross=CrossAttentionConfig(4, window=2, all_layers=True),

@@ -157,10 +157,8 @@ def list_files(path: str, options: SourceOptions | None = None) -> list[str]:
   if scored.is_scored(path):
     return [name for name in files.list_files(path) if not name.endswith(".json")]
   skipping = Policy(SourceOptions(on_error="skip"), Skipped())
-  select = (
-    selection.select if (options or SourceOptions()).pictures is None else pictures.select
-  )
-  return select(path, skipping).paths
+  is_text = options is None or options.pictures is None
+  return (selection if is_text else pictures).select(path, skipping).paths
 
 
 def _check_support(path: str, kind: str) -> None:
