@@ -222,14 +222,14 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   run = folder.load_run(args.run, args.step)
   loading.check_pieces(run.config)
   options = source_flags.parse(args, corpus.source_options(run.config.data))
-  options = dataclasses.replace(options, fields=tuple(args.by))
-  open_heldout = functools.partial(corpus.open_heldout, run.config.data)
-  sources = text_sources.open_all(args.data, options, open_heldout)
   if run.config.model.get("pixel_ngrams") and (args.context or options.pictures is None):
     raise ValueError(
       f"{args.run} has n-grams of pixels, which whole pictures have: leave --context out, and "
       "--format at pictures."
     )
+  options = dataclasses.replace(options, fields=tuple(args.by))
+  open_heldout = functools.partial(corpus.open_heldout, run.config.data)
+  sources = text_sources.open_all(args.data, options, open_heldout)
   keep_whole = options.template is not None or options.pictures is not None
   patchers = _load_patchers(args, run.config.patching, sources)
   tables = ngrams.load(args.run, run.config.model)

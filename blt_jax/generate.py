@@ -51,7 +51,8 @@ from blt_jax.storage.journal import Journal
 
 # What nobody would read with --picture.
 _OF_TEXT = (
-  "chat", "max_bytes", "max_length", "no_stream", "show_patches", "stop", "truncate", "valid_utf8"
+  "chat", "max_bytes", "max_length", "no_stream", "show_patches", "stop", "truncate",
+  "valid_utf8",
 )  # fmt: skip
 _OPTIONS = [field for field in dataclasses.fields(Sampling) if field.type in (int, float)]
 
