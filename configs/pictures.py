@@ -5,29 +5,30 @@
   python -m blt_jax.train --config=configs/pictures.py:mnist
   python -m blt_jax.train --config=configs/pictures.py:folder --config.data.path=PATH
 
-Patches are a few whole pixels each. For entropy patches (docs/pictures.md) there is an entropy
-model:
+Patches are a few whole pixels each. With entropy patches instead:
 
   python -m blt_jax.train --config=configs/pictures.py:entropy
+  python -m blt_jax.calibrate --run=runs/pictures/entropy --target_bytes_per_patch=4
+  python -m blt_jax.train --config=configs/pictures.py:mnist_entropy
 """
 
 from blt_jax.config import get_config as get_default
 
-# Where pictures are, bytes of a row, rows of a batch, bytes of a patch.
-DATA = {
-  "digits": ("digits", 66 * 16, 4, 2),  # 8 x 8 bytes, BOS and EOS
-  "mnist": ("mnist", 786, 4, 4),  # 28 x 28
-  "folder": (".", 3074, 2, 6),  # up to 32 x 32 in colour
+# Where pictures are; bytes of a row, rows of a batch; bytes of a patch, None: by entropies.
+STAGES = {
+  "digits": ("digits", 16 * 66, 2, 2),  # 8 x 8 bytes, BOS and EOS
+  "mnist": ("mnist", 4 * 786, 1, 4),  # 28 x 28
+  "mnist_entropy": ("mnist", 4 * 786, 1, None),
+  "entropy": ("mnist", 4 * 786, 1, None),
+  "folder": (".", 3074, 1, 6),  # up to 32 x 32 in colour
 }
 
 
 def get_config(stage="digits"):
-  names = (*DATA, "entropy")
-  if stage not in names:
-    raise ValueError(f"Unknown stage {stage!r}; choose one of {names}.")
-  is_entropy = stage == "entropy"
-  path, seq_len, batch_size, patch_size = DATA["mnist" if is_entropy else stage]
-  config = get_default("byte_lm" if is_entropy else "blt")
+  if stage not in STAGES:
+    raise ValueError(f"Unknown stage {stage!r}; choose one of {tuple(STAGES)}.")
+  path, seq_len, batch_size, patch_size = STAGES[stage]
+  config = get_default("byte_lm" if stage == "entropy" else "blt")
   config.workdir = f"runs/pictures/{stage}"
   config.num_steps = 800
   config.data.format = "pictures"
@@ -42,11 +43,14 @@ def get_config(stage="digits"):
   config.checkpoint.every_steps = 500
   config.logging.every_steps = 50
   config.eval.every_steps = 1_000_000  # at the end only
-  if is_entropy:
+  if stage == "entropy":
     set_stack(config.model.transformer, dim=64, num_layers=2, num_heads=2, window=64)
-  else:
+    return config
+  set_blt(config.model)
+  if patch_size:
     set_patches(config, patch_size)
-    set_blt(config.model)
+  else:
+    config.patching.entropy_model = "runs/pictures/entropy"
   return config
 
 
