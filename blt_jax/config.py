@@ -233,6 +233,12 @@ def make_patching_config(
   return _build(patching.PatchingConfig, fields)
 
 
+def stated_patch_size(section: ConfigDict) -> float | None:
+  """Bytes of a patch as `config.patching` says; None where it does not."""
+  size = section.patch_size
+  return size if size is None else min(size, section.max_patch_length or size)
+
+
 def kept_checkpoints(config: ConfigDict) -> dict[str, Any]:
   """Which checkpoints `config.checkpoint` keeps."""
   return {name: config.checkpoint[name] for name in ("keep", "keep_every", "best")}
