@@ -125,6 +125,8 @@ def _complete(args: argparse.Namespace, samples: list[Sampling]) -> str | int:
   usual = _parser().get_default
   if given := [name for name in _OF_TEXT if getattr(args, name) != usual(name)]:
     raise ValueError(f"--{given[0]} is of text; leave it out with --picture.")
+  if not args.png.lower().endswith(".png"):
+    raise ValueError(f"--png={args.png} must end in .png: completed pictures have exact bytes.")
   options = corpus.source_options(folder.load_config(args.run).data)
   picture = pictures.first(args.picture, options, args.run)
   half, missing = pictures.split(picture)

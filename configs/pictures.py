@@ -30,7 +30,7 @@ def get_config(stage="digits"):
   path, seq_len, batch_size, patch_size = STAGES[stage]
   config = get_default("byte_lm" if stage == "entropy" else "blt")
   config.workdir = f"runs/pictures/{stage}"
-  config.num_steps = 800
+  config.num_steps = 500
   config.data.format = "pictures"
   config.data.path = path
   config.data.heldout_fraction = 0.1
@@ -40,7 +40,7 @@ def get_config(stage="digits"):
   config.schedule.warmup_steps = 50
   config.schedule.min_ratio = 0.02
   config.model.dtype = "float32"
-  config.checkpoint.every_steps = 500
+  config.checkpoint.every_steps = 250
   config.logging.every_steps = 50
   config.eval.every_steps = 1_000_000  # at the end only
   if stage == "entropy":

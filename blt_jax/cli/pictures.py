@@ -10,7 +10,7 @@ from blt_jax.data.reading import pictures, sources
 from blt_jax.data.reading.documents import SourceOptions
 from blt_jax.storage import atomic
 
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # channels -> what Pillow calls them
+_CHANNELS = range(1, 5)  # of a PNG file
 
 
 def first(path: str, options: SourceOptions, run: str) -> np.ndarray:
@@ -35,8 +35,10 @@ def split(picture: np.ndarray) -> tuple[bytes, int]:
   """The bytes of the upper half of a picture [H, W, C], and how many are in the lower one.
 
   Raises:
-    ValueError: it has a single row.
+    ValueError: it has a single row, or more channels than a PNG file.
   """
+  if picture.shape[2] not in _CHANNELS:
+    raise ValueError(f"A PNG file has 1 to 4 channels, a picture here {picture.shape[2]}.")
   if len(picture) < 2:
     raise ValueError(f"A picture of {pictures.show(picture.shape)} has no upper half.")
   half = picture[: len(picture) // 2]
@@ -48,13 +50,10 @@ def write(path: str, shown: Sequence[np.ndarray]) -> None:
 
   Raises:
     ImportError: Pillow is missing.
-    ValueError: they have more channels than a PNG file.
   """
   from PIL import Image
 
   pixels = np.concatenate(shown, axis=1)
-  if pixels.shape[2] not in _MODES:
-    raise ValueError(f"A PNG file has 1 to 4 channels, and a picture here {pixels.shape[2]}.")
   shape = pixels.shape if pixels.shape[2] > 1 else pixels.shape[:2]
   with atomic.new_file(path) as file:
     Image.fromarray(pixels.reshape(shape)).save(file, format="PNG")

@@ -96,10 +96,13 @@ def test_the_upper_half_is_continued(home, tmp_path, capsys):
   for completed in shown[1:]:
     np.testing.assert_array_equal(completed[: HEIGHT // 2], picture[: HEIGHT // 2])
   assert (shown[1] != shown[2]).any()
-  for wrong, words in (([], "needs --png"), (["--max_bytes=5"], "--max_bytes is of text")):
-    flags = [f"--png={out}"] * bool(wrong)
+  for flags, words in (
+    ([], "needs --png"),
+    ([f"--png={out}", "--max_bytes=5"], "--max_bytes is of text"),
+    ([f"--png={tmp_path / 'a.pdf'}"], "must end in .png"),
+  ):
     with pytest.raises(ValueError, match=words):
-      generate.main([*command, *flags, *wrong])
+      generate.main([*command, *flags])
 
 
 def test_patches_are_drawn_on_a_picture(home, tmp_path, capsys, monkeypatch):
@@ -136,6 +139,14 @@ def test_bad_settings(home, changes, words):
   config = configure(home, **changes)
   config.workdir = str(home / "other")
   with pytest.raises(ValueError, match=words):
+    train.train(config)
+
+
+def test_stored_entropies_do_not_tell_the_size(home, tmp_path):
+  (tmp_path / "entropies.json").write_text("{}")
+  config = configure(home, path=str(tmp_path))
+  config.workdir = str(home / "other")
+  with pytest.raises(ValueError, match="do not tell height and width: give config.data.pict"):
     train.train(config)
 
 

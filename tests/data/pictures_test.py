@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from blt_jax.data.reading import pictures, sources
-from blt_jax.data.reading.documents import Policy, Skipped, SourceOptions
+from blt_jax.data.reading.documents import Document, Policy, Skipped, SourceOptions
 
 OPTIONS = SourceOptions(pictures=())
 SIZE = 3, 4
@@ -99,6 +99,14 @@ def test_what_is_no_picture_is_an_error(tmp_path):
     SourceOptions(pictures=(), invalid_utf8="drop")
   with pytest.raises(ValueError, match="height, width and channels"):
     SourceOptions(pictures=(3, 4))
+
+
+def test_stored_documents_have_the_bytes_of_a_picture():
+  policy = Policy(SourceOptions(pictures=(3, 4, 1)), Skipped())
+  whole = Document(bytes(range(244, 256)))  # no UTF-8
+  assert policy.admit(whole, "here") is whole
+  with pytest.raises(ValueError, match="here: no picture of the run's size .11 bytes, .* 12"):
+    policy.admit(Document(bytes(11)), "here")
 
 
 def test_packages_that_are_missing_are_named(monkeypatch):
