@@ -42,7 +42,7 @@ from blt_jax.evals import report as reports
 from blt_jax.evals.memory import Memory
 from blt_jax.evals.text_scores import TextScorer
 from blt_jax.parallel import sharding
-from blt_jax.runs import checkpoint, corpus, folder, loading, ngrams
+from blt_jax.runs import checkpoint, corpus, device_entropies, folder, loading, ngrams
 from blt_jax.runs.patcher import Patcher
 from blt_jax.storage.folders import Folder
 
@@ -233,20 +233,23 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   keep_whole = options.template is not None or options.pictures is not None
   patchers = _load_patchers(args, run.config.patching, sources)
   tables = ngrams.load(args.run, run.config.model)
-  shape = settings.make_batch_shape(run.config)
+  patcher, mesh = patchers[sources[0].name], sharding.make_mesh()
+  shape = patcher.shape_of_rows(settings.make_batch_shape(run.config))
+  model, named = device_entropies.attach_loaded(run.model, patcher, mesh)
   scorer = TextScorer.make(
-    run.model,
+    model,
     run.params,
-    sharding.make_mesh(),
+    mesh,
     dataclasses.replace(shape, keep_whole=keep_whole),
     ngrams.look_up(tables, run.config.model),
+    named,
   )
   if args.output:
     Folder(args.output).make_writable()
-  patched = {s.name: (s, patchers[s.name].documents()) for s in sources}
+  patched = {s.name: (s, patchers[s.name].rows()) for s in sources}
   with TaskBar() as bar:
     found = text_scores.score_all(patched, scorer, args.context, args.max_batches, bar)
-  rule = patchers[sources[0].name].config
+  rule = patcher.config
   about = {
     "run": args.run,
     "step": run.step,

@@ -9,6 +9,7 @@ import flax.linen as nn
 from blt_jax.cost import flops
 from blt_jax.decode import end_to_end, language_model, megabyte, spacebyte
 from blt_jax.models.blt import BLT
+from blt_jax.models.boundary_head import BoundaryBLT
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import (
   BLTConfig,
@@ -17,6 +18,7 @@ from blt_jax.models.config import (
   CrossAttentionConfig,
   TransformerConfig,
 )
+from blt_jax.models.device_patches import DevicePatchedBLT
 from blt_jax.models.end_to_end import EndToEndBLT, EndToEndConfig
 from blt_jax.models.megabyte import MegaByte, MegaByteConfig
 from blt_jax.models.spacebyte import SpaceByte, SpaceByteConfig
@@ -40,6 +42,9 @@ class Kind:
       that its loss takes: `target_bytes`, where ids are pieces.
     patched: whether it reads `patch_lengths`.
     unlimited: of a config, one of the same parameters that leaves no position of a row out.
+    device_patched: of a config, that of an entropy model and a rule, the module that makes its
+      patches in the step; None where there is none.
+    with_head: the module in place of it where the config has a `boundary_weight`.
     measures_entropies: whether it does, inside, and makes patches by them, whose mean comes to
       `patch_size` of its config while it trains.
   """
@@ -54,6 +59,8 @@ class Kind:
   batch_keys: tuple[str, ...] = ()
   patched: bool = False
   unlimited: Callable[[Any], Any] = lambda config: config
+  device_patched: Callable[..., nn.Module] | None = None
+  with_head: Callable[[Any], nn.Module] | None = None
   measures_entropies: bool = False
 
   @property
@@ -154,6 +161,7 @@ KINDS: dict[str, Kind] = {
   "blt": Kind(
     config=BLTConfig,
     module=BLT,
+    with_head=BoundaryBLT,
     reader=language_model.from_blt,
     flops_per_byte=flops.blt_flops_per_byte,
     model_flops=flops.blt_model_flops,
@@ -161,6 +169,7 @@ KINDS: dict[str, Kind] = {
     tiny=_tiny_blt,
     batch_keys=BLT.batch_keys,
     patched=True,
+    device_patched=DevicePatchedBLT,
   ),
   "byte_lm": Kind(
     config=ByteLMConfig,
@@ -240,7 +249,10 @@ def kind_of(config: Any) -> Kind:
 
 def build_model(config: Any) -> nn.Module:
   """The module of a model's config."""
-  return kind_of(config).module(config)
+  kind = kind_of(config)
+  if kind.with_head is not None and config.boundary_weight:
+    return kind.with_head(config)
+  return kind.module(config)
 
 
 def flops_per_byte(config: Any, bytes_per_patch: float, seq_len: int) -> float:

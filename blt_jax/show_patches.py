@@ -20,7 +20,8 @@ from blt_jax import kinds, tokenizer
 from blt_jax.cli import logs, patch_view, pictures, plots, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.patch_view import Patched
-from blt_jax.runs import corpus, folder, loading
+from blt_jax.parallel import sharding
+from blt_jax.runs import corpus, device_entropies, folder, loading, ngrams
 from blt_jax.runs import patcher as patchers
 from blt_jax.storage import files
 
@@ -56,7 +57,10 @@ def main(argv: list[str] | None = None) -> None:
     patcher = loading.load_patcher(
       settings.patching, args.run, args.entropy_model, args.threshold
     )
-    patched = patch_text(shown, patcher)
+    is_by_head = args.entropy_model == loading.HEAD
+    patched = (
+      patch_by_head(shown, args.run, patcher) if is_by_head else patch_text(shown, patcher)
+    )
   if picture is None:
     print(patch_view.render(patched, use_colour=sys.stdout.isatty()))
   else:
@@ -78,6 +82,19 @@ def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:
   entropies = patch.entropies(tokens)
   lengths = patch.patch(tokens, entropies)["patch_lengths"]
   return Patched(tokens, _starts(lengths), entropies, patcher.config.threshold)
+
+
+def patch_by_head(
+  text: str | bytes, workdir: str | os.PathLike, patcher: patchers.Patcher
+) -> Patched:
+  """Patches one text as the boundary head of a run does, which measures no entropies."""
+  run, tokens = folder.load_run(workdir), tokenizer.encode(text, add_eos=False)
+  model, _ = device_entropies.attach_loaded(run.model, patcher, sharding.make_mesh())
+  tables = ngrams.load(workdir, run.config.model)
+  found = ngrams.look_up(tables, run.config.model)({"tokens": tokens[None]}).get("ngram_ids")
+  measure = jax.jit(functools.partial(model.apply, method="patch"), static_argnums=2)
+  patches, _ = measure({"params": run.params}, tokens[None], len(tokens) + 1, found)
+  return Patched(tokens, np.asarray(patches.starts)[0, :-1], None, None)
 
 
 def patch_inside(text: str | bytes, run: folder.Run, threshold: float | None = None) -> Patched:

@@ -1,4 +1,4 @@
-"""A small BLT on a laptop: real text, no download, minutes on two CPU cores.
+r"""A small BLT on a laptop: real text, no download, minutes on two CPU cores.
 
   python -m blt_jax.train --config=configs/quickstart.py:entropy
   python -m blt_jax.calibrate --run=runs/quickstart/entropy --target_bytes_per_patch=4.5
@@ -12,6 +12,16 @@ byte, need one command each:
 So does the BLT of docs/models.md that measures entropies inside:
 
   python -m blt_jax.train --config=configs/quickstart.py:end_to_end
+
+Those that run the entropy model in their step need what the first two commands make:
+
+  python -m blt_jax.train --config=configs/quickstart.py:entropy_states
+
+And the one with a boundary head learns from stored entropies:
+
+  python -m blt_jax.score_entropies --model=runs/quickstart/entropy --input=stdlib \
+    --output=runs/quickstart/scored
+  python -m blt_jax.train --config=configs/quickstart.py:boundary_head
 
 But for the Llama over BPE pieces, whose tokenizer has to be trained:
 
@@ -61,6 +71,24 @@ def set_blt_stacks(model, latent_dim=128, latent_layers=3):
   set_stack(model.decoder, dim=64, num_layers=1, num_heads=2, window=64)
   model.encoder_cross.num_heads = model.decoder_cross.num_heads = 2
   model.hash_vocab_size = 8192
+
+
+def device_entropies(config):
+  blt(config)
+  config.patching.entropies = "device"
+  config.data.num_patches = 256  # with some to spare, since rows are filled with bytes
+
+
+def entropy_states(config):
+  device_entropies(config)
+  config.model.entropy_state_dim = 96  # the width of `entropy`
+
+
+def boundary_head(config):
+  blt(config)
+  config.data.path = "runs/quickstart/scored"
+  config.patching.entropies = "stored"
+  config.model.boundary_weight = 1.0
 
 
 def end_to_end(config):
@@ -120,6 +148,9 @@ def set_stack(section, **sizes):
 STAGES = {  # kind of model, and what sets its sizes
   "blt": ("blt", blt),
   "entropy": ("byte_lm", entropy),
+  "device_entropies": ("blt", device_entropies),
+  "entropy_states": ("blt", entropy_states),
+  "boundary_head": ("blt", boundary_head),
   "end_to_end": ("end_to_end", end_to_end),
   "static": ("blt", static),
   "space": ("blt", space),

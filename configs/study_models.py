@@ -78,6 +78,32 @@ def space(config):
   config.patching.scheme = "space"
 
 
+def device_entropies(config):
+  blt(config)
+  config.patching.entropies = "device"
+  config.data.num_patches = 1024  # with some to spare, since rows are filled with bytes
+
+
+def entropy_states(config, hash_sizes=(3, 4, 5, 6, 7, 8)):
+  device_entropies(config)
+  config.model.entropy_state_dim = 256  # the width of `entropy`
+  config.model.hash_sizes = hash_sizes
+
+
+def states_short_ngrams(config):
+  entropy_states(config, hash_sizes=(3, 4, 5))
+
+
+def states_no_ngrams(config):
+  entropy_states(config, hash_sizes=())
+
+
+def boundary_head(config):
+  blt(config)
+  config.patching.entropies = "stored"
+  config.model.boundary_weight = 1.0
+
+
 def end_to_end(config):
   blt(config, latent=(512, 7))
   config.data.num_patches = None  # its batches bring none
@@ -165,6 +191,11 @@ MODELS = {  # kind of model, and what sets its sizes
   "shallow_decoder": ("blt", shallow_decoder),
   "static": ("blt", static),
   "space": ("blt", space),
+  "device_entropies": ("blt", device_entropies),
+  "entropy_states": ("blt", entropy_states),
+  "states_short_ngrams": ("blt", states_short_ngrams),
+  "states_no_ngrams": ("blt", states_no_ngrams),
+  "boundary_head": ("blt", boundary_head),
   "end_to_end": ("end_to_end", end_to_end),
   "megabyte": ("megabyte", megabyte),
   "spacebyte": ("spacebyte", spacebyte),

@@ -35,6 +35,12 @@ def get_plan() -> Plan:
       # What says where patches end, and by which rule
       "small_entropy": _ablation("blt", entropies="small"),
       "table_entropy": _ablation("blt", entropies="table"),
+      # The entropy model in the step, its states as inputs, in place of n-grams
+      "device_entropies": _ablation("device_entropies"),
+      "entropy_states": _ablation("entropy_states"),
+      "states_short_ngrams": _ablation("states_short_ngrams"),
+      "states_no_ngrams": _ablation("states_no_ngrams"),
+      "boundary_head": _ablation("boundary_head"),
       "end_to_end": Arm("study_models.py:end_to_end", budgets=ABLATIONS, rate_of="blt"),
     },
     entropies={

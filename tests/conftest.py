@@ -32,6 +32,8 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+jax.config.update("jax_numpy_rank_promotion", "raise")  # broadcasting is written out
+
 hypothesis.settings.register_profile(
   "ci",
   deadline=None,
@@ -39,6 +41,15 @@ hypothesis.settings.register_profile(
   suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs(tmp_path_factory):
+  """Tests share their compiled programs; each process has its own, as writes may collide."""
+  if jax.config.jax_compilation_cache_dir is None:
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
 
 _MOST_MAPS = 20_000  # of the 65,530 memory maps that Linux gives a process
 

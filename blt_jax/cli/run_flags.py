@@ -43,7 +43,8 @@ def add_entropies(parser: argparse.ArgumentParser, several: bool = False) -> Non
   parser.add_argument(
     "--entropy_model",
     metavar="FOLDER",
-    help="of its run, or of a table, if not that of the training",
+    help="of its run, or of a table, if not that of the training; or `head`, for the run's own "
+    "boundary head",
   )
   parser.add_argument(
     "--threshold",

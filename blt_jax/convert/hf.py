@@ -179,6 +179,8 @@ def _obstacles(config, entropy_config, patching) -> list[str]:
       f"pooling {c.pooling!r}": c.pooling != "max",
       "patches refined over several encoder layers": refines and not c.repool,
       "frequency n-gram tables": bool(c.ngram_vocab_sizes),
+      "states of an entropy model": bool(c.entropy_state_dim),
+      "a boundary head": bool(c.boundary_weight),
       "a model without hash tables": not c.hash_sizes,
       "n-grams of pixels": c.pixel_ngrams,
       "latent outputs without projection": not c.project_latent,

@@ -69,13 +69,16 @@ def find(
   return _over(mesh, chip, kind, payload, group)
 
 
-def _keeps_a_part(module, execution):
+def _keeps_a_part(module: hlo.Module, execution: executions.Execution) -> bool:
   """A reduce-scatter is written as a fusion of an all-reduce with a slice of it."""
   around = module.computations[execution.computation].values()
   return execution.fused and any(i.opcode in ("dynamic-slice", "slice") for i in around)
 
 
-def _over(mesh, chip, kind, payload, group):
+def _over(
+  mesh: jax.sharding.Mesh, chip: chips.Chip, kind: str, payload: int, group: Sequence[int]
+) -> Collective:
+  """The exchange of so many bytes by a group, positions of chips in the mesh."""
   members = mesh.devices.reshape(-1)[group]
   positions = np.stack(np.unravel_index(group, mesh.devices.shape))
   axes = tuple(
@@ -92,14 +95,16 @@ def _over(mesh, chip, kind, payload, group):
   return Collective(kind, axes, payload, wire, seconds, between)
 
 
-def _share_sent(kind, size):
+def _share_sent(kind: str, size: int) -> float:
   """Bytes that a chip sends per byte of payload."""
   if kind == "collective-permute":
     return 1.0
   return (2 if kind == "all-reduce" else 1) * (size - 1) / size
 
 
-def _torus_seconds(kind, wire, coordinates, chip):
+def _torus_seconds(
+  kind: str, wire: float, coordinates: Sequence[Sequence[int]], chip: chips.Chip
+) -> float:
   """At the speed of both directions of all dimensions of the torus that vary."""
   extents = [len(set(along)) for along in zip(*coordinates, strict=True)]
   spanned = [extent for extent in extents if extent > 1]
@@ -128,7 +133,7 @@ def _group(instruction: hlo.Instruction, kind: str, size: int) -> Sequence[int]:
   return [int(i) for i in first[1].split(",")] if first else list(range(size))
 
 
-def _iota(text):
+def _iota(text: str) -> np.ndarray:
   """[2,4]<=[2,2,2]T(1,0,2): counted, reshaped, transposed, reshaped."""
   shape, _, source = text.partition("<=")
   sizes = _numbers(hlo.found(_SIZES, source or shape)[1])
@@ -139,11 +144,11 @@ def _iota(text):
   return ids.reshape(_numbers(hlo.found(_SIZES, shape)[1])) if source else ids
 
 
-def _numbers(text):
+def _numbers(text: str) -> list[int]:
   return [int(n) for n in text.split(",") if n]
 
 
-def _group_of_mesh(mesh, device_ids):
+def _group_of_mesh(mesh: str, device_ids: str) -> list[int]:
   """The first group over the axes in {...} of a mesh that the compiler made up.
 
   Such as mesh['a'=2,'b'=4] {'b'}, or {'b':(2)2}: of the 4 along b, split as 2 x 2, the

@@ -37,7 +37,7 @@ def walk(module: hlo.Module) -> Iterator[Execution]:
   yield from _walk(module, module.entry, 1, fused=False)
 
 
-def _walk(module, computation, count, fused):
+def _walk(module: hlo.Module, computation: str, count: int, fused: bool) -> Iterator[Execution]:
   instructions = module.computations[computation]
   for instruction in instructions.values():
     yield Execution(instruction, computation, count, fused)
@@ -80,7 +80,7 @@ def trip_count(
   return max(end - _initial(loop, index, around), 0)
 
 
-def _argument(inner, operands):
+def _argument(inner: hlo.Instruction, operands: Sequence[str]) -> str:
   """The name outside of a fusion of what is `inner` inside."""
   return operands[int(inner.operands[0])] if inner.opcode == "parameter" else inner.name
 

@@ -42,6 +42,7 @@ def blt_flops_per_byte(config: BLTConfig, bytes_per_patch: float, seq_len: int) 
     * k
     / bytes_per_patch
     + _cross(c.decoder, c.decoder_cross, k, k / bytes_per_patch)
+    + _patching(c)
   )
 
 
@@ -195,7 +196,7 @@ def blt_model_flops(config: BLTConfig, seq_len: int, num_patches: int) -> float:
     + num_patches * _patch_projections(c)
     + _crossing(c.encoder, c.encoder_cross, vectors, seq_len, pairs)
     + _crossing(c.decoder, c.decoder_cross, seq_len, vectors, pairs)
-    + 2 * seq_len * c.decoder.dim * c.vocab_size
+    + seq_len * (2 * c.decoder.dim * c.vocab_size + _patching(c))
   )
   return 3 * forward
 
@@ -244,6 +245,12 @@ def visible_pairs(length: int, window: int | None) -> int:
   """Pairs (query, key) of causal attention over a row, `window` positions visible at most."""
   window = min(window or length, length)
   return window * (window + 1) // 2 + (length - window) * window
+
+
+def _patching(c: BLTConfig) -> int:
+  """Forward FLOPs per byte of what reads an entropy model's states, or stands in for it."""
+  head = 2 * c.encoder.dim * (c.boundary_weight > 0)
+  return 2 * c.entropy_state_dim * (c.encoder.dim + c.decoder.dim) + head
 
 
 def _patch_projections(c: BLTConfig) -> float:

@@ -49,7 +49,7 @@ class Shape:
     return math.prod(sizes) * _bits(self.dtype) // 8
 
 
-def _bits(dtype):
+def _bits(dtype: str) -> int:
   if dtype in ("token", "opaque"):
     return 0
   return 8 if dtype == "pred" else int(re.sub(r"^[a-z]+", "", dtype).partition("e")[0])
@@ -150,7 +150,7 @@ def found(pattern: re.Pattern[str], text: str) -> re.Match[str]:
   return match
 
 
-def _instruction(text):
+def _instruction(text: str) -> Instruction:
   root, name, rest = found(_START, text).groups()
   kind = _balanced(rest, 0, " ")
   opcode, _, _ = rest[len(kind) + 1 :].partition("(")
@@ -169,7 +169,7 @@ def shapes_of(text: str) -> tuple[Shape, ...]:
   )
 
 
-def _balanced(text, start, end):
+def _balanced(text: str, start: int, end: str) -> str:
   """The text from `start` up to a character of `end` that is in no bracket."""
   depth, in_string = 0, False
   for i in range(start, len(text)):

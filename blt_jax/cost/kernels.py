@@ -33,7 +33,7 @@ def find(instruction: hlo.Instruction) -> Key | None:
   return name, tuple(shape.sizes for shape in instruction.shapes)
 
 
-def _kernels(jaxpr, known: Mapping[Any, Any]) -> Iterator[tuple[Key, float]]:
+def _kernels(jaxpr: Any, known: Mapping[Any, Any]) -> Iterator[tuple[Key, float]]:
   for equation in jaxpr.eqns:
     if equation.primitive.name == "pallas_call":
       yield _kernel(equation, known)
@@ -42,7 +42,7 @@ def _kernels(jaxpr, known: Mapping[Any, Any]) -> Iterator[tuple[Key, float]]:
       yield from _kernels(inner, _known_inside(equation, inner, known))
 
 
-def _kernel(equation, known):
+def _kernel(equation: Any, known: Mapping[Any, Any]) -> tuple[Key, float]:
   name = equation.params["name"]
   grid = equation.params["grid_mapping"].grid
   flops = _products(equation.params["jaxpr"]) * math.prod(n for n in grid if isinstance(n, int))
@@ -53,7 +53,7 @@ def _kernel(equation, known):
   return (name, tuple(tuple(v.aval.shape) for v in equation.outvars)), flops
 
 
-def _products(jaxpr) -> float:
+def _products(jaxpr: Any) -> float:
   """FLOPs of the products in a kernel's body; of a conditional, the dearest branch counts."""
   total = 0.0
   for equation in jaxpr.eqns:
@@ -69,7 +69,7 @@ def _products(jaxpr) -> float:
   return total
 
 
-def _inner(equation):
+def _inner(equation: Any) -> Iterator[Any]:
   """The programs inside of an equation."""
   for value in equation.params.values():
     for item in value if isinstance(value, tuple | list) else (value,):
@@ -77,12 +77,12 @@ def _inner(equation):
         yield _open(item)
 
 
-def _open(jaxpr):
+def _open(jaxpr: Any) -> Any:
   """The program of a closed one."""
   return getattr(jaxpr, "jaxpr", jaxpr)
 
 
-def _known_inside(equation, inner, known):
+def _known_inside(equation: Any, inner: Any, known: Mapping[Any, Any]) -> dict[Any, Any]:
   """The constants among the arguments of a program inside of an equation."""
   # The first arguments of loops and conditionals may belong to another program.
   arguments = equation.invars[-len(inner.invars) :] if inner.invars else []
@@ -94,6 +94,6 @@ def _known_inside(equation, inner, known):
   return result
 
 
-def _hashable(argument):
+def _hashable(argument: Any) -> Any:
   """The variable, or what no dict holds for a literal."""
   return None if hasattr(argument, "val") else argument

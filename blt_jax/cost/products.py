@@ -18,14 +18,14 @@ def product_flops(module: hlo.Module, execution: executions.Execution) -> float:
   return _convolution(module, execution) if opcode == "convolution" else 0.0
 
 
-def _dot(module, execution):
+def _dot(module: hlo.Module, execution: executions.Execution) -> float:
   left = executions.operand_shapes(module, execution)[0]
   contracted = execution.instruction.attribute("lhs_contracting_dims")
   length = math.prod(left.sizes[int(i)] for i in re.findall(r"\d+", contracted))
   return 2.0 * math.prod(execution.instruction.shapes[0].sizes) * length
 
 
-def _convolution(module, execution):
+def _convolution(module: hlo.Module, execution: executions.Execution) -> float:
   instruction = execution.instruction
   image, kernel = executions.operand_shapes(module, execution)[:2]
   names = hlo.found(_DIM_LABELS, instruction.attribute("dim_labels"))
@@ -45,7 +45,7 @@ def _convolution(module, execution):
   return 2.0 * features * positions / groups
 
 
-def _window(instruction, dim):
+def _window(instruction: hlo.Instruction, dim: int) -> dict[str, int]:
   """Stride, padding and dilations of a spatial dimension.
 
   A product of batches of matrices is a convolution whose window slides over the batch and
@@ -66,7 +66,9 @@ def _window(instruction, dim):
   )
 
 
-def _products_along(image, kernel, output, stride, low, spread, step):
+def _products_along(
+  image: int, kernel: int, output: int, stride: int, low: int, spread: int, step: int
+) -> int:
   """Pairs (output, kernel) positions of a dimension that meet an element of the image."""
   total, starts = 0, np.arange(output) * stride - low
   for k in range(kernel):

@@ -204,7 +204,7 @@ def _head(report: Fit) -> Iterator[str]:
   )
 
 
-def _num_chips(step):
+def _num_chips(step: Step) -> int:
   return math.prod(step.mesh.values())
 
 

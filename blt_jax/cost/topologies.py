@@ -80,6 +80,8 @@ def get_topology(name: str, num_slices: int = 1) -> Topology:
     ModuleNotFoundError: libtpu is not installed.
   """
   family, shape = parse(name)
+
+  # --- Ask libtpu for the slice
   if importlib.util.find_spec("libtpu") is None:
     raise ModuleNotFoundError("Compiling for TPUs needs libtpu: pip install 'blt_jax[tpu]'")
   options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
@@ -95,6 +97,8 @@ def get_topology(name: str, num_slices: int = 1) -> Topology:
     )
   except jax.errors.JaxRuntimeError as error:
     raise ValueError(f"libtpu refuses topology {name!r}: {error}. {_known()}") from error
+
+  # --- What it is made of
   devices: tuple[Any, ...] = tuple(found.devices)
   chip = chips.find_chip(devices[0].device_kind)
   if chip is None:
@@ -136,7 +140,7 @@ def parse(name: str) -> tuple[Family, str]:
   return family, family.shapes[int(size)]
 
 
-def _known():
+def _known() -> str:
   lines = [
     f"{generation}-N with N {family.unit} of " + ", ".join(map(str, family.shapes))
     for generation, family in FAMILIES.items()

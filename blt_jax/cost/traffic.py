@@ -5,6 +5,8 @@ one that writes a slice into an array writes that slice, a gather reads the rows
 What the compiler keeps in memories on the chip costs nothing.
 """
 
+from collections.abc import Iterable
+
 from blt_jax.cost import executions, hlo
 
 # Names for a value, or buffers and waits; loops and calls are counted inside.
@@ -37,17 +39,17 @@ def hbm_bytes(module: hlo.Module, execution: executions.Execution) -> int:
   return written + _in_hbm(executions.operand_shapes(module, execution))
 
 
-def _in_hbm(shapes):
+def _in_hbm(shapes: Iterable[hlo.Shape]) -> int:
   return sum(shape.num_bytes for shape in shapes if shape.in_hbm)
 
 
-def _transfer(instruction):
+def _transfer(instruction: hlo.Instruction) -> int:
   """Between memories, or within the main one: the smaller side is what moves."""
   moved = min(shape.num_bytes for shape in instruction.shapes[:2])
   return moved * sum(shape.in_hbm for shape in instruction.shapes[:2])
 
 
-def _fusion(module, execution):
+def _fusion(module: hlo.Module, execution: executions.Execution) -> int:
   inner = module.computations[execution.instruction.called[0]]
   total, updated = 0, 0
   for index, operand in enumerate(executions.operands(module, execution)):
@@ -58,13 +60,15 @@ def _fusion(module, execution):
   return total + max(_in_hbm(execution.instruction.shapes) - updated, 0)
 
 
-def _parameter(computation, index):
+def _parameter(computation: hlo.Computation, index: int) -> hlo.Instruction:
   return next(
     i for i in computation.values() if i.opcode == "parameter" and i.operands == (str(index),)
   )
 
 
-def _touched(module, computation, value):
+def _touched(
+  module: hlo.Module, computation: hlo.Computation, value: hlo.Instruction
+) -> tuple[int, int]:
   """Bytes of a fusion's operand that are read, and that are overwritten in place."""
   read = written = 0
   for user in computation.values():
@@ -75,7 +79,14 @@ def _touched(module, computation, value):
   return min(read, value.num_bytes), min(written, value.num_bytes)
 
 
-def _touched_by(module, computation, value, user, position):
+def _touched_by(
+  module: hlo.Module,
+  computation: hlo.Computation,
+  value: hlo.Instruction,
+  user: hlo.Instruction,
+  position: int,
+) -> tuple[int, int]:
+  """Likewise, of one user that has the value as its operand at `position`."""
   if user.opcode in ("bitcast", "reshape"):
     return _touched(module, computation, user)
   if user.opcode == "fusion":  # fusions may stand in fusions

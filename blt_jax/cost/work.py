@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -80,6 +80,8 @@ def measure(
   unknown = {
     f"a loop, counted once: {i.op_name or i.name}" for i in executions.unknown_loops(module)
   }
+
+  # --- Every instruction, times how often it runs
   for execution in executions.walk(module):
     instruction, count = execution.instruction, execution.count
     product = count * products.product_flops(module, execution)
@@ -95,6 +97,8 @@ def measure(
       sums["cycles"] += count * instruction.estimated_cycles
       buffers |= dict.fromkeys(_buffers(instruction))
     _add(exchanges, collectives.find(module, execution, mesh, chip), count)
+
+  # --- The largest first
   return Work(
     product_flops=sums["product"],
     kernel_flops=sums["kernel"],
@@ -107,7 +111,7 @@ def measure(
   )
 
 
-def _buffers(instruction):
+def _buffers(instruction: hlo.Instruction) -> Iterator[Buffer]:
   if instruction.opcode in _NO_ARRAY or instruction.opcode.endswith(("-start", "-done")):
     return
   for shape in instruction.shapes:
@@ -116,7 +120,9 @@ def _buffers(instruction):
       yield Buffer(shape.num_bytes, array, instruction.op_name or instruction.opcode)
 
 
-def _add(exchanges, collective, count):
+def _add(
+  exchanges: dict[tuple, Exchange], collective: collectives.Collective | None, count: int
+) -> None:
   if collective is None:
     return
   c = collective

@@ -22,6 +22,8 @@ class Known(NamedTuple):
 
   entropies: jax.Array  # float32 [B, C], of the predictions made at them
   pending: Pending  # of the source
+  to_encoder: jax.Array | None = None  # [B, C, D], what is added to the embeddings
+  to_decoder: jax.Array | None = None  # [B, C, D], and to what the decoder reads of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +152,8 @@ class BLTReader:
 
     # The encoder; the latent transformer, where patches have closed.
     span = self._span(cursor, count, trail.document[:, :-1])
-    x, cache = blt_parts.encode_bytes(self.config, weights, cache, tokens, span)
+    added = known and known.to_encoder
+    x, cache = blt_parts.encode_bytes(self.config, weights, cache, tokens, span, added)
     asked, newest = count, trail.patch[:, 1:]
     if num_latents is not None:
       newest = jnp.minimum(newest, num_latents[:, None])
@@ -164,6 +167,8 @@ class BLTReader:
       )
 
     # The decoder.
+    if known is not None and known.to_decoder is not None:
+      x = x + known.to_decoder
     span = dataclasses.replace(span, count=count)
     logits, cache = blt_parts.decode_bytes(self.config, weights, cache, x, newest - 1, span)
     cache = dataclasses.replace(cache, waits=count < asked)
@@ -241,7 +246,7 @@ class BLTReader:
 
   def patches(self, cache: BLTCache) -> tuple[jax.Array, jax.Array | None]:
     """See `Reader`."""
-    number = jnp.arange(cache.starts.shape[1])
+    number = jnp.arange(cache.starts.shape[1])[None]
     is_begun = number <= cache.cursor.patch[:, None]  # [B, M + 2]
     at = jnp.where(is_begun, cache.starts, cache.text.shape[1])
     starts = jnp.zeros(cache.text.shape, bool)

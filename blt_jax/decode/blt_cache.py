@@ -115,7 +115,7 @@ def write_bytes(
     trail: cursors [B, C + 1] before and after each.
   """
   position = cache.cursor.position
-  real = np.arange(tokens.shape[1]) < count[:, None]
+  real = np.arange(tokens.shape[1])[None] < count[:, None]
   size = cache.starts.shape[1]
   slots = jnp.where(begins & real, trail.patch[:, 1:], size)
 

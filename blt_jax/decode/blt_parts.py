@@ -46,14 +46,18 @@ def embed_bytes(
     sizes.append((config.picture_size[1] + 1) * config.picture_size[2] + 1)
   if not sizes:
     return x
+
+  # The bytes before the new ones, as far as n-grams reach back, and the new ones.
   reach = max(sizes) - 1
-  at = position[:, None] + np.arange(-reach, 0)
+  at = position[:, None] + np.arange(-reach, 0)[None]
   before = jnp.where(at >= 0, take(text, jnp.maximum(at, 0)), 0)
   read = jnp.concatenate([before, tokens], axis=1)
   documents = None
   if config.hash_document_masks:
     ends = (read == tokenizer.EOS_ID).astype(jnp.int32)
     documents = running_sum(ends) - ends
+
+  # Frequent n-grams, then hashed ones.
   for keys, table in zip(weights.ngram_keys, weights.ngrams, strict=True):
     ids = hashing.ngram_table_ids(keys, read, documents)[:, reach:]
     x += table[ids].astype(jnp.float32)
@@ -67,7 +71,7 @@ def embed_bytes(
 
 def _places(read: jax.Array, position: jax.Array, document: jax.Array, reach: int) -> jax.Array:
   """Places in their documents of new ids, and 0 of `reach` ids before them: [B, reach + C]."""
-  after = position[:, None] + np.arange(1, read.shape[1] - reach)
+  after = position[:, None] + np.arange(1, read.shape[1] - reach)[None]
   begins = jnp.where(read[:, reach:-1] == tokenizer.EOS_ID, after, 0)
   starts = running_max(jnp.concatenate([document[:, None], begins], axis=1))
   places = jnp.concatenate([position[:, None], after], axis=1) - starts
@@ -162,8 +166,8 @@ def add_patches(
   `rings` and `patches` are those of the cache, or newer, and come back with the patches.
   """
   c = config
-  ids = position[:, None] + np.arange(block)
-  real = jnp.arange(block) < count[:, None]
+  ids = position[:, None] + np.arange(block)[None]
+  real = jnp.arange(block)[None] < count[:, None]
   x = _encode_patches(config, weights, cache, ids, real)
   if weights.latent_projection is not None:
     x = linear(x, weights.latent_projection)

@@ -74,7 +74,8 @@ class ByteLMReader(WithoutPatches):
     x = retain(weights.embedding[tokens].astype(self.dtype))  # [B, C, D]
 
     # Where the context of each byte begins.
-    position = cache.cursor.position[:, None] + jnp.arange(tokens.shape[1] + 1)  # [B, C + 1]
+    step = jnp.arange(tokens.shape[1] + 1)[None]
+    position = cache.cursor.position[:, None] + step  # [B, C + 1]
     ends = jnp.zeros(tokens.shape, bool)
     if c.document_masks:
       ends |= tokens == c.eos_id

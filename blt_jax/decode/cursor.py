@@ -63,7 +63,7 @@ def advance_cursor(
   """
   # Positions, ids and entropies of the bytes and of the one before.
   length = tokens.shape[1]
-  position = cursor.position[:, None] + np.arange(length + 1)  # [B, C + 1]
+  position = cursor.position[:, None] + np.arange(length + 1)[None]  # [B, C + 1]
   here, after = position[:, :-1], position[:, 1:]
   token, entropy = _prepend(cursor.token, tokens), _prepend(cursor.entropy, entropies)
 

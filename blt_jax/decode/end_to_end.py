@@ -132,7 +132,7 @@ def _advance(
   def follow(first, rest):
     return jnp.concatenate([first[:, None], rest], axis=1)
 
-  position = cursor.position[:, None] + jnp.arange(tokens.shape[1] + 1)
+  position = cursor.position[:, None] + jnp.arange(tokens.shape[1] + 1)[None]
   is_end = tokens == tokenizer.EOS_ID
   ends = jnp.where(is_end, position[:, 1:], 0)
   document = running_max(follow(cursor.document, ends))

@@ -33,6 +33,7 @@ def blt_weights(config: BLTConfig, params: Any, dtype: str) -> BLTWeights:
   embedder, latent = params["embedder"], params["latent"]
   table = embedder["bytes"]["embedding"].astype(dtype)
   has_hashes, is_projected = "hashes" in embedder, "projection" in latent
+  takes_states = bool(config.entropy_state_dim)
   return BLTWeights(
     embedding=table,
     hashes=embedder["hashes"]["embedding"].astype(dtype) if has_hashes else None,
@@ -45,7 +46,14 @@ def blt_weights(config: BLTConfig, params: Any, dtype: str) -> BLTWeights:
     latent=stack_weights(config.latent, latent["transformer"]["layers"], dtype),
     decoder=_decoder(config, params["decoder"], dtype),
     output=table if config.tie_embeddings else matrix(params["output"], dtype),
+    boundary_head=_boundary_head(params["boundary_head"]) if config.boundary_weight else None,
+    states_to_encoder=matrix(params["states_to_encoder"], dtype) if takes_states else None,
+    states_to_decoder=matrix(params["states_to_decoder"], dtype) if takes_states else None,
   )
+
+
+def _boundary_head(params: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+  return params["norm"]["scale"], matrix(params["output"], "float32"), params["bias"][0]
 
 
 def _encoder(config: BLTConfig, params: Any, dtype: str) -> EncoderWeights:

@@ -135,7 +135,12 @@ class Generator:
       self._kept = Rows(self._model, self._drafting, self._chunk, [request], 1, room)
     yield from self._kept.run(stride)
 
-  def _run(self, prompts, options, stride) -> Iterator[Piece]:
+  def _run(
+    self,
+    prompts: Sequence[Prompt],
+    options: Sampling | Sequence[Sampling] | None,
+    stride: int,
+  ) -> Iterator[Piece]:
     check_texts("prompts", prompts)
     samplings = _one_each(prompts, options)
     requests, failures = [], []
@@ -153,7 +158,7 @@ class Generator:
       )  # fmt: skip
       yield from rows.run(stride)
 
-  def _request(self, index, prompt, options) -> Request:
+  def _request(self, index: int, prompt: Prompt, options: Sampling) -> Request:
     pieces, start = self._model.pieces, b""
     ids = encode_prompt(prompt, pieces)
     room = self._max_length - len(ids)
@@ -207,7 +212,9 @@ def check_sizes(**sizes: tuple[int, int]) -> None:
       raise ValueError(f"{name} is {size}; it must be >= {least}.")
 
 
-def _one_each(prompts, options):
+def _one_each(
+  prompts: Sequence[Prompt], options: Sampling | Sequence[Sampling] | None
+) -> Sequence[Sampling]:
   if options is None or isinstance(options, Sampling):
     return [options or Sampling()] * len(prompts)
   if not isinstance(options, Sequence) or not all(isinstance(o, Sampling) for o in options):

@@ -8,7 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from blt_jax.decode import entropy_states
 from blt_jax.decode.blt import BLTReader
+from blt_jax.decode.boundary_head import HeadReader
 from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
 from blt_jax.decode.cursor import check_causal
 from blt_jax.decode.from_params import blt_weights, byte_lm_weights
@@ -16,8 +18,9 @@ from blt_jax.decode.piece_text import Pieces
 from blt_jax.decode.reader import EntropySource, Reader, UncachedReader
 from blt_jax.hashing import NgramTable
 from blt_jax.models.blt import BLT
+from blt_jax.models.boundary_head import check as check_head
 from blt_jax.models.byte_lm import ByteLM
-from blt_jax.models.config import ByteLMConfig
+from blt_jax.models.config import BLTConfig, ByteLMConfig
 from blt_jax.patching import PatchingConfig
 
 
@@ -66,6 +69,7 @@ def from_blt(
   ngram_tables: Sequence[NgramTable] = (),
   max_patches: int | None = None,
   dtype: str | None = None,
+  by_head: bool = False,
 ) -> LanguageModel:
   """A BLT that patches what it reads and writes.
 
@@ -79,12 +83,17 @@ def from_blt(
     ngram_tables: the model's frequency n-gram tables.
     max_patches: room for this many patches in a row; by default one for each byte.
     dtype: of weights, activations and caches; by default that of each model.
+    by_head: whether its boundary head says where patches end; of the rule,
+      `max_patch_length` alone counts.
 
   Raises:
     ValueError: the rule looks ahead, or lacks what it needs.
   """
+  # --- What the rule needs
   check_causal(patching)
-  if patching.scheme == "entropy" and entropy_model is None and source is None:
+  if by_head:
+    check_head(model.config)
+  elif patching.scheme == "entropy" and entropy_model is None and source is None:
     raise ValueError(
       "Entropy patching needs the entropy model: pass entropy_model=(config, params), or "
       "an entropy source."
@@ -96,6 +105,8 @@ def from_blt(
     byte_lm = ByteLMReader(config, dtype or config.dtype, patching.reset_at_newline)
     weigh = jax.jit(lambda p: byte_lm_weights(config, p, byte_lm.dtype))
     source = EntropyModel(byte_lm), weigh(entropy_params)
+
+  # --- Weights, and a reader with what goes beside them
   rows = tuple(table.size for table in ngram_tables)
   if rows != model.config.ngram_vocab_sizes:
     raise ValueError(
@@ -104,7 +115,8 @@ def from_blt(
     )
   dtype = dtype or model.config.dtype
   weights = jax.jit(lambda p: blt_weights(model.config, p, dtype))(params)
-  reader = BLTReader(model.config, patching, dtype, max_patches=max_patches)
+  make = _choose_reader(model.config, source, patching, by_head)
+  reader = make(model.config, patching, dtype, max_patches=max_patches)
   if source is not None and patching.scheme == "entropy":
     reader = dataclasses.replace(reader, source=source[0])
     weights = dataclasses.replace(weights, source=source[1])
@@ -114,3 +126,17 @@ def from_blt(
   if lookup_table is not None:
     weights = dataclasses.replace(weights, lookup_table=jnp.asarray(lookup_table))
   return LanguageModel(reader, weights)
+
+
+def _choose_reader(
+  config: BLTConfig,
+  source: tuple[EntropySource, Any] | None,
+  patching: PatchingConfig,
+  by_head: bool,
+) -> type[BLTReader]:
+  """The class that reads as a model of these settings does."""
+  if config.entropy_state_dim:
+    entropy_states.check(config, source and source[0], patching)
+  if by_head:
+    return HeadReader
+  return entropy_states.EntropyStatesReader if config.entropy_state_dim else BLTReader

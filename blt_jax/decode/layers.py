@@ -41,7 +41,7 @@ class Span:
   @property
   def positions(self) -> jax.Array:
     """The new positions, int [B, C]."""
-    return self.position[:, None] + np.arange(self.first.shape[1])
+    return self.position[:, None] + np.arange(self.first.shape[1])[None]
 
 
 def init_rings(

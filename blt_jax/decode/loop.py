@@ -72,7 +72,8 @@ def prefill(
   cache, logits, log_probs, is_best = read_on(
     reader, weights, cache, logits, tokens, lengths, chunk
   )
-  inside = (np.arange(capacity) > 0) & (np.arange(capacity) < lengths[:, None])
+  position = np.arange(capacity)[None]
+  inside = (position > 0) & (position < lengths[:, None])
   return cache, logits, jnp.where(inside, log_probs[:, :-1], 0), is_best[:, :-1] & inside
 
 
@@ -161,10 +162,12 @@ def start(
     limits: int32 [B], the length at which each row ends; 0 for rows that are not used.
     options: of each row.
   """
+  # What the prompts leave behind for sampling.
   seen = np.zeros(logits.shape, bool)
   for row, text, length in zip(seen, tokens, lengths, strict=True):
     row[text[:length]] = True
   states = [utf8.state_after(row[:n]) for row, n in zip(tokens, lengths, strict=True)]
+
   finish = np.where(np.asarray(limits) > 0, RUNNING, LENGTH).astype(np.int32)
   state = State(
     cache=cache,
@@ -268,7 +271,7 @@ def _step(
   asked = jnp.concatenate([state.logits[:, None], logits[:, :-1]], axis=1)
   utf8_states, seen = _along(state, tokens, parts)
   if drafting is not None:
-    at = length[:, None] + np.arange(tokens.shape[1])
+    at = length[:, None] + np.arange(tokens.shape[1])[None]
     wanted = choose(asked, at, utf8_states[:, :-1], seen[:, :-1])
     is_right = jnp.cumprod(tokens == wanted, axis=1).sum(axis=1)
     count = jnp.minimum(count, is_right)
@@ -321,11 +324,11 @@ def _along(
 
 def _ends(state: State, text: jax.Array, tokens: jax.Array) -> jax.Array:
   """Why each token [B, C] would end its row: int32 [B, C], RUNNING where it would not."""
-  at = state.length[:, None] + np.arange(tokens.shape[1])  # [B, C]
+  at = state.length[:, None] + np.arange(tokens.shape[1])[None]  # [B, C]
 
   # Whether the newest bytes of the continuation are a stop string, -1 being any byte.
   stop = state.options.stop  # [B, stops, length]
-  window = at[..., None] - np.arange(stop.shape[-1])[::-1]  # [B, C, length]
+  window = at[..., None] - np.arange(stop.shape[-1])[None, None, ::-1]  # [B, C, length]
   newest = take(text, window)
   newest = jnp.where(window >= state.prompt[:, None, None], newest, -2)
   is_any = stop[:, None] == -1

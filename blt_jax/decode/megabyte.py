@@ -138,7 +138,7 @@ class MegaByteReader(WithoutPatches):
 
   def _trail(self, cursor: Place, tokens: jax.Array) -> Place:
     """Places [B, C + 1] before and after each of the ids [B, C]."""
-    position = cursor.position[:, None] + jnp.arange(tokens.shape[1] + 1)
+    position = cursor.position[:, None] + jnp.arange(tokens.shape[1] + 1)[None]
     is_end = tokens == tokenizer.EOS_ID
     begun = jnp.where(is_end, position[:, :-1] // self.config.patch_size + 1, 0)
     first = running_max(jnp.concatenate([cursor.first[:, None], begun], axis=1))
@@ -155,9 +155,9 @@ class MegaByteReader(WithoutPatches):
     most = -(-(trail.position.shape[1] - 1) // size)  # M, of new ones
 
     def run(cache):
-      number = begun[:, None] + jnp.arange(most)  # [B, M]
+      number = begun[:, None] + jnp.arange(most)[None]  # [B, M]
       first = take(trail.first, number * size - start[:, None])
-      at = (number * size)[..., None] + jnp.arange(1 - size, 1)  # [B, M, P]
+      at = (number * size)[..., None] + jnp.arange(1 - size, 1)[None, None]  # [B, M, P]
       patches = weights.global_embedding[take(cache.text, at)].reshape(*number.shape, -1)
       patches = jnp.where((number == first)[..., None], weights.global_start, patches)
       patches = patches + weights.global_positions.at[number - first].get(mode="clip")

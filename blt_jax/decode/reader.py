@@ -223,9 +223,9 @@ class UncachedReader(WithoutPatches):
   ) -> tuple[jax.Array, Pending]:
     """See `Reader`."""
     text = write_ring(cache.text, tokens, cache.cursor, count)
-    trail = cache.cursor[:, None] + jnp.arange(tokens.shape[1] + 1)
+    trail = cache.cursor[:, None] + jnp.arange(tokens.shape[1] + 1)[None]
     end = (cache.cursor + count)[:, None]
-    text = jnp.where(jnp.arange(text.shape[1]) < end, text, 0)
+    text = jnp.where(jnp.arange(text.shape[1])[None] < end, text, 0)
     logits = self.module.apply({"params": weights}, text)
     at = jnp.minimum(trail[:, :-1], text.shape[1] - 1)
     here = jnp.take_along_axis(logits, at[..., None], axis=1)

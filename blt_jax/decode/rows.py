@@ -120,6 +120,7 @@ class Rows:
     if self._pieces is not None:  # their text is looked at here
       stride = min(stride, _LOOK)
     while True:
+      # --- News of each row
       lengths, finish, text = jax.device_get(
         (self._state.length, self._state.finish, self._state.text)
       )
@@ -132,6 +133,8 @@ class Rows:
           done.append(row)
         elif (piece := self._next_piece(row, request, text[row], lengths[row])) is not None:
           yield piece
+
+      # --- New prompts in place of what is done, and on
       self._refill(done)
       if not any(self._rows):
         return
@@ -269,6 +272,8 @@ class Rows:
     length, finish, passes, log_probs, starts, entropies = jax.device_get(
       jax.tree.map(lambda x: x[row], fields)
     )
+
+    # --- Where its continuation ends, and why
     start, end = len(request.ids), int(length)
     if finish == loop.PATCHES and end == start:
       return failed(
@@ -280,6 +285,7 @@ class Rows:
     reason, raw = _FINISH.get(int(finish), ""), None
     if self._pieces is not None:
       end, reason, raw = self._end_pieces(request, text[:end], reason)
+
     return Generation(
       prompt=request.ids,
       ids=text[start:end],

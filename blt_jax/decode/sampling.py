@@ -233,13 +233,14 @@ def _filter(logits: jax.Array, options: Options) -> jax.Array:
   # The likeliest are kept, up to a last one; of equals, those with smaller ids.
   last = jnp.sum(_kept(ranked, options), axis=-1, keepdims=True) - 1
   least, last_id = (jnp.take_along_axis(x, last, axis=-1) for x in (ranked, ids))
-  is_kept = (logits > least) | (logits == least) & (np.arange(logits.shape[-1]) <= last_id)
+  number = np.arange(logits.shape[-1])[None, None]
+  is_kept = (logits > least) | (logits == least) & (number <= last_id)
   return jnp.where(is_kept, logits, -jnp.inf)
 
 
 def _kept(ranked: jax.Array, options: Options) -> jax.Array:
   """Which of logits [B, C, V], largest first, may be drawn; top_k, then top_p, then min_p."""
-  rank = np.arange(ranked.shape[-1])
+  rank = np.arange(ranked.shape[-1])[None, None]
   top_k, top_p, min_p = (
     x[:, None, None] for x in (options.top_k, options.top_p, options.min_p)
   )

@@ -123,7 +123,9 @@ class Scorer:
     for part in divide(rests, size):
       yield from self._score_rests(part, slots, cache, logits)
 
-  def _score_rests(self, rests, slots, cache, logits) -> Iterator[tuple[int, LogLikelihood]]:
+  def _score_rests(
+    self, rests: Sequence[tuple[int, _Rest]], slots: int, cache: Any, logits: jax.Array
+  ) -> Iterator[tuple[int, LogLikelihood]]:
     """Of (row of the cache, rest): what follows the ids which that row has read."""
     size = self._batch_size
     tokens, lengths = pad([rest.ids for _, rest in rests], size, slots)
@@ -158,7 +160,7 @@ def _up(number: int) -> int:
   return _LEAST << (-(-number // _LEAST) - 1).bit_length()
 
 
-def _check_pair(number, pair):
+def _check_pair(number: int, pair: Any) -> Any:
   if not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[1], str | bytes):
     raise ValueError(f"Pair {number} is {pair!r}; it must be (context, continuation), texts.")
   if not pair[1] or (isinstance(pair[1], str) and not tokenizer.is_text(pair[1])):

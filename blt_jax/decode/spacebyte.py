@@ -105,7 +105,7 @@ class SpaceByteReader(WithoutPatches):
 
     x = retain(weights.embedding[tokens].astype(self.dtype))  # [B, C, d]
     x, initial = layers.run_stack(weights.initial, c.initial, x, cache.initial, span)
-    real = jnp.arange(tokens.shape[1]) < count[:, None]
+    real = jnp.arange(tokens.shape[1])[None] < count[:, None]
     x, wide = self._think(weights, cache, x, begins & real, trail)
     x, final = layers.run_stack(weights.final, c.final, x, cache.final, span)
     logits = norm_linear(x, weights.norm, c.local_model.norm_epsilon, weights.output)
@@ -148,7 +148,7 @@ def _trail(cursor: Place, tokens: jax.Array, begins: jax.Array) -> Place:
   def follow(first, rest):
     return jnp.concatenate([first[:, None], rest], axis=1)
 
-  position = cursor.position[:, None] + jnp.arange(tokens.shape[1] + 1)
+  position = cursor.position[:, None] + jnp.arange(tokens.shape[1] + 1)[None]
   slot = running_sum(follow(cursor.slot, begins.astype(jnp.int32)))
   is_end = tokens == tokenizer.EOS_ID
   return Place(

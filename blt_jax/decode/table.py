@@ -40,5 +40,5 @@ class TableSource:
     del count
     ids = jnp.concatenate([cache.cursor, tokens], axis=1)
     entropies = self.table.score_jax(weights, ids)[:, _REACH:]
-    windows = jnp.arange(tokens.shape[1] + 1)[:, None] + jnp.arange(_REACH)
+    windows = jnp.arange(tokens.shape[1] + 1)[:, None] + jnp.arange(_REACH)[None]
     return entropies, None, Pending(cache, ids[:, windows])

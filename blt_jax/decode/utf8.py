@@ -23,7 +23,7 @@ _RULES = (
 )  # fmt: skip
 
 
-def _tables():
+def _tables() -> tuple[np.ndarray, np.ndarray]:
   allowed = np.zeros((len(_RULES), tokenizer.VOCAB_SIZE), bool)
   following = np.zeros((len(_RULES), tokenizer.VOCAB_SIZE), np.int32)
   for state, rules in enumerate(_RULES):
@@ -56,7 +56,8 @@ def allowed(state: jax.Array, room: jax.Array, size: int = tokenizer.VOCAB_SIZE)
     size: V.
   """
   may_follow, following = tables(size)
-  fits = _MISSING[following[BETWEEN]] < jnp.maximum(room, 1)[..., None]
+  missing = jnp.expand_dims(_MISSING[following[BETWEEN]], range(room.ndim))
+  fits = missing < jnp.maximum(room, 1)[..., None]
   return jnp.asarray(may_follow)[state] & (fits | (state != BETWEEN)[..., None])
 
 

@@ -93,4 +93,9 @@ class BLTWeights:
   ngrams: list[jax.Array] = dataclasses.field(default_factory=list)
   ngram_keys: list[Any] = dataclasses.field(default_factory=list)
   source: Any = None  # weights of the entropy source
+  # [D, d], of the states of an entropy model
+  states_to_encoder: jax.Array | None = axes("embed", "heads", default=None)
+  # of a boundary head: gain [D] and row [1, D], float32, and bias []
+  boundary_head: tuple[jax.Array, jax.Array, jax.Array] | None = None
+  states_to_decoder: jax.Array | None = axes("embed", "heads", default=None)
   lookup_table: jax.Array | None = axes("vocab", "vocab", default=None)  # bool [V, V]

@@ -42,6 +42,7 @@ def context_lengths(tokens: Array, reset_at_newline: bool) -> Array:
   """
   xp = jnp if isinstance(tokens, jax.Array) else np
   position = xp.arange(1, tokens.shape[-1] + 1, dtype=np.int32)
+  position = position.reshape((1,) * (tokens.ndim - 1) + (-1,))
   is_special = tokens < tokenizer.OFFSET
   ends = is_special | (tokens == tokenizer.NEWLINE_ID) if reset_at_newline else is_special
   last_end = xp.maximum.accumulate(position * ends, axis=-1)

@@ -89,7 +89,7 @@ class TasksInRows:
     self._batches = batches
     where = dict(zip(order, places, strict=True))
     self._spans = [(where[i], one.ids) for i, one in enumerate(flat)]
-    whole = kinds.build_model(kinds.kind_of(model.config).unlimited(model.config))
+    whole = model.clone(config=kinds.kind_of(model.config).unlimited(model.config))
     self._score = sharding.jit(
       functools.partial(steps.score, whole),
       mesh,
@@ -102,7 +102,7 @@ class TasksInRows:
     Args:
       step: for messages.
       params: of the model.
-      scalars: `TrainState.extra`.
+      scalars: what else the model takes by name, as of `steps.predict`.
 
     Returns:
       `TASK/METRIC` of each metric of each task, and `TASK/METRIC_error`, the standard error of

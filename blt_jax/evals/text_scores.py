@@ -103,7 +103,8 @@ class TextScorer:
     mesh: the devices, which share the rows.
     shape: of the batches.
     look_up: adds what the model reads to a batch.
-    step: the compiled `steps.score_targets`: (params, batch) -> sums, nats, bytes.
+    step: the compiled `steps.score_targets`: (params, batch, named) -> sums, nats, bytes.
+    named: what else the model takes by name, as of `steps.predict`.
   """
 
   model: nn.Module
@@ -112,6 +113,7 @@ class TextScorer:
   shape: BatchShape
   look_up: Callable[[Batch], Batch]
   step: Callable[..., Any]
+  named: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def make(
@@ -121,12 +123,14 @@ class TextScorer:
     mesh: Mesh,
     shape: BatchShape,
     look_up: Callable[[Batch], Batch],
+    named: Mapping[str, Any] | None = None,
   ) -> "TextScorer":
     """Gives all devices as many rows, `shape.batch_size` together or more."""
     rows = -(-shape.batch_size // mesh.size) * mesh.size
     placed = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     step = sharding.jit(functools.partial(steps.score_targets, model), mesh)
-    return cls(model, placed, mesh, dataclasses.replace(shape, batch_size=rows), look_up, step)
+    shape = dataclasses.replace(shape, batch_size=rows)
+    return cls(model, placed, mesh, shape, look_up, step, named or {})
 
   def windowed(self, longest: int, context: int) -> "TextScorer":
     """The same for rows that hold windows of `windows.window_batches`.
@@ -142,7 +146,9 @@ class TextScorer:
     length = windows.row_length(size, shape.row_multiple)
     try:
       tokens = jax.ShapeDtypeStruct((1, length), np.int32)
-      jax.eval_shape(self.model.apply, {"params": self.params}, tokens, tokens)
+      batch = {"tokens": tokens, "patch_lengths": tokens}
+      predict = functools.partial(steps.predict, self.model)
+      jax.eval_shape(predict, self.params, batch, self.named)
     except ValueError as error:
       raise ValueError(
         f"--context={context} needs rows of {length} ids for documents of up to {longest} "
@@ -166,7 +172,7 @@ class TextScorer:
     waiting = None
     for batch in batches:
       batch = self.look_up(batch)
-      found = self.step(self.params, sharding.put_batch(batch, self.mesh))
+      found = self.step(self.params, sharding.put_batch(batch, self.mesh), self.named)
       if waiting is not None:
         yield _fetch(*waiting)
       waiting = batch["loss_mask"], found

@@ -32,6 +32,12 @@ class LatentTransformer(nn.Module):
     return layers.Linear(c.latent.dim, ("contracted", None), name="projection")(patches)
 
 
+def _zero_std(fan_in: int) -> float:
+  """Of matrices that add nothing at first."""
+  del fan_in
+  return 0.0
+
+
 class BLT(nn.Module):
   """Bytes to logits: embedder, local encoder, latent transformer, local decoder.
 
@@ -51,12 +57,16 @@ class BLT(nn.Module):
     self.decoder = local.LocalDecoder(c)
     if not c.tie_embeddings:
       self.output = layers.Linear(c.vocab_size, ("embed", "vocab"))
+    if c.entropy_state_dim:
+      self.states_to_encoder = layers.Linear(c.encoder.dim, ("embed", "heads"), _zero_std)
+      self.states_to_decoder = layers.Linear(c.decoder.dim, ("embed", "heads"), _zero_std)
 
   def __call__(
     self,
     tokens: jax.Array,
     patch_lengths: jax.Array | None = None,
     ngram_ids: jax.Array | None = None,
+    entropy_states: jax.Array | None = None,
   ) -> jax.Array:
     """Predicts the next byte at every position.
 
@@ -65,6 +75,7 @@ class BLT(nn.Module):
       patch_lengths: int [B, P]; rows sum to S + 1, the next byte included, begin with 1
         and have their zeros on the right.
       ngram_ids: int [tables, B, S] of the frequency n-gram tables, where configured.
+      entropy_states: [B, S, d] of the entropy model, where configured.
 
     Returns:
       float32 logits [B, S, V].
@@ -81,10 +92,49 @@ class BLT(nn.Module):
         f"{batch_size} rows of tokens and {len(patch_lengths)} of patch_lengths."
       )
     patch_ids = patching.patch_ids(patch_lengths, seq_len)
-    states, patches = self.encode(tokens, patch_ids, patch_lengths.shape[1], ngram_ids)
-    latents = self.think(tokens, patches, patch_ids)
     decoder_ids = patching.decoder_patch_ids(patch_lengths, seq_len)
-    return self.decode(tokens, states, latents, decoder_ids, patch_ids)
+    num_patches = patch_lengths.shape[1]
+    ids = patch_ids, decoder_ids
+    return self.run(tokens, *ids, num_patches, ngram_ids, entropy_states)[0]
+
+  def run(
+    self,
+    tokens: jax.Array,
+    patch_ids: jax.Array,
+    decoder_ids: jax.Array,
+    num_patches: int,
+    ngram_ids: jax.Array | None = None,
+    entropy_states: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """As a call, of P patches given by their ids.
+
+    Args:
+      tokens: int [B, S].
+      patch_ids: int [B, S], the patch of each byte.
+      decoder_ids: int [B, S], the patch that the decoder reads at each byte.
+      num_patches: P.
+      ngram_ids: as of a call.
+      entropy_states: as of a call.
+
+    Returns:
+      float32 logits [B, S, V]; and byte states [B, S, D] of the encoder.
+    """
+    width = 0 if entropy_states is None else entropy_states.shape[-1]
+    if width != self.config.entropy_state_dim:
+      raise ValueError(
+        f"The model takes entropy_states of width {self.config.entropy_state_dim} and got "
+        f"{width}; give those of its entropy model, or train with entropy_state_dim=0."
+      )
+    x = self.embed(tokens, ngram_ids)
+    if entropy_states is not None:
+      entropy_states = entropy_states.astype(x.dtype)
+      x = x + self.states_to_encoder(entropy_states)
+    states, patches = self.encode_embeddings(tokens, x, patch_ids, num_patches)
+    read = states
+    if entropy_states is not None:
+      read = read + self.states_to_decoder(entropy_states)
+    latents = self.think(tokens, patches, patch_ids)
+    return self.decode(tokens, read, latents, decoder_ids, patch_ids), states
 
   def encode(
     self,

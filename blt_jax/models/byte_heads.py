@@ -30,7 +30,7 @@ def sum_nats(
   for i in range(num_heads):
     offset = i + 1 - num_heads if is_late else i + 1
     at = np.arange(seq_len) + offset
-    inside = (at >= 0) & (at < seq_len)
+    inside = ((at >= 0) & (at < seq_len))[None]
     at = np.clip(at, 0, seq_len - 1)
     is_known = inside & (documents[:, at] == documents) & is_byte & is_byte[:, at]
     found = losses.cross_entropy_nats(logits[:, :, i], tokens[:, at])

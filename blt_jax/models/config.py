@@ -195,6 +195,13 @@ class BLTConfig:
       of a row. False, as in the references, makes logits depend on what stands before.
     cross_document_masks: windows of cross-attention stay inside documents; the references'
       do not.
+    entropy_state_dim: width of the entropy model's last states, which are added to the
+      embeddings of bytes and to what the decoder reads of bytes, each through a matrix that is
+      zero at first; the model then takes `entropy_states`. 0: they are not.
+    boundary_weight: of a boundary head's cross entropy, beside that of the decoder: it learns
+      on the encoder's byte states whether the next byte starts a patch, and may stand in for
+      the entropy model afterwards. 0: there is none.
+    boundary_gradient: the boundary head moves the encoder, too.
     tie_embeddings: the output matrix is the byte embedding table.
     dtype: of activations; parameters are float32.
   """
@@ -220,6 +227,9 @@ class BLTConfig:
   latent_document_masks: bool = True
   hash_document_masks: bool = True
   cross_document_masks: bool = True
+  entropy_state_dim: int = 0
+  boundary_weight: float = 0.0
+  boundary_gradient: bool = False
   tie_embeddings: bool = False
   dtype: str = "float32"
 
@@ -240,6 +250,17 @@ class BLTConfig:
       )
     if self.picture_size and not self.pixel_ngrams:
       raise ValueError("picture_size is of pixel_ngrams: set that too, or leave both out.")
+    if self.entropy_state_dim < 0:
+      raise ValueError(f"entropy_state_dim is {self.entropy_state_dim}; it must be >= 0.")
+    if self.boundary_weight < 0:
+      raise ValueError(f"boundary_weight is {self.boundary_weight}; it must be >= 0.")
+    if self.boundary_gradient and not self.boundary_weight:
+      raise ValueError("boundary_gradient is of a boundary head: set boundary_weight above 0.")
+    if self.entropy_state_dim and self.boundary_weight:
+      raise ValueError(
+        "A boundary head stands in for an entropy model whose states the model needs: set "
+        "entropy_state_dim or boundary_weight to 0."
+      )
     pooling = set(self.pooling.split("_"))
     if not pooling <= {"avg", "mean", "min", "max"} or {"avg", "mean"} <= pooling:
       raise ValueError(f"pooling {self.pooling!r} must join some of avg, min, max by '_'.")

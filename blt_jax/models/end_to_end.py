@@ -73,6 +73,11 @@ class EndToEndConfig(BLTConfig):
         "Without skip no byte or n-gram embeddings are read: set hash_sizes=(), "
         "pixel_ngrams=False and tie_embeddings=False."
       )
+    if self.entropy_state_dim or self.boundary_weight:
+      raise ValueError(
+        "An end_to_end measures entropies itself; leave entropy_state_dim and boundary_weight "
+        "at 0."
+      )
     if self.ngram_vocab_sizes:
       raise ValueError(
         "An end_to_end has no frequency n-grams; leave ngram_vocab_sizes (and "
@@ -133,7 +138,7 @@ class EndToEndBLT(BLT):
     self.predictor = Predictor(self.config)
     self.bridge = layers.Linear(self.config.encoder.dim, ("embed", "heads"))
 
-  def __call__(
+  def __call__(  # type: ignore[override]  # it has no entropy model, a BLT no threshold
     self,
     tokens: jax.Array,
     patch_lengths: jax.Array | None = None,

@@ -17,7 +17,11 @@ def init_params(model: nn.Module, rng: jax.Array) -> Any:
   size = max(4 // model.row_multiple, 1) * model.row_multiple
   tokens, lengths = jnp.zeros((1, size), jnp.int32), jnp.ones((1, size + 1), jnp.int32)
   tables = len(getattr(model.config, "ngram_vocab_sizes", ()))
-  extras = {"ngram_ids": jnp.zeros((tables, *tokens.shape), jnp.int32)} if tables else {}
+  extras: dict[str, Any] = {}
+  if tables:
+    extras["ngram_ids"] = jnp.zeros((tables, *tokens.shape), jnp.int32)
+  if width := getattr(model.config, "entropy_state_dim", 0):
+    extras["entropy_states"] = jnp.zeros((*tokens.shape, width))
   return model.init(rng, tokens, lengths, **extras)["params"]
 
 

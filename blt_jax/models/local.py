@@ -116,7 +116,7 @@ def hash_rows(
 
 def _places(tokens: jax.Array) -> jax.Array:
   """The place of each id in its document, int [B, S]; one begins a row or follows an EOS."""
-  at = jnp.arange(tokens.shape[1])
+  at = jnp.arange(tokens.shape[1])[None]
   begins = jnp.pad(tokens[:, :-1] == tokenizer.EOS_ID, ((0, 0), (1, 0)))
   return at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
 

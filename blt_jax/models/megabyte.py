@@ -116,8 +116,8 @@ class MegaByte(nn.Module):
 
     # What the local model reads at each place: its own byte too, but for the first.
     place = jnp.arange(tokens.shape[1]) % c.patch_size
-    own = self.local_embedding()[tokens] * (place > 0)[:, None]
-    x = (own + self.local_positions()[place]).astype(c.dtype) + self.hand_over(slices)
+    own = self.local_embedding()[tokens] * (place > 0)[None, :, None]
+    x = (own + self.local_positions()[place][None]).astype(c.dtype) + self.hand_over(slices)
     x = partitioning.constrain(x, *partitioning.STATES)
     inside = jnp.broadcast_to(jnp.arange(num_patches).repeat(c.patch_size), tokens.shape)
     x, _ = self.local_transformer.resume(x, inside, place, None)
@@ -138,7 +138,7 @@ class MegaByte(nn.Module):
     c = self.config
     number = jnp.arange(starts.shape[1])
     first = jax.lax.cummax(jnp.where(starts, number, 0), axis=1)  # of each one's document
-    position = number - first
+    position = number[None] - first
     before = jnp.roll(tokens, c.patch_size - 1, axis=1)
     patches = self.global_embedding()[before].reshape(*starts.shape, c.global_model.dim)
     patches = jnp.where(starts[..., None], self.global_start()[0], patches)

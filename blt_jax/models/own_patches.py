@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from blt_jax import patching, tokenizer
+from blt_jax.patching import PatchingConfig
 
 
 class OwnPatches(NamedTuple):
@@ -26,7 +27,49 @@ class OwnPatches(NamedTuple):
     return self.lengths.shape[1]
 
 
-def find(tokens: jax.Array, fires: jax.Array, num_slots: int, is_late: bool) -> OwnPatches:
+def of_entropies(
+  tokens: jax.Array, entropies: jax.Array, rule: PatchingConfig, num_slots: int
+) -> OwnPatches:
+  """Groups bytes into patches, those of each document as if it were alone.
+
+  Args:
+    tokens: int [B, S].
+    entropies: float32 [B, S] nats, of the prediction made at each byte from its document.
+    rule: of the entropy scheme, with a threshold.
+    num_slots: P.
+  """
+  begins = begin_documents(tokens)
+  if rule.cumulative and rule.threshold is not None:
+    # What is infinite ends the sum of a document.
+    ending = jnp.where(tokens == tokenizer.EOS_ID, jnp.inf, entropies)
+    zeros = jnp.zeros_like(entropies[:, 0])
+    fires = patching.cumulative_rule(ending, zeros, rule.threshold)[0]
+  else:
+    before = jnp.pad(entropies[:, :-1], ((0, 0), (1, 0)))
+    before = jnp.where(begins, entropies, before)
+    fires = patching.entropy_rule(entropies, before, positions(begins), rule)
+  return find(tokens, fires, num_slots, False, rule.max_patch_length)
+
+
+def begin_documents(tokens: jax.Array) -> jax.Array:
+  """Whether each of ids [B, S] begins a document, which is so after an EOS: bool [B, S]."""
+  ends = tokens[:, :-1] == tokenizer.EOS_ID
+  return jnp.pad(ends, ((0, 0), (1, 0)), constant_values=True)
+
+
+def positions(begins: jax.Array) -> jax.Array:
+  """Places int32 [B, S] counted from the newest beginning, of bool [B, S]."""
+  at = jnp.arange(begins.shape[1], dtype=jnp.int32)[None]
+  return at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
+
+
+def find(
+  tokens: jax.Array,
+  fires: jax.Array,
+  num_slots: int,
+  is_late: bool,
+  max_patch_length: int | None = None,
+) -> OwnPatches:
   """Groups bytes into patches.
 
   A document, which begins after an EOS, starts a patch with its first byte and one with its
@@ -40,12 +83,14 @@ def find(tokens: jax.Array, fires: jax.Array, num_slots: int, is_late: bool) -> 
     fires: bool [B, S].
     num_slots: P.
     is_late: whether `fires` is about the byte that it stands at.
+    max_patch_length: longer patches are cut into pieces of this many bytes; None: none is.
   """
-  is_end = tokens == tokenizer.EOS_ID
-  begins = jnp.pad(is_end[:, :-1], ((0, 0), (1, 0)), constant_values=True)  # documents
+  is_end, begins = tokens == tokenizer.EOS_ID, begin_documents(tokens)
   if is_late:  # nobody knows about the byte after the row
     fires = jnp.pad(fires[:, 1:], ((0, 0), (0, 1)))
   starts = patching.starts_from_boundaries(fires | is_end | begins)  # [B, S + 1]
+  if max_patch_length is not None:
+    starts = patching.split_starts(starts, max_patch_length)
   wanted = jnp.cumsum(starts, axis=1) - 1
   ids = jnp.minimum(wanted, num_slots - 1)
   lengths = jax.vmap(lambda row: jnp.zeros(num_slots, jnp.int32).at[row].add(1))(ids)

@@ -60,6 +60,9 @@ def attention(
 
   Returns:
     [B, S, N, H] in the dtype of `query`; softmax in float32.
+
+  Raises:
+    ValueError: a past without a window or `document_ids`.
   """
   batch, seq_len, heads, head_dim = query.shape
   kernels = device.kernels()
@@ -73,6 +76,8 @@ def attention(
       query, key, value, first, last, interval_attention.tiles_for(query), SAVED_AS
     )
   if past is not None:
+    if window is None or document_ids is None:
+      raise ValueError("A row after a past needs window and document_ids; pass both.")
     output = _resumed(query, key, value, window, document_ids, past)
   elif window is None or window >= seq_len:
     grouped = query.reshape(batch, seq_len, key.shape[2], -1, head_dim)
@@ -84,7 +89,7 @@ def attention(
 
 def first_visible(document_ids: jax.Array, window: int) -> jax.Array:
   """The first position that each one sees, in its document and window: int32 [B, S]."""
-  position = jnp.arange(document_ids.shape[1])
+  position = jnp.arange(document_ids.shape[1])[None]
   changes = document_ids[:, 1:] != document_ids[:, :-1]
   starts = jnp.pad(changes, ((0, 0), (1, 0))) * position
   return jnp.maximum(jax.lax.cummax(starts, axis=1), position - window + 1)
@@ -109,7 +114,7 @@ def intervals(
     document_ids = jnp.zeros(shape, jnp.int32)
   window = min(window or seq_len, seq_len)
   first = jnp.maximum(first_visible(document_ids, window), 0)
-  position = jnp.arange(seq_len)
+  position = jnp.arange(seq_len)[None]
   changes = document_ids[:, 1:] != document_ids[:, :-1]
   is_last = jnp.pad(changes, ((0, 0), (0, 1)), constant_values=True)
   ends = jax.lax.cummin(jnp.where(is_last, position + 1, seq_len), axis=1, reverse=True)
@@ -125,7 +130,14 @@ def keep(past: Past, row: Past) -> Past:
   return Past(*both)
 
 
-def _resumed(query, key, value, window, document_ids, past):
+def _resumed(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  window: int,
+  document_ids: jax.Array,
+  past: Past,
+) -> jax.Array:
   """A row that goes on; bfloat16 rows on a GPU have a kernel of their own."""
   sizes = (query.shape[1], window)
   if query.dtype != jnp.bfloat16 or any(n % gpu_attention.BLOCK for n in sizes):
@@ -144,7 +156,14 @@ def _resumed(query, key, value, window, document_ids, past):
   )
 
 
-def _windowed(query, key, value, window, document_ids, past=None):
+def _windowed(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  window: int,
+  document_ids: jax.Array | None,
+  past: Past | None = None,
+) -> jax.Array:
   """Heads [B, S, N, H] of queries of that shape, in plain XLA."""
   if window >= _LOOPED:
     if document_ids is None:
@@ -160,18 +179,26 @@ def _windowed(query, key, value, window, document_ids, past=None):
   return banded(grouped, key, value, window, document_ids, past).reshape(query.shape)
 
 
-def _full(query, key, value, document_ids):
+def _full(
+  query: jax.Array, key: jax.Array, value: jax.Array, document_ids: jax.Array | None
+) -> jax.Array:
+  """Queries [B, S, G, R, H] see keys and values [B, S, G, H]: [B, S, G, R, H]."""
   position = np.arange(query.shape[1])
-  visible = position[:, None] >= position
+  visible = (position[:, None] >= position)[None]
   if document_ids is not None:
     visible = visible & (document_ids[:, :, None] == document_ids[:, None, :])
-  else:
-    visible = visible[None]
   return masked_attention(query, key, value, visible)
 
 
-def _banded(query, key, value, window, document_ids, past=None):
-  """Cuts the row in blocks of one window; a block sees itself and the one before."""
+def _banded(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  window: int,
+  document_ids: jax.Array | None,
+  past: Past | None = None,
+) -> jax.Array:
+  """As `_full`, in blocks of one window; a block sees itself and the one before."""
   seq_len = query.shape[1]
   query, key, value = (_to_blocks(x, window) for x in (query, key, value))
   key = _with_previous(key, past and past.key)
@@ -179,25 +206,23 @@ def _banded(query, key, value, window, document_ids, past=None):
   distance = np.arange(window)[:, None] + window - np.arange(2 * window)
   first = np.arange(query.shape[1])[:, None, None] == 0
   outside = first & (np.arange(2 * window) < window) & (past is None)
-  visible = (distance >= 0) & (distance < window) & ~outside
+  visible = ((distance >= 0) & (distance < window) & ~outside)[None]
   if document_ids is not None:
     own = _to_blocks(document_ids, window)
     seen = _with_previous(own, past and past.document_ids)
     visible = visible & (own[..., None] == seen[:, :, None])
-  else:
-    visible = visible[None]
   output = masked_attention(query, key, value, visible)
   return output.reshape(output.shape[0], -1, *output.shape[3:])[:, :seq_len]
 
 
-def _to_blocks(x, size):
+def _to_blocks(x: jax.Array, size: int) -> jax.Array:
   """[B, S, ...] -> [B, S / size, size, ...], zeros on the right where S falls short."""
   padding = [(0, 0)] * x.ndim
   padding[1] = (0, -x.shape[1] % size)
   return jnp.pad(x, padding).reshape(x.shape[0], -1, size, *x.shape[2:])
 
 
-def _with_previous(blocks, past=None):
+def _with_previous(blocks: jax.Array, past: jax.Array | None = None) -> jax.Array:
   """[B, C, size, ...] -> [B, C, 2 * size, ...], the block before in front of each."""
   first = jnp.zeros_like(blocks[:, 0]) if past is None else past
   previous = jnp.concatenate([first[:, None], blocks[:, :-1]], axis=1)

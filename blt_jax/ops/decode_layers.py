@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blt_jax.ops import norm, rope
+from blt_jax.ops import device, norm, rope
 from blt_jax.ops.masked_attention import blockwise_attention, masked_attention
 from blt_jax.ops.ring_attention import ring_attention
-from blt_jax.ops.triton import call, matvec
+from blt_jax.ops.triton import matvec
 from blt_jax.ops.triton import norm as gpu_norm
 from blt_jax.ops.triton import patch_attention as gpu_patch_attention
 from blt_jax.ops.triton import patch_encoder as gpu_patch_encoder
@@ -25,7 +25,7 @@ _BYTES = 16  # of a patch, read at once
 
 def has_kernels() -> bool:
   """Whether layers may be kernels here."""
-  return call.is_available()
+  return device.decodes_by_kernels()
 
 
 def take(values: jax.Array, ids: jax.Array) -> jax.Array:
@@ -161,7 +161,7 @@ def attend_patches(
   first: jax.Array | None = None,
 ) -> jax.Array:
   """Mixed values [B, C, 1, G, R, H]; the arguments are those of `read_patches`."""
-  ids = ids[..., None] - np.arange(window)
+  ids = ids[..., None] - np.arange(window)[None, None]
   read = take(patches, jnp.maximum(ids, 0))  # [B, C, window, S, 2, G, H]
   visible = ids >= (0 if first is None else first[..., None])
   visible = jnp.repeat(visible, read.shape[3], axis=-1)
@@ -227,7 +227,7 @@ def _read(
   buffer: jax.Array, starts: jax.Array, ends: jax.Array, block: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """The next bytes of each patch: [B, P, L, ...] of [B, T, ...], whether they are its own."""
-  positions = starts[..., None] + block * _BYTES + np.arange(_BYTES)
+  positions = starts[..., None] + block * _BYTES + np.arange(_BYTES)[None, None]
   return take(buffer, positions), positions < ends[..., None]
 
 

@@ -1,7 +1,9 @@
-"""Which kernels train on the devices at hand: the one rule.
+"""Which kernels run on the devices at hand: the one rule.
 
 Kernels of a training step stand on the mesh in force, since nothing else says at tracing
 time where a step will run. Without a mesh, and on CPUs, everything is plain XLA.
+Generation knows no mesh and asks for the one device; scoring asks for each of its own.
+Operators without a backward pass leave the choice to `jax.lax.platform_dependent`.
 """
 
 from typing import Literal
@@ -34,6 +36,16 @@ def kernels_of(device: jax.Device | jax.sharding.AbstractDevice) -> Kernels:
     return "tpu"
   is_nvidia = device.platform == "gpu" and device.device_kind.startswith("NVIDIA")
   return "triton" if is_nvidia and _compute_capability() >= _AMPERE else "xla"
+
+
+def decodes_by_kernels() -> bool:
+  """Whether generation has kernels here: on a single GPU, since they are not divided."""
+  return jax.device_count() == 1 and kernels_of(jax.devices()[0]) == "triton"
+
+
+def is_hopper(device: jax.Device) -> bool:
+  """Whether a device can run the kernels in `ops/hopper`."""
+  return device.platform == "gpu" and device.compute_capability == "9.0"
 
 
 def compiler_options(device: jax.Device) -> dict[str, bool]:

@@ -9,6 +9,7 @@ time; a skewed batch takes more rounds, so that results are exact whatever is as
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -106,7 +107,7 @@ def _sum_repeats(distinct: _Distinct, gradient: jax.Array) -> jax.Array:
 # --- One device
 
 
-def _scatter(like, rows, gradient):
+def _scatter(like: jax.Array, rows: jax.Array, gradient: jax.Array) -> jax.Array:
   """The gradient of the table [R, D] from that of the bytes [M, D]; rows [T, M]."""
   if device.kernels() == "triton" and table_gradient.fits(gradient.shape[-1]):
     return _scatter_on_gpu(like, rows.reshape(-1), gradient)
@@ -123,7 +124,7 @@ def _scatter(like, rows, gradient):
   )
 
 
-def _scatter_on_gpu(like, numbers, gradient):
+def _scatter_on_gpu(like: jax.Array, numbers: jax.Array, gradient: jax.Array) -> jax.Array:
   """`_scatter` of lookups [n]; always in the same order, unlike XLA's own there."""
   places = jnp.arange(len(numbers))
   ordered, order = jax.lax.sort((numbers, places), num_keys=1)
@@ -150,7 +151,7 @@ class _Route(NamedTuple):
   num_rounds: jax.Array
 
 
-def _route(rows, num_rows: int, axes: Axes) -> tuple[_Route, int]:
+def _route(rows: jax.Array, num_rows: int, axes: Axes) -> tuple[_Route, int]:
   """Plans the lookups [n] in a table of which each device has `num_rows`.
 
   Returns:
@@ -166,14 +167,16 @@ def _route(rows, num_rows: int, axes: Axes) -> tuple[_Route, int]:
   return _Route(distinct, bounds[:-1], counts, num_rounds), capacity
 
 
-def _requests(route: _Route, turn, capacity: int, num_rows: int):
+def _requests(
+  route: _Route, turn: jax.Array, capacity: int, num_rows: int
+) -> tuple[jax.Array, jax.Array]:
   """What a device asks for in one round.
 
   Returns:
     positions in `distinct.values` [N * capacity] and the owners' own row numbers for
     them; out of range where nothing is asked.
   """
-  within = turn * capacity + jnp.arange(capacity)
+  within = (turn * capacity + jnp.arange(capacity))[None]
   is_asked = within < route.counts[:, None]
   positions = route.starts[:, None] + within
   first_rows = num_rows * jnp.arange(len(route.starts))[:, None]
@@ -185,12 +188,14 @@ def _requests(route: _Route, turn, capacity: int, num_rows: int):
   )
 
 
-def _exchange(x, axes):
+def _exchange(x: jax.Array, axes: Axes) -> jax.Array:
   """Sends the i-th of N parts of an array to the i-th device and gets theirs."""
   return jax.lax.all_to_all(x, axes, split_axis=0, concat_axis=0, tiled=True)
 
 
-def _rounds(route: _Route, body, initial):
+def _rounds(
+  route: _Route, body: Callable[[jax.Array, jax.Array], jax.Array], initial: jax.Array
+) -> jax.Array:
   """Runs `body(turn, value)` for all rounds; devices take the same number of them."""
 
   def step(carry):
@@ -201,7 +206,7 @@ def _rounds(route: _Route, body, initial):
   return jax.lax.while_loop(lambda carry: carry[0] < route.num_rounds, step, carry)[1]
 
 
-def _routed_sum(table, rows, dtype, axes):
+def _routed_sum(table: jax.Array, rows: jax.Array, dtype: str, axes: Axes) -> jax.Array:
   """`lookup_sum` of rows [T, M]: [M, D]."""
   num_rows, dim = table.shape
   route, capacity = _route(rows.reshape(-1), num_rows, axes)
@@ -227,7 +232,9 @@ def _routed_sum(table, rows, dtype, axes):
   return _rounds(route, add_round, jnp.zeros((rows.shape[1], dim), jnp.float32))
 
 
-def _routed_scatter(like, rows, gradient, dtype, axes):
+def _routed_scatter(
+  like: jax.Array, rows: jax.Array, gradient: jax.Array, dtype: str, axes: Axes
+) -> jax.Array:
   """The gradient of a device's part of the table from those of all devices' bytes."""
   route, capacity = _route(rows.reshape(-1), len(like), axes)
   sums = _sum_repeats(route.distinct, gradient).astype(dtype)

@@ -5,6 +5,7 @@ would be filled up on TPUs, to twice the memory and time.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,6 @@ def _scale_backward(residuals, gradient):
 scale.defvjp(_scale_forward, _scale_backward)
 
 
-def _membership(width, num_heads, dtype):
+def _membership(width: int, num_heads: int, dtype: Any) -> np.ndarray:
   """[N * H, N]: 1 where an element belongs to a head, 0 elsewhere."""
   return np.repeat(np.eye(num_heads), width // num_heads, axis=0).astype(dtype)

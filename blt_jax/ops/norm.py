@@ -22,7 +22,9 @@ def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
   """
   x32 = x.astype(jnp.float32)
   inverse_rms = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + epsilon)
-  return (x32 * inverse_rms * scale.astype(jnp.float32)).astype(x.dtype)
+  leading = range(x.ndim - 1)
+  scaled = x32 * inverse_rms * jnp.expand_dims(scale.astype(jnp.float32), leading)
+  return scaled.astype(x.dtype)
 
 
 def fan_out(

@@ -6,6 +6,7 @@ Patches without bytes yield zeros. Reference: Meta `model/blt.py`, `model/utils.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,14 @@ def reduce_sum(
   return _segments(jax.ops.segment_sum, byte_values, ids, num_patches, is_sorted)
 
 
-def _segments(reduction, byte_values, ids, num_patches, is_sorted=True):
+def _segments(
+  reduction: Callable[..., jax.Array],
+  byte_values: jax.Array,
+  ids: jax.Array,
+  num_patches: int,
+  is_sorted: bool = True,
+) -> jax.Array:
+  """Reduces the bytes of each patch: [B, S, ...] by ids [B, S] -> [B, P, ...]."""
   reduce_row = functools.partial(
     reduction, num_segments=num_patches, indices_are_sorted=is_sorted
   )
@@ -144,7 +152,9 @@ def patches_attend(
   return output.reshape(batch, num_patches, slots, num_heads, head_dim)
 
 
-def _mix(scores, value, ids, num_patches, in_order):
+def _mix(
+  scores: jax.Array, value: jax.Array, ids: jax.Array, num_patches: int, in_order: bool
+) -> jax.Array:
   """Mixes a patch's values [B, S, N * H] by scores [B, S, N]: float32 [B, P, N * H]."""
   largest = _segments(jax.ops.segment_max, scores, ids, num_patches, in_order)
   # Ids past the end read an empty patch, whose maximum must not make them infinite.

@@ -24,7 +24,7 @@ def write_ring(
     [B, R, ...] with the newest R positions of each row.
   """
   size, length = ring.shape[1], values.shape[1]
-  step = np.arange(length)
+  step = np.arange(length)[None]
   written = (step < count[:, None]) & (step >= count[:, None] - size)
   slots = jnp.where(written, (position[:, None] + step) % size, size)
 
@@ -67,9 +67,11 @@ def ring_attention(
   """
   batch, length, heads, head_dim = query.shape
   size = key_ring.shape[1]
-  at = position[:, None] + np.arange(length)  # [B, C]
+  at = position[:, None] + np.arange(length)[None]  # [B, C]
   if window is not None:
     first = jnp.maximum(first, at - window + 1)
+
+  # What the queries may see, [B, R], and at which positions.
   keys = write_ring(key_ring, key, position, count)
   values = write_ring(value_ring, value, position, count)
   if window is None or size >= window + length - 1:
@@ -81,6 +83,7 @@ def ring_attention(
     seen_at = jnp.concatenate([_positions_in_ring(position, size), at], axis=1)
   seen_at = seen_at[:, None]  # [B, 1, R]
   visible = (seen_at >= first[..., None]) & (seen_at <= at[..., None])
+
   grouped = query.reshape(batch, length, key.shape[2], -1, head_dim)
   if window is None and size > _BLOCK:
     mixed = _attend_filled(grouped, keys, values, visible, position + count)
@@ -89,7 +92,9 @@ def ring_attention(
   return mixed.reshape(query.shape), keys, values
 
 
-def _attend_filled(query, keys, values, visible, end):
+def _attend_filled(
+  query: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array, end: jax.Array
+) -> jax.Array:
   """Attention to the slots below the highest `end`; the rest is not read."""
   size = keys.shape[1]
 
@@ -100,13 +105,13 @@ def _attend_filled(query, keys, values, visible, end):
     def cut(x, axis):
       return jax.lax.dynamic_slice_in_dim(x, begin, _BLOCK, axis)
 
-    is_new = begin + np.arange(_BLOCK) >= first
+    is_new = (begin + np.arange(_BLOCK) >= first)[None, None]
     return cut(keys, 1), cut(values, 1), cut(visible, 2) & is_new
 
   return blockwise_attention(query, read, -(-jnp.max(end) // _BLOCK))
 
 
-def _positions_in_ring(end, size):
+def _positions_in_ring(end: jax.Array, size: int) -> jax.Array:
   """The newest position below `end` [B] that each slot may hold: [B, R], some < 0."""
   newest = end[:, None] - 1
-  return newest - (newest - np.arange(size)) % size
+  return newest - (newest - np.arange(size)[None]) % size

@@ -80,7 +80,9 @@ def _frequencies(head_dim: int, theta: float, scaling: Scaling) -> np.ndarray:
 
 
 def _cos_sin(positions: jax.Array, frequencies: np.ndarray) -> tuple[jax.Array, jax.Array]:
-  angles = positions[..., None, None].astype(jnp.float32) * frequencies
+  """Of float32 angles [..., S, 1, n], at positions [..., S] and n frequencies."""
+  per_position = jnp.expand_dims(frequencies, range(positions.ndim + 1))
+  angles = positions[..., None, None].astype(jnp.float32) * per_position
   return jnp.cos(angles), jnp.sin(angles)
 
 
@@ -94,18 +96,19 @@ def rotate_halves(x: jax.Array, angles: tuple[jax.Array, jax.Array]) -> jax.Arra
 
 def apply_rope(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
   """Rotates queries or keys [B, S, N, H] by a `rope_table`; keeps their dtype."""
-  cos, sin = table
+  cos, sin = (jnp.expand_dims(t, range(x.ndim - t.ndim)) for t in table)
   swapped = jax.lax.platform_dependent(x, tpu=_swap_on_tpu, default=_swap)
   return (x * cos + swapped * sin).astype(x.dtype)
 
 
-def _swap(x):
+def _swap(x: jax.Array) -> jax.Array:
   """(a, b) -> (-b, a) for each pair."""
   pairs = jnp.flip(x.reshape(*x.shape[:-1], -1, 2), axis=-1)
-  return (pairs * jnp.array([-1, 1], x.dtype)).reshape(x.shape)
+  signs = jnp.expand_dims(jnp.array([-1, 1], x.dtype), range(x.ndim))
+  return (pairs * signs).reshape(x.shape)
 
 
-def _swap_on_tpu(x):
+def _swap_on_tpu(x: jax.Array) -> jax.Array:
   """The same as a product with a signed permutation: far cheaper than strided slices."""
   swap = np.zeros((x.shape[-1],) * 2, np.float32)
   even = np.arange(0, x.shape[-1], 2)

@@ -2,7 +2,8 @@
 
 import jax
 
-from blt_jax.ops.hopper import attention, mosaic, product
+from blt_jax.ops import device as devices
+from blt_jax.ops.hopper import attention, product
 from blt_jax.ops.hopper.attention import interval_attention as interval_attention
 from blt_jax.ops.hopper.layer import added as added
 from blt_jax.ops.hopper.layer import angle_parts as angle_parts
@@ -14,7 +15,7 @@ SQUARES = 2 * product.COLUMNS  # features whose squares `added` sums in one part
 
 def runs_on(device: jax.Device) -> bool:
   """Whether the kernels are made for a device."""
-  return mosaic.is_hopper(device)
+  return devices.is_hopper(device)
 
 
 def fits(

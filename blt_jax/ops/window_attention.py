@@ -139,12 +139,12 @@ class _Blocks:
     scores = _product("bgqh,bgkh->bgqk", queries[block], self.cut(keys, block))
     here = np.arange(self.span)
     start = self.skip + block * self.size - self.before  # the block's first key
-    seen = here >= (firsts[block] - start)[..., None]  # [B, Q, span]
-    seen &= here <= np.arange(self.size)[:, None] + self.span - self.size
+    seen = here[None, None] >= (firsts[block] - start)[..., None]  # [B, Q, span]
+    seen &= (here <= np.arange(self.size)[:, None] + self.span - self.size)[None]
     shape = (self.batch, self.groups, -1, self.size, self.span)
     masked = jnp.where(seen[:, None, None], scores.reshape(shape) * self.width**-0.5, _MASKED)
     return masked.reshape(scores.shape)
 
 
-def _product(letters, left, right):
+def _product(letters: str, left: jax.Array, right: jax.Array) -> jax.Array:
   return jnp.einsum(letters, left, right, preferred_element_type=jnp.float32)

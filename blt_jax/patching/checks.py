@@ -3,9 +3,9 @@
 import numbers
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+from blt_jax.patching.arrays import is_traced, namespace
 
 _HALF_INFINITY = 0x7C00  # float16, as bits
 
@@ -26,6 +26,5 @@ def check_entropies(entropies: Any) -> None:
     largest = np.ascontiguousarray(entropies).view(np.uint16).max(initial=0)
     if largest <= _HALF_INFINITY:  # above, as bits, are NaN and negative numbers: rare
       return
-  xp = jnp if isinstance(entropies, jax.Array) else np
-  if not isinstance(entropies, jax.core.Tracer) and xp.isnan(entropies).any():
+  if not is_traced(entropies) and namespace(entropies).isnan(entropies).any():
     raise ValueError("Entropies hold NaN: what made them is damaged; make them again.")

@@ -5,16 +5,13 @@ Patches depend on the bytes of their own row only, and on their prefix only: the
 patches of `x[:i]` are those of `x` cut at `i`. The top-k rule is the exception, and
 "bpe" where a row ends with a delimiter: as in the reference, that one closes nothing.
 
-Functions take numpy arrays and give numpy arrays, or take jax arrays and give jax
-arrays. Under `jit` the number of patch slots must be static: it is then the number of
-bytes, with zeros on the right; elsewhere slots that are empty in all rows are dropped.
+Functions take numpy arrays and give numpy arrays, or take jax arrays and give jax arrays.
 
 Reference: Meta `bytelatent/data/patcher.py`.
 """
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +19,8 @@ import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.patching import checks
-
-Array = Any  # np.ndarray or jax.Array
+from blt_jax.patching.arrays import Array, namespace
+from blt_jax.patching.lengths import lengths_from_starts, split_starts, starts_from_boundaries
 
 LETTER_ID = ord("a") + tokenizer.OFFSET  # stands before the first byte for `space_rule`
 SCHEMES = ("entropy", "space", "static", "byte", "bpe", "lookup")
@@ -116,10 +113,11 @@ def patch_lengths(
     checks.check_entropies(entropies)
   boundaries = find_boundaries(tokens, config, entropies, lookup_table)
   if config.scheme == "bpe":  # as in the reference: a delimiter at the very end is open
-    boundaries = boundaries & (_namespace(tokens).arange(tokens.shape[1]) < tokens.shape[1] - 1)
+    position = namespace(tokens).arange(tokens.shape[1])[None]
+    boundaries = boundaries & (position < tokens.shape[1] - 1)
   starts = starts_from_boundaries(boundaries, include_next, config.split_first)
   if config.max_patch_length is not None:
-    starts = _split_starts(starts, config.max_patch_length)
+    starts = split_starts(starts, config.max_patch_length)
   return lengths_from_starts(starts)
 
 
@@ -139,7 +137,7 @@ def find_boundaries(
   """
   if tokens.ndim != 2 or tokens.shape[1] < 1:
     raise ValueError(f"tokens must be [B, S] with S >= 1, got {tokens.shape}.")
-  xp = _namespace(tokens)
+  xp = namespace(tokens)
   if config.scheme == "entropy":
     if entropies is None or entropies.shape != tokens.shape:
       shape = None if entropies is None else entropies.shape
@@ -168,7 +166,7 @@ def find_boundaries(
 
 
 def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
-  xp = _namespace(entropies)
+  xp = namespace(entropies)
   threshold = config.threshold
   is_plain = not (config.cumulative or config.monotonic) and config.threshold_add is None
   is_half = entropies.dtype == np.float16
@@ -183,7 +181,7 @@ def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
   if config.cumulative and config.threshold is not None:
     return cumulative_rule(entropies, xp.zeros_like(entropies[:, 0]), config.threshold)[0]
   before = xp.concatenate([entropies[:, :1], entropies[:, :-1]], axis=1)
-  positions = np.arange(entropies.shape[1], dtype=np.int32)
+  positions = np.arange(entropies.shape[1], dtype=np.int32)[None]
   return entropy_rule(entropies, before, positions, config)
 
 
@@ -217,7 +215,7 @@ def entropy_rule(
   Args:
     entropies: float32 [B, S] nats, of the prediction made at each byte.
     entropies_before: float32 [B, S], at the byte before.
-    positions: int [B, S] or [S], of each byte in its row.
+    positions: int [B, S] or [1, S], of each byte in its row.
     config: the rule.
 
   Returns:
@@ -244,7 +242,7 @@ def cumulative_rule(entropies: Array, total: Array, threshold: float) -> tuple[A
   Returns:
     bool [B, S], and the sums float32 [B, S] after each byte, 0 at marks.
   """
-  xp = _namespace(entropies)
+  xp = namespace(entropies)
 
   def add(total, entropy):
     total = total + entropy
@@ -287,158 +285,3 @@ def is_spacelike(tokens: Array) -> Array:
     | ((byte > ord("z")) & (byte < 0x80))
     | (byte >= 0xC0)  # UTF-8 lead bytes
   )
-
-
-def starts_from_boundaries(
-  boundaries: Array, include_next: bool = True, split_first: bool = True
-) -> Array:
-  """Turns boundaries [B, S] into the mask of patch starts, bool [B, T].
-
-  T is S + 1, or S without the next byte. Byte 0 always starts a patch; byte 1 does too
-  if `split_first`.
-  """
-  xp = _namespace(boundaries)
-  batch, seq_len = boundaries.shape
-  forced = 1 + split_first
-  first = xp.ones((batch, forced), bool)
-  starts = xp.concatenate([first, boundaries[:, forced - 1 :]], axis=1)
-  return starts if include_next else starts[:, :seq_len]
-
-
-def _split_starts(starts: Array, max_patch_length: int) -> Array:
-  """Adds a start after every `max_patch_length` bytes of a patch."""
-  xp = _namespace(starts)
-  position = xp.arange(starts.shape[1])
-  own_start = xp.where(starts, position, 0)
-  if xp is np:
-    own_start = np.maximum.accumulate(own_start, axis=1)
-  else:
-    own_start = jax.lax.cummax(own_start, axis=1)
-  return (position - own_start) % max_patch_length == 0
-
-
-def lengths_from_starts(start_mask: Array) -> Array:
-  """Turns patch starts into patch lengths.
-
-  Args:
-    start_mask: bool [B, T]; byte 0 counts as a start whatever it says.
-
-  Returns:
-    int32 [B, P]; rows sum to T.
-  """
-  if isinstance(start_mask, np.ndarray):
-    return _count_between(start_mask)
-  total = start_mask.shape[1]
-  position = jnp.arange(total)
-  starts = jnp.sort(jnp.where(start_mask | (position == 0), position, total), axis=1)
-  lengths = jnp.diff(starts, axis=1, append=jnp.full((len(starts), 1), total))
-  if not _is_traced(lengths):
-    lengths = lengths[:, : max(int((lengths > 0).sum(axis=1).max(initial=1)), 1)]
-  return lengths.astype(jnp.int32)
-
-
-def _count_between(starts: np.ndarray) -> np.ndarray:
-  """The same without a sort, on the hot path of the data pipeline."""
-  starts = starts.copy()
-  starts[:, :1] = True  # so that a row's last patch ends where the next row begins
-  first = starts.reshape(-1).nonzero()[0]
-  flat = np.empty(len(first), np.int32)
-  np.subtract(first[1:], first[:-1], out=flat[:-1], casting="same_kind")
-  flat[-1:] = starts.size - first[-1:]
-  if len(starts) == 1:  # a document of the data pipeline
-    return flat[None]
-  counts = np.diff(first.searchsorted(np.arange(len(starts) + 1) * starts.shape[1]))
-  width = counts.max(initial=1)
-  lengths = np.zeros((len(starts), width), np.int32)
-  lengths[np.arange(width) < counts[:, None]] = flat
-  return lengths
-
-
-def split_long(lengths: Array, max_patch_length: int, num_patches: int | None = None) -> Array:
-  """Cuts patches longer than `max_patch_length` into pieces.
-
-  Args:
-    lengths: int [B, P].
-    max_patch_length: bytes, at least 1.
-    num_patches: width of the result; by default what the widest row needs. It must be
-      given under `jit`.
-
-  Returns:
-    int32 [B, P']; zeros of the input stay and move to the right.
-  """
-  xp = _namespace(lengths)
-  pieces = xp.maximum(-(-lengths // max_patch_length), 1)
-  ends = xp.cumsum(pieces, axis=1)
-  if num_patches is None:
-    if _is_traced(lengths):
-      raise ValueError("Under jit, split_long needs num_patches, the width of its result.")
-    num_patches = int(ends[:, -1].max())
-  owner = patch_ids(pieces, num_patches)
-  column = xp.minimum(owner, lengths.shape[1] - 1)
-  length = xp.take_along_axis(lengths, column, axis=1)
-  first = xp.take_along_axis(ends - pieces, column, axis=1)
-  left = length - (xp.arange(num_patches) - first) * max_patch_length
-  piece = xp.where(owner < lengths.shape[1], xp.clip(left, 0, max_patch_length), 0)
-  return piece.astype(xp.int32)
-
-
-def patch_ids(lengths: Array, seq_len: int) -> Array:
-  """The patch that holds each byte: int32 [B, S] from lengths [B, P]."""
-  xp = _namespace(lengths)
-  ends = xp.minimum(xp.cumsum(lengths, axis=1), seq_len)  # those beyond S are dropped
-  rows = xp.arange(len(lengths))[:, None]
-  crossed = xp.zeros((len(lengths), seq_len + 1), xp.int32)
-  if xp is np:
-    np.add.at(crossed, (rows, ends), 1)
-  else:
-    crossed = crossed.at[rows, ends].add(1)
-  return xp.cumsum(crossed, axis=1)[:, :seq_len].astype(xp.int32)
-
-
-def decoder_patch_ids(lengths: Array, seq_len: int) -> Array:
-  """The newest patch complete before the patch of the next byte: int32 [B, S].
-
-  The logits at t predict byte t + 1, whose patch is still open; they may read the patch
-  before it, `patch_ids[t + 1] - 1`.
-
-  Args:
-    lengths: int [B, P]; the first patch of each row has one byte.
-    seq_len: S.
-  """
-  return patch_ids(lengths[:, 1:], seq_len)
-
-
-def check_lengths(lengths: Array, seq_len: int) -> None:
-  """Raises ValueError unless `lengths` [B, P] fit a model's row of `seq_len` bytes.
-
-  Traced values cannot be looked at, so under `jit` only the shape is checked.
-  """
-  if lengths.ndim != 2:
-    raise ValueError(f"patch_lengths must be [B, P], got shape {lengths.shape}.")
-  if _is_traced(lengths):
-    return
-  lengths = np.asarray(lengths)
-  if (lengths < 0).any():
-    raise ValueError("patch_lengths has negative entries; lengths are 0 or more bytes.")
-  for row, total in enumerate(lengths.sum(axis=1)):
-    if total != seq_len + 1:
-      raise ValueError(
-        f"patch_lengths of row {row} sum to {total}; they must sum to S + 1 = "
-        f"{seq_len + 1}, the next byte included (patch with include_next=True)."
-      )
-  for row, first in enumerate(lengths[:, 0]):
-    if first != 1:
-      raise ValueError(
-        f"The first patch of row {row} has {first} bytes; it must have exactly 1, since "
-        "the decoder reads complete patches only (patch with split_first=True)."
-      )
-  if ((lengths[:, :-1] == 0) & (lengths[:, 1:] > 0)).any():
-    raise ValueError("patch_lengths has empty patches inside; move zeros to the right.")
-
-
-def _namespace(array: Array):
-  return jnp if isinstance(array, jax.Array) else np
-
-
-def _is_traced(array: Array) -> bool:
-  return isinstance(array, jax.core.Tracer)

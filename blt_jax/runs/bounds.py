@@ -84,7 +84,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "data.num_patches": _count(3, _SLOTS + 1),
   "data.*": None,
   "patching.scheme": OneOf(patching.SCHEMES),
-  "patching.entropies": OneOf(("model", "table", "stored")),
+  "patching.entropies": OneOf(("model", "table", "stored", "device", "head")),
   "patching.threshold*": Interval(-1e6, 1e6),
   "patching.patch_size": Interval(1, _SLOTS),
   "patching.max_patch_length": _count(high=_SLOTS),
@@ -122,6 +122,8 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.hash_functions": _count(high=10),
   "model.hash_rows_multiple_of": _count(high=2**31 - 1),
   "model.ngram_vocab_sizes": _count(high=2**31 - 1),
+  "model.entropy_state_dim": _count(0, 2**20),
+  "model.boundary_weight": Interval(0, 1e6),
   "model.vocab_size": _count(tokenizer.VOCAB_SIZE, 2**24),  # less has no ids for all bytes
   "model.eos_id": OneOf((tokenizer.EOS_ID,)),  # which ends the documents of all batches
   "model.*": None,
@@ -206,6 +208,7 @@ def _check_inert(config: ConfigDict) -> None:
       "config.patching.split_first=False gives rows that no model reads; leave it True."
     )
   _check_pieces(config)
+  _check_head(config)
   has_answers = config.data.format == "answers"
   if config.data.template and not has_answers:
     raise ValueError(
@@ -238,6 +241,22 @@ def _check_pictures(config: ConfigDict) -> None:
     raise ValueError(
       "config.patching.tokenizer makes pieces of text, and config.data.format=pictures reads "
       "none; choose a model over bytes and another config.patching.scheme."
+    )
+
+
+def _check_head(config: ConfigDict) -> None:
+  """Raises where a boundary head has nothing to learn from, or is not there yet."""
+  section, weight = config.patching, config.model.get("boundary_weight")
+  if section.entropies == "head":
+    raise ValueError(
+      "config.patching.entropies='head' is for reading a run, by --entropy_model=head; while "
+      "it trains, its head learns from 'stored' ones."
+    )
+  if weight and (section.scheme, section.entropies) != ("entropy", "stored"):
+    raise ValueError(
+      f"config.model.boundary_weight={weight} has a head learn the boundaries of stored "
+      "entropies: set config.patching.scheme='entropy' and entropies='stored', and "
+      "config.data.path to what score_entropies wrote; or leave it 0."
     )
 
 

@@ -30,7 +30,8 @@ class Feed:
   runs its share of them; so batches do not depend on the number of processes.
 
   Attributes:
-    shape: of a batch of all processes.
+    shape: of a batch of all processes; where the device patches, with a slot for each byte,
+      of which it gets those that it makes patches in.
     patch: what makes ids and patches of a document.
     calibration: see `patchers.Patcher`.
   """
@@ -40,11 +41,12 @@ class Feed:
 
     Raises: as `corpus.open_corpus`, `patchers.load_patcher` and `host_share` do.
     """
-    self.shape = settings.make_batch_shape(config)
-    self._share = host_share(self.shape.batch_size, mesh)
-    self._num_streams = config.data.num_streams
+    shape = settings.make_batch_shape(config)
+    self._share = host_share(shape.batch_size, mesh)
+    self._num_streams, self._num_slots = config.data.num_streams, shape.num_patches
     patcher = patchers.load_patcher(config.patching, corpus.stored_manifests(config.data))
-    self.patch, self.calibration = patcher.documents(), patcher.calibration
+    self.shape = patcher.shape_of_rows(shape)
+    self.patch, self.calibration = patcher.rows(), patcher.calibration
     self._corpus = corpus.open_corpus(config.data)
     self._num_workers, self._seed = config.data.num_workers, config.seed
     is_stream = isinstance(self._corpus.stream(self._seed), grain.IterDataset)
@@ -102,7 +104,7 @@ class Feed:
     """One pass over the held-out documents, on the host."""
     documents = self._corpus.test_documents()
     for batch in pipeline.evaluation_batches(documents, self.patch, self.shape):
-      yield self._own_rows(batch)
+      yield self._limit_slots(self._own_rows(batch))
 
   def pack_whole(
     self, documents: Sequence[dict[str, np.ndarray]], alone: bool = False
@@ -120,7 +122,11 @@ class Feed:
     return self._look_up({k: v[self._share.rows] for k, v in batch.items()})
 
   def _put(self, batch: pipeline.Batch) -> Any:
-    return sharding.put_batch(self._add_pieces(self._look_up(batch)), self._mesh)
+    batch = self._limit_slots(self._add_pieces(self._look_up(batch)))
+    return sharding.put_batch(batch, self._mesh)
+
+  def _limit_slots(self, batch: pipeline.Batch) -> pipeline.Batch:
+    return batch | {"patch_lengths": batch["patch_lengths"][:, : self._num_slots]}
 
   def state(self) -> State:
     """Where all streams are; all processes ask together."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -11,6 +12,8 @@ from blt_jax.decode.table import TableSource
 from blt_jax.entropy.table import TableModel, is_table
 from blt_jax.runs import checkpoint, corpus, folder, ngrams, resolve
 from blt_jax.runs import patcher as patchers
+
+HEAD = "head"  # in place of the folder of an entropy model
 
 
 def load_language_model(
@@ -41,7 +44,9 @@ def load_language_model(
   patcher = load_patcher(run.config.patching, workdir, entropy_model, threshold)
   model = patcher.entropy_model
   tables = ngrams.load(workdir, run.config.model)
-  options = {"ngram_tables": tables} if tables else {}
+  options: dict[str, Any] = {"ngram_tables": tables} if tables else {}
+  if patcher.on_device and model is None:
+    options["by_head"] = True
   if isinstance(model, TableModel):
     source = TableSource(model), model.jax_tables()
     return kind.reader(run.model, run.params, patcher.config, source=source, **options)
@@ -74,7 +79,7 @@ def load_patcher(
     section: `config.patching` of the run.
     workdir: its folder, for messages.
     entropy_model: folder of an entropy model's run or of a table, instead of the one trained
-      with.
+      with; or `HEAD`, for the boundary head of the run itself.
     threshold: nats, likewise.
     data: path of the text, which may bring entropies that were stored; None for other text.
 
@@ -85,7 +90,12 @@ def load_patcher(
   if section.scheme != "entropy":
     _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)
   if entropy_model:
-    entropies = "table" if is_table(entropy_model) else "model"
+    entropies = "device" if section.entropies == "device" else "model"
+    if entropy_model == HEAD:
+      _check_unused(f"{workdir} patches by its boundary head", None, threshold)
+      entropies = "head"
+    elif is_table(entropy_model):
+      entropies = "table"
     section = resolve.changed(
       section, entropy_model=entropy_model, entropies=entropies, entropy_digest=None
     )
@@ -93,6 +103,7 @@ def load_patcher(
     section = resolve.changed(section, threshold=threshold)
   stored = []
   if data is not None and (manifest := corpus.find_manifest(data)) is not None:
+    _check_stored(section, workdir, data)
     stored = [(data, manifest)]
     section = resolve.resolve_patching(resolve.changed(section, entropies="stored"), stored)
   try:
@@ -105,6 +116,15 @@ def load_patcher(
       f"{error} Other values of entropy_model and threshold may be given in place of those "
       f"that {workdir} was trained with."
     ) from error
+
+
+def _check_stored(section: ConfigDict, workdir: str | os.PathLike, data: str) -> None:
+  """Raises ValueError where stored entropies would go unused."""
+  if section.entropies in ("device", "head"):
+    raise ValueError(
+      f"{data} holds stored entropies, and {workdir} finds patches on the device; give the "
+      "text that they were made of."
+    )
 
 
 def _check_unused(what, entropy_model, threshold):

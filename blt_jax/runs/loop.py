@@ -109,7 +109,7 @@ def train(
       log.flush()
       with stopwatch.paused("eval"):
         numbers = evaluate(state.params, state.extra)
-        numbers |= ask_tasks(step, state.params, state.extra)
+        numbers |= ask_tasks(step, state.params, state.extra | program.named)
       log.evaluation(step, numbers)
       return numbers
 

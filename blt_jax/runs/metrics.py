@@ -33,9 +33,13 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     documents that a step learns from, and `documents_repeated`, the share of them that the step
     before had; of a distillation `state_distance` and `piece_likelihood`, see
     `training.distillation`; of models that cannot predict all, the share `dropped_targets` of
-    those that they leave out; and of those that measure entropies inside, `head_loss`, nats of
-    each prediction of their head, and the share `slotless_inputs` of bytes that would be in
-    patches of their own if their row had more slots.
+    those that they leave out; of those that make their patches, the share `slotless_inputs` of
+    bytes that would be in patches of their own if their row had more slots; of those that
+    measure entropies inside, `head_loss`, nats of each prediction of their head; and of
+    entropies on the device, the share `cut_inputs` of bytes whose document began in another
+    row; of a boundary head, `boundary_loss`, nats of each of its predictions, the share
+    `boundary_agreement` of those that are right, and `boundary_recall` of the starts that it
+    finds.
   """
   others = {}
   if "documents" in sums:
@@ -48,7 +52,14 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     others["dropped_targets"] = float(dropped / (dropped + sums["targets"]))
   if "head_nats" in sums:
     others["head_loss"] = float(sums["head_nats"] / max(sums["head_targets"], 1))
-    others["slotless_inputs"] = float(sums["slotless_inputs"] / max(sums["inputs"], 1))
+  if "boundary_nats" in sums:
+    targets = max(sums["boundary_targets"], 1)
+    others["boundary_loss"] = float(sums["boundary_nats"] / targets)
+    others["boundary_agreement"] = float(sums["boundary_hits"] / targets)
+    others["boundary_recall"] = float(sums["boundary_found"] / max(sums["boundary_starts"], 1))
+  for name in ("slotless_inputs", "cut_inputs"):
+    if name in sums:
+      others[name] = float(sums[name] / max(sums["inputs"], 1))
   return {
     "loss": float(sums["nats"] / max(sums["targets"], 1)),
     "bpb": float(sums["nats"] / math.log(2) / max(sums["bytes"], 1)),

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from blt_jax import config, patching
 from blt_jax.data.piece_vocabulary import PieceVocabulary
 from blt_jax.data.pieces import PieceEncoder
+from blt_jax.data.pipeline import BatchShape
 from blt_jax.data.reading.scored import Manifest
 from blt_jax.data.transforms import PatchDocument, PatchPieces
 from blt_jax.entropy.neural import EntropyScorer
@@ -23,7 +24,7 @@ from blt_jax.runs import entropy_digest, tokenizers
 from blt_jax.runs import folder as runs
 from blt_jax.storage.folders import Folder
 
-ENTROPIES = ("model", "table", "stored")
+ENTROPIES = ("model", "table", "stored", "device", "head")
 THRESHOLD_FILE = "threshold.json"
 RULE = (
   "monotonic",
@@ -47,6 +48,8 @@ class Patcher:
     pieces: of a model over pieces.
     calibration: what `save_threshold` took with the threshold; empty if it is of another
       origin.
+    on_device: whether rows are patched on the device: by an entropy model, see
+      `models.device_patches`, or without one by the model's boundary head.
   """
 
   config: PatchingConfig
@@ -54,6 +57,17 @@ class Patcher:
   encoder: PieceEncoder | None = None
   pieces: PieceVocabulary | None = None
   calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  on_device: bool = False
+
+  def rows(self) -> PatchDocument:
+    """As `documents`, of what is to be packed: bytes one by one where the device patches."""
+    return PatchDocument(PatchingConfig(scheme="byte")) if self.on_device else self.documents()
+
+  def shape_of_rows(self, shape: BatchShape) -> BatchShape:
+    """The shape of rows of `rows`, in which no patch lacks a slot."""
+    return (
+      dataclasses.replace(shape, num_patches=shape.seq_len + 1) if self.on_device else shape
+    )
 
   def documents(self) -> PatchDocument:
     """The transformation of raw documents, for the pipeline."""
@@ -96,6 +110,8 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
     raise ValueError(
       f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."
     )
+  if section.entropies == "head":
+    return Patcher(config.make_patching_config(section), on_device=True)
   folder = section.entropy_model
   if not folder:
     raise ValueError(
@@ -106,10 +122,12 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
   is_table = section.entropies == "table"
   model = _load_table(folder, section) if is_table else _load_model(folder, stored)
   entropy_digest.check(section)
-  _check_threshold(folder, section)
+  check_threshold(folder, section)
   rule = config.make_patching_config(section)
   folders = [*(path for path, _ in stored), folder]
-  return Patcher(rule, model, calibration=_find_calibration(rule, folders))
+  calibration = _find_calibration(rule, folders)
+  on_device = section.entropies == "device"
+  return Patcher(rule, model, calibration=calibration, on_device=on_device)
 
 
 def _load_encoder(section: ConfigDict) -> PieceEncoder:
@@ -216,7 +234,8 @@ def check_reset(section: ConfigDict, what_was_done: str, given: bool) -> None:
     )
 
 
-def _check_threshold(folder: str, section: ConfigDict) -> None:
+def check_threshold(folder: str, section: ConfigDict) -> None:
+  """Raises ValueError where there is none for the entropies of a model's folder."""
   if section.threshold is None and section.patch_size is None:
     rule = ", ".join(f"{name}={section[name]}" for name in RULE)
     raise ValueError(

@@ -17,7 +17,7 @@ from blt_jax import config as settings
 from blt_jax import kinds
 from blt_jax.ops import device
 from blt_jax.parallel import sharding
-from blt_jax.runs import distillation
+from blt_jax.runs import device_entropies, distillation
 from blt_jax.training import state as train_state
 from blt_jax.training import steps
 from blt_jax.training.distillation import weigh
@@ -37,14 +37,15 @@ class Program:
     seed: of fresh parameters.
     param_dtype: of parameters.
     abstract_state: shapes, dtypes and shardings of the state.
-    step: one update, a pure function of state, batch, peak learning rate and, where there is a
-      teacher, `head`.
+    step: one update, a pure function of state, batch, peak learning rate and, where there
+      is a teacher or an entropy model, `head`.
     options: how to compile it, for `jax.jit`.
     start: compiled, from a key [] to a fresh state.
     update: `step` compiled; it donates the state.
-    sums: compiled, `steps.sums` of parameters, batch and `TrainState.extra`.
+    add_up: compiled, `steps.sums` of parameters, batch and what `forward` takes by name.
     teacher: of a distillation.
-    head: shapes, dtypes and shardings of what the step reads of the teacher.
+    entropies: of entropies on the device.
+    head: shapes, dtypes and shardings of what the step reads of either of them.
   """
 
   mesh: Mesh
@@ -59,8 +60,9 @@ class Program:
   options: dict[str, Any]
   start: Callable[[jax.Array], train_state.TrainState]
   update: Callable[..., Any]
-  sums: Callable[..., steps.Metrics]
+  add_up: Callable[..., steps.Metrics]
   teacher: distillation.Teacher | None = None
+  entropies: device_entropies.DeviceEntropies | None = None
   head: Any = None
 
   def create_state(self) -> train_state.TrainState:
@@ -69,12 +71,29 @@ class Program:
 
   def train_step(self) -> Callable[..., Any]:
     """The compiled update: (state, batch) -> (state, metrics); it donates the state."""
-    given = () if self.teacher is None else (self.teacher.load(self.head),)
+    given = () if self.head is None else (self.loaded,)
     return lambda state, batch: self.update(state, batch, self.peak, *given)
+
+  @functools.cached_property
+  def loaded(self) -> Any:
+    """What `head` describes, read once."""
+    source = self.teacher or self.entropies
+    return None if source is None else source.load(self.head)
+
+  @property
+  def named(self) -> device_entropies.Named:
+    """What the method `forward` of the model takes by name, beside what moves."""
+    return {} if self.entropies is None else self.loaded
+
+  def sums(
+    self, params: Any, batch: steps.Batch, scalars: steps.Metrics | None = None
+  ) -> steps.Metrics:
+    """`steps.sums`, compiled: of parameters, a batch and `TrainState.extra`."""
+    return self.add_up(params, batch, (scalars or {}) | self.named)
 
   def trace(self, batch: steps.Batch) -> jax.stages.Traced:
     """The update ready to be compiled, for a batch of shapes."""
-    given = () if self.teacher is None else (self.head,)
+    given = () if self.head is None else (self.head,)
     arguments = self.abstract_state, batch, self.peak, *given
     with sharding.on_mesh(self.mesh):
       return jax.jit(self.step, **self.options).trace(*arguments)
@@ -99,15 +118,22 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
   state = train_state.abstract_state(model, optimizer, mesh, param_dtype)
   # Left to the compiler, the state might come out placed otherwise than it went in.
   placed = jax.tree.map(lambda x: x.sharding, state)
-  teacher = distillation.find(config)
-  loss = None if teacher is None else distillation.make_loss(config, model, teacher, state)
+  teacher, entropies = distillation.find(config), device_entropies.find(config)
+  loss, head = None, None
+  if teacher is not None:
+    loss = distillation.make_loss(config, model, teacher, state)
+    head = teacher.abstract_head(mesh, param_dtype)
+  elif entropies is not None:
+    model = device_entropies.attach(model, entropies.model, entropies.rule)
+    loss = functools.partial(steps.cross_entropy, model)
+    head = entropies.abstract(mesh)
 
   def step(
     state: train_state.TrainState, batch: steps.Batch, peak: jax.Array, *given: Any
   ) -> tuple[train_state.TrainState, steps.Metrics]:
     of_peak, _ = settings.make_optimizer(frozen, peak)
     update = steps.make_train_step(model, of_peak, accumulate, groups, loss, frozen.num_steps)
-    return update(state, batch if loss is None else weigh(batch), *given)
+    return update(state, batch if teacher is None else weigh(batch), *given)
 
   options = dict(
     donate_argnames="state",
@@ -127,9 +153,10 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     options=options,
     start=train_state.make_start(model, optimizer, placed, param_dtype),
     update=sharding.jit(step, mesh, **options),
-    sums=sharding.jit(functools.partial(steps.sums, model), mesh),
+    add_up=sharding.jit(functools.partial(steps.sums, model), mesh),
     teacher=teacher,
-    head=None if teacher is None else teacher.abstract_head(mesh, param_dtype),
+    entropies=entropies,
+    head=head,
   )
 
 
@@ -161,7 +188,7 @@ class Programs:
 
 def _made_of(config: ConfigDict) -> dict[str, Any]:
   """What compiled programs depend on."""
-  sections = "model", "optimizer", "schedule", "distillation", "mesh"
+  sections = "model", "patching", "optimizer", "schedule", "distillation", "mesh"
   found = {name: config[name].to_dict() for name in sections}
   found["optimizer"].pop("learning_rate")
   return found | {"num_steps": config.num_steps, "batch_size": config.data.batch_size}

@@ -72,7 +72,7 @@ _SIGNS = (
     lambda share: share > 0.01,
     "{dropped_targets:.1%} of the targets come where their row has no more slots for global "
     "positions or patches, and do not count, more than 1 %: raise config.model.num_patches, or "
-    "leave it open.",
+    "leave it open; or with config.patching.entropies='device' raise config.data.num_patches.",
   ),
   _Sign(
     ("train_loss", "heldout_loss"),

@@ -114,6 +114,8 @@ def apply(config: ConfigDict, arm: Arm, plan: Plan, made: Made) -> None:
   config.patching.entropy_model = made.entropies(arm.entropies)
   noted = made.notes(arm.entropies).read_json(_threshold_file(arm.bytes_per_patch))
   config.patching.threshold = noted["threshold"]
+  if config.patching.entropies == "device":  # which reads the text itself
+    return
   config.patching.entropies = "table" if source.is_table else "model"
   if source.stored:
     config.patching.entropies = "stored"

@@ -77,6 +77,8 @@ def _stand_in(study: Study, name: str) -> ConfigDict:
   config = study.configs[name].copy_and_resolve_references()
   size = study.plan.arms[name].bytes_per_patch
   config.patching.update(scheme="static", patch_size=size, entropy_model="")
+  if "entropy_state_dim" in config.model:
+    config.model.entropy_state_dim = 0  # of a model that is not there
   return config
 
 

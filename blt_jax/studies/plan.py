@@ -221,6 +221,12 @@ def load_arms(plan: Plan, names: Sequence[str] = ()) -> dict[str, ConfigDict]:
         f"Arm {name!r} has the patching scheme {config.patching.scheme!r} and entropies "
         f"{arm.entropies!r}; the entropy scheme needs some, and no other has any."
       )
+    source = plan.entropies.get(arm.entropies)
+    if source is not None and source.is_table and config.patching.entropies == "device":
+      raise ValueError(
+        f"Arm {name!r} has config.patching.entropies='device', and {arm.entropies!r} is a "
+        "table; name an entropy model."
+      )
   return found
 
 

@@ -26,7 +26,7 @@ Loss = Callable[..., tuple[jax.Array, Metrics]]
 
 
 def predict(
-  model: nn.Module, params: Any, batch: Batch, scalars: Metrics | None = None
+  model: nn.Module, params: Any, batch: Batch, scalars: Any = None
 ) -> tuple[jax.Array, Extras]:
   """Logits [B, S, V] of a batch; what only its kind of model reads goes there by name.
 
@@ -34,7 +34,8 @@ def predict(
     model: the module.
     params: its parameters.
     batch: arrays [B, S] by name, and patch lengths [B, P].
-    scalars: `TrainState.extra`, float32 []; None for those of the model's config.
+    scalars: `TrainState.extra`, float32 []; None for those of the model's config. Or what else
+      its method `forward` takes by name, such as the parameters of an entropy model.
   """
   named = {key: batch[key] for key in model.batch_keys if key in batch} | (scalars or {})
   arguments = {"params": params}, batch["tokens"], batch["patch_lengths"]
@@ -162,7 +163,7 @@ def make_train_step(
     takes as well; metrics are those of `loss`, `grad_norm` before clipping, `update_ratios` of
     groups, and `extra/NAME` of each scalar of the state as it was in this step.
   """
-  gradient = jax.value_and_grad(loss or functools.partial(_cross_entropy, model), has_aux=True)
+  gradient = jax.value_and_grad(loss or functools.partial(cross_entropy, model), has_aux=True)
 
   def differentiate(params, batch, *given):
     (_, metrics), gradients = gradient(params, batch, *given)
@@ -197,9 +198,10 @@ def make_train_step(
   return train_step
 
 
-def _cross_entropy(
-  model: nn.Module, params: Any, batch: Batch, scalars: Metrics
+def cross_entropy(
+  model: nn.Module, params: Any, batch: Batch, scalars: Any
 ) -> tuple[jax.Array, Metrics]:
+  """The usual `Loss` of arrays [B, S]; arguments as of `predict`."""
   metrics = sums(model, params, batch, scalars)
   return metrics["nats"] + metrics.get("other_nats", 0), metrics
 

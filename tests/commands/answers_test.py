@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from tiny_runs import compiled_once, logged_losses, losses, stopped_at_batch, tiny_config
+from tiny_runs import logged_losses, losses, stopped_at_batch, tiny_config
 
 from blt_jax import calibrate, evaluate, score_entropies, tokenizer, train
 from blt_jax.cli import source_flags
@@ -27,12 +27,6 @@ TEMPLATE = {
   "user": {"prefix": "Q ", "suffix": "\n"},
   "assistant": {"prefix": "A ", "suffix": "\n"},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  with compiled_once(tmp_path_factory.mktemp("cache")):
-    yield
 
 
 @pytest.fixture(scope="module", name="home")

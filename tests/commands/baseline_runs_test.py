@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from golden_cases import FLOAT32
 from tiny_runs import (
-  compiled_once,
   logged_losses,
   losses,
   stopped_at_batch,
@@ -23,12 +22,6 @@ from blt_jax.runs import folder, loading
 from blt_jax.runs.program import make_program
 
 KINDS = ["megabyte", "spacebyte", "end_to_end"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  with compiled_once(tmp_path_factory.mktemp("cache")):
-    yield
 
 
 def _config(kind, text, workdir):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config
+from tiny_runs import losses, stopped_at_batch, tiny_config
 
 from blt_jax import config as settings
 from blt_jax import (
@@ -31,12 +31,6 @@ from blt_jax.runs import folder, loading, patcher
 
 sentencepiece = pytest.importorskip("sentencepiece", reason="BPE pieces are an extra")
 from tiny_pieces import LEARNED, SIZE, TEXTS, write_home, write_tokenizer  # noqa: E402
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  with compiled_once(tmp_path_factory.mktemp("cache")):
-    yield
 
 
 @pytest.fixture(scope="module", name="home")

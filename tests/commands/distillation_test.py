@@ -6,7 +6,7 @@ import chex
 import flax.traverse_util
 import jax
 import pytest
-from tiny_runs import compiled_once, logged_losses, losses, stopped_at_batch, tiny_config
+from tiny_runs import logged_losses, losses, stopped_at_batch, tiny_config
 from uncached import random_params
 
 from blt_jax import config as settings
@@ -28,12 +28,6 @@ from tiny_pieces import SIZE, write_home  # noqa: E402
 BLOCKS = dict(
   dim=32, num_layers=2, num_heads=4, num_kv_heads=2, mlp_dim=24, window=None, rope_theta=1e4
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  with compiled_once(tmp_path_factory.mktemp("cache")):
-    yield
 
 
 @pytest.fixture(scope="module", name="home")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config
+from tiny_runs import losses, stopped_at_batch, tiny_config
 
 from blt_jax import config as settings
 from blt_jax import evaluate, export, show_patches, train
@@ -19,12 +19,6 @@ from blt_jax.patching import PatchingConfig
 from blt_jax.runs import folder as runs
 from blt_jax.runs import loading, loop, patcher, resolve, stored_params
 from blt_jax.runs.feed import Feed
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-  with compiled_once(tmp_path_factory.mktemp("cache")):
-    yield
 
 
 @pytest.fixture(scope="module", name="text")
@@ -47,6 +41,12 @@ def _config(kind, text, workdir, **overrides):
   config.eval.update(tasks="lambada", task_limit=3)
   config.update(overrides)
   return config
+
+
+_no_tasks = dict(eval=dict(tasks=""))
+_of_a_blt, _of_a_byte_lm = (  # where the kind of model makes no difference
+  pytest.mark.parametrize("finished", [kind], indirect=True) for kind in ("blt", "byte_lm")
+)
 
 
 @pytest.fixture(scope="module", name="finished", params=["blt", "byte_lm"])
@@ -85,7 +85,7 @@ def test_stopped_and_resumed_equals_undisturbed_to_the_bit(
 
 
 def test_an_evaluation_that_preemption_leaves_out_is_made_up_for(text, tmp_path, monkeypatch):
-  config = _config("byte_lm", text, tmp_path / "run")
+  config = _config("byte_lm", text, tmp_path / "run", **_no_tasks)
   config.eval.every_steps = 2
   with monkeypatch.context() as patched:
     patched.setattr(distributed, "preempted", lambda step: step == 4)
@@ -95,6 +95,7 @@ def test_an_evaluation_that_preemption_leaves_out_is_made_up_for(text, tmp_path,
   assert [n["step"] for n in lines if n["kind"] == "eval"] == [2, 4, 6]
 
 
+@_of_a_byte_lm
 def test_a_finished_run_stays_as_it_is(finished, text):
   kind, workdir, numbers = finished
   before = (workdir / "metrics.jsonl").read_text()
@@ -102,6 +103,7 @@ def test_a_finished_run_stays_as_it_is(finished, text):
   assert (workdir / "metrics.jsonl").read_text() == before
 
 
+@_of_a_blt
 def test_evaluate_scores_a_run_on_files(finished, text, capsys):
   _, workdir, _ = finished
   evaluate.main([f"--run={workdir}", f"--data={text / 'file_0.py'}"])
@@ -110,6 +112,7 @@ def test_evaluate_scores_a_run_on_files(finished, text, capsys):
   assert 0 < numbers["bpb"] < 9
 
 
+@_of_a_byte_lm
 def test_programs_read_the_checkpoint_that_is_asked_for(finished, text, tmp_path, capsys):
   _, workdir, _ = finished
   found = []
@@ -183,7 +186,7 @@ def test_runs_from_before_a_setting_keep_their_ways(tmp_path, caplog, monkeypatc
 
 def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
   narrow = dict(param_dtype="bfloat16", moment_dtype="bfloat16")
-  config = _config("byte_lm", text, tmp_path / "run", optimizer=narrow)
+  config = _config("byte_lm", text, tmp_path / "run", optimizer=narrow, **_no_tasks)
   numbers = train.train(config)
   assert train.train(config) == numbers
   params = jax.tree.leaves(runs.load_run(tmp_path / "run").params)
@@ -193,7 +196,7 @@ def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
 
 
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs the fake devices of conftest.py")
-@pytest.mark.parametrize("finished", ["blt"], indirect=True)
+@_of_a_blt
 @pytest.mark.parametrize(
   ("mesh", "accumulate"),
   [
@@ -203,7 +206,7 @@ def test_narrow_parameters_and_moments_are_restored(text, tmp_path):
 )
 def test_meshes_and_accumulation_change_nothing(mesh, accumulate, finished, text, tmp_path):
   kind, workdir, _ = finished
-  overrides = dict(mesh=mesh, optimizer=dict(accumulate=accumulate), eval=dict(tasks=""))
+  overrides = dict(mesh=mesh, optimizer=dict(accumulate=accumulate), **_no_tasks)
   train.train(_config(kind, text, tmp_path / "run", **overrides))
   np.testing.assert_allclose(
     list(losses(tmp_path / "run").values()), list(losses(workdir).values()), rtol=1e-4
@@ -212,7 +215,7 @@ def test_meshes_and_accumulation_change_nothing(mesh, accumulate, finished, text
 
 def test_entropy_patches_from_training_to_generation(text, tmp_path, capsys):
   patching = dict(scheme="entropy", entropy_model=str(tmp_path / "entropy"))
-  train.train(_config("byte_lm", text, tmp_path / "entropy"))
+  train.train(_config("byte_lm", text, tmp_path / "entropy", **_no_tasks))
   with pytest.raises(ValueError, match="No threshold.*blt_jax.calibrate"):
     train.train(_config("blt", text, tmp_path / "blt", patching=patching))
   patcher.save_threshold(tmp_path / "entropy", PatchingConfig(threshold=5.0))
@@ -266,8 +269,9 @@ def test_text_does_not_start_anew_where_a_checkpoint_lacks_its_place(data, text,
     feed.training_batches(4, data)
 
 
-def test_a_damaged_checkpoint_is_named(text, tmp_path):
-  train.train(_config("blt", text, tmp_path))
+@_of_a_blt
+def test_a_damaged_checkpoint_is_named(finished, tmp_path):
+  shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
   with pytest.raises(ValueError, match="is '[a-z]+', so an entropy model"):
     loading.load_language_model(tmp_path, entropy_model="any")
   for file in (tmp_path / "checkpoints").rglob("state/**/*"):
@@ -313,7 +317,7 @@ def test_a_mistake_gives_one_clear_error_and_leaves_nothing(name, text, tmp_path
 
 
 def test_loss_that_explodes_stops_the_run_and_is_not_saved(text, tmp_path):
-  config = _config("byte_lm", text, tmp_path / "run", num_steps=30)
+  config = _config("byte_lm", text, tmp_path / "run", num_steps=30, **_no_tasks)
   config.optimizer.update(learning_rate=1e30, clip_norm=1e30)
   config.checkpoint.every_steps = 1
   with pytest.raises(FloatingPointError, match="learning_rate"):
@@ -339,12 +343,13 @@ def test_exported_weights_are_the_run_to_other_programs(finished, text, tmp_path
     evaluate.main([f"--run={tmp_path / 'out'}", f"--data={text / 'file_0.py'}"])
 
 
+@_of_a_byte_lm
 def test_another_number_of_streams_goes_on_with_other_documents(
   finished, text, tmp_path, caplog
 ):
   kind, workdir, _ = finished
   shutil.copytree(workdir, tmp_path / "run")
-  config = _config(kind, text, tmp_path / "run", num_steps=8, allow_changes=True)
+  config = _config(kind, text, tmp_path / "run", num_steps=8, allow_changes=True, **_no_tasks)
   config.data.num_streams = 2
   train.train(config)
   assert "1 streams of documents and this run 2" in caplog.text
@@ -358,7 +363,7 @@ def test_another_number_of_workers_goes_on_with_other_documents(tmp_path, caplog
   (tmp_path / "text.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
   for num_workers, num_steps in ((0, 3), (1, 5)):
     config = _config(
-      "byte_lm", tmp_path / "text.jsonl.gz", tmp_path / "run", num_steps=num_steps
+      "byte_lm", tmp_path / "text.jsonl.gz", tmp_path / "run", num_steps=num_steps, **_no_tasks
     )
     config.schedule.name = "constant"
     config.data.num_workers = num_workers

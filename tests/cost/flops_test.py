@@ -204,6 +204,22 @@ def test_the_entropies_of_an_end_to_end_are_charged():
   assert flops.end_to_end_flops_per_byte(config, 4.5, seq_len) == want
 
 
+def test_the_matrices_of_an_entropy_models_states_are_charged():
+  config, seq_len, num_patches = _one_layer_each("blt")
+  more = dataclasses.replace(config, entropy_state_dim=32)
+  want = 2 * 32 * 64 * 2
+  found = [flops.blt_flops_per_byte(c, 4.5, seq_len) for c in (more, config)]
+  assert found[0] - found[1] == want
+  found = [kinds.model_flops(c, seq_len, num_patches) for c in (more, config)]
+  assert found[0] - found[1] == 3 * seq_len * want
+  head = dataclasses.replace(config, boundary_weight=1.0)
+  assert (
+    flops.blt_flops_per_byte(head, 4.5, seq_len)
+    - flops.blt_flops_per_byte(config, 4.5, seq_len)
+    == 2 * 64
+  )
+
+
 @given(st.integers(1, 60), st.integers(1, 80))
 def test_visible_pairs_are_those_of_the_mask(length, window):
   mask = [(q, k) for q in range(length) for k in range(q + 1) if q - k < window]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from forward import stack
 from golden_cases import FLOAT32
+from read_pieces import read_in_pieces
 from uncached import random_params, random_text
 
 from blt_jax import kinds, tokenizer
@@ -51,23 +52,11 @@ def _forward(name):
 @each_kind
 def test_reads_as_the_full_forward(name):
   """Random pieces of each row, some followed by bytes that are taken back."""
-  rng, model = np.random.default_rng(0), _model(name)
+  model = _model(name)
   text = random_text(np.random.default_rng(1), ROWS, LENGTH)
   text[:, ::5] = ord(" ") + tokenizer.OFFSET
   text[0, 10:12] = tokenizer.BOS_ID
-  read = jax.jit(model.reader.read)
-  cache, position = model.reader.init(ROWS, LENGTH, CHUNK), np.zeros(ROWS, int)
-  got = np.zeros((*text.shape, 260), np.float32)
-  while (position < LENGTH).any():
-    count = np.minimum(rng.integers(0, CHUNK + 1, ROWS), LENGTH - position)
-    kept = np.minimum(rng.integers(0, CHUNK + 1, ROWS), count)
-    piece = rng.integers(0, 260, (ROWS, CHUNK)).astype(np.int32)
-    for row, (begin, number) in enumerate(zip(position, kept, strict=True)):
-      piece[row, :number] = text[row, begin : begin + number]
-    logits, pending = read(model.weights, cache, piece, count)
-    for row, (begin, number) in enumerate(zip(position, kept, strict=True)):
-      got[row, begin : begin + number] = logits[row, :number]
-    cache, position = pending.commit(kept), position + kept
+  got, _ = read_in_pieces(model.reader, model.weights, text, CHUNK, LENGTH)
   chex.assert_trees_all_close(got, np.asarray(_forward(name)(text)), **FLOAT32)
 
 

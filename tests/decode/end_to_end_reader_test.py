@@ -4,11 +4,11 @@ import dataclasses
 
 import chex
 import end_to_end_cases
-import jax
 import numpy as np
 import pytest
 from end_to_end_cases import CONFIGS, SEQ_LEN
 from golden_cases import FLOAT32
+from read_pieces import read_in_pieces
 from uncached import random_text
 
 from blt_jax import kinds
@@ -24,26 +24,8 @@ def test_reads_as_the_full_forward(head):
   """
   config = dataclasses.replace(CONFIGS[head], num_patches=4)
   model = kinds.kind_of(config).reader(kinds.build_model(config), end_to_end_cases.params(head))
-
-  @jax.jit
-  def read(cache, piece, count, kept):
-    logits, pending = model.reader.read(model.weights, cache, piece, count)
-    return logits, pending.commit(kept)
-
-  rng = np.random.default_rng(0)
   text = random_text(np.random.default_rng(1), ROWS, SEQ_LEN)
-  cache, position = model.reader.init(ROWS, SEQ_LEN, CHUNK), np.zeros(ROWS, int)
-  got = np.zeros((*text.shape, 260), np.float32)
-  while (position < SEQ_LEN).any():
-    count = np.minimum(rng.integers(0, CHUNK + 1, ROWS), SEQ_LEN - position)
-    kept = np.minimum(rng.integers(0, CHUNK + 1, ROWS), count)
-    piece = rng.integers(0, 260, (ROWS, CHUNK)).astype(np.int32)
-    for row, (begin, number) in enumerate(zip(position, kept, strict=True)):
-      piece[row, :number] = text[row, begin : begin + number]
-    logits, cache = read(cache, piece, count, kept)
-    for row, (begin, number) in enumerate(zip(position, kept, strict=True)):
-      got[row, begin : begin + number] = logits[row, :number]
-    position = position + kept
+  got, cache = read_in_pieces(model.reader, model.weights, text, CHUNK, SEQ_LEN)
   want = end_to_end_cases.run(head, np.resize(text, (SEQ_LEN, SEQ_LEN)))
   chex.assert_trees_all_close(got, np.asarray(want.logits[:ROWS]), **FLOAT32)
   starts, _ = model.reader.patches(cache)

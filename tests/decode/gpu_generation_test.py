@@ -13,7 +13,7 @@ from uncached import Uncached, random_params
 from blt_jax.decode.generator import Generator
 from blt_jax.decode.sampling import Sampling
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops.triton import call as gpu_call
+from blt_jax.ops import device
 from blt_jax.patching import PatchingConfig
 
 _LOCAL = stack(256, 1, window=64, mlp_multiple_of=256)  # sizes that the kernels take
@@ -30,7 +30,7 @@ def _kernels(monkeypatch):
     monkeypatch.setattr(
       pl, "pallas_call", lambda *args, compiler_params, interpret, **rest: run(*args, **rest)
     )
-    monkeypatch.setattr(gpu_call, "is_available", lambda: True)
+    monkeypatch.setattr(device, "decodes_by_kernels", lambda: True)
 
 
 @pytest.mark.parametrize("rows", [1, 12])
@@ -44,7 +44,7 @@ def test_rows_are_what_the_full_forward_says(rows):
   rng = np.random.default_rng(rows)
   prompts = [rng.bytes(n) for n in rng.integers(0, 36, rows + 2)]
   results = Generator(uncached.cached(), batch_size=rows, prefill_chunk=16).generate(
-    prompts, Sampling(max_bytes=24)
+    prompts, Sampling(max_bytes=12)
   )
   cpu = jax.local_devices(backend="cpu")[0]
   moved = {

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from forward import TINY, stack
 from golden_cases import FLOAT32
+from read_pieces import read_in_pieces
 from uncached import LENGTH, Uncached, random_blt, random_params, random_text
 
 from blt_jax import tokenizer, train_table
@@ -72,31 +73,7 @@ TABLES = tuple(
 )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _read(reader, weights, cache, tokens, count, kept):
-  logits, pending = reader.read(weights, cache, tokens, count)
-  return logits, pending.commit(kept)
-
-
-def _read_all(reader, weights, text, seed=0):
-  """Reads random pieces of each row, some followed by bytes that are taken back."""
-  rng = np.random.default_rng(seed)
-  cache, position = reader.init(ROWS, LENGTH, CHUNK), np.zeros(ROWS, int)
-  logits = np.zeros((*text.shape, 260), np.float32)
-  while (position < text.shape[1]).any():
-    count = np.minimum(rng.integers(0, CHUNK + 1, ROWS), text.shape[1] - position)
-    kept = np.minimum(rng.integers(0, CHUNK + 1, ROWS), count)
-    piece = np.zeros((ROWS, CHUNK), np.int32)
-    for row in range(ROWS):
-      right = text[row, position[row] : position[row] + kept[row]]
-      piece[row] = rng.integers(0, 260, CHUNK)
-      piece[row, : kept[row]] = right
-    new, cache = _read(reader, weights, cache, piece, count, kept)
-    new = np.asarray(new)
-    for row in range(ROWS):
-      logits[row, position[row] : position[row] + kept[row]] = new[row, : kept[row]]
-    position += kept
-  return logits, cache
+_read_all = functools.partial(read_in_pieces, chunk=CHUNK, room=LENGTH)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -105,6 +105,22 @@ def test_no_character_begins_that_would_be_cut(room):
   assert _shares(ids=[4 + 0x80, *ids[:3]], room=room, state=state, valid_utf8=True)[0] == 1
 
 
+def test_room_for_every_first_byte():
+  """As long as the characters are that begin with it."""
+  samples = [*range(0x800), *range(0x800, 0xD800, 64), *range(0xE000, 0x110000, 4096)]
+  size = {raw[0]: len(raw) for raw in (chr(c).encode() for c in samples)}
+  between = jnp.full(4, utf8.BETWEEN)
+  fits = utf8.allowed(between, jnp.arange(1, 5))[:, tokenizer.OFFSET :]
+  want = [[room >= size.get(byte, 5) for byte in range(256)] for room in range(1, 5)]
+  np.testing.assert_array_equal(fits, want)
+
+
+def test_only_what_options_ask_for_is_computed():
+  assert Sampling().parts == frozenset()
+  options = Sampling(temperature=1.0, repetition_penalty=2.0, min_p=0.1, valid_utf8=True)
+  assert options.parts == sampling.ALL_PARTS
+
+
 def test_seeds_and_indices_choose_the_noise():
   logits = jnp.zeros((2, 50, 260))
   options = sampling.make_options([Sampling(temperature=1, seed=s) for s in (0, 1)], 1, 1)

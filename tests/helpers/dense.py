@@ -26,8 +26,8 @@ def attend(query, key, value, visible):
 
 def causal(seq_len, window=None, document_ids=None):
   """What positions see: bool [1 or B, S, S]."""
-  distance = jnp.arange(seq_len)[:, None] - jnp.arange(seq_len)
-  visible = (distance >= 0)[None]
+  distance = jnp.arange(seq_len)[None, :, None] - jnp.arange(seq_len)[None, None]
+  visible = distance >= 0
   if window is not None:
     visible = visible & (distance < window)
   if document_ids is not None:

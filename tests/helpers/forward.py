@@ -15,8 +15,8 @@ from blt_jax.ops import losses
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def logits_of(config, params, tokens, lengths, ngram_ids=None):
-  return BLT(config).apply({"params": params}, tokens, lengths, ngram_ids)
+def logits_of(config, params, tokens, lengths, ngram_ids=None, states=None):
+  return BLT(config).apply({"params": params}, tokens, lengths, ngram_ids, states)
 
 
 @functools.partial(jax.jit, static_argnums=0)

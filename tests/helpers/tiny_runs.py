@@ -8,7 +8,6 @@ import pathlib
 import resource
 from collections.abc import Iterator
 
-import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -90,15 +89,6 @@ def losses(workdir: os.PathLike) -> dict[int, float]:
   for step, loss in logged_losses(workdir):
     assert by_step.setdefault(step, loss) == loss
   return by_step
-
-
-@contextlib.contextmanager
-def compiled_once(cache: pathlib.Path) -> Iterator[None]:
-  """Runs of one config share their compiled programs."""
-  jax.config.update("jax_compilation_cache_dir", str(cache))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-  yield
-  jax.config.update("jax_compilation_cache_dir", None)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from blt_jax.hashing import NgramTable
 from blt_jax.models import init
 from blt_jax.models.blt import BLT
 from blt_jax.models.config import BLTConfig, ByteLMConfig
+from blt_jax.models.device_patches import measure
 from blt_jax.patching import PatchingConfig
 
 LENGTH = 64  # bytes of every text, so that one compiled program serves all
@@ -50,7 +51,10 @@ class Uncached:
     tokens = np.pad(ids, ((0, 0), (0, LENGTH - ids.shape[1])))
     look_up = LookUpNgrams(self.tables, self.config.hash_document_masks)
     ngram_ids = look_up({"tokens": tokens})["ngram_ids"] if self.tables else None
-    logits = logits_of(self.config, self.params, tokens, lengths, ngram_ids)
+    states = None
+    if self.config.entropy_state_dim:
+      states = _states_of(self.entropy_config, self.entropy_params, tokens)
+    logits = logits_of(self.config, self.params, tokens, lengths, ngram_ids, states)
     return np.asarray(logits)[:, : ids.shape[1]]
 
   def check(self, result, is_greedy: bool):
@@ -75,6 +79,11 @@ class Uncached:
     return from_blt(BLT(self.config), self.params, self.patching, entropy_model, **changes)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _states_of(config, params, tokens):
+  return measure(config, params, tokens)[1]
+
+
 @functools.cache
 def random_blt(config: BLTConfig, threshold: float = 3.0, **rule) -> Uncached:
   """Random parameters, sharpened so that entropies and likeliest bytes vary."""
@@ -92,7 +101,7 @@ def random_params(config: BLTConfig | ByteLMConfig) -> Any:
 
   def draw(path, shape):
     is_norm = "scale" in str(path[-1])
-    spread = 0.1 if is_norm else shape.shape[-2] ** -0.5
+    spread = 0.1 if is_norm else (1, *shape.shape)[-2] ** -0.5
     return jnp.asarray(is_norm + spread * rng.standard_normal(shape.shape), shape.dtype)
 
   shapes = init.abstract_params(kinds.build_model(config))

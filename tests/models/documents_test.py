@@ -36,7 +36,7 @@ FORMS = {
     decoder_cross=CrossAttentionConfig(4),
     pixel_ngrams=True,
     picture_size=(2, 4, 3),
-  ),  # fmt: skip
+  ),
   "windows": dataclasses.replace(
     TINY,
     encoder_cross=CrossAttentionConfig(4, window=2, all_layers=True),

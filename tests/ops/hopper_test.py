@@ -14,13 +14,12 @@ from blt_jax.entropy import hopper_byte_lm, neural
 from blt_jax.models import transformer
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.ops import attention, scoring
+from blt_jax.ops import attention, device, scoring
 from blt_jax.ops.hopper import attention as hopper_attention
 from blt_jax.ops.hopper import layer as hopper_layer
-from blt_jax.ops.hopper import mosaic
 
 needs_hopper = pytest.mark.skipif(
-  not mosaic.is_hopper(jax.devices()[0]), reason="Pallas interprets no wgmma on CPUs"
+  not device.is_hopper(jax.devices()[0]), reason="Pallas interprets no wgmma on CPUs"
 )
 _WINDOW = 128
 
@@ -65,9 +64,9 @@ def interval_attention(heads, past, layer, first, num_heads):
     for p, o in zip(past, own, strict=True)
   )
   scores = _einsum("bqnh,bknh->bnqk", heads[:, :, :num_heads], key) * np.log(2)
-  window, column = past[0].shape[2], jnp.arange(key.shape[1])
+  window, column = past[0].shape[2], jnp.arange(key.shape[1])[None, None]
   visible = column >= first[..., None] + window
-  visible &= column <= window + jnp.arange(first.shape[1])[:, None]
+  visible &= column <= window + jnp.arange(first.shape[1])[None, :, None]
   weights = jax.nn.softmax(jnp.where(visible[:, None], scores, -jnp.inf))
   mixed = _einsum("bnqk,bknh->bqnh", weights, value.astype(jnp.float32))
   return mixed.astype(heads.dtype)

@@ -47,7 +47,7 @@ def test_golden_rope(case, fields):
 
 def test_rope_by_hand():
   table = rope.rope_table(jnp.array([0, 1]), 4, theta=100.0)
-  x = jnp.array([1.0, 2.0, 3.0, 4.0]) * jnp.ones((1, 2, 1, 1))
+  x = jnp.broadcast_to(jnp.array([1.0, 2.0, 3.0, 4.0]), (1, 2, 1, 4))
   slow, fast = 0.1, 1.0  # angles of the two pairs at position 1
   want = [
     np.cos(fast) - 2 * np.sin(fast),

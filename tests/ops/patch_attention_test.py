@@ -281,7 +281,7 @@ def module_by_mask(params, x, context, visible, heads, epsilon=1e-5):
   """`models.layers.CrossAttention` on flat queries [B, Q, D] with a mask [B, Q, T]."""
 
   def norm(x, name):
-    scale = params[name]["scale"]
+    scale = params[name]["scale"][None, None]
     return x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + epsilon) * scale
 
   def project(x, name):

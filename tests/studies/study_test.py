@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 import tiny_runs
-from tiny_runs import compiled_once, losses, stopped_at_batch, tiny_config, write_text
+from tiny_runs import losses, stopped_at_batch, tiny_config, write_text
 
 from blt_jax import study as command
 from blt_jax.parallel import distributed
@@ -51,8 +51,7 @@ def _home(tmp_path_factory):
   home = tmp_path_factory.mktemp("study")
   (home / "models.py").write_text(_CONFIG.format(text=str(write_text(home / "text"))))
   (home / "plan.py").write_text(_PLAN.format(more=""))
-  with compiled_once(home / "cache"):
-    yield home
+  return home
 
 
 def _run(home, *arguments, name="plan.py", output="out"):
@@ -248,6 +247,10 @@ def test_what_arms_need_is_made_once(home, monkeypatch):
     made.apply(configs[name], arm, whole, place)
   assert configs["blt"].patching.threshold == 1.5
   assert configs["blt"].patching.entropies == "table"
+  device = tiny_config("blt")
+  device.patching.entropies = "device"
+  made.apply(device, arms["blt"], whole, place)
+  assert (device.patching.threshold, device.patching.entropies) == (1.5, "device")
   assert configs["bpe"].data.seq_len == 8 and configs["bpe"].data.ngram_tables == place.ngrams
   made.make_tokenizers(whole, {"bpe": configs["bpe"]}, place)
   assert [name for name, _ in told] == names  # it is there

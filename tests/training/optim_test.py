@@ -42,6 +42,12 @@ def test_golden_schedules():
     )
 
 
+@pytest.mark.parametrize(("name", "end"), [("linear", 1.0), ("cosine", 0.1)])
+def test_a_run_may_be_all_warm_up(name, end):
+  factor = optim.schedule(optim.ScheduleConfig(name=name, warmup_steps=4), 4)
+  np.testing.assert_allclose(factor(np.arange(5)), [0, 0.25, 0.5, 0.75, end], rtol=1e-6)
+
+
 def test_unknown_schedule_is_named():
   with pytest.raises(ValueError, match="'cosin'.*cosine"):
     optim.ScheduleConfig(name="cosin")
@@ -72,7 +78,8 @@ def test_six_golden_updates(meta):
   )  # fmt: skip
   rate = optim.learning_rate(config, _schedule_config(args), args["n_steps"])
   optimizer = optim.adamw(config, rate)
-  step = jax.jit(steps.make_train_step(BLT(converted.config), optimizer))
+  step = steps.make_train_step(BLT(converted.config), optimizer)
+  step = jax.jit(chex.assert_max_traces(step, n=1))
   params = converted.params
   state = train_state.TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
   for i, (loss, grad_norm, lr) in enumerate(data["train_loss_gradnorm_lr"]):

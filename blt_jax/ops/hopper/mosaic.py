@@ -7,6 +7,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from blt_jax.ops import device
+
 LAYOUT = plgpu.Layout.WGMMA  # how a warpgroup holds products
 PER_ROW = LAYOUT.reduce(1)  # and one number for each of their rows
 COMPILER_PARAMS = plgpu.CompilerParams(
@@ -61,15 +63,10 @@ class Ring(NamedTuple):
     plgpu.copy_gmem_to_smem(there, slots.at[here], self.full.at[here], **kwargs)
 
 
-def is_hopper(device: jax.Device) -> bool:
-  """Whether a device can run the kernels."""
-  return device.platform == "gpu" and device.compute_capability == "9.0"
-
-
 def num_cores() -> int:
   """How many programs run at once."""
-  device = jax.devices()[0]
-  return device.core_count if is_hopper(device) else _NUM_CORES
+  first = jax.devices()[0]
+  return first.core_count if device.is_hopper(first) else _NUM_CORES
 
 
 def share(total, axis_name, num_programs):

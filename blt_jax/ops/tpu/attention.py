@@ -1,5 +1,7 @@
 """Causal self-attention on TPUs: JAX's splash attention, which skips what no query sees."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
@@ -59,7 +61,14 @@ def splash_attention(
   return output.swapaxes(1, 2)[:, :seq_len]
 
 
-def _kernel(heads, seq_len, window, block, saved_as, interpret):
+def _kernel(
+  heads: tuple[int, ...],
+  seq_len: int,
+  window: int | None,
+  block: int,
+  saved_as: str | None,
+  interpret: bool,
+) -> Callable[..., jax.Array]:
   """The kernels of all heads (N, H) of a row."""
   num_heads, head_dim = heads
   shape = (seq_len, seq_len)
@@ -96,5 +105,5 @@ def _kernel(heads, seq_len, window, block, saved_as, interpret):
   )
 
 
-def _round_up(x, multiple):
+def _round_up(x: int, multiple: int) -> int:
   return -(-x // multiple) * multiple

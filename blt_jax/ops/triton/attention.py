@@ -72,7 +72,7 @@ def _kernel(first_ref, query_ref, *refs, scale):
   def add(refs, offset, j, state):
     key, value = (ref[pl.ds(j * BLOCK, BLOCK), :] for ref in refs)
     scores = jnp.dot(query, key.T, preferred_element_type=jnp.float32)
-    position = j * BLOCK + jnp.arange(BLOCK) - offset
+    position = (j * BLOCK + jnp.arange(BLOCK) - offset)[None]
     visible = (position >= first[:, None]) & (position <= own[:, None])
 
     def mix(weights):

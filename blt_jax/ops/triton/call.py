@@ -105,8 +105,3 @@ def _copy(x_ref, *refs):
 def fits_head(head_dim: int) -> bool:
   """Whether a kernel can hold heads of this width: blocks are powers of two."""
   return head_dim & (head_dim - 1) == 0 and head_dim >= 32
-
-
-def is_available() -> bool:
-  """Whether the kernels can be used: on a single GPU, since they are not divided."""
-  return jax.default_backend() == "gpu" and jax.device_count() == 1

@@ -241,13 +241,13 @@ def _to_key_kernel(
         _read_numbers(ref, (row, head), there, tile.queries, is_masked)
         for ref in (lse_ref, delta_ref)
       )
-      weights = jnp.exp2(product(key, query.T) * (scale * LOG2_E) - lse)
+      weights = jnp.exp2(product(key, query.T) * (scale * LOG2_E) - lse[None])
       if is_masked:
-        position = there + jnp.arange(tile.queries)
+        position = (there + jnp.arange(tile.queries))[None]
         visible = (position >= own[:, None]) & (position < last[:, None])
         weights = jnp.where(visible, weights, 0)
       to_value += product(weights.astype(gradient.dtype), gradient)
-      to_scores = weights * (product(value, gradient.T) - delta)
+      to_scores = weights * (product(value, gradient.T) - delta[None])
       return to_key + product(to_scores.astype(query.dtype), query), to_value
 
     return _in_three(begin, *full, end, add, carry)
@@ -303,7 +303,7 @@ class _Queries:
     def step(j, carry, is_masked):
       visible = None
       if is_masked:
-        position = j * size + jnp.arange(size)
+        position = (j * size + jnp.arange(size))[None]
         visible = (position >= self.first[:, None]) & (position <= own[:, None])
       return add(j * size, visible, carry)
 

@@ -86,7 +86,9 @@ def _matvec_kernel(
       total = sum(jnp.sum(v * v) for v in vectors)
       inverse = jax.lax.rsqrt(total / width + epsilon)
       vectors = [v * refs[0][c] for v, c in zip(vectors, columns, strict=True)]
-    sums = [sum((m * v).sum(1) for m, v in zip(ms, vectors, strict=True)) for ms in matrix]
+    sums = [
+      sum((m * v[None]).sum(1) for m, v in zip(ms, vectors, strict=True)) for ms in matrix
+    ]
     result = sums[0] * inverse
     if is_gated:
       result = result * jax.nn.sigmoid(result) * (sums[1] * inverse)

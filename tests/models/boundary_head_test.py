@@ -1,0 +1,187 @@
+"""A boundary head: what it learns and moves, and the patches that it makes."""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from forward import TINY, logits_of
+from golden_cases import FLOAT32
+from uncached import random_params
+
+from blt_jax import kinds, patching, tokenizer
+from blt_jax.decode.language_model import from_blt
+from blt_jax.models.boundary_head import HeadPatchedBLT
+from blt_jax.patching import PatchingConfig
+
+SEQ_LEN, CHUNK = 24, 5  # bytes of a row, and rows
+BOS, EOS, PAD = tokenizer.BOS_ID, tokenizer.EOS_ID, tokenizer.BOE_ID
+AT = np.arange(SEQ_LEN)
+IS_LATER = AT[:, None] < AT  # [row, position]: after the row's own position
+UNROLLED = {  # compiles faster
+  name: dataclasses.replace(getattr(TINY, name), unroll=True)
+  for name in ("encoder", "latent", "decoder")
+}
+PLAIN = dataclasses.replace(TINY, **UNROLLED)
+CONFIG = dataclasses.replace(PLAIN, boundary_weight=2.0)
+RULE = PatchingConfig(max_patch_length=6)
+SLOTS = np.zeros((SEQ_LEN, SEQ_LEN + 1), np.int32)
+
+
+@functools.cache
+def _params():
+  return random_params(CONFIG)
+
+
+@jax.jit
+def _run(params, ids, slots):
+  """Logits and extras of ids [S, S], and the scores that make the patches."""
+  model = HeadPatchedBLT(CONFIG, rule=RULE)
+
+  def forward(model):
+    return *model.forward(ids, slots), model.patch(ids, slots.shape[1])[1]
+
+  return model.apply({"params": params}, method=forward)
+
+
+def _text(seed, rows=SEQ_LEN):
+  """Ids [S, S] of a document in each row, `rows` of them different."""
+  ids = np.random.default_rng(seed).integers(4, 260, (rows, SEQ_LEN)).astype(np.int32)
+  ids[:, 0] = BOS
+  return np.resize(ids, (SEQ_LEN, SEQ_LEN))
+
+
+# --- Learning
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _learn(config, params, ids, lengths):
+  """Gradients of the head's loss, and what the forward pass gives."""
+
+  def loss(params):
+    model = kinds.build_model(config)
+    logits, extras = model.apply({"params": params}, ids, lengths, method="forward")
+    return extras.losses["boundary"], (logits, extras)
+
+  return jax.grad(loss, has_aux=True)(params)
+
+
+def test_a_head_learns_and_moves_nothing_else():
+  """Logits are those of the BLT, to the bit."""
+  ids = _text(1)[:3]
+  ids[1, 10], ids[1, 11], ids[2, 20:] = EOS, BOS, PAD
+  starts = np.random.default_rng(0).random((3, SEQ_LEN + 1)) < 0.4
+  starts[:, :2] = True
+  lengths = patching.lengths_from_starts(starts)
+  without = {name: value for name, value in _params().items() if name != "boundary_head"}
+  gradients, (logits, extras) = _learn(CONFIG, _params(), ids, lengths)
+  np.testing.assert_array_equal(logits, logits_of(PLAIN, without, ids, lengths))
+  own = gradients.pop("boundary_head")
+  assert own["bias"].shape == (1,) and all(jnp.any(leaf) for leaf in jax.tree.leaves(own))
+  assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(gradients))
+  moving = dataclasses.replace(CONFIG, boundary_gradient=True)
+  gradients, _ = _learn(moving, _params(), ids, lengths)
+  moved = {name for name, part in gradients.items() if any(map(jnp.any, jax.tree.leaves(part)))}
+  assert moved == {"boundary_head", "embedder", "encoder"}
+
+  # What it is asked: whether the next byte starts a patch, where no rule says so.
+  is_open = np.ones(ids.shape, bool)
+  is_open[:, 0] = is_open[1, [10, 11]] = is_open[2, 20:] = False
+  assert extras.metrics["boundary_targets"] == is_open.sum()
+  assert extras.metrics["boundary_starts"] == (is_open & starts[:, 1:]).sum()
+  scores = np.asarray(_run(_params(), np.resize(ids, SLOTS[:, 1:].shape), SLOTS)[2][:3])
+  odds = np.where(starts[:, 1:], scores, -scores)
+  found = {
+    "boundary_nats": np.log1p(np.exp(-odds)),
+    "boundary_hits": (scores > 0) == starts[:, 1:],
+    "boundary_found": starts[:, 1:] & (scores > 0),
+  }
+  for name, values in found.items():
+    np.testing.assert_allclose(extras.metrics[name], values[is_open].sum(), rtol=1e-5)
+  want = 2 * extras.metrics["boundary_nats"]
+  np.testing.assert_allclose(extras.losses["boundary"], want, rtol=1e-6)
+
+
+# --- Patches of its own
+
+
+def test_later_bytes_change_nothing_before_them():
+  """Though they make other patches there."""
+  ids = _text(1, rows=1)
+  found, made, _ = _run(_params(), np.where(IS_LATER, _text(2), ids), SLOTS)
+  want, own, _ = _run(_params(), ids, SLOTS)
+  assert (made.patch_lengths != own.patch_lengths).any()
+  assert 4 < (own.patch_lengths[0] > 0).sum() < SEQ_LEN - 4
+  difference = abs(found - want).max(axis=-1)
+  assert difference[IS_LATER].max() > 1e-2
+  assert difference[~IS_LATER].max() <= 1e-5
+
+
+def test_gradients_flow_from_the_past_and_only_from_there():
+  """With respect to embeddings: rows of tables, as every id of the row is another one."""
+  ids = np.random.default_rng(3).permutation(np.arange(4, 260))[:SEQ_LEN].astype(np.int32)
+  model = HeadPatchedBLT(CONFIG, rule=RULE)
+
+  @jax.jit
+  @jax.grad
+  def gradients_of(params, position):
+    logits, _ = model.apply({"params": params}, ids[None], SLOTS[:1], method="forward")
+    return (logits[0, position] * jnp.cos(jnp.arange(260))).sum()
+
+  for position in (0, 5, 12, SEQ_LEN - 2):
+    gradients = gradients_of(_params(), position)
+    found = abs(gradients["embedder"]["bytes"]["embedding"][ids]).sum(axis=-1)
+    assert (found[position + 1 :] == 0).all(), position
+    assert (found[: position + 1] > 0).all(), position
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradients["boundary_head"]))
+
+
+def test_reads_as_the_full_forward():
+  """Random pieces of rows of documents, some followed by bytes that are taken back."""
+  text = _text(5)
+  text[2, 9], text[2, 10], text[3, 4:6] = EOS, BOS, EOS
+  want, extras, _ = _run(_params(), text, SLOTS)
+  model = from_blt(kinds.build_model(CONFIG), _params(), RULE, by_head=True)
+  rows, rng = 5, np.random.default_rng(0)
+
+  @jax.jit
+  def read(cache, piece, count, kept):
+    logits, pending = model.reader.read(model.weights, cache, piece, count)
+    return logits, pending.commit(kept)
+
+  cache, position = model.reader.init(rows, SEQ_LEN, CHUNK), np.zeros(rows, int)
+  got = np.zeros((rows, SEQ_LEN, 260), np.float32)
+  while (position < SEQ_LEN).any():
+    count = np.minimum(rng.integers(0, CHUNK + 1, rows), SEQ_LEN - position)
+    kept = np.minimum(rng.integers(0, CHUNK + 1, rows), count)
+    piece = rng.integers(0, 260, (rows, CHUNK)).astype(np.int32)
+    for row, (begin, number) in enumerate(zip(position, kept, strict=True)):
+      piece[row, :number] = text[row, begin : begin + number]
+    logits, cache = read(cache, piece, count, kept)
+    for row, (begin, number) in enumerate(zip(position, kept, strict=True)):
+      got[row, begin : begin + number] = logits[row, :number]
+    position = position + kept
+  chex.assert_trees_all_close(got, np.asarray(want[:rows]), **FLOAT32)
+  starts, entropies = model.reader.patches(cache)
+  assert entropies is None and model.reader.drafters == ()
+  for row, lengths in zip(starts, extras.patch_lengths[:rows], strict=True):
+    begins = (np.cumsum(lengths) - lengths)[lengths > 0]
+    np.testing.assert_array_equal(np.flatnonzero(row), begins[begins < SEQ_LEN])
+    assert lengths.max() <= 6
+
+
+# --- Bad input
+
+
+def test_what_makes_no_sense():
+  with pytest.raises(ValueError, match="boundary_weight is -1; it must be >= 0"):
+    dataclasses.replace(TINY, boundary_weight=-1)
+  with pytest.raises(ValueError, match="of a boundary head: set boundary_weight above 0"):
+    dataclasses.replace(TINY, boundary_gradient=True)
+  with pytest.raises(ValueError, match="set entropy_state_dim or boundary_weight to 0"):
+    dataclasses.replace(CONFIG, entropy_state_dim=8)
+  with pytest.raises(ValueError, match="has no boundary head to patch by; train one with"):
+    from_blt(kinds.build_model(PLAIN), None, RULE, by_head=True)
