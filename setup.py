@@ -44,6 +44,7 @@ setuptools.setup(
     "gcs": ["gcsfs>=2026.2"],
     "parquet": ["pyarrow>=18"],
     "bpe": ["sentencepiece>=0.2"],
+    "images": ["mlxtend>=0.25", "pillow>=11", "scikit-learn>=1.8"],
     "eval": ["lm-eval==0.4.13", "datasets>=5.2", "evaluate>=0.4.6", "sacrebleu>=2.6"],
     "convert": ["torch>=2.13", "transformers>=5.23"],
     "dev": [

@@ -62,10 +62,13 @@ def get_config(kind: str = "blt") -> ConfigDict:
   data.heldout_fraction = 0.02  # of the documents, where they are split off
   # Hashed with a document's text to choose those; None: as the run began, else the usual one.
   data.heldout_salt = placeholder(str)
-  # "text", or "answers": records of prompt and completion, or of messages; answers are learned.
+  # "text"; "answers": records of prompt and completion, or of messages, answers are learned; or
+  # "pictures": files of them, or a path "digits" or "mnist", see docs/pictures.md.
   data.format = "text"
   # File of how these become text, or what it holds; empty: the template of docs/answers.md.
   data.template = ""
+  # Height, width and channels of all pictures; empty: those of the first one.
+  data.picture_size = ()
   data.text_field = "text"  # of JSON; the column of CSV, Parquet, Arrow; "meta.body" nested
   data.on_error = "raise"  # or "skip": leave bad input out, count it and go on
   data.invalid_utf8 = "keep"  # documents as the bytes they are; or "drop"
@@ -233,6 +236,12 @@ def make_patching_config(
   return _build(patching.PatchingConfig, fields)
 
 
+def stated_patch_size(section: ConfigDict) -> float | None:
+  """Bytes of a patch as `config.patching` says; None where it does not."""
+  size = section.patch_size
+  return size if size is None else min(size, section.max_patch_length or size)
+
+
 def kept_checkpoints(config: ConfigDict) -> dict[str, Any]:
   """Which checkpoints `config.checkpoint` keeps."""
   return {name: config.checkpoint[name] for name in ("keep", "keep_every", "best")}
@@ -259,7 +268,7 @@ def make_batch_shape(config: ConfigDict) -> BatchShape:
     pool_size=data.pool_size,
     pool_bytes=data.get("pool_bytes"),  # runs of before have none
     row_multiple=model.row_multiple,
-    keep_whole=data.get("format") == "answers",  # runs of before have none
+    keep_whole=data.get("format") in ("answers", "pictures"),  # runs of before have none
   )
 
 

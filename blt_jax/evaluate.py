@@ -8,9 +8,10 @@
   python -m blt_jax.evaluate --run=RUN --tasks=piqa --data=sample --threshold=0.6,0.3,0.1
 
 Of text it prints a table on a terminal, elsewhere one JSON object: `bpb` in bits per byte of
-all text, of each data set and of each value of a field, `loss` in nats per predicted byte,
-`patch_size` in bytes, the shares of byte and patch slots in use, the numbers of `documents`,
-`bytes` and `files`, and the `step` of the checkpoint. Of tasks it prints a table.
+all text, of each data set and of each value of a field, `loss` in nats per predicted byte, of
+pictures `bits_per_dimension`, `patch_size` in bytes, the shares of byte and patch slots in use,
+the numbers of `documents`, `bytes` and `files`, and the `step` of the checkpoint. Of tasks it
+prints a table.
 """
 
 import argparse
@@ -221,9 +222,15 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   run = folder.load_run(args.run, args.step)
   loading.check_pieces(run.config)
   options = source_flags.parse(args, corpus.source_options(run.config.data))
+  if run.config.model.get("pixel_ngrams") and (args.context or options.pictures is None):
+    raise ValueError(
+      f"{args.run} has n-grams of pixels, which whole pictures have: leave --context out, and "
+      "--format at pictures."
+    )
   options = dataclasses.replace(options, fields=tuple(args.by))
   open_heldout = functools.partial(corpus.open_heldout, run.config.data)
   sources = text_sources.open_all(args.data, options, open_heldout)
+  keep_whole = options.template is not None or options.pictures is not None
   patchers = _load_patchers(args, run.config.patching, sources)
   tables = ngrams.load(args.run, run.config.model)
   patcher, mesh = patchers[sources[0].name], sharding.make_mesh()
@@ -233,7 +240,7 @@ def _evaluate_text(args: argparse.Namespace) -> None:
     model,
     run.params,
     mesh,
-    dataclasses.replace(shape, keep_whole=options.template is not None),
+    dataclasses.replace(shape, keep_whole=keep_whole),
     ngrams.look_up(tables, run.config.model),
     named,
   )

@@ -4,6 +4,7 @@
   python -m blt_jax.generate --run=runs/quickstart/blt --file=story.txt --temperature=0.8
   python -m blt_jax.generate --run=runs/quickstart/blt --input=in.jsonl --output=out.jsonl
   python -m blt_jax.generate --run=runs/quickstart/answers --chat
+  python -m blt_jax.generate --run=runs/pictures/digits --picture=digits --png=completed.png
 
 A line of the input, blank ones aside, is an object with `prompt`, any of the options from
 --max_bytes to --valid_utf8 for this line alone, and other fields, such as an id, which its
@@ -15,6 +16,9 @@ not say all; with --show_patches `patch_starts` and `entropies`; or `error` inst
 With --chat, a run that was trained on answers gives some: to the lines that come in, one after
 another in a dialogue; to the --prompt or the --file; or to each line of the input, which may
 have `messages` instead of a `prompt`. Its own template says what stands around them.
+
+With --picture, a run that learned pictures continues the upper half of the first one of a path.
+The PNG file has that picture on the left and beside it each completed one.
 
 The same command goes on with what was stopped: results wait in OUTPUT.unfinished until all
 are there.
@@ -33,7 +37,7 @@ from typing import Any, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from blt_jax.cli import chat, logs, patch_view, prompt_lines, run_flags
+from blt_jax.cli import chat, logs, patch_view, pictures, plots, prompt_lines, run_flags
 from blt_jax.cli.chat import Asker
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.prompt_lines import PromptLine
@@ -45,6 +49,11 @@ from blt_jax.runs import checkpoint, corpus, folder, loading
 from blt_jax.storage import atomic, files, paths
 from blt_jax.storage.journal import Journal
 
+# What nobody would read with --picture.
+_OF_TEXT = (
+  "chat", "max_bytes", "max_length", "no_stream", "show_patches", "stop", "truncate",
+  "valid_utf8",
+)  # fmt: skip
 _OPTIONS = [field for field in dataclasses.fields(Sampling) if field.type in (int, float)]
 
 
@@ -67,6 +76,12 @@ def main(argv: list[str] | None = None) -> str | int:
   )
   if bool(args.input) != bool(args.output):
     raise ValueError("--input needs --output, the file for the results, and it --input.")
+  if bool(args.picture) != bool(args.png):
+    raise ValueError(
+      "--picture needs --png, the file for completed pictures, and it --picture."
+    )
+  if args.picture:
+    return _complete(args, prompt_lines.samples(options, args.num_samples))
   if not args.input:
     samples = prompt_lines.samples(options, args.num_samples)
     if asker is not None and args.prompt is None and args.file is None:
@@ -103,6 +118,31 @@ def _converse(asker: Asker, samples: list[Sampling], args: argparse.Namespace) -
   if len(samples) > 1:
     raise ValueError("--num_samples is for single prompts; a dialogue has one answer a turn.")
   return chat.converse(_generator(args), asker, samples[0])
+
+
+def _complete(args: argparse.Namespace, samples: list[Sampling]) -> str | int:
+  """Continues the upper half of a picture, and writes all of it as PNG."""
+  usual = _parser().get_default
+  if given := [name for name in _OF_TEXT if getattr(args, name) != usual(name)]:
+    raise ValueError(f"--{given[0]} is of text; leave it out with --picture.")
+  if not args.png.lower().endswith(".png"):
+    raise ValueError(f"--png={args.png} must end in .png: completed pictures have exact bytes.")
+  options = corpus.source_options(folder.load_config(args.run).data)
+  picture = pictures.first(args.picture, options, args.run)
+  half, missing = pictures.split(picture)
+  args.max_length = picture.size + 1
+  samples = [dataclasses.replace(sample, max_bytes=missing) for sample in samples]
+  shown = [picture]
+  for result in _generator(args).generate([half] * len(samples), samples):
+    if result.error or len(result.bytes) < missing:
+      found = (
+        f"a sample ended after {len(result.bytes)} of {missing} bytes: give another --seed"
+      )
+      return f"error: {result.error or found}."
+    whole = np.frombuffer(half + result.bytes, np.uint8)
+    shown.append(whole.reshape(picture.shape))
+  pictures.write(args.png, shown)
+  return 0
 
 
 def _check_apart(source: str, target: str) -> None:
@@ -151,6 +191,8 @@ def _parser() -> Parser:
   text.add_argument("--file", help="continue this file; - for what comes in")
   parser.add_argument("--chat", action="store_true", help="answer, in a dialogue")
   parser.add_argument("--system", metavar="TEXT", help="what the system says first in it")
+  text.add_argument("--picture", metavar="PATH", help="complete the first picture of this path")
+  plots.add_flag(parser, "PNG file for the pictures of --picture")
   text.add_argument("--input", metavar="FILE", help="continue every line of this JSONL file")
   parser.add_argument("--output", metavar="FILE", help="JSONL file for the results of --input")
   _add_sampling(parser)

@@ -58,11 +58,63 @@ def ngram_hash_ids(
       f"n-gram sizes must be >= 1 and buckets in [1, 2**31), got {sizes}, {vocab_size}."
     )
   _check_documents(tokens, document_ids)
-  hash_one = _hash_jax if isinstance(tokens, jax.Array) else _hash_numpy
-  stack = jnp.stack if isinstance(tokens, jax.Array) else np.stack
-  primes = [PRIMES[i % len(PRIMES)] for i in range(num_functions)]
-  arguments = tokens, document_ids, sizes, vocab_size
-  return stack([ids for prime in primes for ids in hash_one(*arguments, prime)])
+  xp = jnp if isinstance(tokens, jax.Array) else np
+  before = [_look_back(xp, tokens, n, document_ids) for n in range(max(sizes))]
+  ids = [_hash(before, sizes, vocab_size, prime) for prime in _primes(num_functions)]
+  return xp.stack([one for some in ids for one in some])
+
+
+def pixel_hash_ids(
+  tokens: Array,
+  places: Array,
+  picture_size: Sequence[int],
+  vocab_size: int,
+  num_functions: int = 1,
+) -> Array:
+  """Hashes two n-grams of a picture at each byte, as `ngram_hash_ids` does.
+
+  The first are the bytes of a pixel, at its last channel. The second are the bytes above and
+  to the left, above, and to the left, of the same channel, in this order. What does not exist
+  counts as 0: the first n-gram at other channels, bytes beyond the picture's left and upper
+  edge, and both n-grams at what stands before its first byte or after its last one.
+
+  Args:
+    tokens: int [B, S] ids, below 2**16.
+    places: int [B, S], of each id in its document: 0 for a BOS, 1 for the first byte of a
+      picture, which goes row by row, the channels of a pixel together.
+    picture_size: height, width, channels.
+    vocab_size: number of hash buckets, below 2**31.
+    num_functions: hash functions.
+
+  Returns:
+    int32 [num_functions * 2, B, S], function by function.
+  """
+  xp = jnp if isinstance(tokens, jax.Array) else np
+  height, width, channels = picture_size
+  byte = places - 1
+  is_inside = (byte >= 0) & (byte < height * width * channels)
+  column, row = byte // channels % width, byte // (channels * width)
+
+  def look_back(distance: int, exists: Array) -> Array:
+    return xp.where(is_inside & exists, _look_back(xp, tokens, distance, None), 0)
+
+  is_last = byte % channels == channels - 1
+  pixel = [look_back(n, is_last) for n in range(channels)]
+  line = width * channels
+  around = [
+    look_back(channels, column > 0),
+    look_back(line, row > 0),
+    look_back(line + channels, (column > 0) & (row > 0)),
+  ]
+  return xp.stack([
+    _hash(before, [len(before)], vocab_size, prime)[0]
+    for prime in _primes(num_functions)
+    for before in (pixel, around)
+  ])  # fmt: skip
+
+
+def _primes(count: int) -> list[int]:
+  return [PRIMES[i % len(PRIMES)] for i in range(count)]
 
 
 def _check_documents(tokens: Array, document_ids: Array | None) -> None:
@@ -72,35 +124,34 @@ def _check_documents(tokens: Array, document_ids: Array | None) -> None:
     )
 
 
+def _hash(
+  before: Sequence[Array], sizes: Sequence[int], vocab_size: int, prime: int
+) -> list[Array]:
+  """Hashes [B, S] of the first n ids of `before`, newest first, for each n of `sizes`."""
+  hash_one = _hash_jax if isinstance(before[0], jax.Array) else _hash_numpy
+  return hash_one(before, sizes, vocab_size, prime)
+
+
 def _hash_numpy(
-  tokens: np.ndarray,
-  document_ids: np.ndarray | None,
-  sizes: Sequence[int],
-  vocab_size: int,
-  prime: int,
+  before: Sequence[np.ndarray], sizes: Sequence[int], vocab_size: int, prime: int
 ) -> list[np.ndarray]:
   # Horner's scheme from the newest byte back: hash_n = oldest + prime * hash_(n-1).
-  value = np.zeros(tokens.shape, np.int64)
+  value = np.zeros(before[0].shape, np.int64)
   by_size = {}
-  for n in range(1, max(sizes) + 1):
-    value = value * np.int64(prime) + _look_back(np, tokens, n - 1, document_ids)
+  for n, ids in enumerate(before, start=1):
+    value = value * np.int64(prime) + ids
     by_size[n] = (value % vocab_size).astype(np.int32)
   return [by_size[n] for n in sizes]
 
 
 def _hash_jax(
-  tokens: jax.Array,
-  document_ids: Array | None,
-  sizes: Sequence[int],
-  vocab_size: int,
-  prime: int,
+  before: Sequence[jax.Array], sizes: Sequence[int], vocab_size: int, prime: int
 ) -> list[jax.Array]:
-  tokens = tokens.astype(jnp.uint32)
-  high = low = jnp.zeros(tokens.shape, jnp.uint32)
+  high = low = jnp.zeros(before[0].shape, jnp.uint32)
   by_size = {}
-  for n in range(1, max(sizes) + 1):
+  for n, ids in enumerate(before, start=1):
     high, low = _multiply(high, low, prime)
-    total = low + _look_back(jnp, tokens, n - 1, document_ids)
+    total = low + ids.astype(jnp.uint32)
     high, low = high + (total < low), total
     by_size[n] = _signed_modulo(high, low, vocab_size).astype(jnp.int32)
   return [by_size[n] for n in sizes]

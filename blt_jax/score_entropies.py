@@ -109,7 +109,7 @@ def _make_manifest(
     reset_at_newline=args.reset_at_newline,
     input=args.input,
     num_processes=args.num_processes,
-    input_files=sources.fingerprint(args.input),
+    input_files=sources.fingerprint(args.input, options),
     text_field=options.text_field,
     invalid_utf8=options.invalid_utf8,
     template="" if options.template is None else options.template.to_json(),

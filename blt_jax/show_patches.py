@@ -2,8 +2,10 @@ r"""Shows how a text falls into patches: in the terminal, or as a figure.
 
   python -m blt_jax.show_patches --run=runs/quickstart/blt --text="A fantasy epic."
   python -m blt_jax.show_patches --run=runs/quickstart/blt --file=FILE --png=patches.png
+  python -m blt_jax.show_patches --run=runs/pictures/digits --picture=digits --png=patches.png
 
-Characters stand under their first byte; bytes that are no character are written as "\xff".
+Characters stand under their first byte; bytes that are no character are written as "\xff". The
+figure of a picture has a line in front of each byte that starts a patch.
 """
 
 import dataclasses
@@ -15,11 +17,11 @@ import jax
 import numpy as np
 
 from blt_jax import kinds, tokenizer
-from blt_jax.cli import logs, patch_view, plots, run_flags
+from blt_jax.cli import logs, patch_view, pictures, plots, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.patch_view import Patched
 from blt_jax.parallel import sharding
-from blt_jax.runs import device_entropies, folder, loading, ngrams
+from blt_jax.runs import corpus, device_entropies, folder, loading, ngrams
 from blt_jax.runs import patcher as patchers
 from blt_jax.storage import files
 
@@ -34,13 +36,19 @@ def main(argv: list[str] | None = None) -> None:
   text = parser.add_mutually_exclusive_group()
   text.add_argument("--text", default=_TEXT, help="what to show")
   text.add_argument("--file", help="show this file instead")
+  text.add_argument("--picture", metavar="PATH", help="show the first picture of this path")
   plots.add_flag(parser, "draw the entropies of the bytes to this file as well")
   args = parser.parse_args(argv)
   logs.show_progress()
-  shown = files.read_bytes(args.file) if args.file else os.fsencode(args.text)
-  if args.png:
+  settings, picture = folder.load_config(args.run), None
+  if args.picture:
+    options = corpus.source_options(settings.data)
+    picture = pictures.first(args.picture, options, args.run)
+    shown = picture.tobytes()
+  else:
+    shown = files.read_bytes(args.file) if args.file else os.fsencode(args.text)
+  if args.png and picture is None:
     patch_view.check_length(len(shown))
-  settings = folder.load_config(args.run)
   if kinds.find_kind(settings.model.kind).measures_entropies:
     if args.entropy_model:
       raise ValueError(f"{args.run} measures entropies inside; leave --entropy_model out.")
@@ -53,9 +61,14 @@ def main(argv: list[str] | None = None) -> None:
     patched = (
       patch_by_head(shown, args.run, patcher) if is_by_head else patch_text(shown, patcher)
     )
-  print(patch_view.render(patched, use_colour=sys.stdout.isatty()))
-  if args.png:
+  if picture is None:
+    print(patch_view.render(patched, use_colour=sys.stdout.isatty()))
+  else:
+    print(pictures.legend(patched))
+  if args.png and picture is None:
     patch_view.draw(patched, args.png)
+  elif args.png and picture is not None:
+    pictures.draw(patched, picture, args.png)
 
 
 def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:

@@ -227,3 +227,42 @@ def test_tables_are_those_of_a_dictionary(length):
 def test_tables_that_are_none(ngrams, message):
   with pytest.raises(ValueError, match=message):
     hashing.NgramTable(ngrams)
+
+
+# --- Pixels
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ngrams_of_pixels_are_those_of_their_bytes(channels):
+  """Each is hashed here as the one n-gram of a row that holds its bytes alone."""
+  height, width, functions, buckets = 3, 4, 2, 97
+  count = height * width * channels
+  tokens = np.random.default_rng(0).integers(4, 260, (1, count + 5)).astype(np.int32)
+  places = np.arange(count + 5)[None] - 2  # an id of another document, then a BOS
+  size = height, width, channels
+  found = hashing.pixel_hash_ids(tokens, places, size, buckets, functions)
+  jitted = jax.jit(hashing.pixel_hash_ids, static_argnums=(2, 3, 4))
+  chex.assert_trees_all_equal(
+    found, np.asarray(jitted(tokens, places, size, buckets, functions))
+  )
+  wanted = np.zeros((4, 1, count + 5), np.int32)
+  picture = tokens[0, 3 : 3 + count].reshape(size)
+  for byte, (y, x, channel) in enumerate(np.ndindex(size)):
+    pixel = picture[y, x] if channel == channels - 1 else [0] * channels
+    at = ((y - 1, x - 1), (y - 1, x), (y, x - 1))
+    around = [picture[r, c, channel] if min(r, c) >= 0 else 0 for r, c in at]
+    for n, ids in enumerate((pixel, around)):
+      hashes = hashing.ngram_hash_ids(np.array([ids]), [len(ids)], buckets, functions)
+      wanted[n::2, 0, 3 + byte] = hashes[:, 0, -1]
+  np.testing.assert_array_equal(found, wanted)
+
+
+def test_ngrams_of_pixels_see_nothing_of_later_bytes():
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(4, 260, (1, 25)).astype(np.int32)
+  places, size = np.arange(25)[None], (2, 4, 3)
+  ids = hashing.pixel_hash_ids(tokens, places, size, 1000)
+  for t in range(25):
+    other = np.where(places > t, rng.integers(4, 260, tokens.shape), tokens)
+    changed = hashing.pixel_hash_ids(other, places, size, 1000)
+    np.testing.assert_array_equal(changed[..., : t + 1], ids[..., : t + 1])

@@ -21,8 +21,8 @@ def add(parser: argparse.ArgumentParser, default: str = "") -> None:
     parser.add_argument(f"--{name}", choices=choices, help=f"{what}; {value}")
   usual = default or "by default text"
   parser.add_argument(
-    "--format", choices=("text", "answers"),
-    help=f"whether records have text, or prompts and answers; {usual}",
+    "--format", choices=("text", "answers", "pictures"),
+    help=f"whether records have text, or prompts and answers, or files are pictures; {usual}",
   )  # fmt: skip
   parser.add_argument(
     "--template", metavar="FILE", help="how answers become text; see docs/answers.md"
@@ -33,9 +33,13 @@ def parse(args: argparse.Namespace, options: SourceOptions | None = None) -> Sou
   """Options as the flags say, and `options` where they say nothing."""
   given = {name: value for name in _FLAGS if (value := getattr(args, name)) is not None}
   options = dataclasses.replace(options or SourceOptions(), **given)
+  if args.format == "pictures":
+    options = dataclasses.replace(options, template=None, pictures=options.pictures or ())
+  elif args.format is not None:
+    options = dataclasses.replace(options, pictures=None)
   if args.format == "text":
     options = dataclasses.replace(options, template=None)
-  elif args.template is not None or (args.format and options.template is None):
+  elif args.template is not None or (args.format == "answers" and options.template is None):
     options = dataclasses.replace(options, template=template.load(args.template or ""))
   if args.template is not None and args.format != "answers":
     raise ValueError("--template says how --format=answers becomes text; give both.")

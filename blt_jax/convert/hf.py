@@ -182,6 +182,7 @@ def _obstacles(config, entropy_config, patching) -> list[str]:
       "states of an entropy model": bool(c.entropy_state_dim),
       "a boundary head": bool(c.boundary_weight),
       "a model without hash tables": not c.hash_sizes,
+      "n-grams of pixels": c.pixel_ngrams,
       "latent outputs without projection": not c.project_latent,
       "different windows in encoder and decoder": c.encoder.window != c.decoder.window,
       "a window in the latent transformer": c.latent.window is not None,

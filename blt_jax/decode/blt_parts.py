@@ -9,9 +9,10 @@ import numpy as np
 from blt_jax import hashing, tokenizer
 from blt_jax.decode import layers
 from blt_jax.decode.blt_cache import BLTCache
-from blt_jax.decode.columns import running_sum
+from blt_jax.decode.columns import running_max, running_sum
 from blt_jax.decode.patch_encoder import encode_patches
 from blt_jax.decode.weights import BLTWeights, DecoderWeights
+from blt_jax.models import local
 from blt_jax.models.config import BLTConfig
 from blt_jax.ops.decode_layers import linear, norm_linear, take
 from blt_jax.ops.ring_attention import write_ring
@@ -23,6 +24,7 @@ def embed_bytes(
   text: jax.Array,
   tokens: jax.Array,
   position: jax.Array,
+  document: jax.Array,
 ) -> jax.Array:
   """Sum of the embeddings of new bytes [B, C] and of the n-grams that end at them.
 
@@ -32,14 +34,16 @@ def embed_bytes(
     text: int [B, T], the bytes of each row.
     tokens: int [B, C], the new ones.
     position: int [B], where they begin.
+    document: int [B], where the document began that the first of them is in.
 
   Returns:
     float32 [B, C, D].
   """
   x = weights.embedding[tokens].astype(jnp.float32)
   sizes = [sum(keys.widths) for keys in weights.ngram_keys]
-  if weights.hashes is not None:
-    sizes += config.hash_sizes
+  sizes += config.hash_sizes
+  if config.pixel_ngrams:  # from above and to the left on
+    sizes.append((config.picture_size[1] + 1) * config.picture_size[2] + 1)
   if not sizes:
     return x
 
@@ -59,11 +63,19 @@ def embed_bytes(
     x += table[ids].astype(jnp.float32)
   if weights.hashes is None:
     return x
-  hashed = config.hash_sizes, config.hash_vocab_size, config.hash_functions
-  ids = hashing.ngram_hash_ids(read, *hashed, documents)[:, :, reach:]
-  rows = ids + np.arange(len(ids))[:, None, None] * config.hash_vocab_size
+  places = _places(read, position, document, reach) if config.pixel_ngrams else None
+  rows = local.hash_rows(config, read, documents, places)[:, :, reach:]
   rows = jax.lax.optimization_barrier(rows)  # or each of the D elements hashes again
   return x + weights.hashes[rows].astype(jnp.float32).sum(axis=0)
+
+
+def _places(read: jax.Array, position: jax.Array, document: jax.Array, reach: int) -> jax.Array:
+  """Places in their documents of new ids, and 0 of `reach` ids before them: [B, reach + C]."""
+  after = position[:, None] + np.arange(1, read.shape[1] - reach)[None]
+  begins = jnp.where(read[:, reach:-1] == tokenizer.EOS_ID, after, 0)
+  starts = running_max(jnp.concatenate([document[:, None], begins], axis=1))
+  places = jnp.concatenate([position[:, None], after], axis=1) - starts
+  return jnp.pad(places, ((0, 0), (reach, 0)))
 
 
 def encode_bytes(
@@ -85,7 +97,8 @@ def encode_bytes(
     added: [B, C, D] that are added to the embeddings, or None.
   """
   c = config
-  x = embed_bytes(weights, c, cache.text, tokens, span.position).astype(weights.embedding.dtype)
+  where = span.position, cache.cursor.document
+  x = embed_bytes(weights, c, cache.text, tokens, *where).astype(weights.embedding.dtype)
   if added is not None:
     x = x + added
   angles = layers.rope_angles(c.encoder, span.positions)

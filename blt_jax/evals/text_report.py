@@ -35,7 +35,7 @@ def to_results(found: Found, sources: list[Source], about: Mapping[str, Any]) ->
       "path": source.path,
       "files": len(source.files),
       "fingerprint": source.fingerprint,
-      **_numbers(found[source.name]),
+      **_numbers(found[source.name], source.options.pictures is not None),
     }
     for source in sources
   }
@@ -46,7 +46,7 @@ def to_results(found: Found, sources: list[Source], about: Mapping[str, Any]) ->
   files = {name for source in sources for name in source.files}
   return {
     **about,
-    **_numbers(whole),
+    **_numbers(whole, any(source.options.pictures is not None for source in sources)),
     "files": len(files),
     "sources": each,
     "by": by,
@@ -54,10 +54,11 @@ def to_results(found: Found, sources: list[Source], about: Mapping[str, Any]) ->
   }
 
 
-def _numbers(scores: Scores) -> dict[str, Any]:
-  """Those of `metrics.summarise`, and of documents."""
+def _numbers(scores: Scores, of_pictures: bool) -> dict[str, Any]:
+  """Those of `metrics.summarise`, and of documents; of pictures also bits per dimension."""
   sums = dict(scores.sums) | {"nats": float(scores.nats.sum())}
-  return metrics.summarise(sums) | _few_numbers(scores)
+  found = metrics.summarise(sums) | _few_numbers(scores)
+  return found | ({"bits_per_dimension": scores.bits_per_dimension} if of_pictures else {})
 
 
 def _few_numbers(scores: Scores) -> dict[str, Any]:
@@ -85,6 +86,8 @@ def to_table(results: Mapping[str, Any]) -> str:
   if len(results["sources"]) > 1:
     lines += [_line(name, numbers) for name, numbers in results["sources"].items()]
   lines.append(_line(ALL, results))
+  if "bits_per_dimension" in results:
+    lines.append(f"{results['bits_per_dimension']:.4f} bits per dimension, ends left out")
   if "dropped_targets" in results:
     lines.append(f"{results['dropped_targets']:.2%} of all targets were left out: no slots.")
   for field, values in results["by"].items():

@@ -37,18 +37,25 @@ class Scores:
     sums: of all, as of `steps.sums`.
     nats: float64 [n], cross entropy of each document, its end included.
     bytes: int64 [n], those that were predicted.
+    end_nats: float64 [n], what of `nats` is of no byte but of the end.
     values: field -> its value in the row of each document.
   """
 
   sums: Mapping[str, float]
   nats: np.ndarray
   bytes: np.ndarray
+  end_nats: np.ndarray
   values: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
   @property
   def bits_per_byte(self) -> float:
     """Of all documents together."""
     return _per_byte(np.array([self.nats.sum(), self.bytes.sum()]), len(self.nats))
+
+  @property
+  def bits_per_dimension(self) -> float:
+    """Of the bytes alone, without the ends of documents."""
+    return _per_byte(np.array([(self.nats - self.end_nats).sum(), self.bytes.sum()]), 0)
 
   def interval(self) -> tuple[float, float] | None:
     """95 % of `bits_per_byte` by bootstrap over documents; None of a single one."""
@@ -64,7 +71,9 @@ class Scores:
     """Value of a field -> what was found of the documents that have it, without sums."""
     values = np.array(self.values[field], object)
     chosen = {value: values == value for value in sorted(set(values))}
-    return {v: Scores({}, self.nats[c], self.bytes[c]) for v, c in chosen.items()}
+    return {
+      v: Scores({}, self.nats[c], self.bytes[c], self.end_nats[c]) for v, c in chosen.items()
+    }
 
 
 def join(scores: Sequence[Scores]) -> Scores:
@@ -75,6 +84,7 @@ def join(scores: Sequence[Scores]) -> Scores:
     {name: sum(one.sums.get(name, 0) for one in scores) for name in names},
     np.concatenate([one.nats for one in scores]),
     np.concatenate([one.bytes for one in scores]),
+    np.concatenate([one.end_nats for one in scores]),
     values,
   )
 
@@ -186,6 +196,7 @@ class _ByDocument:
     self._left = 0  # targets of the last one
     self._nats: list[float] = []
     self._bytes: list[int] = []
+    self._end_nats: list[float] = []
 
   def ids(self, document: Document) -> dict[str, np.ndarray]:
     """Ids of the next document, which is noted, as `PatchDocument.ids`."""
@@ -210,16 +221,20 @@ class _ByDocument:
         self._left = self._waiting.popleft()
         self._nats.append(0.0)
         self._bytes.append(0)
+        self._end_nats.append(0.0)
       stop = min(start + self._left, len(nats))
-      self._nats[-1] += float(nats[start:stop].sum(dtype=np.float64))
-      self._bytes[-1] += int(sizes[start:stop].sum())
+      some, bytes_of = nats[start:stop].astype(np.float64), sizes[start:stop]
+      self._nats[-1] += float(some.sum())
+      self._bytes[-1] += int(bytes_of.sum())
+      self._end_nats[-1] += float(some[bytes_of == 0].sum())
       self._left -= stop - start
       start = stop
 
   def scores(self, sums: Mapping[str, float]) -> Scores:
     """What was found of documents that had a target."""
     values = {name: found[: len(self._nats)] for name, found in self._values.items()}
-    return Scores(sums, np.array(self._nats), np.array(self._bytes, np.int64), values)
+    counts = np.array(self._bytes, np.int64)
+    return Scores(sums, np.array(self._nats), counts, np.array(self._end_nats), values)
 
 
 def score_all(

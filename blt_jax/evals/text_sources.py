@@ -46,7 +46,7 @@ class Source:
   @functools.cached_property
   def files(self) -> list[str]:
     """Those that are read."""
-    return sources.list_files(self.path)
+    return sources.list_files(self.path, self.options)
 
   @property
   def fingerprint(self) -> str:

@@ -180,6 +180,10 @@ class BLTConfig:
     hash_sizes: the n of the hashed n-grams; empty for none.
     hash_vocab_size: buckets per table.
     hash_functions: hash functions per size.
+    pixel_ngrams: also hash two n-grams of a picture, see `hashing.pixel_hash_ids`; with
+      `hash_sizes=()` they are all.
+    picture_size: height, width and channels of the pictures that they are of; rows begin with
+      whole pictures.
     hash_rows_multiple_of: the tables together get rows that are never looked up, so that
       their number is a multiple of this: it must divide evenly over the devices of a slice.
     ngram_vocab_sizes: rows of each frequency n-gram table, `hashing.TABLE_OFFSET`
@@ -214,6 +218,8 @@ class BLTConfig:
   hash_sizes: tuple[int, ...] = (3, 4, 5, 6, 7, 8)
   hash_vocab_size: int = 500_002
   hash_functions: int = 1
+  pixel_ngrams: bool = False
+  picture_size: tuple[int, ...] = ()
   hash_rows_multiple_of: int = 8192  # whole tiles of 8 rows on up to 1024 devices
   ngram_vocab_sizes: tuple[int, ...] = ()
   vocab_size: int = tokenizer.VOCAB_SIZE
@@ -237,6 +243,13 @@ class BLTConfig:
       raise ValueError(
         f"hash_rows_multiple_of is {self.hash_rows_multiple_of}; it must be >= 1."
       )
+    if len(self.picture_size) not in (0, 3) or min(self.picture_size, default=1) < 1:
+      raise ValueError(
+        f"picture_size is {self.picture_size}; it must be height, width and channels, each 1 "
+        "or more."
+      )
+    if self.picture_size and not self.pixel_ngrams:
+      raise ValueError("picture_size is of pixel_ngrams: set that too, or leave both out.")
     if self.entropy_state_dim < 0:
       raise ValueError(f"entropy_state_dim is {self.entropy_state_dim}; it must be >= 0.")
     if self.boundary_weight < 0:
@@ -267,8 +280,8 @@ class BLTConfig:
 
   @property
   def num_hash_tables(self) -> int:
-    """One for each size and hash function."""
-    return self.hash_functions * len(self.hash_sizes)
+    """One for each n-gram and hash function."""
+    return self.hash_functions * (len(self.hash_sizes) + 2 * self.pixel_ngrams)
 
   @property
   def hash_rows(self) -> int:

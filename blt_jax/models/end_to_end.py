@@ -68,10 +68,10 @@ class EndToEndConfig(BLTConfig):
       raise ValueError(
         f"head_weight {self.head_weight} and threshold_rate {self.threshold_rate} must be >= 0."
       )
-    if not self.skip and (self.hash_sizes or self.tie_embeddings):
+    if not self.skip and (self.num_hash_tables or self.tie_embeddings):
       raise ValueError(
-        "Without skip no byte or n-gram embeddings are read: set hash_sizes=() and "
-        "tie_embeddings=False."
+        "Without skip no byte or n-gram embeddings are read: set hash_sizes=(), "
+        "pixel_ngrams=False and tie_embeddings=False."
       )
     if self.entropy_state_dim or self.boundary_weight:
       raise ValueError(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blt_jax import hashing
+from blt_jax import hashing, tokenizer
 from blt_jax.models import layers, partitioning, transformer
 from blt_jax.models.config import BLTConfig
 from blt_jax.ops import hash_tables, patch_attention
@@ -54,19 +54,12 @@ class Embedder(nn.Module):
       )
     embeddings = self._sum_rows(self.bytes(), jnp.asarray(tokens)[None], "vocab", "float32")
     if c.hash_rows:
-      rows = self._hash_rows(jnp.asarray(tokens), document_ids)
+      tokens = jnp.asarray(tokens)
+      rows = hash_rows(c, tokens, document_ids, _places(tokens) if c.pixel_ngrams else None)
       embeddings += self._sum_rows(self.hashes(), rows, "hash_rows", c.dtype)
     for ngrams, ids in zip(self.ngrams, ids_by_table, strict=True):
       embeddings += self._sum_rows(ngrams(), ids[None], "vocab", "float32")
     return partitioning.constrain(embeddings.astype(c.dtype), "batch", None, None)
-
-  def _hash_rows(self, tokens: jax.Array, document_ids: jax.Array | None) -> jax.Array:
-    """Rows of the hashed n-grams that end at each byte, int32 [T, B, S]."""
-    c = self.config
-    ids = hashing.ngram_hash_ids(
-      tokens, c.hash_sizes, c.hash_vocab_size, c.hash_functions, document_ids
-    )
-    return ids + np.arange(len(ids), dtype=np.int32)[:, None, None] * c.hash_vocab_size
 
   def _sum_rows(self, table: jax.Array, rows: jax.Array, name: str, dtype: str) -> jax.Array:
     """The sum of rows [T, B, S] of a table with `name` for its rows, float32 [B, S, D]."""
@@ -83,6 +76,49 @@ class Embedder(nn.Module):
   def byte_table(self) -> jax.Array:
     """The embeddings [V, D] of the ids."""
     return self.bytes()
+
+
+def hash_rows(
+  config: BLTConfig,
+  tokens: jax.Array,
+  document_ids: jax.Array | None,
+  places: jax.Array | None = None,
+) -> jax.Array:
+  """Rows of the hashed n-grams at each byte, in all tables together.
+
+  Args:
+    config: of the model.
+    tokens: int [B, S].
+    document_ids: int [B, S] to hash inside documents, or None.
+    places: int [B, S], of each id in its document, for n-grams of pixels.
+
+  Returns:
+    int32 [T, B, S], of T tables.
+
+  Raises:
+    ValueError: n-grams of pixels of pictures whose size nobody gave.
+  """
+  c, ids = config, []
+  if c.hash_sizes:
+    hashed = c.hash_sizes, c.hash_vocab_size, c.hash_functions
+    ids.append(hashing.ngram_hash_ids(tokens, *hashed, document_ids))
+  if c.pixel_ngrams:
+    if not c.picture_size:
+      raise ValueError(
+        "pixel_ngrams need picture_size, height, width and channels; training takes it from "
+        "the pictures of config.data."
+      )
+    hashed = c.picture_size, c.hash_vocab_size, c.hash_functions
+    ids.append(hashing.pixel_hash_ids(tokens, places, *hashed))
+  tables = np.arange(c.num_hash_tables, dtype=np.int32)[:, None, None]
+  return jnp.concatenate(ids) + tables * c.hash_vocab_size
+
+
+def _places(tokens: jax.Array) -> jax.Array:
+  """The place of each id in its document, int [B, S]; one begins a row or follows an EOS."""
+  at = jnp.arange(tokens.shape[1])[None]
+  begins = jnp.pad(tokens[:, :-1] == tokenizer.EOS_ID, ((0, 0), (1, 0)))
+  return at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
 
 
 def _slots(patches, count):

@@ -69,7 +69,8 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "allow_changes": None,
   "init_*": None,
   "data.heldout_fraction": _DECAY,
-  "data.format": OneOf(("text", "answers")),
+  "data.format": OneOf(("text", "answers", "pictures")),
+  "data.picture_size": _count(high=2**16),
   "data.on_error": OneOf(("raise", "skip")),
   "data.invalid_utf8": OneOf(("keep", "drop")),
   "data.max_document_bytes": _count(4),
@@ -116,6 +117,8 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.threshold_rate": Interval(0, 1e6),
   "model.vectors_per_patch": _count(high=1024),
   "model.hash_sizes": _count(high=1024),
+  "model.picture_size": _count(high=2**16),
+  "model.pixel_ngrams": None,
   "model.hash_vocab_size": _count(high=2**31 - 1),
   "model.hash_functions": _count(high=10),
   "model.hash_rows_multiple_of": _count(high=2**31 - 1),
@@ -213,15 +216,32 @@ def _check_inert(config: ConfigDict) -> None:
       "config.data.template says how prompts and answers become text; set "
       "config.data.format=answers, or leave it out."
     )
-  if has_answers and config.data.text_field != SourceOptions.text_field:
+  if config.data.format != "text" and config.data.text_field != SourceOptions.text_field:
+    what = "records have 'prompt' and 'completion', or 'messages'"
     raise ValueError(
-      f"config.data.text_field={config.data.text_field!r} would do nothing: records of "
-      "config.data.format=answers have 'prompt' and 'completion', or 'messages'."
+      f"config.data.text_field={config.data.text_field!r} would do nothing with config.data."
+      f"format={config.data.format}: {what if has_answers else 'pictures have no fields'}."
     )
+  _check_pictures(config)
   if config.patching.scheme == "lookup":
     raise ValueError(
       "The lookup scheme is one of patching.patch_lengths alone, which takes its table; choose "
       "another config.patching.scheme."
+    )
+
+
+def _check_pictures(config: ConfigDict) -> None:
+  """Raises where settings of pictures would be read by nobody, or pictures as text."""
+  data, model = config.data, config.model
+  if data.format != "pictures" and (data.picture_size or model.get("pixel_ngrams")):
+    name = "data.picture_size" if data.picture_size else "model.pixel_ngrams"
+    raise ValueError(
+      f"config.{name} is of pictures: set config.data.format=pictures, or leave it out."
+    )
+  if data.format == "pictures" and config.patching.tokenizer:
+    raise ValueError(
+      "config.patching.tokenizer makes pieces of text, and config.data.format=pictures reads "
+      "none; choose a model over bytes and another config.patching.scheme."
     )
 
 

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from blt_jax import patching
 from blt_jax.data import mixture
 from blt_jax.data import template as templates
-from blt_jax.data.reading import heldout, scored, sources
-from blt_jax.data.reading.documents import Dataset, Skipped, SourceOptions
+from blt_jax.data.reading import heldout, pictures, scored, sources
+from blt_jax.data.reading.documents import Dataset, Policy, Skipped, SourceOptions
 
 Parts: TypeAlias = dict[str, tuple[Dataset, float]]
 
@@ -91,6 +91,22 @@ def open_heldout(data: ConfigDict, options: SourceOptions) -> dict[str, tuple[st
   return {name: (path, found[name][0]) for name, path in paths.items()}
 
 
+def find_picture_size(data: ConfigDict) -> tuple[int, ...]:
+  """Height, width and channels of the first picture of `config.data`.
+
+  Raises:
+    FileNotFoundError: nothing is there.
+    ValueError: there is no picture, or stored entropies, which do not tell its size.
+  """
+  path = next(iter(_parts(data).values()))[0]
+  if scored.is_scored(path):
+    raise ValueError(
+      f"{path} holds pictures with their entropies, which do not tell height and width: give "
+      "config.data.picture_size."
+    )
+  return pictures.find_size(path, Policy(source_options(data), Skipped()))
+
+
 def find_manifest(path: str) -> scored.Manifest | None:
   """What made the entropies stored in a folder; None for plain text."""
   return scored.load_manifest(path) if scored.is_scored(path) else None
@@ -105,7 +121,9 @@ def source_options(data: ConfigDict) -> SourceOptions:
   """
   names = ("text_field", "on_error", "invalid_utf8", "max_document_bytes")
   options = SourceOptions(**{name: data[name] for name in names})
-  if data.get("format") != "answers":  # runs of before have none
+  if data.get("format") == "pictures":  # runs of before have none
+    return dataclasses.replace(options, pictures=tuple(data.picture_size))
+  if data.get("format") != "answers":
     return options
   return dataclasses.replace(options, template=templates.load(data.template))
 

@@ -4,12 +4,15 @@ What is left open is what the run began with, or what calibration found, or a de
 follows from other settings.
 """
 
+import math
 from typing import Any
 
+import numpy as np
 from absl import logging
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from blt_jax import config as settings
+from blt_jax import patching
 from blt_jax.data.reading.scored import Manifest
 from blt_jax.parallel import sharding
 from blt_jax.parallel.host_share import host_share
@@ -35,6 +38,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   Returns:
     A copy that nobody can write to, with `data.num_streams`, `data.num_patches`,
     `data.heldout_salt`, `data.template` (what its file holds), `model.ngram_vocab_sizes`, of
+    pictures `data.picture_size` and with n-grams of pixels `model.picture_size`, of
     the entropy scheme `patching.entropy_model`, its `entropy_digest` and `threshold`, and with
     BPE pieces `patching.tokenizer` and its `tokenizer_digest`, of a distillation
     `distillation.teacher_digest`. A run that goes on keeps what
@@ -43,8 +47,9 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   Raises:
     FileNotFoundError: as `tokenizers.resolve` and `distillation.resolve`; or there is no
       template.
-    ValueError: the run began with another split of its text; streams do not divide; or as
-      `resolve_patching`, `tokenizers.resolve` and `distillation.resolve`.
+    ValueError: the run began with another split of its text; streams do not divide; a picture
+      has no room in a row; or as `resolve_patching`, `tokenizers.resolve` and
+      `distillation.resolve`.
   """
   whole = _copy(config)
   data, began_with = whole.data, folder.find_config(config.workdir)
@@ -55,6 +60,8 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   data.num_patches = settings.make_batch_shape(whole).num_patches
   data.num_streams = _num_streams(data, began_with, num_shares)
   data.heldout_salt = _heldout_salt(whole, began_with)
+  if data.format == "pictures":
+    _fit_pictures(whole)
   template = corpus.source_options(data).template
   data.template = "" if template is None else template.to_json()
   _fit_ngram_tables(whole)
@@ -127,6 +134,36 @@ def _fit_ngram_tables(config: ConfigDict) -> None:
       f"config.model.ngram_vocab_sizes={model.ngram_vocab_sizes} needs n-grams: count some "
       "with `python -m blt_jax.count_ngrams`; give their folder in config.data.ngram_tables."
     )
+
+
+def _fit_pictures(config: ConfigDict) -> None:
+  """Finds the size of pictures, tells the model, and looks whether rows hold them whole."""
+  data, model = config.data, config.model
+  data.picture_size = tuple(data.picture_size) or corpus.find_picture_size(data)
+  if model.get("pixel_ngrams"):
+    if tuple(model.picture_size) not in ((), data.picture_size):
+      raise ValueError(
+        f"config.model.picture_size is {model.picture_size} and the pictures of config.data "
+        f"are {data.picture_size}; leave it out."
+      )
+    model.picture_size = data.picture_size
+  count = math.prod(data.picture_size)
+  patches = _most_patches(config.patching, count + 2)
+  for name, least in (("seq_len", count + 1), ("num_patches", patches)):
+    if data[name] < least:
+      raise ValueError(
+        f"config.data.{name} is {data[name]}, and a picture of {data.picture_size}, which no "
+        f"row may cut, needs {least}; give as many or more."
+      )
+
+
+def _most_patches(section: ConfigDict, length: int) -> int:
+  """The most patches that a document of so many ids can have, BOS and EOS included."""
+  if section.scheme != "static":
+    return length
+  rule = settings.make_patching_config(section)
+  lengths = patching.patch_lengths(np.zeros((1, length), np.int32), rule, include_next=False)
+  return lengths.shape[1]
 
 
 def changed(section: ConfigDict, **values: Any) -> ConfigDict:

@@ -132,7 +132,7 @@ def make_warning_signs(config: ConfigDict, calibration: Mapping[str, float]) -> 
   bound = None if patching.cumulative else math.log(tokenizer.VOCAB_SIZE)  # of sums: none
   target = calibration.get("target_bytes_per_patch") if has_threshold else None
   if patching.scheme == "static":
-    target = patching.patch_size
+    target = settings.stated_patch_size(patching)
   return WarningSigns(
     scheme=patching.scheme,
     threshold=patching.threshold if has_threshold else None,

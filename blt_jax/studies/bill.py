@@ -93,7 +93,8 @@ def check_early(study: Study, text: TextSize) -> None:
   for name in study.arms:
     config, budgets = study.configs[name], study.plan.budgets_of(name)
     model = settings.make_model_config(config.model)
-    size = study.plan.arms[name].bytes_per_patch or config.patching.patch_size
+    stated = settings.stated_patch_size(config.patching)
+    size = study.plan.arms[name].bytes_per_patch or stated
     costs = [
       kinds.flops_per_byte(model, s, config.data.seq_len) for s in (size or 2, size or 8)
     ]

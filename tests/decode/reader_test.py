@@ -30,7 +30,12 @@ from blt_jax.patching import PatchingConfig
 CHUNK, ROWS = 3, 3
 VARIANTS = {
   "meta": (TINY, {}),
-  "refined": (dataclasses.replace(TINY, encoder=stack(16, 2, window=5)), {}),
+  "refined": (
+    dataclasses.replace(
+      TINY, encoder=stack(16, 2, window=5), pixel_ngrams=True, picture_size=(3, 4, 2)
+    ),
+    {},
+  ),
   "hf": (
     dataclasses.replace(
       TINY, encoder=stack(16, 2, window=5, num_kv_heads=2), repool=True, document_masks=False,

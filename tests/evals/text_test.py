@@ -133,13 +133,13 @@ def test_intervals_are_those_of_documents():
   sizes = rng.integers(50, 150, 30_000)
   bits = sizes * rng.normal(2, 0.5, len(sizes))
   for count in (300, len(sizes)):  # the second draws some documents together
-    some = Scores({}, bits[:count] * math.log(2), sizes[:count])
+    some = Scores({}, bits[:count] * math.log(2), sizes[:count], np.zeros(count))
     ratio = some.bits_per_byte
     error = np.std(bits[:count] - ratio * sizes[:count]) / sizes[:count].mean() / count**0.5
     low, high = some.interval()
     assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.1)
     assert low < ratio < high
-  assert Scores({}, bits[:1], sizes[:1]).interval() is None
+  assert Scores({}, bits[:1], sizes[:1], np.zeros(1)).interval() is None
 
 
 # --- The command

@@ -31,7 +31,11 @@ DEEP = dataclasses.replace(
 FORMS = {
   "hashes": DEEP,
   "one read": dataclasses.replace(
-    DEEP, encoder_cross=CrossAttentionConfig(4), decoder_cross=CrossAttentionConfig(4)
+    DEEP,
+    encoder_cross=CrossAttentionConfig(4),
+    decoder_cross=CrossAttentionConfig(4),
+    pixel_ngrams=True,
+    picture_size=(2, 4, 3),
   ),
   "windows": dataclasses.replace(
     TINY,

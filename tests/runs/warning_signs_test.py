@@ -98,7 +98,7 @@ def test_a_run_knows_its_target_and_its_bounds(caplog):
   make_warning_signs(config, calibration).look(patch_size=512.0)
   assert "4.5 were wanted" in caplog.text and "nats" not in caplog.text
   caplog.clear()
-  config.patching.update(scheme="static", patch_size=6.0)
+  config.patching.update(scheme="static", patch_size=100.0, max_patch_length=6)
   make_warning_signs(config, {}).look(patch_size=2.0, **_FULL)
   assert "6 were wanted" in caplog.text and "nats" not in caplog.text
   caplog.clear()

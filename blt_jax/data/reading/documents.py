@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -57,6 +58,8 @@ class SourceOptions:
       after a line where there is one. Other formats have documents of their own.
     fields: of rows that are kept beside their text; dots as in `text_field`.
     template: how prompts and answers become text; None where records have text.
+    pictures: height, width and channels of pictures that are read instead of text; () for
+      those of the first one. None where it is text.
   """
 
   text_field: str = "text"
@@ -65,6 +68,7 @@ class SourceOptions:
   max_document_bytes: int = 65_536
   fields: tuple[str, ...] = ()
   template: Template | None = None
+  pictures: tuple[int, ...] | None = None
 
   def __post_init__(self):
     if not self.text_field:
@@ -75,6 +79,15 @@ class SourceOptions:
       raise ValueError(f"invalid_utf8 is {self.invalid_utf8!r}; choose 'keep' or 'drop'.")
     if self.max_document_bytes < 4:  # the longest character of UTF-8
       raise ValueError(f"max_document_bytes must be 4 or more, got {self.max_document_bytes}.")
+    if self.pictures is None:
+      return
+    if len(self.pictures) not in (0, 3) or min(self.pictures, default=1) < 1:
+      raise ValueError(
+        f"The size of pictures is {self.pictures}; give height, width and channels, each 1 or "
+        "more, or () for that of the first picture."
+      )
+    if self.invalid_utf8 == "drop":
+      raise ValueError("invalid_utf8=drop is of text, and would leave pictures out: keep it.")
 
 
 Dataset: TypeAlias = grain.MapDataset[Document] | grain.IterDataset[Document]
@@ -125,7 +138,12 @@ class Policy:
     self.skipped = skipped
 
   def admit(self, document: Document, where: str) -> Document | None:
-    """The document, or None where its bytes are to be dropped."""
+    """The document, or None where its bytes are to be dropped, or are no whole picture."""
+    size = self.options.pictures
+    if size and len(document.text) != math.prod(size):
+      details = f"{len(document.text)} bytes, and a picture has {math.prod(size)}"
+      self.reject(BadInputError("no picture of the run's size", details), where)
+      return None
     if self.options.invalid_utf8 == "drop" and not is_utf8(document.text):
       self.skipped.add("invalid UTF-8", where)
       return None

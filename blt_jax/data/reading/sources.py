@@ -12,6 +12,7 @@ from blt_jax.data.reading import (
   arrow,
   heldout,
   parquet,
+  pictures,
   readers,
   scored,
   selection,
@@ -56,9 +57,10 @@ def open_source(
   Args:
     path: a file; a folder, of which files at any depth are taken, hidden ones aside, and
       of shards and other files only the shards; a glob; or "stdlib", the Python standard
-      library. Local, or a URL that fsspec knows, such as gs://; remote shards of Arrow and
-      ArrayRecord are copied whole, see `files.copy_here`.
-    options: how files are read.
+      library; of pictures also a name of `pictures.SETS`. Local, or a URL that fsspec knows,
+      such as gs://; remote shards of Arrow and ArrayRecord are copied whole, see
+      `files.copy_here`.
+    options: how files are read, and whether they are pictures.
     skipped: counts what is left out; its name appears in errors and warnings.
 
   Returns:
@@ -116,6 +118,10 @@ def _open(path: str, options: SourceOptions, skipped: Skipped) -> Reader:
   policy = Policy(options, skipped)
   if scored.is_scored(path):
     reader: Reader = scored.ScoredReader(path, policy)
+  elif options.pictures is not None:
+    chosen = pictures.select(path, policy)
+    selection.announce(path, chosen)
+    reader = pictures.PictureReader(chosen.paths, policy)
   else:
     chosen = selection.select(path, policy)
     _check_support(path, chosen.format)
@@ -141,17 +147,18 @@ def _in_order(dataset: Dataset, reader: Reader) -> Dataset:
   return dataset
 
 
-def fingerprint(path: str) -> str:
+def fingerprint(path: str, options: SourceOptions | None = None) -> str:
   """A text that tells the files of a path from others, see `files.fingerprint`."""
-  return files.fingerprint(list_files(path))
+  return files.fingerprint(list_files(path, options))
 
 
-def list_files(path: str) -> list[str]:
+def list_files(path: str, options: SourceOptions | None = None) -> list[str]:
   """The files that are read of a path; of stored entropies the shards."""
   if scored.is_scored(path):
     return [name for name in files.list_files(path) if not name.endswith(".json")]
   skipping = Policy(SourceOptions(on_error="skip"), Skipped())
-  return selection.select(path, skipping).paths
+  is_text = options is None or options.pictures is None
+  return (selection if is_text else pictures).select(path, skipping).paths
 
 
 def _check_support(path: str, kind: str) -> None:
