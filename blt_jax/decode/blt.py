@@ -209,9 +209,10 @@ class BLTReader:
       )
       return logits, (x, new_cache)
 
-    (entropies, source), (logits, (x, cache)) = decode_layers.overlap(find_entropies, read_on)
+    found, (logits, (x, cache)) = decode_layers.overlap(find_entropies, read_on)
 
     # Bytes to patches.
+    entropies, source = found.entropies, found.pending
     begins, trail = advance_cursor(self.patching, cursor, tokens, entropies)
     cache = blt_cache.write_bytes(self.config, cache, tokens, count, entropies, begins, trail)
     closes, asked = begins[:, 0] & (count > 0), count
