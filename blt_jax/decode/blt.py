@@ -199,7 +199,9 @@ class BLTReader:
 
     # Entropies, and beside them the logits where no patch closes.
     def find_entropies():
-      return self._read_source(weights, cache, tokens, count, waits)
+      known = self._read_source(weights, cache, tokens, count, waits)
+      assert known is not None  # as `_reads_ahead` has seen to
+      return known.entropies, known.pending
 
     def read_on():
       x, new_cache = blt_parts.encode_bytes(self.config, weights, cache, tokens, span)
@@ -209,10 +211,9 @@ class BLTReader:
       )
       return logits, (x, new_cache)
 
-    found, (logits, (x, cache)) = decode_layers.overlap(find_entropies, read_on)
+    (entropies, source), (logits, (x, cache)) = decode_layers.overlap(find_entropies, read_on)
 
     # Bytes to patches.
-    entropies, source = found.entropies, found.pending
     begins, trail = advance_cursor(self.patching, cursor, tokens, entropies)
     cache = blt_cache.write_bytes(self.config, cache, tokens, count, entropies, begins, trail)
     closes, asked = begins[:, 0] & (count > 0), count
