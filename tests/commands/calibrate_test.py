@@ -193,7 +193,7 @@ def test_training_refuses_the_threshold_of_another_rule(tmp_path):
     return resolve.resolve_patching(section)
 
   def load(**rule):
-    patcher._check_threshold(str(tmp_path), find(**rule))
+    patcher.check_threshold(str(tmp_path), find(**rule))
 
   assert find(threshold_add=0.0).threshold == 1.5
   with pytest.raises(
