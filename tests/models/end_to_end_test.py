@@ -224,7 +224,10 @@ def test_the_threshold_follows_the_patches_and_comes_to_rest():
     (dict(num_patches=2), "num_patches is 2; it must be >= 3, or None"),
     (dict(patch_size=1.0), "patch_size is 1.0; it must be > 1"),
     (dict(head_weight=-1.0), "head_weight -1.0 and threshold_rate 0.05 must be >= 0"),
-    (dict(skip=False), r"Without skip .* set hash_sizes=\(\) and tie_embeddings=False"),
+    (
+      dict(skip=False),
+      r"Without skip .* set hash_sizes=\(\), pixel_ngrams=False and tie_embeddings=False",
+    ),
     (dict(ngram_vocab_sizes=(9,)), "no frequency n-grams; leave ngram_vocab_sizes"),
   ],
 )
