@@ -56,8 +56,10 @@ def head_columns(head_dim: int) -> tuple[Any, jax.Array | None]:
   Blocks are powers of two: heads of 76 are read as 128, of which the rest is masked.
   """
   size = padded(head_dim)
-  exists = None if size == head_dim else jnp.arange(size) < head_dim
-  return pl.ds(0, size), exists
+  if size == head_dim:
+    return pl.ds(0, size), None
+  # A zero that JAX cannot know, since it refuses slices that reach beyond their array.
+  return pl.ds(pl.program_id(0) * 0, size), jnp.arange(size) < head_dim
 
 
 def padded(head_dim: int) -> int:
