@@ -102,6 +102,14 @@ def _copy(x_ref, *refs):
   refs[-1][pl.program_id(0)] = x_ref[pl.program_id(0)]
 
 
+def first_columns(block: int, width: int) -> Any:
+  """A slice of `block` columns of `width`, of which those beyond the last are to be masked.
+
+  JAX refuses slices that it sees reach beyond their array, so it is not to know the start.
+  """
+  return pl.ds(0 if block <= width else pl.program_id(0) * 0, block)
+
+
 def fits_head(head_dim: int) -> bool:
   """Whether a kernel can hold heads of this width: blocks are powers of two."""
   return head_dim & (head_dim - 1) == 0 and head_dim >= 32

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from blt_jax.ops.triton import call
+
 _ROWS = 16  # of a program
 _ELEMENTS = 2048  # that a program holds at once
 _WIDEST = 8192  # elements of a row at most
@@ -71,7 +73,7 @@ def _kernel(scale_ref: Any, x_ref: Any, *refs: Any, count: int, epsilon: float) 
   num_rows, width = x_ref.shape
   block, program = pl.next_power_of_2(width), pl.program_id(0)
   at_once = min(_ROWS, max(_ELEMENTS // block, 1))
-  columns = pl.ds(0, block)
+  columns = call.first_columns(block, width)
   exists = jnp.arange(block) < width
   scale = plgpu.load(scale_ref.at[columns], mask=exists, other=0).astype(jnp.float32)
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from blt_jax.ops.triton.call import first_columns
+
 BLOCK = 8  # bytes that a program reads at once; patches have 4 to 8 of them on average
 _WIDTH = 1024  # elements of a byte that a program holds at most
 _VECTORS = 4096  # elements of all vectors of a patch that a program holds at most
@@ -56,10 +58,8 @@ def head_columns(head_dim: int) -> tuple[Any, jax.Array | None]:
   Blocks are powers of two: heads of 76 are read as 128, of which the rest is masked.
   """
   size = padded(head_dim)
-  if size == head_dim:
-    return pl.ds(0, size), None
-  # A zero that JAX cannot know, since it refuses slices that reach beyond their array.
-  return pl.ds(pl.program_id(0) * 0, size), jnp.arange(size) < head_dim
+  exists = None if size == head_dim else jnp.arange(size) < head_dim
+  return first_columns(size, head_dim), exists
 
 
 def padded(head_dim: int) -> int:
