@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blt_jax import hashing, tokenizer
-from blt_jax.models import layers, partitioning, transformer
+from blt_jax import hashing
+from blt_jax.models import layers, own_patches, partitioning, transformer
 from blt_jax.models.config import BLTConfig
 from blt_jax.ops import hash_tables, patch_attention
 
@@ -55,7 +55,10 @@ class Embedder(nn.Module):
     embeddings = self._sum_rows(self.bytes(), jnp.asarray(tokens)[None], "vocab", "float32")
     if c.hash_rows:
       tokens = jnp.asarray(tokens)
-      rows = hash_rows(c, tokens, document_ids, _places(tokens) if c.pixel_ngrams else None)
+      places = None
+      if c.pixel_ngrams:
+        places = own_patches.positions(own_patches.begin_documents(tokens))
+      rows = hash_rows(c, tokens, document_ids, places)
       embeddings += self._sum_rows(self.hashes(), rows, "hash_rows", c.dtype)
     for ngrams, ids in zip(self.ngrams, ids_by_table, strict=True):
       embeddings += self._sum_rows(ngrams(), ids[None], "vocab", "float32")
@@ -112,13 +115,6 @@ def hash_rows(
     ids.append(hashing.pixel_hash_ids(tokens, places, *hashed))
   tables = np.arange(c.num_hash_tables, dtype=np.int32)[:, None, None]
   return jnp.concatenate(ids) + tables * c.hash_vocab_size
-
-
-def _places(tokens: jax.Array) -> jax.Array:
-  """The place of each id in its document, int [B, S]; one begins a row or follows an EOS."""
-  at = jnp.arange(tokens.shape[1])[None]
-  begins = jnp.pad(tokens[:, :-1] == tokenizer.EOS_ID, ((0, 0), (1, 0)))
-  return at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
 
 
 def _slots(patches, count):
