@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from golden_cases import FLOAT32
+from three_steps import losses_of_three_steps
 from tiny_runs import (
   logged_losses,
   losses,
@@ -17,9 +18,7 @@ from tiny_runs import (
 
 from blt_jax import evaluate, export, kinds, show_patches, train
 from blt_jax.decode import Generator, Sampling
-from blt_jax.parallel import sharding
 from blt_jax.runs import folder, loading
-from blt_jax.runs.program import make_program
 
 KINDS = ["megabyte", "spacebyte", "end_to_end"]
 
@@ -109,24 +108,8 @@ def _losses(kind, start=None, **mesh):
   config.optimizer.learning_rate = 1e-2
   config.schedule.warmup_steps = 1
   config.mesh.update(mesh)
-  program = make_program(config, jax.devices()[: 4 if mesh else 1])
-  rng = np.random.default_rng(0)
-  tokens = rng.integers(4, 260, (8, config.data.seq_len + 1)).astype(np.int32)
-  tokens[:, 1::5] = 36
-  tokens[:, 11], tokens[:, [0, 12]] = 2, 1
-  batch = {
-    "tokens": tokens[:, :-1],
-    "targets": tokens[:, 1:],
-    "loss_mask": np.ones((8, config.data.seq_len), bool),
-    "patch_lengths": np.ones((8, config.data.seq_len + 1), np.int32),
-  }
-  start = jax.device_get(start or program.create_state())
-  state = jax.device_put(start, jax.tree.map(lambda x: x.sharding, program.abstract_state))
-  step, found = program.train_step(), []
-  for _ in range(3):
-    state, metrics = step(state, sharding.put_batch(batch, program.mesh))
-    found.append(metrics["nats"] / metrics["targets"])
-  return np.array(found), start
+  lengths = np.ones((8, config.data.seq_len + 1), np.int32)
+  return losses_of_three_steps(config, 4 if mesh else 1, lengths, start)[:2]
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs the fake devices of conftest.py")

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from three_steps import losses_of_three_steps
 from tiny_runs import losses, tiny_config, write_text
 from uncached import random_params
 
@@ -124,25 +125,9 @@ def _losses(home, has_head, num_devices, start=None):
   config = _config(home, has_head)
   if num_devices == 1:
     config.mesh.update(data=1, fsdp=1, tensor=1)
-  made = program.make_program(config, jax.devices()[:num_devices])
-  rng = np.random.default_rng(0)
-  tokens = rng.integers(4, 260, (8, config.data.seq_len + 1)).astype(np.int32)
-  tokens[:, 1::5] = 36
-  tokens[:, 11], tokens[:, [0, 12]] = 2, 1
-  batch = {
-    "tokens": tokens[:, :-1],
-    "targets": tokens[:, 1:],
-    "loss_mask": np.ones((8, config.data.seq_len), bool),
-    "patch_lengths": np.zeros((8, config.data.num_patches), np.int32),
-  }
-  batch["patch_lengths"][:, :12] = [1, *[3] * 10, 2]
-  start = jax.device_get(start or made.create_state())
-  state = jax.device_put(start, jax.tree.map(lambda x: x.sharding, made.abstract_state))
-  step, found = made.train_step(), []
-  for _ in range(3):
-    state, metrics = step(state, sharding.put_batch(batch, made.mesh))
-    found.append(metrics["nats"] / metrics["targets"])
-  return np.array(found), start, jax.device_get(state)
+  lengths = np.zeros((8, config.data.num_patches), np.int32)
+  lengths[:, :12] = [1, *[3] * 10, 2]
+  return losses_of_three_steps(config, num_devices, lengths, start)
 
 
 @pytest.mark.parametrize("has_head", [False, True])
