@@ -35,7 +35,8 @@ def limits(r: Result) -> dict[str, float]:
   """The least seconds that arithmetic leaves each pass; see the top of this file."""
   both = r["flops"] / (r["devices"] * r["ceiling"]["flops_per_s"])
   moved = 2 * r["state_bytes"] / (r["devices"] * r["ceiling"]["copied_bytes_per_s"])
-  return {"forward": both / 3, "forward_backward": both, "step": both + moved}
+  least = {"forward": both / 3, "forward_backward": both, "step": both + moved}
+  return {name: least[name] for name in least if name in r["seconds"]}
 
 
 def _passes_text(r: Result) -> list[str]:

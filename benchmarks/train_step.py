@@ -1,9 +1,11 @@
-"""Speed of a training step, as a whole and by part, and how far it is from the limit.
+r"""Speed of a training step, as a whole and by part, and how far it is from the limit.
 
   python benchmarks/train_step.py                          # a small model: a minute on a CPU
   python benchmarks/train_step.py --config=configs/gpu_h200.py:1b --num_patches=984 \
     --document_bytes=700 --param_dtype=bfloat16
   python benchmarks/train_step.py --peers                  # and PyTorch's, in turn
+  python benchmarks/train_step.py --config=configs/gpu_h200.py:1b --passes=step --rows=16 \
+    --set=mesh.fsdp=2                                      # the whole step on two GPUs
 
 Bytes are random; every patch slot is used. Bytes per second count byte slots. FLOPs are
 those of `cost.flops.*_model_flops`, what the step must do at its real sizes, not those that
@@ -20,7 +22,7 @@ import os
 import pathlib
 import runpy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +43,7 @@ from blt_jax.runs import program as programs
 from blt_jax.training import steps
 
 Result = dict[str, Any]
+PASSES = ("forward", "forward_backward", "step")
 
 
 def main() -> None:
@@ -50,7 +53,13 @@ def main() -> None:
   if arguments.peers:  # PyTorch needs memory as well
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   jax.config.update("jax_enable_compilation_cache", False)  # compile times are measured
-  result = measure(config, arguments.document_bytes, arguments.peers)
+  wanted = arguments.passes.split(",") if arguments.passes else PASSES
+  unknown = [name for name in wanted if name not in PASSES]
+  if unknown:
+    raise ValueError(f"--passes={unknown[0]} is none of {','.join(PASSES)}.")
+  if arguments.peers and arguments.passes:
+    raise ValueError("--peers runs forward and forward + backward; leave --passes out.")
+  result = measure(config, arguments.document_bytes, arguments.peers, wanted)
   print(step_table.to_text(result))
   if arguments.json:
     pathlib.Path(arguments.json).write_text(json.dumps(result, indent=2))
@@ -70,6 +79,9 @@ def _parse() -> argparse.Namespace:
     help="any other setting, as --set model.latent.remat=dots; may be given again",
   )  # fmt: skip
   parser.add_argument("--peers", action="store_true", help="also run PyTorch's BLTs")
+  parser.add_argument(
+    "--passes", metavar="NAME,...", help=f"only these of {','.join(PASSES)}, and no parts"
+  )
   parser.add_argument("--json", help="also write the numbers to this file")
   return parser.parse_args()
 
@@ -128,8 +140,10 @@ def _random_lengths(generator: np.random.Generator, total: int, number: int) -> 
   return np.pad(lengths, (0, number - len(lengths))).astype(np.int32)
 
 
-def measure(config: ConfigDict, document_bytes: int, with_peers: bool) -> Result:
-  """Everything that `step_table.to_text` prints, in plain values."""
+def measure(
+  config: ConfigDict, document_bytes: int, with_peers: bool, wanted: Sequence[str] = PASSES
+) -> Result:
+  """Everything that `step_table.to_text` prints, in plain values; parts if all is wanted."""
   program = programs.make_program(config)
   if with_peers and not isinstance(program.model.config, BLTConfig):
     raise ValueError(f"--peers compares BLTs, and this is a {config.model.kind!r} model.")
@@ -145,19 +159,20 @@ def measure(config: ConfigDict, document_bytes: int, with_peers: bool) -> Result
     ),
     out_shardings=jax.tree.map(lambda x: x.sharding, program.abstract_state.params),
   )()
-  passes = _passes(program, params, batch)
+  passes = _passes(program, params, batch, wanted)
   result["compiled"] = {name: memory for name, (_, memory) in passes.items()}
   calls = {name: call for name, (call, _) in passes.items()}
   result["seconds"] = {name: stopwatch.seconds(call) for name, call in calls.items()}
-  stopwatch.say("timed forward and forward + backward")
+  stopwatch.say(f"timed {', '.join(calls) or 'no pass'}")
   if with_peers:
     result["in_turn"] = _in_turn(program, numbers, calls)
   del passes, calls, params
 
-  if program.mesh.size == 1:
+  if program.mesh.size == 1 and set(wanted) == set(PASSES):
     with sharding.on_mesh(program.mesh):
       result["parts"] = step_parts.measure(program.model.config, batch, program.param_dtype)
-  _add_step(result, program, batch)
+  if "step" in wanted:
+    _add_step(result, program, batch)
   return result
 
 
@@ -200,7 +215,9 @@ def _ceiling(program: programs.Program) -> dict[str, float]:
   }
 
 
-def _passes(program: programs.Program, params: Any, batch: Any) -> dict[str, Any]:
+def _passes(
+  program: programs.Program, params: Any, batch: Any, wanted: Sequence[str]
+) -> dict[str, Any]:
   """Calls of forward and forward + backward, and what compiling them took and planned."""
 
   def loss(params, batch):
@@ -208,6 +225,7 @@ def _passes(program: programs.Program, params: Any, batch: Any) -> dict[str, Any
     return sums["nats"] / sums["targets"]
 
   functions = {"forward": loss, "forward_backward": jax.value_and_grad(loss)}
+  functions = {name: f for name, f in functions.items() if name in wanted}
   options = {"compiler_options": program.options["compiler_options"]}
   passes = {}
   for name, function in functions.items():

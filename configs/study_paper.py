@@ -3,10 +3,10 @@ r"""The articles' figures at 24 MFLOPs per byte: main models, ablations, fixed i
   python -m blt_jax.study --plan=configs/study_paper.py --output=runs/study_paper \
     --data=train.jsonl --heldout=heldout.jsonl --gpus=0,1,2,3
 
-Main models are trained at 3e15, 1e16 and 3e16 FLOPs, with three paired seeds at the largest.
+Main models are trained at 3e15, 1e16 and 3e16 FLOPs, with three paired seeds at the larger two.
 `blt_6` and `blt_8` have larger patches, and as many more layers in the latent transformer as
 cost the same per byte: with `blt` and `bpe` they are the comparison at fixed inference FLOPs.
-Ablations are trained at 1e16, with the learning rate of the BLT. 3e16 FLOPs are 416 MB of text.
+Ablations are trained at 1e16, as often, with the learning rate of the BLT. 3e16 FLOPs are 416 MB of text.
 """
 
 from blt_jax.studies.plan import Arm, Entropies, Plan
@@ -48,7 +48,7 @@ def get_plan() -> Plan:
       "small": Entropies("study_models.py:small_entropy", stored=True),
       "table": Entropies(),
     },
-    budgets={3e15: 1, 1e16: 1, 3e16: 3},
+    budgets={3e15: 1, 1e16: 3, 3e16: 3},
     rates=(0.9e-3, 1.8e-3, 3.5e-3),
     reference="blt",
     settings={"data.path": "train.jsonl", "data.heldout_path": "heldout.jsonl"},

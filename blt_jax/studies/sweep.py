@@ -88,11 +88,12 @@ def wanted(plan: Plan, arms: Sequence[str], done: Done) -> list[Run]:
     for arm in swept
     for rate in sweep_of(plan, arm, done).scores
   ]
-  for budget, num_seeds in plan.budgets.items():
-    for arm in arms:  # whose runs share what is compiled
-      rate = rate_at(plan, arm, budget, done)
-      if budget in plan.budgets_of(arm) and rate is not None:
-        runs += [Run(arm, budget, rate, seed) for seed in range(num_seeds)]
+  for seed in range(max(plan.budgets.values())):  # all curves first, then their repeats
+    for budget, num_seeds in plan.budgets.items():
+      for arm in arms:
+        rate = rate_at(plan, arm, budget, done)
+        if budget in plan.budgets_of(arm) and rate is not None and seed < num_seeds:
+          runs.append(Run(arm, budget, rate, seed))
   return list(dict.fromkeys(runs))
 
 
