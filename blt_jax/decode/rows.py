@@ -14,6 +14,7 @@ from blt_jax.decode import loop, piece_text, sampling
 from blt_jax.decode.drafting import Drafting
 from blt_jax.decode.generation import Generation, Piece, failed
 from blt_jax.decode.language_model import LanguageModel
+from blt_jax.decode.room import rows_that_fit
 from blt_jax.decode.sampling import Sampling
 from blt_jax.decode.shared_start import StartReader
 
@@ -21,6 +22,7 @@ _FINISH = {
   loop.END: "end", loop.STOP: "stop", loop.LENGTH: "length", loop.PATCHES: "patches",
 }  # fmt: skip
 _LOOK = 16  # passes after which the text of pieces is looked at
+_COPIES = 1.25  # of caches: those of all rows, and of the part that begins
 _REFILLS = 8  # parts of the rows; when one is free, it takes the next prompts at once
 _ROUND = 128  # rows have a multiple of this many bytes, so that few programs are compiled
 
@@ -76,6 +78,7 @@ class Rows:
     self._starts = StartReader(model, self._chunk, self._keep_back) if share_starts else None
     self._waiting = collections.deque(requests)
     num_rows = min(batch_size, 1 << (len(requests) - 1).bit_length())
+    num_rows = rows_that_fit(model, num_rows, capacity, self._keep_back, _COPIES)
     self._prepare_options(requests)
     self._rows: list[Request | None] = [None] * num_rows
     self._group = max(num_rows // _REFILLS, 1)

@@ -9,8 +9,10 @@ import numpy as np
 from blt_jax import tokenizer
 from blt_jax.decode.generator import Prompt, check_sizes, check_texts, encode_prompt
 from blt_jax.decode.language_model import LanguageModel
+from blt_jax.decode.room import rows_that_fit
 from blt_jax.decode.shared_start import StartReader, pad, read_after
 
+_COPIES = 2  # of caches: what contexts leave, and what continuations do
 _LEAST = 1024  # rows have this many slots times a power of two: few programs are compiled
 
 
@@ -51,6 +53,8 @@ class Scorer:
   def __init__(self, model: LanguageModel, *, batch_size: int = 8, chunk: int = 64):
     """Takes the model, texts per batch, and ids of each that are read at once.
 
+    Long texts are fewer at a time where the devices' memory does not hold so many.
+
     Raises:
       ValueError: a size is less than 1.
     """
@@ -59,6 +63,7 @@ class Scorer:
     self._batch_size = batch_size
     self._chunk = chunk
     self._starts = StartReader(model, chunk)
+    self._rows: dict[int, int] = {}  # by the slots of each
 
   def loglikelihood(self, pairs: Sequence[tuple[Prompt, str | bytes]]) -> list[LogLikelihood]:
     """Scores continuations.
@@ -111,23 +116,37 @@ class Scorer:
 
   def _score(self, groups: Iterable[_Group]) -> Iterator[tuple[int, LogLikelihood]]:
     """Numbers of texts and what was found, the longest groups first."""
-    ordered = sorted(groups, key=lambda group: -group.length)
-    for batch in divide(ordered, self._batch_size):
-      yield from self._score_batch(batch)  # whose memory is free before the next is read
+    left = sorted(groups, key=lambda group: -group.length)
+    while left:
+      slots = _up(left[0].length)
+      size = self._num_rows(slots)
+      yield from self._score_batch(left[:size], size, slots)  # its memory is free after it
+      left = left[size:]
 
-  def _score_batch(self, batch: Sequence[_Group]) -> Iterator[tuple[int, LogLikelihood]]:
-    size, slots = self._batch_size, _up(max(group.length for group in batch))
+  def _num_rows(self, slots: int) -> int:
+    if slots not in self._rows:
+      rows = rows_that_fit(self._model, self._batch_size, slots, copies=_COPIES)
+      self._rows[slots] = rows
+    return self._rows[slots]
+
+  def _score_batch(
+    self, batch: Sequence[_Group], size: int, slots: int
+  ) -> Iterator[tuple[int, LogLikelihood]]:
     cache, logits = self._starts.read([group.shared for group in batch], size, slots)
     rests = [(row, rest) for row, group in enumerate(batch) for rest in group.rests]
     rests.sort(key=lambda x: -len(x[1].ids))
     for part in divide(rests, size):
-      yield from self._score_rests(part, slots, cache, logits)
+      yield from self._score_rests(part, size, slots, cache, logits)
 
   def _score_rests(
-    self, rests: Sequence[tuple[int, _Rest]], slots: int, cache: Any, logits: jax.Array
+    self,
+    rests: Sequence[tuple[int, _Rest]],
+    size: int,
+    slots: int,
+    cache: Any,
+    logits: jax.Array,
   ) -> Iterator[tuple[int, LogLikelihood]]:
     """Of (row of the cache, rest): what follows the ids which that row has read."""
-    size = self._batch_size
     tokens, lengths = pad([rest.ids for _, rest in rests], size, slots)
     count = np.maximum(lengths - 1, 0)
     rows = np.zeros(size, np.int32)

@@ -55,6 +55,14 @@ def _errors(row: Comparison) -> np.ndarray:
   return np.nan_to_num(np.array(ends))[:, None]
 
 
+def _cut_intervals(axes: Any, rows: Sequence[Comparison]) -> None:
+  """Keeps to the values, since an interval of two seeds may be many times as wide."""
+  values = [row.bpb.value for row in rows]
+  room = 0.15 * (max(values) - min(values))
+  if room:
+    axes.set_ylim(min(values) - room, max(values) + room)
+
+
 def _over_training(axes: Any, records: Sequence[Record], rows: Sequence[Comparison]) -> None:
   """Means over seeds with intervals, and the fits of those with several budgets."""
   lines = tables.fit_curves(records)
@@ -67,6 +75,7 @@ def _over_training(axes: Any, records: Sequence[Record], rows: Sequence[Comparis
     if arm in lines:
       logs = np.linspace(np.log10(own[0].budget), np.log10(own[-1].budget), 50)
       axes.plot(10**logs, [10 ** lines[arm](x) for x in logs], color=color, alpha=0.6)
+  _cut_intervals(axes, rows)
   axes.set_xscale("log")
   axes.set_xlabel("Training FLOPs (paper's count, without the entropy model)")
 
@@ -85,6 +94,7 @@ def _over_inference(axes: Any, rows: Sequence[Comparison]) -> None:
       ends = [cost.paper / 1e6, cost.whole_paper / 1e6]
       axes.plot(ends, [row.bpb.value] * 2, ":", color=color)
       axes.plot(ends[1], row.bpb.value, "o", mfc="none", color=color)
+  _cut_intervals(axes, rows)
   axes.set_xlabel("MFLOPs per byte at inference (open: with the entropy model)")
 
 

@@ -18,9 +18,13 @@ from blt_jax.ops import attention, device, scoring
 from blt_jax.ops.hopper import attention as hopper_attention
 from blt_jax.ops.hopper import layer as hopper_layer
 
-needs_hopper = pytest.mark.skipif(
-  not device.is_hopper(jax.devices()[0]), reason="Pallas interprets no wgmma on CPUs"
-)
+
+def needs_hopper(test):
+  """Marks a test of kernels that Pallas cannot interpret on CPUs."""
+  on_hopper = device.is_hopper(jax.devices()[0])
+  return pytest.mark.gpu(pytest.mark.skipif(not on_hopper, reason="needs a Hopper GPU")(test))
+
+
 _WINDOW = 128
 
 
@@ -195,7 +199,21 @@ def test_scores_do_not_depend_on_batch_mates():
   rng = np.random.default_rng(0)
   documents = [rng.integers(4, 260, n).astype(np.int32) for n in (1, 63, 64, 65, 700, 3000)]
   scorer = neural.BatchScorer(config, params, num_lanes=4, chunk_length=192)
-  exact = neural.EntropyScorer(_config("float32"), params, chunk_length=192)
   for tokens, scores in zip(documents, scorer(documents), strict=True):
     np.testing.assert_array_equal(scorer([tokens])[0], scores)
-    np.testing.assert_allclose(scores, exact(tokens), atol=0.05)
+    np.testing.assert_allclose(scores, exact_entropies(params, tokens), atol=0.05)
+
+
+def exact_entropies(params, tokens):
+  """In nats, of a document [n], by the model in float32."""
+  with jax.default_matmul_precision("highest"):
+    logits = ByteLM(_config("float32")).apply({"params": params}, tokens[None])[0]
+  log_probs = jax.nn.log_softmax(logits)
+  return -(jnp.exp(log_probs) * log_probs).sum(axis=1)
+
+
+def test_exact_entropies_are_those_of_the_scorer():
+  config = _config("float32")
+  params, tokens = random_params(config), np.arange(4, 204, dtype=np.int32)
+  want = neural.EntropyScorer(config, params, chunk_length=64)(tokens)
+  np.testing.assert_allclose(exact_entropies(params, tokens), want, atol=1e-4)
