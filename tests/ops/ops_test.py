@@ -81,6 +81,11 @@ def test_rope_scores_depend_on_distance_only():
   chex.assert_trees_all_close(score(3, 1), score(12, 10), **FLOAT32)
 
 
+def test_pairs_are_swapped_on_a_tpu_as_elsewhere():
+  x = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
+  chex.assert_trees_all_close(rope._swap_on_tpu(x), rope._swap(x), atol=1e-6)
+
+
 def test_rope_keeps_the_dtype():
   x = jax.random.normal(jax.random.key(0), (1, 6, 2, 8))
   table = rope.rope_table(jnp.arange(6), 8, 1e4)

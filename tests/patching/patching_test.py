@@ -33,6 +33,7 @@ CAUSAL = {
 }
 SETTINGS = CAUSAL | {
   "top-k": PatchingConfig(threshold=None, patch_size=3),
+  "top-k of single bytes": PatchingConfig(threshold=None, patch_size=1),
   "short top-k": PatchingConfig(threshold=None, patch_size=3, max_patch_length=2),
 }
 TABLE = np.random.default_rng(0).random((260, 260)) < 0.2
