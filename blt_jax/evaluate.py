@@ -235,7 +235,7 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   tables = ngrams.load(args.run, run.config.model)
   patcher, mesh = patchers[sources[0].name], sharding.make_mesh()
   shape = patcher.shape_of_rows(settings.make_batch_shape(run.config))
-  model, named = device_entropies.attach_loaded(run.model, patcher, mesh)
+  model, named = device_entropies.attach_loaded(run.model, patcher, mesh, tables)
   scorer = TextScorer.make(
     model,
     run.params,

@@ -44,7 +44,7 @@ def add_entropies(parser: argparse.ArgumentParser, several: bool = False) -> Non
     "--entropy_model",
     metavar="FOLDER",
     help="of its run, or of a table, if not that of the training; or `head`, for the run's own "
-    "boundary head",
+    "boundary head, or `own`, for its own entropies",
   )
   parser.add_argument(
     "--threshold",

@@ -8,13 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from blt_jax.decode import entropy_states
+from blt_jax.decode import entropy_states, own_entropies
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.boundary_head import HeadReader
 from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
 from blt_jax.decode.cursor import check_causal
 from blt_jax.decode.from_params import blt_weights, byte_lm_weights
-from blt_jax.decode.own_entropies import OwnReader
 from blt_jax.decode.piece_text import Pieces
 from blt_jax.decode.reader import EntropySource, Reader, UncachedReader
 from blt_jax.hashing import NgramTable
@@ -93,13 +92,7 @@ def from_blt(
   """
   # --- What the rule needs
   check_causal(patching)
-  if patched_by == "head":
-    check_head(model.config)
-  elif patched_by == "source" and patching.scheme == "entropy" and entropy_model is None and source is None:
-    raise ValueError(
-      "Entropy patching needs the entropy model: pass entropy_model=(config, params), or "
-      "an entropy source."
-    )
+  _check_source(model.config, patching, patched_by, bool(entropy_model or source))
   if patching.scheme == "lookup" and lookup_table is None:
     raise ValueError("The lookup scheme needs a lookup_table, bool [V, V].")
   if source is None and entropy_model is not None:
@@ -130,6 +123,21 @@ def from_blt(
   return LanguageModel(reader, weights)
 
 
+def _check_source(
+  config: BLTConfig, patching: PatchingConfig, patched_by: str, has_source: bool
+) -> None:
+  """Raises ValueError where nothing says where patches end."""
+  if patched_by == "head":
+    check_head(config)
+  elif patched_by == "own":
+    own_entropies.check(patching)
+  elif patching.scheme == "entropy" and not has_source:
+    raise ValueError(
+      "Entropy patching needs the entropy model: pass entropy_model=(config, params), or "
+      "an entropy source."
+    )
+
+
 def _choose_reader(
   config: BLTConfig,
   source: tuple[EntropySource, Any] | None,
@@ -140,5 +148,5 @@ def _choose_reader(
   if config.entropy_state_dim:
     entropy_states.check(config, source and source[0], patching)
   if patched_by != "source":
-    return {"head": HeadReader, "own": OwnReader}[patched_by]
+    return {"head": HeadReader, "own": own_entropies.OwnReader}[patched_by]
   return entropy_states.EntropyStatesReader if config.entropy_state_dim else BLTReader

@@ -23,6 +23,22 @@ from blt_jax.ops.ring_attention import write_ring
 from blt_jax.patching import PatchingConfig
 
 
+def check(rule: PatchingConfig) -> None:
+  """Raises ValueError where a rule cannot go by own entropies."""
+  if rule.scheme != "entropy":
+    raise ValueError(f"Own entropies go with the entropy scheme, and this is {rule.scheme!r}.")
+  if rule.is_top_k:
+    raise ValueError(
+      "Patches by own entropies need a threshold in nats, and the run's are top-k patches: "
+      "give --threshold."
+    )
+  if rule.reset_at_newline:
+    raise ValueError(
+      "The run has patches of entropies with reset_at_newline=True, and its own entropies "
+      "never begin anew: give an entropy model, or train it on its own entropies first."
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class OwnReader(BLTReader):
   """Reads bytes with a `BLT` that patches by its own entropies, byte by byte.
@@ -154,11 +170,11 @@ class OwnPatchedBLT(BLT):
       ngram_keys: of the frequency n-gram tables, where configured.
     """
     num_slots = patch_lengths.shape[1]
-    patches, _ = self.patch(tokens, num_slots, ngram_keys)
+    patches, entropies = self.patch(tokens, num_slots, ngram_keys)
     ids = patches.ids, patches.decoder_ids
     logits, _ = self.run(tokens, *ids, num_slots, ngram_ids)
     metrics = own_patches.counts(tokens, patches)
-    return logits, Extras(metrics, patches.has_slots, {}, patches.lengths)
+    return logits, Extras(metrics, patches.has_slots, {}, patches.lengths, entropies)
 
   def patch(
     self, tokens: jax.Array, num_slots: int, ngram_keys: Sequence[Any] = ()

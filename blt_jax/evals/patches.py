@@ -90,8 +90,8 @@ def read(
     ValueError: as `loading.load_patcher`.
   """
   section = folder.load_config(run).patching
-  is_by_head = entropy_model == loading.HEAD  # which cannot be told without the model
-  if is_by_head or (section.scheme == "byte" and not section.get("tokenizer")):
+  by_itself = entropy_model in (loading.HEAD, loading.OWN)  # not told without the model
+  if by_itself or (section.scheme == "byte" and not section.get("tokenizer")):
     return None
   patcher = loading.load_patcher(section, run, entropy_model)
   encode = patcher.documents().encode

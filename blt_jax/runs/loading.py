@@ -13,7 +13,7 @@ from blt_jax.entropy.table import TableModel, is_table
 from blt_jax.runs import checkpoint, corpus, folder, ngrams, resolve
 from blt_jax.runs import patcher as patchers
 
-HEAD = "head"  # in place of the folder of an entropy model
+HEAD, OWN = "head", "own"  # in place of the folder of an entropy model
 
 
 def load_language_model(
@@ -45,8 +45,8 @@ def load_language_model(
   model = patcher.entropy_model
   tables = ngrams.load(workdir, run.config.model)
   options: dict[str, Any] = {"ngram_tables": tables} if tables else {}
-  if patcher.on_device and model is None:
-    options["by_head"] = True
+  if patcher.patched_by != "source":
+    options["patched_by"] = patcher.patched_by
   if isinstance(model, TableModel):
     source = TableSource(model), model.jax_tables()
     return kind.reader(run.model, run.params, patcher.config, source=source, **options)
@@ -79,7 +79,7 @@ def load_patcher(
     section: `config.patching` of the run.
     workdir: its folder, for messages.
     entropy_model: folder of an entropy model's run or of a table, instead of the one trained
-      with; or `HEAD`, for the boundary head of the run itself.
+      with; or `HEAD` for the boundary head of the run itself, `OWN` for its own entropies.
     threshold: nats, likewise.
     data: path of the text, which may bring entropies that were stored; None for other text.
 
@@ -93,7 +93,8 @@ def load_patcher(
     entropies = "device" if section.entropies == "device" else "model"
     if entropy_model == HEAD:
       _check_unused(f"{workdir} patches by its boundary head", None, threshold)
-      entropies = "head"
+    if entropy_model in (HEAD, OWN):
+      entropies = entropy_model
     elif is_table(entropy_model):
       entropies = "table"
     section = resolve.changed(
@@ -120,7 +121,7 @@ def load_patcher(
 
 def _check_stored(section: ConfigDict, workdir: str | os.PathLike, data: str) -> None:
   """Raises ValueError where stored entropies would go unused."""
-  if section.entropies in ("device", "head"):
+  if section.entropies in ("device", HEAD, OWN):
     raise ValueError(
       f"{data} holds stored entropies, and {workdir} finds patches on the device; give the "
       "text that they were made of."
