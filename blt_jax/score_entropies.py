@@ -82,8 +82,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add("--chunk_length", type=int, metavar="N", help="bytes of a row scored at once; likewise")
   run_flags.add_entropies(parser)
   add(
-    "--context", type=int, metavar="N", help="bytes that a prediction of a BLT sees at most; by "
-    "default as many as fit the run's rows",
+    "--context", type=int, metavar="N", help="bytes that a prediction of a BLT sees at most; "
+    "by default as many as fit the run's rows",
   )  # fmt: skip
   add("--process", type=int, default=0, metavar="N", help="number of this process, from 0")
   add("--num_processes", type=int, default=1, metavar="N", help="how many share the work")
