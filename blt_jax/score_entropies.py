@@ -103,7 +103,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _of_entropy_model(args: argparse.Namespace, step: int) -> tuple[Made, Scorer]:
-  _check_unused(args, "a BLT", ("entropy_model", "threshold", "context"))
+  _check_unused(args, "a BLT", ("entropy_model", "threshold", "cumulative", "context"))
   model = folder.load_entropy_model(args.model, step)
   model = model._replace(
     config=dataclasses.replace(model.config, dtype=args.compute_dtype or model.config.dtype)
@@ -120,8 +120,8 @@ def _of_entropy_model(args: argparse.Namespace, step: int) -> tuple[Made, Scorer
 def _of_blt(args: argparse.Namespace, step: int) -> tuple[Made, Scorer]:
   _check_unused(args, "an entropy model", ("chunk_length", "compute_dtype", "reset_at_newline"))
   run = folder.load_run(args.model, step)
-  given = args.entropy_model, args.threshold
-  own = loading.load_patcher(run.config.patching, args.model, *given, args.input)
+  given = args.entropy_model, args.threshold, args.input, args.cumulative
+  own = loading.load_patcher(run.config.patching, args.model, *given)
   scorer = BLTScorer(run, own, args.context, args.num_lanes)
   patching = dataclasses.asdict(own.config) | {
     "patched_by": own.patched_by,

@@ -50,12 +50,13 @@ def main(argv: list[str] | None = None) -> None:
   if args.png and picture is None:
     patch_view.check_length(len(shown))
   if kinds.find_kind(settings.model.kind).measures_entropies:
-    if args.entropy_model:
-      raise ValueError(f"{args.run} measures entropies inside; leave --entropy_model out.")
+    for name in ("entropy_model", "cumulative"):
+      if getattr(args, name):
+        raise ValueError(f"{args.run} measures entropies inside; leave --{name} out.")
     patched = patch_inside(shown, folder.load_run(args.run), args.threshold)
   else:
     patcher = loading.load_patcher(
-      settings.patching, args.run, args.entropy_model, args.threshold
+      settings.patching, args.run, args.entropy_model, args.threshold, None, args.cumulative
     )
     by_itself = patcher.patched_by != "source"
     patched = (

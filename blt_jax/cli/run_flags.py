@@ -52,6 +52,11 @@ def add_entropies(parser: argparse.ArgumentParser, several: bool = False) -> Non
     metavar="NATS,..." if several else "NATS",
     help="of patches, if not that of the training",
   )
+  parser.add_argument(
+    "--cumulative",
+    action="store_true",
+    help="the threshold is of the sum of entropies since the last patch began",
+  )
 
 
 def numbers(text: str) -> list[float]:

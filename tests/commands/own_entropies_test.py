@@ -105,9 +105,6 @@ def test_a_round_of_training_on_own_entropies(home, scores, capsys):
   assert section.entropy_model == str(home / "blt") and section.threshold is not None
   capsys.readouterr()
 
-  # With the scores, and without any.
-  evaluate.main([f"--run={home / 'own'}", f"--data={scores}", "--max_batches=1"])
-  assert 2.5 < json.loads(capsys.readouterr().out)["patch_size"] < 3.5
   text = home / "text" / "file_0.py"
   with pytest.raises(ValueError, match="is no entropy model: .* by --entropy_model=own"):
     evaluate.main([f"--run={home / 'own'}", f"--data={text}"])
@@ -159,6 +156,19 @@ def test_models_without_patches_have_no_own_ones(home):
     ValueError, match="blt is no entropy model: .* score_entropies has stored"
   ):
     calibrate.main([f"--run={home / 'blt'}"])
+
+
+def test_the_cumulative_rule_at_inference(home):
+  section = folder.load_config(home / "blt").patching
+  rule = loading.load_patcher(section, "run", threshold=9.0, cumulative=True).config
+  assert rule.cumulative and rule.threshold == 9
+  with pytest.raises(ValueError, match="--cumulative is another rule .*: give its --threshold"):
+    loading.load_patcher(section, "run", cumulative=True)
+  with pytest.raises(
+    ValueError, match="The patching of run is 'space', so .* would do nothing"
+  ):
+    section.scheme = "space"
+    loading.load_patcher(section, "run", cumulative=True)
 
 
 def test_scores_of_another_model_are_refused(home, scores):
