@@ -15,9 +15,20 @@ from blt_jax.entropy.neural import BatchScorer
 from blt_jax.entropy.table import TableModel
 from blt_jax.evals.text_scores import TextScorer
 from blt_jax.parallel import sharding
+from blt_jax.patching import PatchingConfig
 from blt_jax.runs import device_entropies, folder, ngrams
 from blt_jax.runs.patcher import Patcher
 from blt_jax.training import steps
+
+
+def check(rule: PatchingConfig) -> None:
+  """Raises ValueError where patches, and so entropies under them, tell of bytes to come."""
+  if rule.is_top_k or rule.scheme == "bpe":
+    kind = "top-k" if rule.is_top_k else "bpe"
+    raise ValueError(
+      f"The {kind} patches of the run depend on bytes to come, so entropies under them would "
+      "tell of these: give a --threshold of entropies in place of top-k patches, or another run."
+    )
 
 
 class BLTScorer:
@@ -35,8 +46,9 @@ class BLTScorer:
       rows: windows that are read side by side; None for as many as the run's batches have rows.
 
     Raises:
-      ValueError: there is no such context.
+      ValueError: there is no such context, or patches depend on bytes to come.
     """
+    check(patcher.config)
     shape, mesh = settings.make_batch_shape(run.config), sharding.make_mesh()
     self.context = shape.seq_len - 1 if context is None else context
     windows.check_context(self.context, None)

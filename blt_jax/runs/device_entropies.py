@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from blt_jax import config as settings
 from blt_jax import kinds
-from blt_jax.decode.own_entropies import OwnPatchedBLT
 from blt_jax.hashing import NgramTable
 from blt_jax.models import boundary_head
 from blt_jax.models.boundary_head import HeadPatchedBLT
@@ -130,8 +129,11 @@ def attach_loaded(
     boundary_head.check(model.config)
     return HeadPatchedBLT(model.config, rule=patcher.config), {}
   if patcher.patched_by == "own":
+    make = kinds.kind_of(model.config).own_patched
+    if make is None:
+      raise ValueError("--entropy_model=own is of a blt; give an entropy model.")
     keys = jax.device_put([table.keys for table in tables], everywhere)
-    return OwnPatchedBLT(model.config, rule=patcher.config), {"ngram_keys": keys}
+    return make(model.config, patcher.config), {"ngram_keys": keys}
   entropies = patcher.entropy_model
   assert isinstance(entropies, folder.EntropyModel)  # as `patcher.load_patcher` has seen to
   placed = jax.device_put(entropies.params, everywhere)

@@ -23,6 +23,8 @@ from blt_jax.data import windows
 from blt_jax.data.reading import scored
 from blt_jax.decode import Generator, Sampling
 from blt_jax.entropy.neural import EntropyScorer
+from blt_jax.evals import text_entropies
+from blt_jax.patching import PatchingConfig
 from blt_jax.runs import folder, loading, stored_params
 
 pytestmark = pytest.mark.skipif(
@@ -147,6 +149,18 @@ def test_flags_of_other_models(home, tmp_path, kind, flags, message):
   with pytest.raises(ValueError, match=message):
     score_entropies.main([*names, *flags])
   assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+  "rule",
+  [
+    PatchingConfig(scheme="bpe", delimiters=False),
+    PatchingConfig(threshold=None, patch_size=4.0),
+  ],
+)
+def test_patches_of_bytes_to_come_are_not_scored_under(rule):
+  with pytest.raises(ValueError, match="patches of the run depend on bytes to come, so entr"):
+    text_entropies.check(rule)
 
 
 def test_models_without_patches_have_no_own_ones(home):
