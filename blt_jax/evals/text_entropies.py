@@ -27,7 +27,7 @@ def check(rule: PatchingConfig) -> None:
     kind = "top-k" if rule.is_top_k else "bpe"
     raise ValueError(
       f"The {kind} patches of the run depend on bytes to come, so entropies under them would "
-      "tell of these: give a --threshold of entropies in place of top-k patches, or another run."
+      "tell of these: give a --threshold in place of top-k patches, or another run."
     )
 
 

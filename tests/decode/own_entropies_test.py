@@ -28,7 +28,7 @@ UNROLLED = {  # compiles faster
   for name in ("encoder", "latent", "decoder")
 }
 CONFIG = dataclasses.replace(TINY, **UNROLLED)
-RULE = PatchingConfig(threshold=4.3, max_patch_length=6)
+RULE = PatchingConfig(threshold=2.2, max_patch_length=6)
 SLOTS = np.zeros((SEQ_LEN, SEQ_LEN + 1), np.int32)
 
 
@@ -36,7 +36,7 @@ SLOTS = np.zeros((SEQ_LEN, SEQ_LEN + 1), np.int32)
 def _params():
   """Sharpened, so that entropies vary."""
   params = random_params(CONFIG)
-  params["output"]["kernel"] *= 2
+  params["output"]["kernel"] *= 4
   return params
 
 
@@ -102,7 +102,7 @@ def _slow(rule):
   return logits, starts, entropies
 
 
-RULES = {"global": RULE, "cumulative": PatchingConfig(threshold=14.0, cumulative=True)}
+RULES = {"global": RULE, "cumulative": PatchingConfig(threshold=5.0, cumulative=True)}
 
 
 @pytest.mark.parametrize("name", RULES)
