@@ -46,9 +46,14 @@ class BLTScorer:
       rows: windows that are read side by side; None for as many as the run's batches have rows.
 
     Raises:
-      ValueError: there is no such context, or patches depend on bytes to come.
+      ValueError: there is no such context, or it cuts pictures; or patches depend on bytes to
+        come.
     """
     check(patcher.config)
+    if run.config.model.get("pixel_ngrams") and context is not None:
+      raise ValueError(
+        "--context cuts pictures, and n-grams of pixels need whole ones; omit it."
+      )
     shape, mesh = settings.make_batch_shape(run.config), sharding.make_mesh()
     self.context = shape.seq_len - 1 if context is None else context
     windows.check_context(self.context, None)
