@@ -95,7 +95,8 @@ def get_config(kind: str = "blt") -> ConfigDict:
   # Where the entropies of the entropy scheme come from: "model", a small entropy model on
   # the CPU while training; "table", a table model likewise; "stored", by score_entropies;
   # "device", the entropy model inside the training step, see docs/models.md. A run is read
-  # with "head", its boundary head in their place, by --entropy_model=head.
+  # with "head", its boundary head in their place, or "own", its own entropies, by
+  # --entropy_model=head or own.
   config.patching.entropies = "model"
   config.patching.entropy_model = ""  # folder of the entropy model's run, or of the table
   config.patching.entropy_digest = placeholder(str)  # of its parameters; set when a run begins

@@ -172,14 +172,16 @@ def _evaluate_tasks(args: argparse.Namespace) -> None:
   data, sizes = samples.locate(args.data[0]), args.bytes_per_patch or []
   variants.check(args.runs, args.thresholds, sizes)
   prepared = suite.prepare(names, data, args.limit, args.seed, args.run_code, args.shots)
-  models = variants.make(args.runs, prepared, args.entropy_model, args.thresholds, sizes)
+  models = variants.make(
+    args.runs, prepared, args.entropy_model, args.thresholds, sizes, args.cumulative
+  )
   if args.output:
     Folder(args.output).make_writable()
   told, results = {}, {}
   for model in models:
     step = checkpoint.find_step(model.run, args.step)
     about = {"run": model.run, "step": step, "threshold": model.rule}
-    about["entropy_model"] = args.entropy_model
+    about |= {"entropy_model": args.entropy_model, **_rule(args)}
     inside = f"{args.output}/{model.label}" if args.output and len(models) > 1 else args.output
     memory = Memory(inside, about)
     told[model.label] = _ask(args, model, step, prepared, memory)
@@ -208,7 +210,9 @@ def _ask(
   memory: Memory,
 ) -> suite.Report:
   """Asks one model all tasks."""
-  loaded = loading.load_language_model(model.run, args.entropy_model, model.threshold, step)
+  loaded = loading.load_language_model(
+    model.run, args.entropy_model, model.threshold, step, args.cumulative
+  )
   with TaskBar() as bar:
 
     def progress(task: str, done: int, total: int) -> None:
@@ -235,7 +239,7 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   tables = ngrams.load(args.run, run.config.model)
   patcher, mesh = patchers[sources[0].name], sharding.make_mesh()
   shape = patcher.shape_of_rows(settings.make_batch_shape(run.config))
-  model, named = device_entropies.attach_loaded(run.model, patcher, mesh)
+  model, named = device_entropies.attach_loaded(run.model, patcher, mesh, tables)
   scorer = TextScorer.make(
     model,
     run.params,
@@ -255,6 +259,7 @@ def _evaluate_text(args: argparse.Namespace) -> None:
     "step": run.step,
     "threshold": rule.threshold if rule.scheme == "entropy" else None,
     "entropy_model": args.entropy_model,
+    **_rule(args),
     "context": args.context,
     "max_batches": args.max_batches,
   }
@@ -266,6 +271,11 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   print(text_report.to_table(results) if sys.stdout.isatty() else json.dumps(results))
 
 
+def _rule(args: argparse.Namespace) -> dict[str, bool]:
+  """What to say of a rule that is not the run's."""
+  return {"cumulative": True} if args.cumulative else {}
+
+
 def _load_patchers(
   args: argparse.Namespace, section: ConfigDict, sources: Sequence[text_sources.Source]
 ) -> dict[str, Patcher]:
@@ -273,7 +283,9 @@ def _load_patchers(
 
   @functools.cache
   def load(path: str | None) -> Patcher:
-    return loading.load_patcher(section, args.run, args.entropy_model, args.threshold, path)
+    return loading.load_patcher(
+      section, args.run, args.entropy_model, args.threshold, path, args.cumulative
+    )
 
   return {s.name: load(s.path if corpus.find_manifest(s.path) else None) for s in sources}
 

@@ -175,7 +175,9 @@ def _journal(args: argparse.Namespace, lines: list[bytes]) -> Iterator[Journal |
 def _generator(args: argparse.Namespace) -> Generator:
   drafting = _drafting(args)
   return Generator(
-    loading.load_language_model(args.run, args.entropy_model, args.threshold, args.step),
+    loading.load_language_model(
+      args.run, args.entropy_model, args.threshold, args.step, args.cumulative
+    ),
     batch_size=args.batch_size,
     max_length=args.max_length,
     truncate=args.truncate,

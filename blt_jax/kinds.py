@@ -8,6 +8,7 @@ import flax.linen as nn
 
 from blt_jax.cost import flops
 from blt_jax.decode import end_to_end, language_model, megabyte, spacebyte
+from blt_jax.decode.own_entropies import OwnPatchedBLT
 from blt_jax.models.blt import BLT
 from blt_jax.models.boundary_head import BoundaryBLT
 from blt_jax.models.byte_lm import ByteLM
@@ -44,6 +45,8 @@ class Kind:
     unlimited: of a config, one of the same parameters that leaves no position of a row out.
     device_patched: of a config, that of an entropy model and a rule, the module that makes its
       patches in the step; None where there is none.
+    own_patched: of a config and a rule, the module that makes its patches by its own entropies;
+      None where there is none.
     with_head: the module in place of it where the config has a `boundary_weight`.
     measures_entropies: whether it does, inside, and makes patches by them, whose mean comes to
       `patch_size` of its config while it trains.
@@ -60,6 +63,7 @@ class Kind:
   patched: bool = False
   unlimited: Callable[[Any], Any] = lambda config: config
   device_patched: Callable[..., nn.Module] | None = None
+  own_patched: Callable[..., nn.Module] | None = None
   with_head: Callable[[Any], nn.Module] | None = None
   measures_entropies: bool = False
 
@@ -170,6 +174,7 @@ KINDS: dict[str, Kind] = {
     batch_keys=BLT.batch_keys,
     patched=True,
     device_patched=DevicePatchedBLT,
+    own_patched=OwnPatchedBLT,
   ),
   "byte_lm": Kind(
     config=ByteLMConfig,

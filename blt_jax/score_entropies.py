@@ -1,9 +1,13 @@
-r"""Scores documents with a trained entropy model and stores them with their entropies.
+r"""Scores documents with a trained entropy model, or a BLT, and stores their entropies.
 
   python -m blt_jax.score_entropies --model=runs/entropy --input=data.jsonl --output=scored
   python -m blt_jax.calibrate --run=scored --target_bytes_per_patch=4.5
   python -m blt_jax.train --config=... --config.data.path=scored \
     --config.patching.entropies=stored
+
+The run of a BLT gives entropies of its own next bytes, under its patches (docs/models.md):
+
+  python -m blt_jax.score_entropies --model=runs/blt --input=scored --output=own_scored
 
 The same command goes on with what was stopped. Several processes may share the work: start
 the command once for each with --num_processes and its own --process.
@@ -12,28 +16,35 @@ the command once for each with --num_processes and its own --process.
 import argparse
 import collections
 import dataclasses
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
 import grain
 import jax
+import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from blt_jax import tokenizer
+from blt_jax import kinds, tokenizer
 from blt_jax.cli import logs, run_flags, source_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.data.mixture import EveryNth
 from blt_jax.data.reading import scored, shards, sources, streams
 from blt_jax.data.reading.documents import Dataset, Document, Skipped, SourceOptions
 from blt_jax.entropy.neural import BatchScorer, window_of
-from blt_jax.runs import checkpoint, folder, patcher
+from blt_jax.evals.text_entropies import BLTScorer
+from blt_jax.runs import checkpoint, entropy_digest, folder, loading, patcher
 
 # Rows side by side, and bytes of a chunk. On the 132 cores of an H100 or H200, 11 rows of
 # 6,144 give almost every core the same work in each kernel.
 _LANES = {"cpu": (4, 512), "gpu": (11, 6144), "tpu": (16, 4096)}
+
+Report = Callable[[int], None]
+Scorer = Callable[[Sequence[Document], Report], list[np.ndarray]]
+Made = dict[str, Any]  # what a manifest says of the model
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,18 +57,15 @@ def main(argv: list[str] | None = None) -> None:
   documents = sources.open_source(args.input, options, skipped)
   step = checkpoint.find_step(args.model, args.step)
   checkpoint.warn_if_old(args.model, step)
-  model = folder.load_entropy_model(args.model, step)
-  model = model._replace(
-    config=dataclasses.replace(model.config, dtype=args.compute_dtype or model.config.dtype)
-  )
-  scorer = _make_scorer(args, model)
-  scored.begin(args.output, _make_manifest(args, options, model, step))
+  kind = kinds.find_kind(folder.load_config(args.model).model.kind)
+  made, scorer = (_of_blt if kind.patched else _of_entropy_model)(args, step)
+  scored.begin(args.output, _make_manifest(args, options, step, made))
   score(args, documents, scorer, skipped)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
   parser = Parser("score_entropies", __doc__)
-  run_flags.add(parser, "folder of the entropy model's run", "--model")
+  run_flags.add(parser, "folder of the run of the entropy model, or of a BLT", "--model")
   add = parser.add_argument
   add("--input", required=True, metavar="PATH", help="text, as in config.data.path")
   add("--output", required=True, metavar="FOLDER", help="for the shards, local or gs://")
@@ -72,6 +80,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
   add("--num_lanes", type=int, metavar="N", help="rows scored side by side; by default as suits"
       " the device")  # fmt: skip
   add("--chunk_length", type=int, metavar="N", help="bytes of a row scored at once; likewise")
+  run_flags.add_entropies(parser)
+  add(
+    "--context", type=int, metavar="N", help="bytes that a prediction of a BLT sees at most; "
+    "by default as many as fit the run's rows",
+  )  # fmt: skip
   add("--process", type=int, default=0, metavar="N", help="number of this process, from 0")
   add("--num_processes", type=int, default=1, metavar="N", help="how many share the work")
   return parser.parse_args(argv)
@@ -89,6 +102,45 @@ def _check(args: argparse.Namespace) -> None:
       raise ValueError(f"--{name} must be 1 or more, got {size}.")
 
 
+def _of_entropy_model(args: argparse.Namespace, step: int) -> tuple[Made, Scorer]:
+  _check_unused(args, "a BLT", ("entropy_model", "threshold", "cumulative", "context"))
+  model = folder.load_entropy_model(args.model, step)
+  model = model._replace(
+    config=dataclasses.replace(model.config, dtype=args.compute_dtype or model.config.dtype)
+  )
+  digest, window = patcher.params_digest(model.params), window_of(model.config)
+  scorer = _make_scorer(args, model)
+
+  def score_texts(documents: Sequence[Document], report: Report) -> list[np.ndarray]:
+    return scorer([tokenizer.encode(d.text) for d in documents], report)
+
+  return {"digest": digest, "window": window, "compute_dtype": model.config.dtype}, score_texts
+
+
+def _of_blt(args: argparse.Namespace, step: int) -> tuple[Made, Scorer]:
+  _check_unused(args, "an entropy model", ("chunk_length", "compute_dtype", "reset_at_newline"))
+  run = folder.load_run(args.model, step)
+  given = args.entropy_model, args.threshold, args.input, args.cumulative
+  own = loading.load_patcher(run.config.patching, args.model, *given)
+  scorer = BLTScorer(run, own, args.context, args.num_lanes)
+  patching = dataclasses.asdict(own.config) | {
+    "patched_by": own.patched_by,
+    "entropy_model": args.entropy_model or run.config.patching.entropy_model,
+  }
+  return {
+    "digest": entropy_digest.find(args.model, step) or "",
+    "window": scorer.context,
+    "compute_dtype": run.model.config.dtype,
+    "patching": json.dumps(patching),
+  }, scorer
+
+
+def _check_unused(args: argparse.Namespace, owner: str, names: Sequence[str]) -> None:
+  """Raises ValueError where a flag is given that goes with another kind of model."""
+  if given := [name for name in names if getattr(args, name) not in (None, False)]:
+    raise ValueError(f"--{given[0]} is of {owner}, and {args.model} is none; leave it out.")
+
+
 def _make_scorer(args: argparse.Namespace, model: folder.EntropyModel) -> BatchScorer:
   lanes, length = _LANES.get(jax.default_backend(), _LANES["gpu"])
   lanes = (args.num_lanes or lanes) * (1 if args.num_lanes else jax.local_device_count())
@@ -97,14 +149,11 @@ def _make_scorer(args: argparse.Namespace, model: folder.EntropyModel) -> BatchS
 
 
 def _make_manifest(
-  args: argparse.Namespace, options: SourceOptions, model: folder.EntropyModel, step: int
+  args: argparse.Namespace, options: SourceOptions, step: int, made: Made
 ) -> scored.Manifest:
   return scored.Manifest(
     model=args.model,
     step=step,
-    digest=patcher.params_digest(model.params),
-    window=window_of(model.config),
-    compute_dtype=model.config.dtype,
     entropy_dtype=args.dtype,
     reset_at_newline=args.reset_at_newline,
     input=args.input,
@@ -113,11 +162,12 @@ def _make_manifest(
     text_field=options.text_field,
     invalid_utf8=options.invalid_utf8,
     template="" if options.template is None else options.template.to_json(),
+    **made,
   )
 
 
 def score(
-  args: argparse.Namespace, documents: Dataset, scorer: BatchScorer, skipped: Skipped
+  args: argparse.Namespace, documents: Dataset, scorer: Scorer, skipped: Skipped
 ) -> None:
   """Scores and stores a process's share of the documents, shard by shard.
 
@@ -137,7 +187,7 @@ def score(
       reading = pool.submit(_read_shard, numbered, args.shard_megabytes, skipped)
       progress = _advance(progress, shard)
       bar.total = _estimate_total(documents, args.num_processes, progress)
-      entropies = scorer([tokenizer.encode(d.text) for d in found], bar.update)
+      entropies = scorer(found, bar.update)
       pairs = zip(found, entropies, strict=True)
       results = [dataclasses.replace(d, entropies=h) for d, h in pairs]
       if writing:

@@ -50,16 +50,17 @@ def main(argv: list[str] | None = None) -> None:
   if args.png and picture is None:
     patch_view.check_length(len(shown))
   if kinds.find_kind(settings.model.kind).measures_entropies:
-    if args.entropy_model:
-      raise ValueError(f"{args.run} measures entropies inside; leave --entropy_model out.")
+    for name in ("entropy_model", "cumulative"):
+      if getattr(args, name):
+        raise ValueError(f"{args.run} measures entropies inside; leave --{name} out.")
     patched = patch_inside(shown, folder.load_run(args.run), args.threshold)
   else:
     patcher = loading.load_patcher(
-      settings.patching, args.run, args.entropy_model, args.threshold
+      settings.patching, args.run, args.entropy_model, args.threshold, None, args.cumulative
     )
-    is_by_head = args.entropy_model == loading.HEAD
+    by_itself = patcher.patched_by != "source"
     patched = (
-      patch_by_head(shown, args.run, patcher) if is_by_head else patch_text(shown, patcher)
+      patch_by_itself(shown, args.run, patcher) if by_itself else patch_text(shown, patcher)
     )
   if picture is None:
     print(patch_view.render(patched, use_colour=sys.stdout.isatty()))
@@ -84,17 +85,24 @@ def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:
   return Patched(tokens, _starts(lengths), entropies, patcher.config.threshold)
 
 
-def patch_by_head(
+def patch_by_itself(
   text: str | bytes, workdir: str | os.PathLike, patcher: patchers.Patcher
 ) -> Patched:
-  """Patches one text as the boundary head of a run does, which measures no entropies."""
+  """Patches one text as a run does by its boundary head, or by its own entropies."""
   run, tokens = folder.load_run(workdir), tokenizer.encode(text, add_eos=False)
-  model, _ = device_entropies.attach_loaded(run.model, patcher, sharding.make_mesh())
   tables = ngrams.load(workdir, run.config.model)
-  found = ngrams.look_up(tables, run.config.model)({"tokens": tokens[None]}).get("ngram_ids")
+  mesh = sharding.make_mesh()
+  model, named = device_entropies.attach_loaded(run.model, patcher, mesh, tables)
+  is_own = patcher.patched_by == "own"
+  if not is_own:
+    named = ngrams.look_up(tables, run.config.model)({"tokens": tokens[None]})
+    named = {"ngram_ids": named.get("ngram_ids")}
   measure = jax.jit(functools.partial(model.apply, method="patch"), static_argnums=2)
-  patches, _ = measure({"params": run.params}, tokens[None], len(tokens) + 1, found)
-  return Patched(tokens, np.asarray(patches.starts)[0, :-1], None, None)
+  patches, measured = measure({"params": run.params}, tokens[None], len(tokens) + 1, **named)
+  starts = np.asarray(patches.starts)[0, :-1]
+  if not is_own:  # the head measures no entropies
+    return Patched(tokens, starts, None, None)
+  return Patched(tokens, starts, np.asarray(measured)[0], patcher.config.threshold)
 
 
 def patch_inside(text: str | bytes, run: folder.Run, threshold: float | None = None) -> Patched:

@@ -23,6 +23,13 @@ And the one with a boundary head learns from stored entropies:
     --output=runs/quickstart/scored
   python -m blt_jax.train --config=configs/quickstart.py:boundary_head
 
+And one that goes on from the BLT with patches of its own entropies, on their scores:
+
+  python -m blt_jax.score_entropies --model=runs/quickstart/blt --input=stdlib \
+    --output=runs/quickstart/own_scored
+  python -m blt_jax.calibrate --run=runs/quickstart/own_scored --target_bytes_per_patch=4.5
+  python -m blt_jax.train --config=configs/quickstart.py:own_entropies
+
 But for the Llama over BPE pieces, whose tokenizer has to be trained:
 
   python -m blt_jax.train_tokenizer --config=configs/quickstart.py:bpe
@@ -91,6 +98,15 @@ def boundary_head(config):
   config.model.boundary_weight = 1.0
 
 
+def own_entropies(config):
+  blt(config)
+  config.init_from = "runs/quickstart/blt"
+  config.num_steps = 150
+  config.optimizer.learning_rate = 2e-3
+  config.data.path = "runs/quickstart/own_scored"
+  config.patching.update(entropies="stored", entropy_model="")  # what made the scores
+
+
 def end_to_end(config):
   set_blt_stacks(config.model, latent_layers=2)
   config.model.num_patches = 256  # for patches of 4.5 bytes in the mean, with some to spare
@@ -151,6 +167,7 @@ STAGES = {  # kind of model, and what sets its sizes
   "device_entropies": ("blt", device_entropies),
   "entropy_states": ("blt", entropy_states),
   "boundary_head": ("blt", boundary_head),
+  "own_entropies": ("blt", own_entropies),
   "end_to_end": ("end_to_end", end_to_end),
   "static": ("blt", static),
   "space": ("blt", space),

@@ -36,6 +36,7 @@ def get_plan() -> Plan:
       # What says where patches end, and by which rule
       "small_entropy": _ablation("blt", entropies="small"),
       "table_entropy": _ablation("blt", entropies="table"),
+      "cumulative": _ablation("blt", cumulative=True),
       # The entropy model in the step, its states as inputs, in place of n-grams
       "device_entropies": _ablation("device_entropies"),
       "entropy_states": _ablation("entropy_states"),

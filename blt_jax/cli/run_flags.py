@@ -44,13 +44,18 @@ def add_entropies(parser: argparse.ArgumentParser, several: bool = False) -> Non
     "--entropy_model",
     metavar="FOLDER",
     help="of its run, or of a table, if not that of the training; or `head`, for the run's own "
-    "boundary head",
+    "boundary head, or `own`, for its own entropies",
   )
   parser.add_argument(
     "--threshold",
     type=numbers if several else float,
     metavar="NATS,..." if several else "NATS",
     help="of patches, if not that of the training",
+  )
+  parser.add_argument(
+    "--cumulative",
+    action="store_true",
+    help="the threshold is of the sum of entropies since the last patch began",
   )
 
 

@@ -76,12 +76,12 @@ def window_batches(
   """Windows of all documents in order, each in a row of its own.
 
   A window knows nothing of what is before it: its patches, entropies and n-grams are those of
-  a text that begins there. The first one of a document begins with its BOS, others have none,
-  as rows that go on in a document.
+  a text that begins there, but for entropies that come with the document. The first one of a
+  document begins with its BOS, others have none, as rows that go on in a document.
 
   Args:
     documents: `tokens` [n] of each, BOS and EOS included, and maybe its `loss_mask`, as
-      `PatchDocument.ids` gives them.
+      `PatchDocument.ids` gives them; and maybe `entropies` [n] of the whole document.
     patch: how windows are patched.
     shape: `seq_len` and what divides it say how long rows are at most; `batch_size` rows are
       in a batch.
@@ -108,10 +108,12 @@ def _windows(
   document: dict[str, np.ndarray], patch: PatchDocument, context: int
 ) -> Iterator[Window]:
   tokens, mask = document["tokens"], document.get("loss_mask")
+  entropies = document.get("entropies")
   sizes = tokens >= tokenizer.OFFSET if patch.sizes is None else patch.sizes[tokens]
   for start, first, stop in cut(sizes, context):
     part = tokens[start:stop]
-    lengths = patch.patch(part)["patch_lengths"]
+    given = None if entropies is None else entropies[start:stop]
+    lengths = patch.patch(part, given)["patch_lengths"]
     if lengths[0] > 1:
       lengths = np.concatenate([[1, lengths[0] - 1], lengths[1:]])
     own = None if mask is None else mask[start:stop]

@@ -5,11 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from blt_jax import tokenizer
 from blt_jax.decode import blt_cache, blt_parts
 from blt_jax.decode.blt import BLTReader, Known
 from blt_jax.decode.blt_cache import BLTCache
-from blt_jax.decode.cursor import Cursor, advance_cursor
+from blt_jax.decode.cursor import advance_cursor
 from blt_jax.decode.reader import Pending, WithoutPatches
 from blt_jax.decode.weights import BLTWeights
 from blt_jax.ops.decode_layers import norm_linear
@@ -35,11 +34,11 @@ class HeadReader(BLTReader):
     rule = PatchingConfig(threshold=0.0, max_patch_length=self.patching.max_patch_length)
 
     # The encoder, then patches by what the head says of its states.
-    _, trail = advance_cursor(rule, cursor, tokens, jnp.zeros(tokens.shape))
+    _, trail = advance_cursor(rule, cursor, tokens, jnp.zeros(tokens.shape), by_document=True)
     span = self._span(cursor, count, trail.document[:, :-1])
     x, cache = blt_parts.encode_bytes(c, weights, cache, tokens, span)
-    scores = _force(cursor, tokens, self._score(weights, x))
-    begins, trail = advance_cursor(rule, cursor, tokens, scores)
+    scores = self._score(weights, x)
+    begins, trail = advance_cursor(rule, cursor, tokens, scores, by_document=True)
     cache = blt_cache.write_bytes(c, cache, tokens, count, scores, begins, trail)
 
     # The patches that have closed, and the decoder.
@@ -58,10 +57,3 @@ class HeadReader(BLTReader):
     norm, row, bias = weights.boundary_head
     x = x.astype(jnp.float32)
     return norm_linear(x, norm, self.config.encoder.norm_epsilon, row)[..., 0] + bias
-
-
-def _force(cursor: Cursor, tokens: jax.Array, scores: jax.Array) -> jax.Array:
-  """Scores [B, C], infinite where the next byte is the first or second of a document."""
-  before = jnp.concatenate([cursor.token[:, None], tokens[:, :-1]], axis=1)
-  is_forced = (tokens == tokenizer.EOS_ID) | (before == tokenizer.EOS_ID)
-  return jnp.where(is_forced, jnp.inf, scores)

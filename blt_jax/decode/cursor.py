@@ -46,6 +46,7 @@ def advance_cursor(
   entropies: jax.Array,
   lookup_table: jax.Array | None = None,
   capacity: int = 0,
+  by_document: bool = False,
 ) -> tuple[jax.Array, Cursor]:
   """Patches the next bytes.
 
@@ -56,6 +57,8 @@ def advance_cursor(
     entropies: float32 [B, C]; read by the entropy scheme only.
     lookup_table: bool [V, V] of the "lookup" scheme.
     capacity: the most positions of a row.
+    by_document: each document of a row is patched as if it were alone: what follows an EOS
+      starts a patch, and so does the byte after that; see `models.own_patches`.
 
   Returns:
     bool [B, C], whether the byte after each starts a patch; and the trail, fields
@@ -66,16 +69,28 @@ def advance_cursor(
   position = cursor.position[:, None] + np.arange(length + 1)[None]  # [B, C + 1]
   here, after = position[:, :-1], position[:, 1:]
   token, entropy = _prepend(cursor.token, tokens), _prepend(cursor.entropy, entropies)
+  is_eos = tokens == tokenizer.EOS_ID
+  document = _last(cursor.document, after, is_eos)
+  before = entropy[:, :-1]
+  if by_document:
+    here = here - document[:, :-1]
+    before = jnp.where(here == 0, entropies, before)
 
   # Where the rule begins a patch, and where a long one is cut.
-  fires, total = _fires(config, cursor, here, token, entropy, lookup_table, capacity)
+  summed = jnp.where(is_eos, jnp.inf, entropies) if by_document else entropies
+  if config.scheme == "entropy" and config.cumulative and config.threshold is not None:
+    fires, total = patching.cumulative_rule(summed, cursor.total, config.threshold)
+  else:
+    fires = _fires(config, here, token, (before, entropies), lookup_table, capacity)
+    total = jnp.zeros_like(entropies)
   fires |= here == 0  # the first byte is a patch of its own
+  if by_document:
+    fires |= is_eos
   start = _last(cursor.start, after, fires)
   begins = fires
   if config.max_patch_length is not None:
     begins = (after - start[:, 1:]) % config.max_patch_length == 0
   patch = _prepend(cursor.patch, cursor.patch[:, None] + running_sum(begins.astype(jnp.int32)))
-  is_eos = tokens == tokenizer.EOS_ID
   return begins, Cursor(
     position=position,
     patch=patch,
@@ -83,41 +98,38 @@ def advance_cursor(
     token=token,
     entropy=entropy,
     total=_prepend(cursor.total, total),
-    document=_last(cursor.document, after, is_eos),
+    document=document,
     eos_patch=_last(cursor.eos_patch, patch[:, :-1], is_eos),
   )
 
 
 def _fires(
   config: PatchingConfig,
-  cursor: Cursor,
   here: jax.Array,
   token: jax.Array,
-  entropy: jax.Array,
+  entropies: tuple[jax.Array, jax.Array],
   lookup_table: jax.Array | None,
   capacity: int,
-) -> tuple[jax.Array, jax.Array]:
-  """Whether the rule alone begins a patch after each byte, and sums of entropies: [B, C].
+) -> jax.Array:
+  """Whether the rule alone begins a patch after each byte, [B, C]; not the cumulative rule.
 
-  `here` [B, C] are the positions; `token` and `entropy` [B, C + 1] begin one byte before.
+  `here` [B, C] are the positions; `token` [B, C + 1] begins one byte before; `entropies` are
+  those at the bytes before, [B, C], and at the bytes.
   """
-  total = jnp.zeros_like(entropy[:, 1:])
-  is_entropy = config.scheme == "entropy"
-  if is_entropy and config.cumulative and config.threshold is not None:
-    return patching.cumulative_rule(entropy[:, 1:], cursor.total, config.threshold)
-  if is_entropy:
-    return patching.entropy_rule(entropy[:, 1:], entropy[:, :-1], here, config), total
+  if config.scheme == "entropy":
+    before, entropy = entropies
+    return patching.entropy_rule(entropy, before, here, config)
   if config.scheme == "space":
-    return patching.space_rule(token[:, 1:], token[:, :-1]), total
+    return patching.space_rule(token[:, 1:], token[:, :-1])
   if config.scheme == "static" and config.patch_size is not None:
     # Divided on the host: float32 would misplace some starts of uneven sizes.
     patch = np.floor(np.arange(capacity + 1) / config.patch_size)
-    return jnp.asarray(patch[1:] != patch[:-1])[here], total
+    return jnp.asarray(patch[1:] != patch[:-1])[here]
   if config.scheme == "lookup" and lookup_table is not None:
-    return lookup_table[token[:, :-1], token[:, 1:]], total
+    return lookup_table[token[:, :-1], token[:, 1:]]
   if config.scheme != "byte":
     raise ValueError(f"Nothing marks the boundaries of scheme {config.scheme!r} byte by byte.")
-  return jnp.ones(here.shape, bool), total
+  return jnp.ones(here.shape, bool)
 
 
 def _prepend(first: jax.Array, rest: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from blt_jax.decode import entropy_states
+from blt_jax.decode import entropy_states, own_entropies
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.boundary_head import HeadReader
 from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
@@ -69,7 +69,7 @@ def from_blt(
   ngram_tables: Sequence[NgramTable] = (),
   max_patches: int | None = None,
   dtype: str | None = None,
-  by_head: bool = False,
+  patched_by: str = "source",
 ) -> LanguageModel:
   """A BLT that patches what it reads and writes.
 
@@ -83,7 +83,8 @@ def from_blt(
     ngram_tables: the model's frequency n-gram tables.
     max_patches: room for this many patches in a row; by default one for each byte.
     dtype: of weights, activations and caches; by default that of each model.
-    by_head: whether its boundary head says where patches end; of the rule,
+    patched_by: what says where patches end: "source", what the rule reads; "own", its own
+      entropies in their place; or "head", its boundary head: then of the rule,
       `max_patch_length` alone counts.
 
   Raises:
@@ -91,13 +92,7 @@ def from_blt(
   """
   # --- What the rule needs
   check_causal(patching)
-  if by_head:
-    check_head(model.config)
-  elif patching.scheme == "entropy" and entropy_model is None and source is None:
-    raise ValueError(
-      "Entropy patching needs the entropy model: pass entropy_model=(config, params), or "
-      "an entropy source."
-    )
+  _check_source(model.config, patching, patched_by, bool(entropy_model or source))
   if patching.scheme == "lookup" and lookup_table is None:
     raise ValueError("The lookup scheme needs a lookup_table, bool [V, V].")
   if source is None and entropy_model is not None:
@@ -115,7 +110,7 @@ def from_blt(
     )
   dtype = dtype or model.config.dtype
   weights = jax.jit(lambda p: blt_weights(model.config, p, dtype))(params)
-  make = _choose_reader(model.config, source, patching, by_head)
+  make = _choose_reader(model.config, source, patching, patched_by)
   reader = make(model.config, patching, dtype, max_patches=max_patches)
   if source is not None and patching.scheme == "entropy":
     reader = dataclasses.replace(reader, source=source[0])
@@ -128,15 +123,30 @@ def from_blt(
   return LanguageModel(reader, weights)
 
 
+def _check_source(
+  config: BLTConfig, patching: PatchingConfig, patched_by: str, has_source: bool
+) -> None:
+  """Raises ValueError where nothing says where patches end."""
+  if patched_by == "head":
+    check_head(config)
+  elif patched_by == "own":
+    own_entropies.check(patching)
+  elif patching.scheme == "entropy" and not has_source:
+    raise ValueError(
+      "Entropy patching needs the entropy model: pass entropy_model=(config, params), or "
+      "an entropy source."
+    )
+
+
 def _choose_reader(
   config: BLTConfig,
   source: tuple[EntropySource, Any] | None,
   patching: PatchingConfig,
-  by_head: bool,
+  patched_by: str,
 ) -> type[BLTReader]:
   """The class that reads as a model of these settings does."""
   if config.entropy_state_dim:
     entropy_states.check(config, source and source[0], patching)
-  if by_head:
-    return HeadReader
+  if patched_by != "source":
+    return {"head": HeadReader, "own": own_entropies.OwnReader}[patched_by]
   return entropy_states.EntropyStatesReader if config.entropy_state_dim else BLTReader

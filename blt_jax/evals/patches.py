@@ -73,7 +73,11 @@ class TaskTexts:
 
 
 def read(
-  run: str, prepared: Sequence[Prepared], entropy_model: str | None = None
+  run: str,
+  prepared: Sequence[Prepared],
+  entropy_model: str | None = None,
+  threshold: float | None = None,
+  cumulative: bool = False,
 ) -> TaskTexts | None:
   """Reads texts of tasks as a run does, of `MAX_ITEMS` items of each at most.
 
@@ -81,6 +85,8 @@ def read(
     run: its folder.
     prepared: the tasks.
     entropy_model: folder of an entropy model, instead of that of the training.
+    threshold: nats, likewise.
+    cumulative: whether it is one of the cumulative rule, instead of the run's rule.
 
   Returns:
     The texts; None for a run that reads bytes without patches.
@@ -90,10 +96,10 @@ def read(
     ValueError: as `loading.load_patcher`.
   """
   section = folder.load_config(run).patching
-  is_by_head = entropy_model == loading.HEAD  # which cannot be told without the model
-  if is_by_head or (section.scheme == "byte" and not section.get("tokenizer")):
+  by_itself = entropy_model in (loading.HEAD, loading.OWN)  # not told without the model
+  if by_itself or (section.scheme == "byte" and not section.get("tokenizer")):
     return None
-  patcher = loading.load_patcher(section, run, entropy_model)
+  patcher = loading.load_patcher(section, run, entropy_model, threshold, None, cumulative)
   encode = patcher.documents().encode
   chosen = {p.task.name: p.asked[:: -(-len(p.asked) // MAX_ITEMS)] for p in prepared}
   texts = {}

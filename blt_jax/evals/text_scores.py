@@ -124,11 +124,15 @@ class TextScorer:
     shape: BatchShape,
     look_up: Callable[[Batch], Batch],
     named: Mapping[str, Any] | None = None,
+    score: Callable[..., Any] = steps.score_targets,
   ) -> "TextScorer":
-    """Gives all devices as many rows, `shape.batch_size` together or more."""
+    """Gives all devices as many rows, `shape.batch_size` together or more.
+
+    `score` is `steps.score_targets`, or gives something else of each target in place of nats.
+    """
     rows = -(-shape.batch_size // mesh.size) * mesh.size
     placed = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    step = sharding.jit(functools.partial(steps.score_targets, model), mesh)
+    step = sharding.jit(functools.partial(score, model), mesh)
     shape = dataclasses.replace(shape, batch_size=rows)
     return cls(model, placed, mesh, shape, look_up, step, named or {})
 

@@ -33,6 +33,7 @@ def make(
   entropy_model: str | None = None,
   thresholds: Sequence[float] = (),
   bytes_per_patch: Sequence[float] = (),
+  cumulative: bool = False,
 ) -> list[Variant]:
   """All that is to be compared; the texts of the tasks are patched by each.
 
@@ -42,6 +43,7 @@ def make(
     entropy_model: folder of an entropy model, instead of that of the training.
     thresholds: nats, likewise.
     bytes_per_patch: sizes of patches on the texts of the tasks, instead of thresholds.
+    cumulative: whether thresholds are of the cumulative rule, instead of the run's rule.
 
   Raises:
     FileNotFoundError: there is no such run.
@@ -51,7 +53,7 @@ def make(
   check(runs, thresholds, bytes_per_patch)
   variants = []
   for label, run in zip(labels.shorten(runs), runs, strict=True):
-    texts = patches.read(run, prepared, entropy_model)
+    texts = patches.read(run, prepared, entropy_model, next(iter(thresholds), None), cumulative)
     found: list[float] = list(thresholds) or [
       _find(texts, run, size) for size in bytes_per_patch
     ]

@@ -84,7 +84,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "data.num_patches": _count(3, _SLOTS + 1),
   "data.*": None,
   "patching.scheme": OneOf(patching.SCHEMES),
-  "patching.entropies": OneOf(("model", "table", "stored", "device", "head")),
+  "patching.entropies": OneOf(("model", "table", "stored", "device", "head", "own")),
   "patching.threshold*": Interval(-1e6, 1e6),
   "patching.patch_size": Interval(1, _SLOTS),
   "patching.max_patch_length": _count(high=_SLOTS),
@@ -248,10 +248,10 @@ def _check_pictures(config: ConfigDict) -> None:
 def _check_head(config: ConfigDict) -> None:
   """Raises where a boundary head has nothing to learn from, or is not there yet."""
   section, weight = config.patching, config.model.get("boundary_weight")
-  if section.entropies == "head":
+  if (given := section.entropies) in ("head", "own"):
     raise ValueError(
-      "config.patching.entropies='head' is for reading a run, by --entropy_model=head; while "
-      "it trains, its head learns from 'stored' ones."
+      f"config.patching.entropies={given!r} is for reading a run, by --entropy_model={given}; "
+      "while it trains, it learns from 'stored' ones."
     )
   if weight and (section.scheme, section.entropies) != ("entropy", "stored"):
     raise ValueError(

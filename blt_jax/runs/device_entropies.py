@@ -1,6 +1,7 @@
 """Entropies on the device: the entropy model that runs in the step of a run."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 
 from blt_jax import config as settings
 from blt_jax import kinds
+from blt_jax.hashing import NgramTable
 from blt_jax.models import boundary_head
 from blt_jax.models.boundary_head import HeadPatchedBLT
 from blt_jax.models.byte_lm import ByteLM
@@ -106,22 +108,33 @@ def attach(model: nn.Module, entropies: ByteLMConfig, rule: PatchingConfig) -> n
   return make(model.config, entropies, rule)
 
 
-def attach_loaded(model: nn.Module, patcher: Patcher, mesh: Mesh) -> tuple[nn.Module, Named]:
+def attach_loaded(
+  model: nn.Module, patcher: Patcher, mesh: Mesh, tables: Sequence[NgramTable] = ()
+) -> tuple[nn.Module, Named]:
   """A model as it patches by an entropy model that is loaded, and what it takes by name.
 
   Args:
     model: of a run.
     patcher: of the run.
     mesh: the devices, each of which gets all parameters.
+    tables: the model's frequency n-gram tables.
 
   Returns:
     The model itself and nothing where the device does not patch.
   """
-  entropies = patcher.entropy_model
   if not patcher.on_device:
     return model, {}
-  if not isinstance(entropies, folder.EntropyModel):
+  everywhere = NamedSharding(mesh, PartitionSpec())
+  if patcher.patched_by == "head":
     boundary_head.check(model.config)
     return HeadPatchedBLT(model.config, rule=patcher.config), {}
-  placed = jax.device_put(entropies.params, NamedSharding(mesh, PartitionSpec()))
+  if patcher.patched_by == "own":
+    make = kinds.kind_of(model.config).own_patched
+    if make is None:
+      raise ValueError("--entropy_model=own is of a blt; give an entropy model.")
+    keys = jax.device_put([table.keys for table in tables], everywhere)
+    return make(model.config, patcher.config), {"ngram_keys": keys}
+  entropies = patcher.entropy_model
+  assert isinstance(entropies, folder.EntropyModel)  # as `patcher.load_patcher` has seen to
+  placed = jax.device_put(entropies.params, everywhere)
   return attach(model, entropies.config, patcher.config), {"entropy_params": placed}

@@ -11,15 +11,16 @@ from blt_jax.storage import paths
 from blt_jax.storage.folders import Folder
 
 
-def find(folder: str) -> str | None:
+def find(folder: str, step: int | None = None) -> str | None:
   """A digest of the parameters or the table in a folder; None where nothing tells.
 
-  That of parameters is made of those that their newest checkpoint keeps, so it is cheap.
+  That of parameters is made of those that their checkpoint keeps, so it is cheap; it is the
+  newest one unless a `step` is given.
   """
   if table.is_table(folder):
     return Folder(folder).read_json(table.INFO).get("digest")
   try:
-    digests = stored_params.digests_of(folder)
+    digests = stored_params.digests_of(folder, step)
   except FileNotFoundError:
     return None  # whoever needs it says so
   if not digests:

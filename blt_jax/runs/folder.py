@@ -85,7 +85,13 @@ def load_entropy_model(
   """
   run = load_run(workdir, step)
   if run.config.model.kind != "byte_lm":
-    raise ValueError(f"{workdir} is no entropy model: config.model.kind must be byte_lm.")
+    hint = ""
+    if kinds.find_kind(run.config.model.kind).patched:
+      hint = (
+        " It gives entropies of its own: those of text that score_entropies has stored, or as "
+        "it reads, by --entropy_model=own."
+      )
+    raise ValueError(f"{workdir} is no entropy model: config.model.kind must be byte_lm.{hint}")
   return EntropyModel(run.model.config, run.params)
 
 

@@ -13,7 +13,7 @@ from blt_jax.entropy.table import TableModel, is_table
 from blt_jax.runs import checkpoint, corpus, folder, ngrams, resolve
 from blt_jax.runs import patcher as patchers
 
-HEAD = "head"  # in place of the folder of an entropy model
+HEAD, OWN = "head", "own"  # in place of the folder of an entropy model
 
 
 def load_language_model(
@@ -21,6 +21,7 @@ def load_language_model(
   entropy_model: str | None = None,
   threshold: float | None = None,
   step: checkpoint.Step = None,
+  cumulative: bool = False,
 ) -> language_model.LanguageModel:
   """What generation needs of a run: the model, patching and entropy model included.
 
@@ -29,6 +30,7 @@ def load_language_model(
     entropy_model: folder of the entropy model's run, instead of the one trained with.
     threshold: nats, likewise.
     step: which checkpoint of the run, as for `checkpoint.find_step`.
+    cumulative: as for `load_patcher`.
 
   Raises:
     FileNotFoundError: there is no run, no such checkpoint, or its entropy model is missing.
@@ -38,15 +40,17 @@ def load_language_model(
   check_pieces(run.config)
   kind = kinds.kind_of(run.model.config)
   if not kind.patched:
-    _check_unused(f"{workdir} reads no patches", entropy_model, threshold)
+    _check_unused(f"{workdir} reads no patches", entropy_model, threshold, cumulative)
     pieces = patchers.load_patcher(run.config.patching).pieces if kind.reads_pieces else None
     return dataclasses.replace(kind.reader(run.model, run.params), pieces=pieces)
-  patcher = load_patcher(run.config.patching, workdir, entropy_model, threshold)
+  patcher = load_patcher(
+    run.config.patching, workdir, entropy_model, threshold, cumulative=cumulative
+  )
   model = patcher.entropy_model
   tables = ngrams.load(workdir, run.config.model)
   options: dict[str, Any] = {"ngram_tables": tables} if tables else {}
-  if patcher.on_device and model is None:
-    options["by_head"] = True
+  if patcher.patched_by != "source":
+    options["patched_by"] = patcher.patched_by
   if isinstance(model, TableModel):
     source = TableSource(model), model.jax_tables()
     return kind.reader(run.model, run.params, patcher.config, source=source, **options)
@@ -72,6 +76,7 @@ def load_patcher(
   entropy_model: str | None = None,
   threshold: float | None = None,
   data: str | None = None,
+  cumulative: bool = False,
 ) -> patchers.Patcher:
   """The patching of a run, for text that it may not have seen.
 
@@ -79,21 +84,28 @@ def load_patcher(
     section: `config.patching` of the run.
     workdir: its folder, for messages.
     entropy_model: folder of an entropy model's run or of a table, instead of the one trained
-      with; or `HEAD`, for the boundary head of the run itself.
+      with; or `HEAD` for the boundary head of the run itself, `OWN` for its own entropies.
     threshold: nats, likewise.
+    cumulative: whether the threshold is one of the cumulative rule, instead of the run's rule.
     data: path of the text, which may bring entropies that were stored; None for other text.
 
   Raises:
     FileNotFoundError: the entropy model is missing.
     ValueError: as `patchers.load_patcher`, or what is given has no use.
   """
+  given = entropy_model, threshold, cumulative
   if section.scheme != "entropy":
-    _check_unused(f"The patching of {workdir} is {section.scheme!r}", entropy_model, threshold)
+    _check_unused(f"The patching of {workdir} is {section.scheme!r}", *given)
+  if cumulative:
+    if threshold is None:
+      raise ValueError("--cumulative is another rule than the run's: give its --threshold too.")
+    section = resolve.changed(section, cumulative=True, monotonic=False, threshold_add=None)
   if entropy_model:
     entropies = "device" if section.entropies == "device" else "model"
     if entropy_model == HEAD:
-      _check_unused(f"{workdir} patches by its boundary head", None, threshold)
-      entropies = "head"
+      _check_unused(f"{workdir} patches by its boundary head", None, threshold, cumulative)
+    if entropy_model in (HEAD, OWN):
+      entropies = entropy_model
     elif is_table(entropy_model):
       entropies = "table"
     section = resolve.changed(
@@ -120,13 +132,13 @@ def load_patcher(
 
 def _check_stored(section: ConfigDict, workdir: str | os.PathLike, data: str) -> None:
   """Raises ValueError where stored entropies would go unused."""
-  if section.entropies in ("device", "head"):
+  if section.entropies in ("device", HEAD, OWN):
     raise ValueError(
       f"{data} holds stored entropies, and {workdir} finds patches on the device; give the "
       "text that they were made of."
     )
 
 
-def _check_unused(what, entropy_model, threshold):
-  if entropy_model or threshold is not None:
+def _check_unused(what, entropy_model, threshold, cumulative):
+  if entropy_model or threshold is not None or cumulative:
     raise ValueError(f"{what}, so an entropy model or a threshold would do nothing; omit it.")

@@ -17,6 +17,7 @@ from blt_jax.data.pieces import PieceEncoder
 from blt_jax.data.pipeline import BatchShape
 from blt_jax.data.reading.scored import Manifest
 from blt_jax.data.transforms import PatchDocument, PatchPieces
+from blt_jax.decode import own_entropies
 from blt_jax.entropy.neural import EntropyScorer
 from blt_jax.entropy.table import TableModel
 from blt_jax.patching import PatchingConfig
@@ -24,7 +25,7 @@ from blt_jax.runs import entropy_digest, tokenizers
 from blt_jax.runs import folder as runs
 from blt_jax.storage.folders import Folder
 
-ENTROPIES = ("model", "table", "stored", "device", "head")
+ENTROPIES = ("model", "table", "stored", "device", "head", "own")
 THRESHOLD_FILE = "threshold.json"
 RULE = (
   "monotonic",
@@ -49,7 +50,9 @@ class Patcher:
     calibration: what `save_threshold` took with the threshold; empty if it is of another
       origin.
     on_device: whether rows are patched on the device: by an entropy model, see
-      `models.device_patches`, or without one by the model's boundary head.
+      `models.device_patches`, or by the model itself.
+    patched_by: what says where patches end: "source", of the scheme; or "head" or "own", of the
+      model itself, see `language_model.from_blt`.
   """
 
   config: PatchingConfig
@@ -58,6 +61,7 @@ class Patcher:
   pieces: PieceVocabulary | None = None
   calibration: Mapping[str, float] = dataclasses.field(default_factory=dict)
   on_device: bool = False
+  patched_by: str = "source"
 
   def rows(self) -> PatchDocument:
     """As `documents`, of what is to be packed: bytes one by one where the device patches."""
@@ -110,8 +114,8 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
     raise ValueError(
       f"config.patching.entropies is {section.entropies!r}; choose one of {ENTROPIES}."
     )
-  if section.entropies == "head":
-    return Patcher(config.make_patching_config(section), on_device=True)
+  if section.entropies in ("head", "own"):
+    return _by_itself(section)
   folder = section.entropy_model
   if not folder:
     raise ValueError(
@@ -119,6 +123,8 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
       "folder of its run (train one with configs/quickstart.py:entropy), or choose "
       "another config.patching.scheme."
     )
+  if any(manifest is not None and manifest.patching for _, manifest in stored):
+    return _by_scores(section, stored)
   is_table = section.entropies == "table"
   model = _load_table(folder, section) if is_table else _load_model(folder, stored)
   entropy_digest.check(section)
@@ -128,6 +134,31 @@ def load_patcher(section: ConfigDict, stored: Stored = ()) -> Patcher:
   calibration = _find_calibration(rule, folders)
   on_device = section.entropies == "device"
   return Patcher(rule, model, calibration=calibration, on_device=on_device)
+
+
+def _by_itself(section: ConfigDict) -> Patcher:
+  """The patching of a model that says itself where patches end."""
+  rule = config.make_patching_config(section)
+  if section.entropies == "own":
+    own_entropies.check(rule)
+  return Patcher(rule, on_device=True, patched_by=section.entropies)
+
+
+def _by_scores(section: ConfigDict, stored: Stored) -> Patcher:
+  """The patching of text that a BLT has scored, which is not needed any more."""
+  folder = section.entropy_model
+  for path, manifest in stored:
+    assert manifest is not None  # as `resolve.resolve_patching` has seen to
+    found = entropy_digest.find(folder, manifest.step)
+    if found not in (None, manifest.digest):
+      raise ValueError(
+        f"The entropies of {path} were made by {manifest.model} at step {manifest.step}, and "
+        f"{folder} has other parameters: score the text again, or leave "
+        "config.patching.entropy_model out."
+      )
+  check_threshold(stored[0][0], section)
+  rule = config.make_patching_config(section)
+  return Patcher(rule, calibration=_find_calibration(rule, [path for path, _ in stored]))
 
 
 def _load_encoder(section: ConfigDict) -> PieceEncoder:

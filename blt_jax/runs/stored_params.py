@@ -93,13 +93,17 @@ def shapes_of(
   }
 
 
-def digests_of(workdir: Path) -> Json:
-  """Path -> digest of each parameter in a run's newest checkpoint; empty in those of before.
+def digests_of(workdir: Path, step: int | None = None) -> Json:
+  """Path -> digest of each parameter in a checkpoint of a run; empty in those of before.
+
+  Args:
+    workdir: the run's folder.
+    step: of the checkpoint; None for the newest.
 
   Raises:
     FileNotFoundError: there is no checkpoint.
   """
-  extra = stored_state.read_extra(folder_of(workdir) / str(find_step(workdir)))
+  extra = stored_state.read_extra(folder_of(workdir) / str(find_step(workdir, step)))
   saved = extra.get(stored_state.DIGESTS, {})
   return {name: value for name, value in saved.items() if name.startswith("params/")}
 

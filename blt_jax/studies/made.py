@@ -7,7 +7,7 @@ was stopped goes on with what is missing.
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import grain
@@ -75,8 +75,8 @@ def make(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
     _run("count_ngrams", f"--input={text.path}", f"--output={made.ngrams}", *_reading(text))
   for name in dict.fromkeys(plan.arms[arm].entropies for arm in configs):
     if name:
-      wanted = {a.bytes_per_patch for n, a in plan.arms.items() if a.entropies == name}
-      _make_entropies(name, plan, text, made, sorted(filter(None, wanted)))
+      arms = {_threshold_file(arm): arm for arm in plan.arms.values() if arm.entropies == name}
+      _make_entropies(name, plan, text, made, arms)
 
 
 def make_tokenizers(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
@@ -112,8 +112,8 @@ def apply(config: ConfigDict, arm: Arm, plan: Plan, made: Made) -> None:
     return
   source = plan.entropies[arm.entropies]
   config.patching.entropy_model = made.entropies(arm.entropies)
-  noted = made.notes(arm.entropies).read_json(_threshold_file(arm.bytes_per_patch))
-  config.patching.threshold = noted["threshold"]
+  noted = made.notes(arm.entropies).read_json(_threshold_file(arm))
+  config.patching.update(threshold=noted["threshold"], cumulative=arm.cumulative)
   if config.patching.entropies == "device":  # which reads the text itself
     return
   config.patching.entropies = "table" if source.is_table else "model"
@@ -127,15 +127,16 @@ def lacks_entropies(arm: Arm, made: Made) -> bool:
   """Whether the entropies of an arm have still to be made."""
   if not arm.entropies:
     return False
-  return not made.notes(arm.entropies).exists(_threshold_file(arm.bytes_per_patch))
+  return not made.notes(arm.entropies).exists(_threshold_file(arm))
 
 
 # --- Entropies
 
 
 def _make_entropies(
-  name: str, plan: Plan, text: ConfigDict, made: Made, sizes: Sequence[float]
+  name: str, plan: Plan, text: ConfigDict, made: Made, arms: Mapping[str, Arm]
 ) -> None:
+  """Makes entropies, and for arms the thresholds whose files are named."""
   source, model = plan.entropies[name], made.entropies(name)
   if source.is_table:
     if not Folder(model).sizes():
@@ -145,11 +146,13 @@ def _make_entropies(
     _train(source, plan, model)
   if source.stored:
     _store(name, text, made)
-  for size in sizes:
-    if not made.notes(name).exists(_threshold_file(size)):
-      _run("calibrate", f"--run={model}", f"--target_bytes_per_patch={size}")
+  for file, arm in sorted(arms.items()):
+    if not made.notes(name).exists(file):
+      rule = ["--cumulative"] if arm.cumulative else []
+      size = f"--target_bytes_per_patch={arm.bytes_per_patch}"
+      _run("calibrate", f"--run={model}", size, *rule)
       made.notes(name).make()
-      made.notes(name).write_json(_threshold_file(size), read_threshold(model))
+      made.notes(name).write_json(file, read_threshold(model))
 
 
 def _train(source: Entropies, plan: Plan, model: str) -> None:
@@ -181,8 +184,9 @@ def _store(name: str, text: ConfigDict, made: Made) -> None:
       made.notes(name).write_json(note, {"text": path})
 
 
-def _threshold_file(size: float | None) -> str:
-  return f"threshold_{size:g}.json"
+def _threshold_file(arm: Arm) -> str:
+  rule = "_cumulative" if arm.cumulative else ""
+  return f"threshold_{arm.bytes_per_patch:g}{rule}.json"
 
 
 def _of_text(settings: Mapping[str, object]) -> dict[str, object]:

@@ -48,6 +48,7 @@ class Arm:
     settings: changes of these.
     entropies: name of one of `Plan.entropies`, for a model with the entropy scheme.
     bytes_per_patch: mean that its threshold is calibrated for.
+    cumulative: its threshold is of the sum of entropies since the last patch began.
     ngrams: count frequent n-grams of the text and embed them.
     budgets: those of `Plan.budgets` that it is trained with; empty for all.
     rate_of: another arm, whose learning rate it takes without a sweep of its own.
@@ -57,6 +58,7 @@ class Arm:
   settings: Settings = dataclasses.field(default_factory=dict)
   entropies: str = ""
   bytes_per_patch: float | None = None
+  cumulative: bool = False
   ngrams: bool = False
   budgets: tuple[float, ...] = ()
   rate_of: str = ""
@@ -137,6 +139,8 @@ def _check_arm(plan: Plan, name: str, arm: Arm) -> None:
       bool(arm.bytes_per_patch), f"{where}.bytes_per_patch", arm.bytes_per_patch,
       "be the mean patch size to calibrate for",
     )  # fmt: skip
+  elif arm.cumulative:
+    _require(False, f"{where}.cumulative", True, "go with entropies")
   if arm.rate_of:
     others = {n: a for n, a in plan.arms.items() if not a.rate_of}
     _require(arm.rate_of in others, f"{where}.rate_of", arm.rate_of, _one_of(others))

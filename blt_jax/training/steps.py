@@ -96,6 +96,18 @@ def score_logits(
   return found, counts["nats"], counts["bytes"].astype(jnp.int32)
 
 
+def score_entropies(
+  model: nn.Module, params: Any, batch: Batch, scalars: Metrics | None = None
+) -> tuple[Metrics, jax.Array, jax.Array]:
+  """As `score_targets`, with entropies float32 [B, S] of what is predicted in place of nats.
+
+  Of a model that patches by entropies of its own, they are these.
+  """
+  logits, extras = predict(model, params, batch, scalars)
+  found = losses.entropy_nats(logits) if extras.entropies is None else extras.entropies
+  return {}, found, batch["loss_mask"].astype(jnp.int32)
+
+
 def score(
   model: nn.Module, params: Any, batch: Batch, scalars: Metrics | None = None
 ) -> tuple[jax.Array, jax.Array]:

@@ -113,7 +113,7 @@ def test_a_run_with_a_boundary_head(home, capsys):
   (result,) = generator.generate(["def f"], Sampling(max_bytes=8))
   section = folder.load_config(workdir).patching
   patcher = loading.load_patcher(section, workdir, loading.HEAD)
-  shown = show_patches.patch_by_head("def f", workdir, patcher)
+  shown = show_patches.patch_by_itself("def f", workdir, patcher)
   np.testing.assert_array_equal(shown.starts, result.starts[:6])
 
 

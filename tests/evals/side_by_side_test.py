@@ -30,7 +30,7 @@ def _loads(monkeypatch):
   """Fake models, told apart by run and threshold; what was loaded."""
   loaded = []
 
-  def load(run, entropy_model, threshold, step):
+  def load(run, entropy_model, threshold, step, cumulative):
     loaded.append((run, threshold))
     return f"{run}{threshold}"
 

@@ -157,9 +157,9 @@ def test_the_command_patches_as_it_is_told(model, data, monkeypatch):
   monkeypatch.setattr(
     loading, "load_language_model", lambda *flags: given.append(flags) or model
   )
-  flags = ["--entropy_model=OTHER", "--threshold=0.1", "--step=4"]
+  flags = ["--entropy_model=OTHER", "--threshold=0.1", "--cumulative", "--step=4"]
   evaluate.main(["--run=RUN", "--tasks=lambada", f"--data={data}", *flags])
-  assert given == [("RUN", "OTHER", 0.1, 4)]
+  assert given == [("RUN", "OTHER", 0.1, 4, True)]
 
 
 def test_an_evaluation_goes_on_where_it_was_stopped(model, data, tmp_path, monkeypatch):

@@ -144,7 +144,7 @@ def test_reads_as_the_full_forward():
   text = _text(5)
   text[2, 9], text[2, 10], text[3, 4:6] = EOS, BOS, EOS
   want, extras, _ = _run(_params(), text, SLOTS)
-  model = from_blt(kinds.build_model(CONFIG), _params(), RULE, by_head=True)
+  model = from_blt(kinds.build_model(CONFIG), _params(), RULE, patched_by="head")
   rows, rng = 5, np.random.default_rng(0)
 
   @jax.jit
@@ -184,4 +184,4 @@ def test_what_makes_no_sense():
   with pytest.raises(ValueError, match="set entropy_state_dim or boundary_weight to 0"):
     dataclasses.replace(CONFIG, entropy_state_dim=8)
   with pytest.raises(ValueError, match="has no boundary head to patch by; train one with"):
-    from_blt(kinds.build_model(PLAIN), None, RULE, by_head=True)
+    from_blt(kinds.build_model(PLAIN), None, RULE, patched_by="head")

@@ -224,9 +224,9 @@ def test_what_arms_need_is_made_once(home, monkeypatch):
 
   def note(name, *arguments, is_told=False):
     told.append((name, arguments))
-    options = dict(a.removeprefix("--").split("=", 1) for a in arguments)
+    options = dict(a.removeprefix("--").partition("=")[::2] for a in arguments)
     if name == "calibrate":
-      fields = {"threshold": 1.5, "monotonic": False}
+      fields = {"threshold": 9.0 if "cumulative" in options else 1.5, "monotonic": False}
       pathlib.Path(options["run"]).mkdir(parents=True, exist_ok=True)
       pathlib.Path(options["run"], "threshold.json").write_text(json.dumps(fields))
     return json.dumps({"bytes_per_piece": 4.0})
@@ -235,17 +235,20 @@ def test_what_arms_need_is_made_once(home, monkeypatch):
   source = plan.Entropies()
   arms = {
     "blt": plan.Arm("m:blt", entropies="counts", bytes_per_patch=4.5),
+    "sums": plan.Arm("m:blt", entropies="counts", bytes_per_patch=4.5, cumulative=True),
     "bpe": plan.Arm("m:bpe_lm", ngrams=True),
   }
   whole = plan.Plan(arms, {1e9: 1}, (1e-3,), "blt", entropies={"counts": source})
-  configs = {"blt": tiny_config("blt"), "bpe": tiny_config("bpe_lm")}
+  configs = {name: tiny_config("blt") for name in ("blt", "sums")}
+  configs["bpe"] = tiny_config("bpe_lm")
   place = made.Made(str(home / "made"))
   made.make(whole, configs, place)
-  names = ["train_tokenizer", "count_ngrams", "train_table", "calibrate"]
+  names = ["train_tokenizer", "count_ngrams", "train_table", "calibrate", "calibrate"]
   assert [name for name, _ in told] == names
   for name, arm in arms.items():
     made.apply(configs[name], arm, whole, place)
-  assert configs["blt"].patching.threshold == 1.5
+  assert configs["blt"].patching.threshold == 1.5 and not configs["blt"].patching.cumulative
+  assert configs["sums"].patching.threshold == 9.0 and configs["sums"].patching.cumulative
   assert configs["blt"].patching.entropies == "table"
   device = tiny_config("blt")
   device.patching.entropies = "device"

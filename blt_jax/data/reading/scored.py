@@ -35,10 +35,10 @@ class Manifest:
   """What made a folder of entropies; they belong together only if all of it is equal.
 
   Attributes:
-    model: folder of the entropy model's run.
+    model: folder of the run of the entropy model, or of the BLT.
     step: of its checkpoint.
     digest: of its parameters.
-    window: bytes that its attention sees.
+    window: bytes that its attention sees, or that a prediction of a BLT does at most.
     compute_dtype: of its activations.
     entropy_dtype: of the entropies as stored, "float16" or "float32".
     reset_at_newline: the context begins anew after each newline byte.
@@ -48,6 +48,7 @@ class Manifest:
     text_field: where the text was in them.
     invalid_utf8: whether documents that are not UTF-8 were kept.
     template: how prompts and answers became text, see `Template.to_json`; "" of other text.
+    patching: of a BLT, how it was patched; "" of an entropy model.
     format: version of the layout of the folder.
   """
 
@@ -64,6 +65,7 @@ class Manifest:
   text_field: str = "text"
   invalid_utf8: str = "keep"
   template: str = ""
+  patching: str = ""
   format: int = FORMAT
 
   def __post_init__(self):

@@ -1,0 +1,196 @@
+"""Patches by a BLT's own entropies: against full forwards, one or two for each byte."""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from forward import TINY, logits_of, pad_lengths
+from golden_cases import FLOAT32
+from uncached import random_params
+
+from blt_jax import patching, tokenizer
+from blt_jax.decode.language_model import from_blt
+from blt_jax.decode.own_entropies import OwnPatchedBLT, check
+from blt_jax.models.blt import BLT
+from blt_jax.ops import losses
+from blt_jax.patching import PatchingConfig
+
+SEQ_LEN, CHUNK = 24, 5  # bytes of a row, and rows that pieces are read of
+BOS, EOS, PAD = tokenizer.BOS_ID, tokenizer.EOS_ID, tokenizer.BOE_ID
+AT = np.arange(SEQ_LEN)
+IS_LATER = AT[:, None] < AT  # [row, position]: after the row's own position
+UNROLLED = {  # compiles faster
+  name: dataclasses.replace(getattr(TINY, name), unroll=True)
+  for name in ("encoder", "latent", "decoder")
+}
+CONFIG = dataclasses.replace(TINY, **UNROLLED)
+RULE = PatchingConfig(threshold=2.2, max_patch_length=6)
+SLOTS = np.zeros((SEQ_LEN, SEQ_LEN + 1), np.int32)
+
+
+@functools.cache
+def _params():
+  """Sharpened, so that entropies vary."""
+  params = random_params(CONFIG)
+  params["output"]["kernel"] *= 4
+  return params
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(rule, params, ids):
+  """Logits and extras of ids [S, S]."""
+  model = OwnPatchedBLT(CONFIG, rule=rule)
+  return model.apply({"params": params}, ids, SLOTS, method="forward")
+
+
+def _text(seed, rows=SEQ_LEN):
+  """Ids [S, S] of a document in each row, `rows` of them different."""
+  ids = np.random.default_rng(seed).integers(4, 260, (rows, SEQ_LEN)).astype(np.int32)
+  ids[:, 0] = BOS
+  return np.resize(ids, (SEQ_LEN, SEQ_LEN))
+
+
+def _documents():
+  """Rows of a document each, but for some that have several, and padding."""
+  ids = _text(5)
+  ids[2, 9], ids[2, 10], ids[3, 4:6], ids[4, 15], ids[4, 16:] = EOS, BOS, EOS, EOS, PAD
+  return ids
+
+
+# --- Byte by byte, by full forwards of the BLT
+
+
+def _starts_next(rule, ids, entropies):
+  """Whether a patch starts after ids [n] of a document."""
+  if ids[-1] == EOS or len(ids) == 1:
+    return True
+  return patching.patch_lengths(ids[None], rule, entropies[None])[0, -1] == 1
+
+
+def _predict(at, ids, starts):
+  """Logits [B, V] at a place."""
+  lengths = pad_lengths(patching.lengths_from_starts(starts), SEQ_LEN, SEQ_LEN + 2)
+  return logits_of(CONFIG, _params(), ids, lengths[:, : SEQ_LEN + 1])[:, at]
+
+
+@functools.cache
+def _slow(rule):
+  """Logits [B, S, V], starts [B, S + 1] and entropies [B, S] of `_documents`."""
+  ids = _documents()
+  starts = np.zeros((SEQ_LEN, SEQ_LEN + 1), bool)
+  starts[:, 0] = True
+  logits = np.zeros((SEQ_LEN, SEQ_LEN, 260), np.float32)
+  entropies = np.zeros((SEQ_LEN, SEQ_LEN), np.float32)
+  for at in range(SEQ_LEN):
+    # Predicted as if no patch ended here: bytes to come are in the same patch.
+    entropies[:, at] = losses.entropy_nats(_predict(at, ids, starts))
+    certain = np.zeros(SEQ_LEN, bool)
+    for row in range(SEQ_LEN):
+      ends = np.flatnonzero(ids[row, :at] == EOS)
+      begin = ends[-1] + 1 if len(ends) else 0
+      here = slice(begin, at + 1)
+      found = entropies[row, here].copy()
+      starts[row, at + 1] = _starts_next(rule, ids[row, here], found)
+      found[-1] = -1e9
+      certain[row] = _starts_next(rule, ids[row, here], found)
+    logits[:, at] = second = _predict(at, ids, starts)
+    entropies[:, at] = np.where(certain, losses.entropy_nats(second), entropies[:, at])
+  return logits, starts, entropies
+
+
+RULES = {"global": RULE, "cumulative": PatchingConfig(threshold=5.0, cumulative=True)}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_patches_are_those_found_byte_by_byte(name):
+  logits, starts, entropies = _slow(RULES[name])
+  found, extras = _run(RULES[name], _params(), _documents())
+  real = _documents() != PAD
+  lengths = patching.lengths_from_starts(starts)
+  np.testing.assert_array_equal(extras.patch_lengths[:, : lengths.shape[1]], lengths)
+  assert 0.15 < starts[:, :-1][real].mean() < 0.7
+  chex.assert_trees_all_close(np.asarray(extras.entropies)[real], entropies[real], **FLOAT32)
+  chex.assert_trees_all_close(np.asarray(found)[real], logits[real], **FLOAT32)
+
+
+def test_reads_as_the_full_forward():
+  """Random pieces of rows of documents, some followed by bytes that are taken back."""
+  text, (want, starts, entropies) = _documents(), _slow(RULE)
+  model = from_blt(BLT(CONFIG), _params(), RULE, patched_by="own")
+  rows, rng = 5, np.random.default_rng(0)
+
+  @jax.jit
+  def read(cache, piece, count, kept):
+    logits, pending = model.reader.read(model.weights, cache, piece, count)
+    return logits, pending.commit(kept)
+
+  cache, position = model.reader.init(rows, SEQ_LEN, CHUNK), np.zeros(rows, int)
+  got = np.zeros((rows, SEQ_LEN, 260), np.float32)
+  while (position < SEQ_LEN).any():
+    count = np.minimum(rng.integers(0, CHUNK + 1, rows), SEQ_LEN - position)
+    kept = np.minimum(rng.integers(0, CHUNK + 1, rows), count)
+    piece = rng.integers(0, 260, (rows, CHUNK)).astype(np.int32)
+    for row, (begin, number) in enumerate(zip(position, kept, strict=True)):
+      piece[row, :number] = text[row, begin : begin + number]
+    logits, cache = read(cache, piece, count, kept)
+    for row, (begin, number) in enumerate(zip(position, kept, strict=True)):
+      got[row, begin : begin + number] = logits[row, :number]
+    position = position + kept
+  chex.assert_trees_all_close(got, want[:rows], **FLOAT32)
+  begun, measured = model.reader.patches(cache)
+  np.testing.assert_array_equal(begun, starts[:rows, :-1])
+  chex.assert_trees_all_close(np.asarray(measured), entropies[:rows], **FLOAT32)
+  assert model.reader.drafters == ()
+
+
+# --- Causality
+
+
+def test_later_bytes_change_nothing_before_them():
+  """Though they make other patches there."""
+  ids = _text(1, rows=1)
+  found, made = _run(RULE, _params(), np.where(IS_LATER, _text(2), ids))
+  want, own = _run(RULE, _params(), ids)
+  assert (made.patch_lengths != own.patch_lengths).any()
+  assert 4 < (own.patch_lengths[0] > 0).sum() < SEQ_LEN - 4
+  difference = abs(found - want).max(axis=-1)
+  assert difference[IS_LATER].max() > 1e-2
+  assert difference[~IS_LATER].max() <= 1e-5
+
+
+def test_gradients_flow_from_the_past_and_only_from_there():
+  """With respect to embeddings: rows of tables, as every id of the row is another one."""
+  ids = np.random.default_rng(3).permutation(np.arange(4, 260))[:SEQ_LEN].astype(np.int32)
+  model = OwnPatchedBLT(CONFIG, rule=RULE)
+
+  @jax.jit
+  @jax.grad
+  def gradients_of(params, position):
+    logits, _ = model.apply({"params": params}, ids[None], SLOTS[:1], method="forward")
+    return (logits[0, position] * jnp.cos(jnp.arange(260))).sum()
+
+  for position in (0, 5, 12, SEQ_LEN - 2):
+    gradients = gradients_of(_params(), position)
+    found = abs(gradients["embedder"]["bytes"]["embedding"][ids]).sum(axis=-1)
+    assert (found[position + 1 :] == 0).all(), position
+    assert (found[: position + 1] > 0).all(), position
+
+
+# --- Bad input
+
+
+@pytest.mark.parametrize(
+  ("rule", "message"),
+  [
+    (PatchingConfig(threshold=None, patch_size=4), "need a threshold in nats, .* --threshold"),
+    (PatchingConfig(scheme="space"), "go with the entropy scheme, and this is 'space'"),
+    (PatchingConfig(reset_at_newline=True), "reset_at_newline=True, and its own .* an entropy"),
+  ],
+)
+def test_rules_that_own_entropies_cannot_follow(rule, message):
+  with pytest.raises(ValueError, match=message):
+    check(rule)
