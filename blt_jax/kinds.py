@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from blt_jax.cost import flops
-from blt_jax.decode import end_to_end, language_model, megabyte, spacebyte
+from blt_jax.decode import end_to_end, language_model, megabyte, mixture, spacebyte
 from blt_jax.models.blt import BLT
 from blt_jax.models.boundary_head import BoundaryBLT
 from blt_jax.models.byte_lm import ByteLM
@@ -21,6 +21,7 @@ from blt_jax.models.config import (
 from blt_jax.models.device_patches import DevicePatchedBLT
 from blt_jax.models.end_to_end import EndToEndBLT, EndToEndConfig
 from blt_jax.models.megabyte import MegaByte, MegaByteConfig
+from blt_jax.models.mixture import MixtureBLT, MixtureConfig
 from blt_jax.models.spacebyte import SpaceByte, SpaceByteConfig
 
 
@@ -153,6 +154,15 @@ def _tiny_end_to_end() -> EndToEndConfig:
   return EndToEndConfig(**_fields(_tiny_blt()), predictor=stack, num_patches=64)
 
 
+def _mixture() -> MixtureConfig:
+  """The paper's 1B over patches of 9 bytes, which read patches of 4.5 bytes."""
+  return MixtureConfig(**_fields(_blt()))
+
+
+def _tiny_mixture() -> MixtureConfig:
+  return MixtureConfig(**_fields(_tiny_blt()), finer_attention=True, read_finer=True)
+
+
 def _fields(config: Any) -> dict[str, Any]:
   return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
@@ -219,6 +229,18 @@ KINDS: dict[str, Kind] = {
     tiny=_tiny_end_to_end,
     unlimited=lambda config: dataclasses.replace(config, num_patches=None),
     measures_entropies=True,
+  ),
+  "mixture": Kind(
+    config=MixtureConfig,
+    module=MixtureBLT,
+    reader=mixture.from_mixture,
+    flops_per_byte=flops.mixture_flops_per_byte,
+    model_flops=flops.mixture_model_flops,
+    default=_mixture,
+    tiny=_tiny_mixture,
+    batch_keys=MixtureBLT.batch_keys,
+    patched=True,
+    unlimited=lambda config: dataclasses.replace(config, num_patches=None),
   ),
 }
 

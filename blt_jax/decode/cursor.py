@@ -46,16 +46,19 @@ def advance_cursor(
   entropies: jax.Array,
   lookup_table: jax.Array | None = None,
   capacity: int = 0,
+  coarser: jax.Array | None = None,
 ) -> tuple[jax.Array, Cursor]:
   """Patches the next bytes.
 
   Args:
-    config: a rule that looks at a byte's prefix only.
+    config: a rule that looks at a byte's prefix only; of one resolution.
     cursor: [B].
     tokens: int [B, C].
     entropies: float32 [B, C]; read by the entropy scheme only.
     lookup_table: bool [V, V] of the "lookup" scheme.
     capacity: the most positions of a row.
+    coarser: bool [B, C], whether the byte after each starts a patch of a coarser resolution,
+      and so one of this; None where there is none.
 
   Returns:
     bool [B, C], whether the byte after each starts a patch; and the trail, fields
@@ -70,6 +73,8 @@ def advance_cursor(
   # Where the rule begins a patch, and where a long one is cut.
   fires, total = _fires(config, cursor, here, token, entropy, lookup_table, capacity)
   fires |= here == 0  # the first byte is a patch of its own
+  if coarser is not None:
+    fires |= coarser
   start = _last(cursor.start, after, fires)
   begins = fires
   if config.max_patch_length is not None:

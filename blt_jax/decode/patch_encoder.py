@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from blt_jax.decode import layers
-from blt_jax.decode.weights import EncoderWeights
+from blt_jax.decode.weights import CrossWeights, EncoderWeights
 from blt_jax.models.config import BLTConfig
 from blt_jax.ops import decode_layers
 
@@ -43,7 +43,29 @@ def encode_patches(
     if i < len(states) and weights.patch_projection is not None:
       pooled = decode_layers.pool_bytes(states[i], starts, ends, c.pooling)
       patches = decode_layers.linear(pooled, weights.patch_projection).reshape(shape)
-    query = layers.cross_queries(cross, c.encoder_cross, c.encoder.norm_epsilon, patches)
-    mixed = decode_layers.attend_bytes(query, read, context_starts, ends)
-    patches = layers.cross_output(cross, patches, mixed)
+    patches = read_own(cross, c, patches, read, context_starts, ends)
   return patches.reshape(*starts.shape, -1)
+
+
+def read_own(
+  weights: CrossWeights,
+  config: BLTConfig,
+  patches: jax.Array,
+  keys: jax.Array,
+  starts: jax.Array,
+  ends: jax.Array,
+) -> jax.Array:
+  """Patches [B, P, K, D] that have read what they consist of.
+
+  Args:
+    weights: of the cross-attention.
+    config: the model.
+    patches: [B, P, K, D].
+    keys: [B, T, 2, G, H] keys and values of bytes, or of vectors of finer patches.
+    starts: int [B, P], the first that each patch reads.
+    ends: int [B, P], that after the last.
+  """
+  cross, epsilon = config.encoder_cross, config.encoder.norm_epsilon
+  query = layers.cross_queries(weights, cross, epsilon, patches)
+  mixed = decode_layers.attend_bytes(query, keys, starts, ends)
+  return layers.cross_output(weights, patches, mixed)
