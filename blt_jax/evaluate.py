@@ -241,7 +241,7 @@ def _evaluate_text(args: argparse.Namespace) -> None:
     run.params,
     mesh,
     dataclasses.replace(shape, keep_whole=keep_whole),
-    ngrams.look_up(tables, run.config.model),
+    completion.make(tables, run.config.model),
     named,
   )
   if args.output:

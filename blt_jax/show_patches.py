@@ -21,7 +21,7 @@ from blt_jax.cli import logs, patch_view, pictures, plots, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.patch_view import Patched
 from blt_jax.parallel import sharding
-from blt_jax.runs import corpus, device_entropies, folder, loading, ngrams
+from blt_jax.runs import completion, corpus, device_entropies, folder, loading, ngrams
 from blt_jax.runs import patcher as patchers
 from blt_jax.storage import files
 
@@ -91,7 +91,7 @@ def patch_by_head(
   run, tokens = folder.load_run(workdir), tokenizer.encode(text, add_eos=False)
   model, _ = device_entropies.attach_loaded(run.model, patcher, sharding.make_mesh())
   tables = ngrams.load(workdir, run.config.model)
-  found = ngrams.look_up(tables, run.config.model)({"tokens": tokens[None]}).get("ngram_ids")
+  found = completion.make(tables, run.config.model)({"tokens": tokens[None]}).get("ngram_ids")
   measure = jax.jit(functools.partial(model.apply, method="patch"), static_argnums=2)
   patches, _ = measure({"params": run.params}, tokens[None], len(tokens) + 1, found)
   return Patched(tokens, np.asarray(patches.starts)[0, :-1], None, None)

@@ -23,6 +23,11 @@ And the one with a boundary head learns from stored entropies:
     --output=runs/quickstart/scored
   python -m blt_jax.train --config=configs/quickstart.py:boundary_head
 
+The one of several resolutions needs two thresholds:
+
+  python -m blt_jax.calibrate --run=runs/quickstart/entropy --target_bytes_per_patch=4.5,9
+  python -m blt_jax.train --config=configs/quickstart.py:mixture
+
 But for the Llama over BPE pieces, whose tokenizer has to be trained:
 
   python -m blt_jax.train_tokenizer --config=configs/quickstart.py:bpe
@@ -91,6 +96,11 @@ def boundary_head(config):
   config.model.boundary_weight = 1.0
 
 
+def mixture(config):
+  blt(config, latent_layers=5)
+  config.model.num_patches = 128  # for patches of 9 bytes in the mean, with some to spare
+
+
 def end_to_end(config):
   set_blt_stacks(config.model, latent_layers=2)
   config.model.num_patches = 256  # for patches of 4.5 bytes in the mean, with some to spare
@@ -151,6 +161,7 @@ STAGES = {  # kind of model, and what sets its sizes
   "device_entropies": ("blt", device_entropies),
   "entropy_states": ("blt", entropy_states),
   "boundary_head": ("blt", boundary_head),
+  "mixture": ("mixture", mixture),
   "end_to_end": ("end_to_end", end_to_end),
   "static": ("blt", static),
   "space": ("blt", space),

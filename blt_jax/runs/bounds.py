@@ -88,6 +88,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "patching.threshold*": Interval(-1e6, 1e6),
   "patching.patch_size": Interval(1, _SLOTS),
   "patching.max_patch_length": _count(high=_SLOTS),
+  "patching.coarser": Interval(-1e6, _SLOTS),
   "patching.*": None,
   "model.*window": _count(high=_SLOTS),
   "model.*init_std": Interval(0, 100),
@@ -110,6 +111,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.patch_size": Interval(1, 2**16, open_low=True),
   "model.max_patches": _count(high=_SLOTS),
   "model.num_patches": _count(high=_SLOTS),
+  "model.patch_sizes": Interval(1, _SLOTS),
   "model.head": OneOf(get_args(Head)),
   "model.backward_bytes": _count(2, 2**16),
   "model.head_weight": Interval(0, 1e6),
@@ -210,6 +212,8 @@ def _check_inert(config: ConfigDict) -> None:
     )
   _check_pieces(config)
   _check_head(config)
+  if config.patching.coarser or config.patching.entropies == "device":
+    check_resolutions(config)
   has_answers = config.data.format == "answers"
   if config.data.template and not has_answers:
     raise ValueError(
@@ -227,6 +231,28 @@ def _check_inert(config: ConfigDict) -> None:
     raise ValueError(
       "The lookup scheme is one of patching.patch_lengths alone, which takes its table; choose "
       "another config.patching.scheme."
+    )
+
+
+def check_resolutions(config: ConfigDict) -> None:
+  """Raises ValueError where patches have other resolutions than the model."""
+  section, sizes = config.patching, config.model.get("patch_sizes")
+  if sizes is None and section.coarser:
+    raise ValueError(
+      f"config.patching.coarser={section.coarser} is of models that read several resolutions, "
+      f"and a {config.model.kind} reads one: choose the kind mixture, or leave it empty."
+    )
+  if sizes is not None and section.entropies == "device":
+    raise ValueError(
+      "config.patching.entropies='device' makes patches of one resolution, and a mixture reads "
+      "several: take 'model', 'table' or 'stored' ones."
+    )
+  if sizes is not None and len(section.coarser) + 1 != len(sizes):
+    flag = ",".join(f"{size:g}" for size in sizes)
+    raise ValueError(
+      f"config.patching.coarser is {section.coarser}, and config.model.patch_sizes={sizes} wants "
+      f"{len(sizes) - 1}, one for each but the finest: set it, or let `python -m "
+      f"blt_jax.calibrate --target_bytes_per_patch={flag}` find thresholds."
     )
 
 

@@ -178,11 +178,11 @@ def save_threshold(
 
   Args:
     workdir: folder of the model, or of the stored entropies.
-    rule: with its threshold.
+    rule: with its threshold, and those of coarser resolutions.
     measured: `target_bytes_per_patch`, and `largest_entropy` of the sample in nats, so that
       training can warn when its text is of another kind.
   """
-  found = {name: getattr(rule, name) for name in ("threshold", *RULE)}
+  found = {name: getattr(rule, name) for name in ("threshold", "coarser", *RULE)}
   Folder(workdir).write_json(THRESHOLD_FILE, found | measured)
 
 
@@ -206,6 +206,12 @@ def read_threshold(workdir: str | os.PathLike) -> dict[str, Any]:
         f"{home.path_of(THRESHOLD_FILE)} is damaged: its {name} is {value!r}; let python -m "
         "blt_jax.calibrate make it again."
       )
+  coarser = found.get("coarser", [])
+  if not (isinstance(coarser, list) and all(map(patching.is_number, coarser))):
+    raise ValueError(
+      f"{home.path_of(THRESHOLD_FILE)} is damaged: its coarser is {coarser!r}; let python -m "
+      "blt_jax.calibrate make it again."
+    )
   return found
 
 

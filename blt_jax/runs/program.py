@@ -207,7 +207,7 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> steps.Batch:
     "tokens": array(shape.seq_len, jnp.int32),
     "targets": array(shape.seq_len, jnp.int32),
     "loss_mask": array(shape.seq_len, jnp.bool_),
-    "patch_lengths": array(shape.num_patches, jnp.int32),
+    "patch_lengths": array(shape.num_patches, jnp.int32, *settings.resolutions(config.model)),
   }
   if kinds.find_kind(config.model.kind).reads_pieces:
     batch["target_bytes"] = array(shape.seq_len, jnp.int32)

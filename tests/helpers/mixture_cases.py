@@ -28,8 +28,8 @@ CONFIGS = {
   ),
 }
 RULES = {
-  "two": PatchingConfig(threshold=3.6, coarser=(4.0,), max_patch_length=4),
-  "three": PatchingConfig(threshold=3.4, coarser=(3.8, 4.1)),
+  "two": PatchingConfig(threshold=2.95, coarser=(3.1,), max_patch_length=5),
+  "three": PatchingConfig(threshold=2.5, coarser=(2.8, 3.1)),
 }
 ENTROPY = ByteLMConfig(stack(16, 1, window=5, unroll=True))
 
