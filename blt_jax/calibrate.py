@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> None:
   targets = args.target_bytes_per_patch
   if targets != sorted(set(targets)) or (args.cumulative and len(targets) > 1):
     raise ValueError(
-      f"--target_bytes_per_patch is {targets}; several sizes must rise, from fine to coarse, and "
-      "go with no --cumulative, whose patches do not nest."
+      f"--target_bytes_per_patch is {targets}; several sizes must rise, from fine to coarse, "
+      "and go with no --cumulative, whose patches do not nest."
     )
   if source_flags.parse(args) != SourceOptions() and args.data is None:
     raise ValueError(

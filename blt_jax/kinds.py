@@ -277,6 +277,12 @@ def build_model(config: Any) -> nn.Module:
   return kind.module(config)
 
 
+def read_all(model: nn.Module) -> nn.Module:
+  """The module with slots for all patches that rows bring; models that make theirs stay."""
+  kind = kind_of(model.config)
+  return model.clone(config=kind.unlimited(model.config)) if kind.patched else model
+
+
 def flops_per_byte(config: Any, bytes_per_patch: float, seq_len: int) -> float:
   """The paper's forward FLOPs per byte; see `cost.flops`."""
   return kind_of(config).flops_per_byte(config, bytes_per_patch, seq_len)

@@ -80,8 +80,12 @@ def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:
     lengths = np.maximum(patch.sizes[tokens], 1)  # BOS stands alone
     return Patched(tokenizer.encode(raw, add_eos=False), _starts(lengths), None, None)
   entropies = patch.entropies(tokens)
-  lengths = patch.patch(tokens, entropies)["patch_lengths"]
-  return Patched(tokens, _starts(lengths), entropies, patcher.config.threshold)
+  found = patch.patch(tokens, entropies)
+  starts, levels = _starts(found["patch_lengths"]), None
+  if "patch_levels" in found:  # of several resolutions
+    levels = np.zeros(len(tokens), int)
+    levels[starts] = found["patch_levels"]
+  return Patched(tokens, starts, entropies, patcher.config.threshold, levels)
 
 
 def patch_by_head(

@@ -97,7 +97,7 @@ def boundary_head(config):
 
 
 def mixture(config):
-  blt(config, latent_layers=5)
+  blt(config, latent_layers=6)
   config.model.num_patches = 128  # for patches of 9 bytes in the mean, with some to spare
 
 

@@ -30,8 +30,8 @@ class PatchDocument:
   """Turns a document into `tokens` uint16 [n], BOS and EOS included, and `patch_lengths`.
 
   Of several resolutions these are the finest, and `patch_levels` tell the others; see
-  `patching.levels_of`. Where not all of it is to be learned, `loss_mask` bool [n] says which ids are. Many
-  documents wait to be packed, so their ids take no more memory than they must.
+  `patching.levels_of`. Where not all of it is to be learned, `loss_mask` bool [n] says which
+  ids are. Many documents wait to be packed, so their ids take no more memory than they must.
 
   Attributes: as the arguments of its constructor.
   """

@@ -1,7 +1,7 @@
 """What a BLT remembers of the rows that it reads."""
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,9 @@ class BLTCache:
   decoder: list[layers.Ring]
   source: Any  # cache of the entropy source, or None
   waits: jax.Array  # bool [B], rows for whose next byte the source need not run again
+
+
+Cache = TypeVar("Cache", bound=BLTCache)
 
 
 def init_cache(
@@ -96,13 +99,13 @@ def init_cache(
 
 def write_bytes(
   config: BLTConfig,
-  cache: BLTCache,
+  cache: Cache,
   tokens: jax.Array,
   count: jax.Array,
   entropies: jax.Array,
   begins: jax.Array,
   trail: Cursor,
-) -> BLTCache:
+) -> Cache:
   """Writes down bytes, and where their patches begin.
 
   Args:

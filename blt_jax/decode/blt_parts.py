@@ -10,7 +10,7 @@ import numpy as np
 
 from blt_jax import hashing, tokenizer
 from blt_jax.decode import layers, patch_encoder
-from blt_jax.decode.blt_cache import BLTCache
+from blt_jax.decode.blt_cache import BLTCache, Cache
 from blt_jax.decode.columns import running_max, running_sum
 from blt_jax.decode.weights import BLTWeights, DecoderWeights
 from blt_jax.models import local
@@ -85,11 +85,11 @@ def _places(read: jax.Array, position: jax.Array, document: jax.Array, reach: in
 def encode_bytes(
   config: BLTConfig,
   weights: BLTWeights,
-  cache: BLTCache,
+  cache: Cache,
   tokens: jax.Array,
   span: layers.Span,
   added: jax.Array | None = None,
-) -> tuple[jax.Array, BLTCache]:
+) -> tuple[jax.Array, Cache]:
   """Byte states [B, C, D] of the encoder; stores what patches will read of them.
 
   Args:
@@ -138,18 +138,19 @@ def encode_bytes(
 def add_closed_patches(
   config: BLTConfig,
   weights: BLTWeights,
-  cache: BLTCache,
+  cache: Cache,
   closed: jax.Array,
   block: int,
   encode: Encode | None = None,
-) -> BLTCache:
+) -> Cache:
   """Takes in the patches up to number `closed` [B], `block` of each row at a time.
 
   `encode` is what makes them; by default what makes those of a BLT.
   """
 
   def add(position, count, states):
-    return add_patches(config, weights, cache, position, count, block, *states, encode)
+    rings, patches = states
+    return add_patches(config, weights, cache, position, count, block, rings, patches, encode)
 
   states = cache.latent, cache.patches
   rings, patches = in_blocks(cache.cursor.patch, closed, block, add, states)
@@ -263,11 +264,11 @@ def patch_spans(
 def decode_bytes(
   config: BLTConfig,
   weights: BLTWeights,
-  cache: BLTCache,
+  cache: Cache,
   x: jax.Array,
   ids: jax.Array,
   span: layers.Span,
-) -> tuple[jax.Array, BLTCache]:
+) -> tuple[jax.Array, Cache]:
   """Logits [B, C, V] of byte states [B, C, D] that read the patches `ids` [B, C]."""
   c, w = config, weights.decoder
   if c.decoder_cross is None:

@@ -1,8 +1,8 @@
-"""A BLT of several resolutions that reads on from caches: finer patches close before coarser."""
+"""A BLT of several resolutions that reads on from caches: finer patches close first."""
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from blt_jax.decode.from_params import cross_weights, matrix, stack_weights
 from blt_jax.decode.language_model import LanguageModel, from_blt
 from blt_jax.decode.reader import Pending, WithoutPatches
 from blt_jax.decode.weights import BlockWeights, BLTWeights, CrossWeights, axes
+from blt_jax.models.config import CrossAttentionConfig
 from blt_jax.models.mixture import MixtureBLT, MixtureConfig
 from blt_jax.ops import decode_layers
 from blt_jax.ops.decode_layers import take
@@ -109,6 +110,7 @@ class MixtureCursor(Cursor):
 class MixtureCache(BLTCache):
   """What a mixture remembers; patches are those of the coarsest resolution."""
 
+  cursor: MixtureCursor
   finer: list[FinerCache]  # from fine to coarse
   pooled: jax.Array  # [B, T, D], byte states that coarser patches begin with
 
@@ -129,6 +131,11 @@ def _finer_weights(config: MixtureConfig, params: Any, dtype: str) -> list[Finer
     )
 
   return [one(index) for index in range(config.resolutions - 1)]
+
+
+def _cross(config: CrossAttentionConfig | None) -> CrossAttentionConfig:
+  """A cross-attention that is there, as the model's config has seen to."""
+  return cast(CrossAttentionConfig, config)
 
 
 def _init_finer(
@@ -199,7 +206,8 @@ class MixtureReader(BLTReader):
     trail = MixtureCursor(**_fields(trails[-1]), finer=trails[:-1])
     cache = blt_cache.write_bytes(c, cache, tokens, count, entropies, begins[-1], trail)
     finer = [
-      _note(own, begins[i : i + 2], trails[i : i + 2], count) for i, own in enumerate(cache.finer)
+      _note(own, begins[i : i + 2], trails[i : i + 2], count)
+      for i, own in enumerate(cache.finer)
     ]
     cache = dataclasses.replace(cache, finer=finer)
 
@@ -241,8 +249,21 @@ class MixtureReader(BLTReader):
 
   def patches_left(self, cache: MixtureCache) -> jax.Array:  # type: ignore[override]
     """See `Reader`; the finest resolution has the most patches, and as many slots."""
-    finest = [*cache.cursor.finer, cache.cursor][0]
-    return cache.patches[0].shape[1] - finest.patch
+    return super().patches_left(_finest(cache))
+
+  def patches(  # type: ignore[override]
+    self, cache: MixtureCache
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """See `Reader`; those of the finest resolution."""
+    return super().patches(_finest(cache))
+
+
+def _finest(cache: MixtureCache) -> MixtureCache:
+  """A cache whose patches are those of the finest resolution."""
+  own: Any = [*cache.finer, cache][0]
+  patch = [*cache.cursor.finer, cache.cursor][0].patch
+  cursor = dataclasses.replace(cache.cursor, patch=patch)
+  return dataclasses.replace(cache, starts=own.starts, cursor=cursor)
 
 
 def _after(trail: Cursor, count: jax.Array) -> jax.Array:
@@ -290,14 +311,18 @@ def _close(
       x, rings = layers.run_stack(weight.attention, c.patch_stack, x, rings, span)
     k, epsilon = c.vectors_per_patch, c.encoder.norm_epsilon
     vectors = x.reshape(*x.shape[:2], k, c.encoder.dim)
-    keys = layers.cross_keys(weight.cross, c.encoder_cross, epsilon, vectors)
+    keys = layers.cross_keys(weight.cross, _cross(c.encoder_cross), epsilon, vectors)
     flat = keys.reshape(len(x), -1, *keys.shape[3:])
     read = own.read
-    if weight.read is not None:
-      new = layers.cross_keys(weight.read, c.decoder_cross, c.decoder.norm_epsilon, vectors)
+    if weight.read is not None and read is not None:
+      cross = _cross(c.decoder_cross)
+      new = layers.cross_keys(weight.read, cross, c.decoder.norm_epsilon, vectors)
       read = write_ring(read, new, position, count)
     return dataclasses.replace(
-      own, rings=rings, vectors=write_ring(own.vectors, flat, k * position, k * count), read=read
+      own,
+      rings=rings,
+      vectors=write_ring(own.vectors, flat, k * position, k * count),
+      read=read,
     )
 
   found = blt_parts.in_blocks(before, closed, block, add, cache.finer[index])
@@ -315,7 +340,7 @@ def _encode(
 ) -> jax.Array:
   """Patches [B, P, K D] of resolution `index`; see `blt_parts.encode_patches`."""
   c, k = config, config.vectors_per_patch
-  own = [*cache.finer, cache][index]
+  own: Any = [*cache.finer, cache][index]
   if index == 0:
     own_cache = dataclasses.replace(cache, starts=own.starts, first_patch=own.first_patch)
     return blt_parts.encode_patches(c, weights, own_cache, ids, real)
@@ -325,7 +350,10 @@ def _encode(
   patches = decode_layers.linear(pooled, weight.patch_projection)
   patches = patches.reshape(*ids.shape, k, c.encoder.dim)
   _, ends, context = blt_parts.patch_spans(c, finer.in_coarser, own.first_patch, ids, real)
-  patches = patch_encoder.read_own(weight.cross, c, patches, finer.vectors, k * context, k * ends)
+  crossed = _cross(c.encoder_cross), c.encoder.norm_epsilon
+  patches = patch_encoder.read_own(
+    weight.cross, *crossed, patches, finer.vectors, k * context, k * ends
+  )
   return patches.reshape(*ids.shape, -1)
 
 
@@ -338,5 +366,5 @@ def _read_finer(
     return x
   first = take(cache.first_patch, ids) if c.masks_cross_windows else None
   return layers.read_patches(
-    weights.read, c.decoder_cross, c.decoder.norm_epsilon, x, cache.read, ids, first
+    weights.read, _cross(c.decoder_cross), c.decoder.norm_epsilon, x, cache.read, ids, first
   )

@@ -143,7 +143,12 @@ class MixtureBLT(BLT):
     if c.finer_attention:
       self.attention = [transformer.Transformer(c.patch_stack) for _ in finer]
     if c.read_finer:
-      options = c.decoder_cross, c.decoder.norm_epsilon, True, transformer.depth_std(c.decoder, 0)
+      options = (
+        c.decoder_cross,
+        c.decoder.norm_epsilon,
+        True,
+        transformer.depth_std(c.decoder, 0),
+      )
       self.read = [layers.CrossAttention(*options) for _ in finer]
 
   def __call__(  # type: ignore[override]  # it takes no states of an entropy model
@@ -251,9 +256,7 @@ def _owners(lengths: jax.Array, ids: jax.Array, num_patches: int) -> jax.Array:
   return jnp.where(starts < ids.shape[1], found, num_patches)
 
 
-def _count_slots(
-  tokens: jax.Array, ids: jax.Array, num_slots: int, num_patches: int
-) -> Extras:
+def _count_slots(tokens: jax.Array, ids: jax.Array, num_slots: int, num_patches: int) -> Extras:
   """How many latent patches there are, and which bytes are of documents that have some.
 
   Args:

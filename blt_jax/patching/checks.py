@@ -31,7 +31,7 @@ def check_entropies(entropies: Any) -> None:
     raise ValueError("Entropies hold NaN: what made them is damaged; make them again.")
 
 
-def check_nested(finest: float | None, coarser: tuple[float, ...], rule: str) -> None:
+def check_nested(finest: Any, coarser: tuple[float, ...], rule: str) -> None:
   """Raises ValueError unless coarse patches are several fine ones each, at all resolutions.
 
   Args:

@@ -142,7 +142,8 @@ def levels_of(starts: list[np.ndarray]) -> np.ndarray:
   Returns:
     uint8 [P], of the P patches of the finest.
   """
-  return np.sum(starts[1:], axis=0, dtype=np.uint8)[0, starts[0][0].nonzero()[0]]
+  levels = np.stack(starts[1:]).sum(axis=0, dtype=np.uint8)
+  return levels[starts[0]]
 
 
 def nest(lengths: np.ndarray, levels: np.ndarray, resolutions: int) -> np.ndarray:

@@ -12,6 +12,7 @@ Reference: Meta `bytelatent/data/patcher.py`.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,8 +89,8 @@ class PatchingConfig:
   def resolutions(self) -> "tuple[PatchingConfig, ...]":
     """The rules of all resolutions, each alone, from fine to coarse."""
     name = "patch_size" if self.scheme == "static" else "threshold"
-    sizes = (self._finest, *self.coarser)
-    return tuple(dataclasses.replace(self, coarser=(), **{name: size}) for size in sizes)
+    changes: list[dict[str, Any]] = [{name: size} for size in (self._finest, *self.coarser)]
+    return tuple(dataclasses.replace(self, coarser=(), **change) for change in changes)
 
   @property
   def _finest(self) -> float | None:

@@ -59,6 +59,7 @@ _DECAY = Interval(0, 1, open_high=True)
 _POSITIVE = Interval(0, 1e6, open_low=True)
 _LIMIT = Interval(0, float("inf"), open_low=True)  # infinite: none
 _ROWS, _SLOTS = 2**20, 2**24  # a host could not hold more rows, or a row more bytes
+_FRACTIONS = ("patching.coarser", "model.patch_sizes")  # lists of other than whole numbers
 _DTYPE = OneOf(("float32", "bfloat16"))
 
 # Dotted names, the first that matches counts; None: any value of its type.
@@ -204,6 +205,13 @@ def bound_of(name: str) -> Interval | OneOf | None:
   raise KeyError(f"config.{name} has no row in runs.bounds.BOUNDS.")
 
 
+def holds_numbers(name: str, values: Any) -> bool:
+  """Whether a list has the numbers that its setting takes: whole ones, or of a few any."""
+  if name in _FRACTIONS:
+    return all(map(patching.is_number, values))
+  return all(type(item) is int for item in values)
+
+
 def _check_inert(config: ConfigDict) -> None:
   """Raises where a setting would be read by nobody."""
   if not config.patching.split_first:
@@ -250,8 +258,8 @@ def check_resolutions(config: ConfigDict) -> None:
   if sizes is not None and len(section.coarser) + 1 != len(sizes):
     flag = ",".join(f"{size:g}" for size in sizes)
     raise ValueError(
-      f"config.patching.coarser is {section.coarser}, and config.model.patch_sizes={sizes} wants "
-      f"{len(sizes) - 1}, one for each but the finest: set it, or let `python -m "
+      f"config.patching.coarser is {section.coarser}, and config.model.patch_sizes={sizes} "
+      f"wants {len(sizes) - 1}, one for each but the finest: set it, or let `python -m "
       f"blt_jax.calibrate --target_bytes_per_patch={flag}` find thresholds."
     )
 

@@ -33,13 +33,13 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     documents that a step learns from, and `documents_repeated`, the share of them that the step
     before had; of a distillation `state_distance` and `piece_likelihood`, see
     `training.distillation`; of models that cannot predict all, the share `dropped_targets` of
-    those that they leave out; of several resolutions `latent_patch_size`, bytes per patch of the
-    coarsest, where `patch_size` is of the finest; of those that make their patches, the share `slotless_inputs` of
-    bytes that would be in patches of their own if their row had more slots; of those that
-    measure entropies inside, `head_loss`, nats of each prediction of their head; and of
-    entropies on the device, the share `cut_inputs` of bytes whose document began in another
-    row; of a boundary head, `boundary_loss`, nats of each of its predictions, the share
-    `boundary_agreement` of those that are right, and `boundary_recall` of the starts that it
+    those that they leave out; of several resolutions `latent_patch_size`, bytes per patch of
+    the coarsest, where `patch_size` is of the finest; of those whose slots may run out, the
+    share `slotless_inputs` of bytes that would be in patches of their own if their row had
+    more; of those that measure entropies inside, `head_loss`, nats of each prediction of their
+    head; and of entropies on the device, the share `cut_inputs` of bytes whose document began
+    in another row; of a boundary head, `boundary_loss`, nats of each of its predictions, the
+    share `boundary_agreement` of those that are right, and `boundary_recall` of the starts that it
     finds.
   """
   others = {}

@@ -40,18 +40,17 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     A copy that nobody can write to, with `data.num_streams`, `data.num_patches`,
     `data.heldout_salt`, `data.template` (what its file holds), `model.ngram_vocab_sizes`, of
     pictures `data.picture_size` and with n-grams of pixels `model.picture_size`, of
-    the entropy scheme `patching.entropy_model`, its `entropy_digest`, `threshold` and `coarser`
-    ones of a mixture, and with
-    BPE pieces `patching.tokenizer` and its `tokenizer_digest`, of a distillation
-    `distillation.teacher_digest`. A run that goes on keeps what
-    was the default when it began.
+    the entropy scheme `patching.entropy_model`, its `entropy_digest`, `threshold` and, of a
+    mixture, `coarser`, and with BPE pieces `patching.tokenizer` and its `tokenizer_digest`, of
+    a distillation `distillation.teacher_digest`. A run that goes on keeps what was the default
+    when it began.
 
   Raises:
     FileNotFoundError: as `tokenizers.resolve` and `distillation.resolve`; or there is no
       template.
     ValueError: the run began with another split of its text; streams do not divide; a picture
-      has no room in a row; patches have another number of resolutions than the model; or as `resolve_patching`, `tokenizers.resolve` and
-      `distillation.resolve`.
+      has no room in a row; patches have other resolutions than the model; or as
+      `resolve_patching`, `tokenizers.resolve` and `distillation.resolve`.
   """
   whole = _copy(config)
   data, began_with = whole.data, folder.find_config(config.workdir)
@@ -231,9 +230,7 @@ def _thresholds_of_start(section: ConfigDict, began_with: ConfigDict) -> dict[st
   return {"threshold": before.get("threshold"), "coarser": coarser}
 
 
-def _adopt(
-  section: ConfigDict, path: str, manifest: Manifest | None, resolutions: int
-) -> None:
+def _adopt(section: ConfigDict, path: str, manifest: Manifest | None, resolutions: int) -> None:
   """Takes what stands beside stored entropies."""
   if (manifest is not None) != (section.entropies == "stored"):
     way_out = (

@@ -16,7 +16,6 @@ FORMER_WAYS = {"hash_document_masks": False, "cross_document_masks": False}  # o
 _FORMER = {f"model.{k}": v for k, v in FORMER_WAYS.items()} | {
   "data.heldout_salt": heldout.NO_SALT
 }
-_FRACTIONS = ("patching.coarser", "model.patch_sizes")  # lists of other than whole numbers
 _BESIDE = ("entropy_model", "tokenizer")  # of config.patching: paths of what belongs to a run
 _FOLDER = "folder"  # where the settings were written, not one of them
 
@@ -121,8 +120,7 @@ def _check_value(name: str, value: Any, kind: type, default: Any, path: str) -> 
   if not is_kind:
     raise ValueError(f"{path}: config.{name} is {value!r}; it must be of type {kind.__name__}.")
   bound = bounds.bound_of(name)
-  is_whole = isinstance(value, list | tuple) and name not in _FRACTIONS
-  if is_whole and not all(type(item) is int for item in value):
+  if isinstance(value, list | tuple) and not bounds.holds_numbers(name, value):
     raise ValueError(f"{path}: config.{name} is {value!r}; it must hold whole numbers.")
   if bound is not None and not bound.holds(value):
     raise ValueError(f"{path}: config.{name} is {value!r}; it must {bound}.")

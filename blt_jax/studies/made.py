@@ -75,8 +75,11 @@ def make(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
     _run("count_ngrams", f"--input={text.path}", f"--output={made.ngrams}", *_reading(text))
   for name in dict.fromkeys(plan.arms[arm].entropies for arm in configs):
     if name:
-      wanted = {a.bytes_per_patch for n, a in plan.arms.items() if a.entropies == name}
-      _make_entropies(name, plan, text, made, sorted(filter(None, wanted)))
+      own = {n: a.bytes_per_patch for n, a in plan.arms.items() if a.entropies == name}
+      coarser = {size for n in own.keys() & configs.keys() for size in _coarser(configs[n])}
+      # Those of arms come last: `lacks_entropies` takes them for the sign that all are there.
+      sizes = [*sorted(coarser), *sorted(filter(None, own.values()))]
+      _make_entropies(name, plan, text, made, list(dict.fromkeys(sizes)))
 
 
 def make_tokenizers(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
@@ -112,8 +115,12 @@ def apply(config: ConfigDict, arm: Arm, plan: Plan, made: Made) -> None:
     return
   source = plan.entropies[arm.entropies]
   config.patching.entropy_model = made.entropies(arm.entropies)
-  noted = made.notes(arm.entropies).read_json(_threshold_file(arm.bytes_per_patch))
-  config.patching.threshold = noted["threshold"]
+  notes = made.notes(arm.entropies)
+  config.patching.threshold, *coarser = (
+    notes.read_json(_threshold_file(size))["threshold"]
+    for size in (arm.bytes_per_patch, *_coarser(config))
+  )
+  config.patching.coarser = tuple(coarser)
   if config.patching.entropies == "device":  # which reads the text itself
     return
   config.patching.entropies = "table" if source.is_table else "model"
@@ -179,6 +186,11 @@ def _store(name: str, text: ConfigDict, made: Made) -> None:
         f"--output={made.scored(name, part)}", *_reading(text),
       )  # fmt: skip
       made.notes(name).write_json(note, {"text": path})
+
+
+def _coarser(config: ConfigDict) -> tuple[float, ...]:
+  """Bytes per patch of the coarser resolutions of a mixture; none of others."""
+  return tuple(config.model.get("patch_sizes", ())[1:])
 
 
 def _threshold_file(size: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import operator
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -77,6 +78,10 @@ def _stand_in(study: Study, name: str) -> ConfigDict:
   config = study.configs[name].copy_and_resolve_references()
   size = study.plan.arms[name].bytes_per_patch
   config.patching.update(scheme="static", patch_size=size, entropy_model="")
+  sizes = config.model.get("patch_sizes", ())
+  steps = (max(round(coarse / fine), 2) for fine, coarse in itertools.pairwise(sizes))
+  multiples = itertools.accumulate(steps, operator.mul)
+  config.patching.coarser = tuple(size * multiple for multiple in multiples)
   if "entropy_state_dim" in config.model:
     config.model.entropy_state_dim = 0  # of a model that is not there
   return config

@@ -26,6 +26,6 @@ def test_reads_as_the_full_forward(name):
   logits, _ = mixture_cases.run(name, ids)
   chex.assert_trees_all_close(got, np.asarray(logits[:ROWS]), **FLOAT32)
   starts, _ = model.reader.patches(cache)
-  for row, lengths in zip(starts, mixture_cases.lengths(name, ids)[-1], strict=False):
+  for row, lengths in zip(starts, mixture_cases.lengths(name, ids)[0], strict=False):
     begins = (np.cumsum(lengths) - lengths)[lengths > 0]
     np.testing.assert_array_equal(np.flatnonzero(row), begins[begins < SEQ_LEN])

@@ -55,14 +55,20 @@ def lengths(name: str, ids: np.ndarray) -> np.ndarray:
   return np.pad(found, ((0, 0), (0, 0), (0, ids.shape[1] + 1 - found.shape[2])))
 
 
-def run(name: str, ids: np.ndarray, own: Any = None, position: int = 0) -> tuple[Any, Any]:
+def run(name: str, ids: np.ndarray, position: int = 0) -> tuple[Any, Any]:
   """Logits [S, S, V] of ids [S, S], and the gradient of some at a position of row 0.
 
   It is with respect to the embeddings [S, S, D] of bytes and n-grams, which stand as they are
   for patches that are made of the ids.
   """
-  own = params(name) if own is None else own
-  return _compiled(name)(own, ids, lengths(name, ids), position)
+  return forward(name, ids, lengths(name, ids), position)
+
+
+def forward(
+  name: str, ids: np.ndarray, lengths: np.ndarray, position: int = 0
+) -> tuple[Any, Any]:
+  """As `run`, of patch lengths [R, S, S + 1]."""
+  return _compiled(name)(params(name), ids, lengths, position)
 
 
 @functools.cache

@@ -19,12 +19,14 @@ def tiny_config(kind: str, **settings_of_run) -> ConfigDict:
   """A run of tiny models in float32, which logs every step."""
   config = settings.get_config(kind)
   tiny = dict(dim=16, num_layers=1, num_heads=2, window=8, mlp_multiple_of=8)
-  if kind in ("blt", "end_to_end"):
+  if kind in ("blt", "end_to_end", "mixture"):
     for stack in (config.model.encoder, config.model.latent, config.model.decoder):
       stack.update(tiny)
     config.model.latent.update(dim=32, window=None)
     config.model.encoder_cross.num_heads = config.model.decoder_cross.num_heads = 2
     config.model.update(hash_vocab_size=64, hash_sizes=(3, 4))
+    if kind == "mixture":
+      config.model.update(finer_attention=True, read_finer=True)
     if kind == "end_to_end":
       config.model.predictor.update(tiny | dict(dim=8, mlp_dim=8))
       config.model.num_patches = 12

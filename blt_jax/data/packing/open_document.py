@@ -52,8 +52,9 @@ class OpenDocument:
   """
 
   __slots__ = (
-    "_ends", "_lengths", "_levels", "_mask", "_next", "_tokens", "_window", "digest", "done", "due",
-    "index", "left", "mark", "pace", "patch_size", "patches_left", "reader_state", "size",
+    "_ends", "_lengths", "_levels", "_mask", "_next", "_tokens", "_window", "digest", "done",
+    "due", "index", "left", "mark", "pace", "patch_size", "patches_left", "reader_state",
+    "size",
   )  # fmt: skip
 
   def __init__(
@@ -146,7 +147,7 @@ class OpenDocument:
       min(self._ends.item(first), stop) - start - 1,
       stop - max(self._ends.item(after - 1), start + 1),
       None if self._mask is None else self._mask[start:stop],
-      None if self._levels is None else self._levels_of(first, after),
+      None if self._levels is None else _levels_of(self._levels, first, after),
     )
     if stop == self.size:
       self.left = 0
@@ -154,11 +155,12 @@ class OpenDocument:
       self._go_on_from(stop - 1, after + (self._ends.item(after) == stop))
     return piece
 
-  def _levels_of(self, first: int, after: int) -> np.ndarray:
-    """Levels of a piece, whose first two patches start some at every resolution."""
-    levels = self._levels[first - 1 : after + 1].copy()
-    levels[:2] = self._levels[0]  # as that of the document does
-    return levels
+
+def _levels_of(levels: np.ndarray, first: int, after: int) -> np.ndarray:
+  """Those of a piece, whose first two patches start some at every resolution."""
+  own = levels[first - 1 : after + 1].copy()
+  own[:2] = levels[0]  # as the first of the document does
+  return own
 
 
 def _digest(tokens: np.ndarray) -> int:
