@@ -39,8 +39,8 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     more; of those that measure entropies inside, `head_loss`, nats of each prediction of their
     head; and of entropies on the device, the share `cut_inputs` of bytes whose document began
     in another row; of a boundary head, `boundary_loss`, nats of each of its predictions, the
-    share `boundary_agreement` of those that are right, and `boundary_recall` of the starts that it
-    finds.
+    share `boundary_agreement` of those that are right, and `boundary_recall` of the starts
+    that it finds.
   """
   others = {}
   if "documents" in sums:
