@@ -25,8 +25,6 @@ def tiny_config(kind: str, **settings_of_run) -> ConfigDict:
     config.model.latent.update(dim=32, window=None)
     config.model.encoder_cross.num_heads = config.model.decoder_cross.num_heads = 2
     config.model.update(hash_vocab_size=64, hash_sizes=(3, 4))
-    if kind == "mixture":
-      config.model.update(finer_attention=True, read_finer=True)
     if kind == "end_to_end":
       config.model.predictor.update(tiny | dict(dim=8, mlp_dim=8))
       config.model.num_patches = 12
