@@ -50,11 +50,10 @@ def from_mixture(
       f"patch_sizes {c.patch_sizes} has {c.resolutions}; give as many."
     )
   found = from_blt(model, params, patching, entropy_model, **options)
-  reader, weights = found.reader, found.weights
-  assert isinstance(reader, BLTReader)
+  reader: Any = found.reader
   finer = jax.jit(functools.partial(_finer_weights, c, dtype=reader.dtype))(params)
   return LanguageModel(
-    MixtureReader(**_fields(reader)), MixtureWeights(**_fields(weights), finer=finer)
+    MixtureReader(**_fields(reader)), MixtureWeights(**_fields(found.weights), finer=finer)
   )
 
 

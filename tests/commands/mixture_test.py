@@ -67,9 +67,6 @@ def test_a_run_from_its_entropies_to_generation(tmp_path, capsys):
   evaluate.main([f"--run={tmp_path / 'run'}", f"--data={text / 'file_0.py'}"])
   found = json.loads(capsys.readouterr().out)
   assert found["bytes"] == (text / "file_0.py").stat().st_size and 0 < found["bpb"] < 9
-  flags = [f"--run={tmp_path / 'run'}", f"--data={text / 'file_0.py'}", "--context=20"]
-  evaluate.main(flags)
-  assert json.loads(capsys.readouterr().out)["bytes"] == found["bytes"]
 
   generator = Generator(loading.load_language_model(tmp_path / "run"), prefill_chunk=8)
   (result,) = generator.generate(["def function_1"], Sampling(max_bytes=8))

@@ -29,7 +29,7 @@ CONFIGS = {
 }
 RULES = {
   "two": PatchingConfig(threshold=2.95, coarser=(3.1,), max_patch_length=5),
-  "three": PatchingConfig(threshold=2.5, coarser=(2.8, 3.1)),
+  "three": PatchingConfig(threshold=2.5, coarser=(2.8, 3.1), max_patch_length=7),
 }
 ENTROPY = ByteLMConfig(stack(16, 1, window=5, unroll=True))
 
