@@ -242,10 +242,9 @@ def stated_patch_size(section: ConfigDict) -> float | None:
   return size if size is None else min(size, section.max_patch_length or size)
 
 
-def resolutions(model: ConfigDict) -> tuple[int, ...]:
-  """R of a mixture, from `config.model`; nothing of models that read one resolution or none."""
-  sizes = model.get("patch_sizes")
-  return () if sizes is None else (len(sizes),)
+def resolutions(model: ConfigDict) -> int:
+  """R of a mixture, from `config.model`; 0 for models whose patches have no such axis."""
+  return len(model.get("patch_sizes", ()))
 
 
 def kept_checkpoints(config: ConfigDict) -> dict[str, Any]:
@@ -275,7 +274,7 @@ def make_batch_shape(config: ConfigDict) -> BatchShape:
     pool_bytes=data.get("pool_bytes"),  # runs of before have none
     row_multiple=model.row_multiple,
     keep_whole=data.get("format") in ("answers", "pictures"),  # runs of before have none
-    is_nested=sum(resolutions(config.model)) > 1,
+    is_nested=resolutions(config.model) > 1,
   )
 
 

@@ -43,13 +43,13 @@ class PatchingConfig:
       newline byte (paper, section 4.4); whoever computes them reads this.
     patch_size: bytes per patch of the "static" scheme and of the top-k rule.
     max_patch_length: longer patches are cut into pieces of this many bytes.
-    coarser: of several resolutions, what the coarser ones have in place of `threshold`, or of
-      the static scheme's `patch_size`: rising. See `patch_starts`.
     delimiters: ids of the "bpe" scheme have a delimiter before each piece, as in the
       reference. False: they are bytes alone, which do not tell pieces; whoever has the
       tokenizer makes the lengths.
     split_first: the first byte is a patch of its own, as the model requires. False
       gives the lengths of Meta's static scheme, whose first patch is a whole one.
+    coarser: of several resolutions, what the coarser ones have in place of `threshold`, or of
+      the static scheme's `patch_size`, rising; empty: there is one resolution.
   """
 
   scheme: str = "entropy"
@@ -60,9 +60,9 @@ class PatchingConfig:
   reset_at_newline: bool = False
   patch_size: float | None = None
   max_patch_length: int | None = None
-  coarser: tuple[float, ...] = ()
   delimiters: bool = True
   split_first: bool = True
+  coarser: tuple[float, ...] = ()
 
   def __post_init__(self):
     if self.scheme not in SCHEMES:
@@ -85,9 +85,11 @@ class PatchingConfig:
     if self.coarser:
       checks.check_nested(self._finest, self.coarser, self._rule)
 
-  @property
+  @functools.cached_property
   def resolutions(self) -> "tuple[PatchingConfig, ...]":
     """The rules of all resolutions, each alone, from fine to coarse."""
+    if not self.coarser:
+      return (self,)
     name = "patch_size" if self.scheme == "static" else "threshold"
     changes: list[dict[str, Any]] = [{name: size} for size in (self._finest, *self.coarser)]
     return tuple(dataclasses.replace(self, coarser=(), **change) for change in changes)

@@ -20,7 +20,8 @@ def make(tables: Sequence[NgramTable], model: ConfigDict) -> Callable[[Batch], B
   steps: list[Callable[[Batch], Batch]] = []
   if tables:
     steps.append(LookUpNgrams(tables, model.hash_document_masks))
-  steps += map(NestPatches, settings.resolutions(model))
+  if resolutions := settings.resolutions(model):
+    steps.append(NestPatches(resolutions))
 
   def complete(batch: Batch) -> Batch:
     for step in steps:

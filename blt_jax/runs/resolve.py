@@ -72,7 +72,7 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   if tokenizers.needs_tokenizer(whole):
     path, digest = tokenizers.resolve(whole, began_with)
     whole.patching.update(tokenizer=path, tokenizer_digest=digest)
-  resolutions = sum(settings.resolutions(whole.model))
+  resolutions = settings.resolutions(whole.model)
   stored = corpus.stored_manifests(data)
   whole.patching = resolve_patching(whole.patching, stored, resolutions)
   bounds.check_resolutions(whole)

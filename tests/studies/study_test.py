@@ -226,7 +226,8 @@ def test_what_arms_need_is_made_once(home, monkeypatch):
     told.append((name, arguments))
     options = dict(a.removeprefix("--").split("=", 1) for a in arguments)
     if name == "calibrate":
-      fields = {"threshold": 1.5, "monotonic": False}
+      size = float(options["target_bytes_per_patch"])
+      fields = {"threshold": size / 3, "monotonic": False}
       pathlib.Path(options["run"]).mkdir(parents=True, exist_ok=True)
       pathlib.Path(options["run"], "threshold.json").write_text(json.dumps(fields))
     return json.dumps({"bytes_per_piece": 4.0})
@@ -236,17 +237,20 @@ def test_what_arms_need_is_made_once(home, monkeypatch):
   arms = {
     "blt": plan.Arm("m:blt", entropies="counts", bytes_per_patch=4.5),
     "bpe": plan.Arm("m:bpe_lm", ngrams=True),
+    "mixture": plan.Arm("m:mixture", entropies="counts", bytes_per_patch=4.5),
   }
   whole = plan.Plan(arms, {1e9: 1}, (1e-3,), "blt", entropies={"counts": source})
-  configs = {"blt": tiny_config("blt"), "bpe": tiny_config("bpe_lm")}
+  configs = {n: tiny_config(arm.config.removeprefix("m:")) for n, arm in arms.items()}
   place = made.Made(str(home / "made"))
   made.make(whole, configs, place)
-  names = ["train_tokenizer", "count_ngrams", "train_table", "calibrate"]
+  names = ["train_tokenizer", "count_ngrams", "train_table", "calibrate", "calibrate"]
   assert [name for name, _ in told] == names
   for name, arm in arms.items():
     made.apply(configs[name], arm, whole, place)
   assert configs["blt"].patching.threshold == 1.5
   assert configs["blt"].patching.entropies == "table"
+  found = [(c.patching.threshold, c.patching.coarser) for c in configs.values()]
+  assert found == [(1.5, ()), (None, ()), (1.5, (3.0,))]  # patches of 4.5 and of 9 bytes
   device = tiny_config("blt")
   device.patching.entropies = "device"
   made.apply(device, arms["blt"], whole, place)
