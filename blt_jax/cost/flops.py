@@ -235,7 +235,8 @@ def mixture_model_flops(config: MixtureConfig, seq_len: int, num_patches: int) -
   """
   c, k = config, config.vectors_per_patch
   num_slots = min(c.num_patches or num_patches, num_patches)
-  forward = _blt_forward(c, seq_len, num_patches, num_slots)
+  finest = num_patches if c.resolutions > 1 else num_slots
+  forward = _blt_forward(c, seq_len, finest, num_slots)
   encoder_cross, decoder_cross = _once(c.encoder_cross), _once(c.decoder_cross)
   vectors = num_patches * k
   for finer in range(c.resolutions - 1):

@@ -202,8 +202,9 @@ class MixtureBLT(BLT):
       closed[-1] = jnp.minimum(closed[-1], num_slots - 2)
 
     # From bytes to the finest patches, and from each resolution to the next.
-    states, patches = self.encode_embeddings(tokens, embeddings, ids[0], num_patches)
-    read, counts = states, [num_patches] * (len(ids) - 1) + [num_slots]
+    counts = [num_patches] * (len(ids) - 1) + [num_slots]
+    states, patches = self.encode_embeddings(tokens, embeddings, ids[0], counts[0])
+    read = states
     for finer, module in enumerate(self.coarser):
       patches = self._attend(finer, tokens, patches, ids[finer])
       read = self._read(finer, tokens, read, patches, closed[finer], ids[finer])
