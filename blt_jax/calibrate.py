@@ -2,9 +2,11 @@
 
   python -m blt_jax.calibrate --run=runs/quickstart/entropy --target_bytes_per_patch=4.5
   python -m blt_jax.calibrate --run=runs/table --threshold_add=0.3 --png=thresholds.png
+  python -m blt_jax.calibrate --run=runs/quickstart/entropy --target_bytes_per_patch=4.5,9
 
 Prints how long patches are under other thresholds too. Writes the threshold next to the
-model, where training finds it if config.patching asks for the same rule.
+model, where training finds it if config.patching asks for the same rule. Of several sizes the
+first one is that of a BLT, and all of them those of a mixture (docs/models.md).
 """
 
 import argparse
@@ -48,6 +50,12 @@ def main(argv: list[str] | None = None) -> None:
   )
   if args.max_bytes < 1:
     raise ValueError(f"--max_bytes must be 1 or more, got {args.max_bytes}.")
+  targets = args.target_bytes_per_patch
+  if targets != sorted(set(targets)) or (args.cumulative and len(targets) > 1):
+    raise ValueError(
+      f"--target_bytes_per_patch is {targets}; several sizes must rise, from fine to coarse, "
+      "and go with no --cumulative, whose patches do not nest."
+    )
   if source_flags.parse(args) != SourceOptions() and args.data is None:
     raise ValueError(
       "--text_field, --on_error, --invalid_utf8 and --format say how to read --data."
@@ -56,27 +64,28 @@ def main(argv: list[str] | None = None) -> None:
   documents = read_scored(
     args.run, rule.reset_at_newline, args.data, args.max_bytes, reread, args.step
   )
-  sizes = measure(documents, rule, args.target_bytes_per_patch)
+  sizes = measure(documents, rule, targets)
   print(" target   threshold   mean  median  95 %  one-byte")
   for target, row in sorted(sizes.items()):
     print(
       f"{target:7.2f}  {row.threshold:10.6f}  {row.mean:5.2f}  {row.median:6.0f}"
       f"  {row.high:4.0f}  {row.one_byte:7.1%}"
     )
-  chosen = sizes[args.target_bytes_per_patch]
-  logging.info("Threshold %.6f nats: %.3f bytes per patch.", chosen.threshold, chosen.mean)
-  measured = {
-    "target_bytes_per_patch": args.target_bytes_per_patch,
-    "largest_entropy": thresholds.largest_entropy(documents, rule),
-  }
-  warn(chosen, measured)
-  rule = dataclasses.replace(rule, threshold=chosen.threshold)
+  chosen = [sizes[target] for target in targets]
+  largest = thresholds.largest_entropy(documents, rule)
+  for target, row in zip(targets, chosen, strict=True):
+    logging.info("Threshold %.6f nats: %.3f bytes per patch.", row.threshold, row.mean)
+    warn(row, {"target_bytes_per_patch": target, "largest_entropy": largest})
+  measured = {"target_bytes_per_patch": targets[0], "largest_entropy": largest}
+  finest, *coarser = (row.threshold for row in chosen)
+  rule = dataclasses.replace(rule, threshold=finest, coarser=tuple(coarser))
   patcher.save_threshold(args.run, rule, **measured)
   if args.step is not None:
     checkpoint.warn_if_old(args.run, checkpoint.find_step(args.run, args.step))
   if args.png:
     found = [row.threshold for row in sizes.values()]
     grid = np.linspace(min(found), max(found), 40).tolist()
+    rule = dataclasses.replace(rule, coarser=())
     draw([thresholds.patch_sizes(documents, rule, t) for t in grid], chosen, args.png)
 
 
@@ -86,8 +95,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser, "folder of an entropy model's run, of a table model, or of stored entropies"
   )
   parser.add_argument(
-    "--target_bytes_per_patch", type=float, default=4.5, metavar="BYTES",
-    help="mean patch size wanted",
+    "--target_bytes_per_patch", type=run_flags.numbers, default=[4.5], metavar="BYTES",
+    help="mean patch size wanted; or several for a mixture, from fine to coarse",
   )  # fmt: skip
   parser.add_argument(
     "--data",
@@ -227,15 +236,15 @@ def sample(parts: corpus.Parts, scorer: Scorer | None, max_bytes: int) -> list[S
 
 
 def measure(
-  documents: Sequence[Scored], rule: PatchingConfig, target: float
+  documents: Sequence[Scored], rule: PatchingConfig, wanted: Sequence[float]
 ) -> dict[float, PatchSizes]:
-  """Patch sizes by wanted mean: the target's, and others to compare.
+  """Patch sizes by wanted mean: those of the targets, and others to compare.
 
   Raises:
-    ValueError: no threshold gives the target.
+    ValueError: no threshold gives a target.
   """
   smallest, largest = thresholds.possible_means(documents, rule)
-  targets = {target} | {t for t in _TARGETS if smallest <= t <= largest}
+  targets = {*wanted} | {t for t in _TARGETS if smallest <= t <= largest}
   found = {t: thresholds.find_threshold(documents, rule, t) for t in targets}
   return {t: thresholds.patch_sizes(documents, rule, found[t]) for t in targets}
 
@@ -252,7 +261,7 @@ def warn(chosen: PatchSizes, measured: Mapping[str, float | None]) -> None:
   )
 
 
-def draw(curve: Sequence[PatchSizes], chosen: PatchSizes, path: str) -> None:
+def draw(curve: Sequence[PatchSizes], chosen: Sequence[PatchSizes], path: str) -> None:
   """Draws patch sizes, and the share of one-byte patches, over the threshold.
 
   Raises:
@@ -260,15 +269,15 @@ def draw(curve: Sequence[PatchSizes], chosen: PatchSizes, path: str) -> None:
   """
   pyplot = plots.import_pyplot()
   figure, (lengths, share) = pyplot.subplots(2, sharex=True, layout="constrained")
-  columns = PatchSizes(*np.transpose(curve))
+  columns, points = PatchSizes(*np.transpose(curve)), PatchSizes(*np.transpose(chosen))
   lengths.plot(columns.threshold, columns.mean, label="mean")
   lengths.plot(columns.threshold, columns.median, label="median")
   lengths.plot(columns.threshold, columns.high, label="95 %")
-  lengths.plot(chosen.threshold, chosen.mean, "o", color="tab:red", label="chosen")
+  lengths.plot(points.threshold, points.mean, "o", color="tab:red", label="chosen")
   lengths.set_ylabel("Bytes per patch")
   lengths.legend()
   share.plot(columns.threshold, columns.one_byte)
-  share.plot(chosen.threshold, chosen.one_byte, "o", color="tab:red")
+  share.plot(points.threshold, points.one_byte, "o", color="tab:red")
   share.set_ylabel("Share of one-byte patches")
   share.set_xlabel("Threshold (nats)")
   with atomic.new_file(path) as file:

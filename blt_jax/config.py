@@ -243,6 +243,11 @@ def stated_patch_size(section: ConfigDict) -> float | None:
   return size if size is None else min(size, section.max_patch_length or size)
 
 
+def resolutions(model: ConfigDict) -> int:
+  """R of a mixture, from `config.model`; 0 for models whose patches have no such axis."""
+  return len(model.get("patch_sizes", ()))
+
+
 def kept_checkpoints(config: ConfigDict) -> dict[str, Any]:
   """Which checkpoints `config.checkpoint` keeps."""
   return {name: config.checkpoint[name] for name in ("keep", "keep_every", "best")}
@@ -270,6 +275,7 @@ def make_batch_shape(config: ConfigDict) -> BatchShape:
     pool_bytes=data.get("pool_bytes"),  # runs of before have none
     row_multiple=model.row_multiple,
     keep_whole=data.get("format") in ("answers", "pictures"),  # runs of before have none
+    is_nested=resolutions(config.model) > 1,
   )
 
 

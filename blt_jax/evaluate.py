@@ -25,6 +25,7 @@ import jax
 from ml_collections import ConfigDict
 
 from blt_jax import config as settings
+from blt_jax import kinds
 from blt_jax.cli import logs, plots, run_flags, source_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.task_bar import TaskBar
@@ -42,7 +43,15 @@ from blt_jax.evals import report as reports
 from blt_jax.evals.memory import Memory
 from blt_jax.evals.text_scores import TextScorer
 from blt_jax.parallel import sharding
-from blt_jax.runs import checkpoint, corpus, device_entropies, folder, loading, ngrams
+from blt_jax.runs import (
+  checkpoint,
+  completion,
+  corpus,
+  device_entropies,
+  folder,
+  loading,
+  ngrams,
+)
 from blt_jax.runs.patcher import Patcher
 from blt_jax.storage.folders import Folder
 
@@ -239,13 +248,14 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   tables = ngrams.load(args.run, run.config.model)
   patcher, mesh = patchers[sources[0].name], sharding.make_mesh()
   shape = patcher.shape_of_rows(settings.make_batch_shape(run.config))
-  model, named = device_entropies.attach_loaded(run.model, patcher, mesh, tables)
+  whole = kinds.read_all(run.model)
+  model, named = device_entropies.attach_loaded(whole, patcher, mesh, tables)
   scorer = TextScorer.make(
     model,
     run.params,
     mesh,
     dataclasses.replace(shape, keep_whole=keep_whole),
-    ngrams.look_up(tables, run.config.model),
+    completion.make(tables, run.config.model),
     named,
   )
   if args.output:

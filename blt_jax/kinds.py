@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 
 from blt_jax.cost import flops
-from blt_jax.decode import end_to_end, language_model, megabyte, spacebyte
+from blt_jax.decode import end_to_end, language_model, megabyte, mixture, spacebyte
 from blt_jax.decode.own_entropies import OwnPatchedBLT
 from blt_jax.models.blt import BLT
 from blt_jax.models.boundary_head import BoundaryBLT
@@ -22,6 +22,7 @@ from blt_jax.models.config import (
 from blt_jax.models.device_patches import DevicePatchedBLT
 from blt_jax.models.end_to_end import EndToEndBLT, EndToEndConfig
 from blt_jax.models.megabyte import MegaByte, MegaByteConfig
+from blt_jax.models.mixture import MixtureBLT, MixtureConfig
 from blt_jax.models.spacebyte import SpaceByte, SpaceByteConfig
 
 
@@ -157,6 +158,15 @@ def _tiny_end_to_end() -> EndToEndConfig:
   return EndToEndConfig(**_fields(_tiny_blt()), predictor=stack, num_patches=64)
 
 
+def _mixture() -> MixtureConfig:
+  """The paper's 1B over patches of 9 bytes, which read patches of 4.5 bytes."""
+  return MixtureConfig(**_fields(_blt()))
+
+
+def _tiny_mixture() -> MixtureConfig:
+  return MixtureConfig(**_fields(_tiny_blt()), finer_attention=True, read_finer=True)
+
+
 def _fields(config: Any) -> dict[str, Any]:
   return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
@@ -225,7 +235,36 @@ KINDS: dict[str, Kind] = {
     unlimited=lambda config: dataclasses.replace(config, num_patches=None),
     measures_entropies=True,
   ),
+  "mixture": Kind(
+    config=MixtureConfig,
+    module=MixtureBLT,
+    reader=mixture.from_mixture,
+    flops_per_byte=flops.mixture_flops_per_byte,
+    model_flops=flops.mixture_model_flops,
+    default=_mixture,
+    tiny=_tiny_mixture,
+    batch_keys=MixtureBLT.batch_keys,
+    patched=True,
+    unlimited=lambda config: dataclasses.replace(config, num_patches=None),
+  ),
 }
+
+
+def own_patched(config: Any) -> Callable[..., nn.Module]:
+  """`Kind.own_patched` of a model's config.
+
+  Raises:
+    ValueError: its kind has none.
+  """
+  kind = kind_of(config)
+  if kind.own_patched is None:
+    (name,) = (name for name, other in KINDS.items() if other is kind)
+    able = " or ".join(name for name, other in KINDS.items() if other.own_patched)
+    raise ValueError(
+      f"--entropy_model=own is of a {able}, and the run's model is a {name}: leave it out, or "
+      "give an entropy model."
+    )
+  return kind.own_patched
 
 
 def find_kind(name: str) -> Kind:
@@ -258,6 +297,12 @@ def build_model(config: Any) -> nn.Module:
   if kind.with_head is not None and config.boundary_weight:
     return kind.with_head(config)
   return kind.module(config)
+
+
+def read_all(model: nn.Module) -> nn.Module:
+  """The module with slots for all patches that rows bring; models that make theirs stay."""
+  kind = kind_of(model.config)
+  return model.clone(config=kind.unlimited(model.config)) if kind.patched else model
 
 
 def flops_per_byte(config: Any, bytes_per_patch: float, seq_len: int) -> float:

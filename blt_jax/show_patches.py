@@ -21,7 +21,7 @@ from blt_jax.cli import logs, patch_view, pictures, plots, run_flags
 from blt_jax.cli.parsing import Parser
 from blt_jax.cli.patch_view import Patched
 from blt_jax.parallel import sharding
-from blt_jax.runs import corpus, device_entropies, folder, loading, ngrams
+from blt_jax.runs import completion, corpus, device_entropies, folder, loading, ngrams
 from blt_jax.runs import patcher as patchers
 from blt_jax.storage import files
 
@@ -81,8 +81,12 @@ def patch_text(text: str | bytes, patcher: patchers.Patcher) -> Patched:
     lengths = np.maximum(patch.sizes[tokens], 1)  # BOS stands alone
     return Patched(tokenizer.encode(raw, add_eos=False), _starts(lengths), None, None)
   entropies = patch.entropies(tokens)
-  lengths = patch.patch(tokens, entropies)["patch_lengths"]
-  return Patched(tokens, _starts(lengths), entropies, patcher.config.threshold)
+  found = patch.patch(tokens, entropies)
+  starts, levels = _starts(found["patch_lengths"]), None
+  if "patch_levels" in found:  # of several resolutions
+    levels = np.zeros(len(tokens), int)
+    levels[starts] = found["patch_levels"]
+  return Patched(tokens, starts, entropies, patcher.config.threshold, levels)
 
 
 def patch_by_itself(
@@ -95,7 +99,7 @@ def patch_by_itself(
   model, named = device_entropies.attach_loaded(run.model, patcher, mesh, tables)
   is_own = patcher.patched_by == "own"
   if not is_own:
-    named = ngrams.look_up(tables, run.config.model)({"tokens": tokens[None]})
+    named = completion.make(tables, run.config.model)({"tokens": tokens[None]})
     named = {"ngram_ids": named.get("ngram_ids")}
   measure = jax.jit(functools.partial(model.apply, method="patch"), static_argnums=2)
   patches, measured = measure({"params": run.params}, tokens[None], len(tokens) + 1, **named)

@@ -30,6 +30,11 @@ And one that goes on from the BLT with patches of its own entropies, on their sc
   python -m blt_jax.calibrate --run=runs/quickstart/own_scored --target_bytes_per_patch=4.5
   python -m blt_jax.train --config=configs/quickstart.py:own_entropies
 
+The one of several resolutions needs two thresholds:
+
+  python -m blt_jax.calibrate --run=runs/quickstart/entropy --target_bytes_per_patch=4.5,9
+  python -m blt_jax.train --config=configs/quickstart.py:mixture
+
 But for the Llama over BPE pieces, whose tokenizer has to be trained:
 
   python -m blt_jax.train_tokenizer --config=configs/quickstart.py:bpe
@@ -107,6 +112,11 @@ def own_entropies(config):
   config.patching.update(entropies="stored", entropy_model="")  # what made the scores
 
 
+def mixture(config):
+  blt(config, latent_layers=6)
+  config.model.num_patches = 128  # for patches of 9 bytes in the mean, with some to spare
+
+
 def end_to_end(config):
   set_blt_stacks(config.model, latent_layers=2)
   config.model.num_patches = 256  # for patches of 4.5 bytes in the mean, with some to spare
@@ -168,6 +178,7 @@ STAGES = {  # kind of model, and what sets its sizes
   "entropy_states": ("blt", entropy_states),
   "boundary_head": ("blt", boundary_head),
   "own_entropies": ("blt", own_entropies),
+  "mixture": ("mixture", mixture),
   "end_to_end": ("end_to_end", end_to_end),
   "static": ("blt", static),
   "space": ("blt", space),

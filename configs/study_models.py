@@ -104,6 +104,16 @@ def boundary_head(config):
   config.model.boundary_weight = 1.0
 
 
+def mixture(config, hash_sizes=(3, 4, 5, 6, 7, 8)):
+  blt(config, latent=(512, 17))  # over patches of 9 bytes in the mean
+  config.model.num_patches = 512  # of them, with some to spare
+  config.model.hash_sizes = hash_sizes
+
+
+def mixture_no_ngrams(config):
+  mixture(config, hash_sizes=())
+
+
 def end_to_end(config):
   blt(config, latent=(512, 7))
   config.data.num_patches = None  # its batches bring none
@@ -196,6 +206,8 @@ MODELS = {  # kind of model, and what sets its sizes
   "states_short_ngrams": ("blt", states_short_ngrams),
   "states_no_ngrams": ("blt", states_no_ngrams),
   "boundary_head": ("blt", boundary_head),
+  "mixture": ("mixture", mixture),
+  "mixture_no_ngrams": ("mixture", mixture_no_ngrams),
   "end_to_end": ("end_to_end", end_to_end),
   "megabyte": ("megabyte", megabyte),
   "spacebyte": ("spacebyte", spacebyte),

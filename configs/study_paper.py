@@ -43,6 +43,10 @@ def get_plan() -> Plan:
       "states_short_ngrams": _ablation("states_short_ngrams"),
       "states_no_ngrams": _ablation("states_no_ngrams"),
       "boundary_head": _ablation("boundary_head"),
+      # Patches of 9 bytes that read those of 4.5 bytes, beside `no_ngrams` and `blt`
+      "mixture": _ablation("mixture"),
+      "mixture_no_ngrams": _ablation("mixture_no_ngrams"),
+      # Entropies measured inside
       "end_to_end": Arm("study_models.py:end_to_end", budgets=ABLATIONS, rate_of="blt"),
     },
     entropies={

@@ -48,14 +48,14 @@ def test_every_config_builds_its_parts(name):
   ("stage", "patch_size"),
   [
     ("static", 6), ("space", 8), ("megabyte", 8), ("spacebyte", 8), ("flat", 1),
-    ("flat_window", 1), ("end_to_end", 4.5),
+    ("flat_window", 1), ("end_to_end", 4.5), ("mixture", 4.5),
   ],
 )  # fmt: skip
 def test_baselines_of_the_quickstart_cost_as_much_as_its_blt(stage, patch_size):
   """By the paper's count, for each byte; and learn from as many."""
   config, blt = _get("quickstart", stage), _get("quickstart")
   model = settings.make_model_config(config.model)
-  settings.make_patching_config(config.patching)
+  settings.make_patching_config(config.patching, threshold=1.0)
   cost = kinds.flops_per_byte(model, patch_size, config.data.seq_len)
   wanted = kinds.flops_per_byte(settings.make_model_config(blt.model), 4.5, blt.data.seq_len)
   assert cost == pytest.approx(wanted, rel=0.03)

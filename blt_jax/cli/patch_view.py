@@ -27,12 +27,19 @@ class Patched:
     entropies: float [n] nats, of the prediction made at each byte; None where the
       scheme has none.
     threshold: nats, or None.
+    levels: int [n], of several resolutions, at how many coarser ones a byte starts a patch too;
+      None where there is one resolution.
   """
 
   tokens: np.ndarray
   starts: np.ndarray
   entropies: np.ndarray | None
   threshold: float | None
+  levels: np.ndarray | None = None
+
+  def starts_of(self, level: int) -> np.ndarray:
+    """Which bytes start patches of a resolution, the finest being 0: bool [n]."""
+    return self.starts if self.levels is None else self.starts & (self.levels >= level)
 
 
 # --- For a terminal
@@ -43,14 +50,17 @@ def render(patched: Patched, use_colour: bool, width: int = 72) -> str:
 
   Args:
     patched: what to show.
-    use_colour: tell patches apart by background colours, else by bars.
+    use_colour: tell patches apart by background colours, else by bars. Coarser patches begin
+      with a bar more for each resolution.
     width: columns of a line, bars aside.
 
   Returns:
     Lines; entropies are digits, tenths of the largest possible (ln 256).
   """
   cells = [standing_alone(c) if c else _TIE for c in characters(patched.tokens)]
-  bars = ["|" if start and not use_colour else "" for start in patched.starts]
+  levels = np.zeros(len(cells), int) if patched.levels is None else patched.levels
+  counts = np.where(patched.starts, levels + (not use_colour), 0)
+  bars = ["|" * count for count in counts]
   patch = np.cumsum(patched.starts)
   lines = []
   for line in _lines(cells, width):
@@ -88,8 +98,13 @@ def _legend(patched: Patched, cells: list[str]) -> str:
     lines.append(f"{_TIE}: a further byte of the character before it.")
   if patched.entropies is not None:
     lines.append("Digits: entropy of the next byte, in tenths of that of a random byte.")
-  sizes = np.diff(np.flatnonzero(patched.starts), append=len(cells))
-  lines.append(f"{len(cells)} bytes in {len(sizes)} patches, {sizes.mean():.2f} bytes each")
+  most = 0 if patched.levels is None else int(patched.levels.max())
+  for level in range(most + 1):
+    sizes = np.diff(np.flatnonzero(patched.starts_of(level)), append=len(cells))
+    which = f"{'|' * (level + 1)} " if most else ""
+    lines.append(
+      f"{which}{len(cells)} bytes in {len(sizes)} patches, {sizes.mean():.2f} bytes each"
+    )
   return "\n".join(lines)
 
 
@@ -134,7 +149,8 @@ def _draw_row(axes: Any, patched: Patched, labels: list[str], first: int) -> Non
   last = min(first + _ROW, count)
   # --- Patches, entropies, threshold
   for start in np.flatnonzero(patched.starts[first:last]) + first:
-    axes.axvline(start - 0.5, color="0.7", linestyle="--", linewidth=0.8)
+    level = 0 if patched.levels is None else patched.levels[start]
+    axes.axvline(start - 0.5, color="0.7", linestyle="--", linewidth=0.8 * (1 + level))
   if patched.entropies is not None:
     # The entropy that decides about a byte was predicted at the byte before it.
     here = np.arange(max(first - 1, 1), min(last + 1, count))

@@ -3,6 +3,9 @@
 Both count a product and a sum as two operations.
 """
 
+import dataclasses
+import itertools
+
 from blt_jax.cost import chips
 from blt_jax.models.config import (
   BLTConfig,
@@ -13,6 +16,7 @@ from blt_jax.models.config import (
 )
 from blt_jax.models.end_to_end import EndToEndConfig
 from blt_jax.models.megabyte import MegaByteConfig
+from blt_jax.models.mixture import MixtureConfig
 from blt_jax.models.spacebyte import SpaceByteConfig
 
 _MLP_RATIO = 4  # d_ff / h in the paper's count; it charges no SwiGLU
@@ -32,16 +36,51 @@ def blt_flops_per_byte(config: BLTConfig, bytes_per_patch: float, seq_len: int) 
   Raises:
     ValueError: patches of less than one byte, or contexts without bytes.
   """
-  _check_sizes(bytes_per_patch, seq_len)
+  return _blt(config, bytes_per_patch, bytes_per_patch, seq_len)
+
+
+def mixture_flops_per_byte(
+  config: MixtureConfig, bytes_per_patch: float, seq_len: int
+) -> float:
+  """The same of a mixture: a BLT's, and those of what takes each resolution to the next.
+
+  Args:
+    config: of the model; resolutions are to each other as its `patch_sizes`.
+    bytes_per_patch: mean, of the finest resolution.
+    seq_len: bytes in a context.
+
+  Raises:
+    ValueError: as `blt_flops_per_byte`.
+  """
   c, k = config, config.vectors_per_patch
+  sizes = [bytes_per_patch * size / c.patch_sizes[0] for size in c.patch_sizes]
+  total = _blt(c, sizes[0], sizes[-1], seq_len)
+  encoder_cross, decoder_cross = _once(c.encoder_cross), _once(c.decoder_cross)
+  for fine, coarse in itertools.pairwise(sizes):
+    read = coarse / fine  # fine patches, of k vectors each
+    total += _cross(c.encoder, encoder_cross, read * k, read) * k / coarse
+    if c.finer_attention:
+      total += _transformer(c.patch_stack, seq_len / fine) / fine
+    if c.read_finer:
+      total += _cross(c.decoder, decoder_cross, k, k / fine)
+  return total
+
+
+def _once(cross: CrossAttentionConfig | None) -> CrossAttentionConfig | None:
+  """A cross-attention of one layer."""
+  return cross and dataclasses.replace(cross, all_layers=False)
+
+
+def _blt(c: BLTConfig, fine: float, coarse: float, seq_len: int) -> float:
+  """Of a BLT whose bytes go into patches of `fine` bytes, and whose latents are of `coarse`."""
+  _check_sizes(fine, seq_len)
+  k = c.vectors_per_patch
   return (
-    _transformer(c.latent, seq_len / bytes_per_patch) / bytes_per_patch
+    _transformer(c.latent, seq_len / coarse) / coarse
     + _transformer(c.encoder, seq_len)
     + _transformer(c.decoder, seq_len, c.vocab_size)
-    + _cross(c.encoder, c.encoder_cross, bytes_per_patch, bytes_per_patch / k)
-    * k
-    / bytes_per_patch
-    + _cross(c.decoder, c.decoder_cross, k, k / bytes_per_patch)
+    + _cross(c.encoder, c.encoder_cross, fine, fine / k) * k / fine
+    + _cross(c.decoder, c.decoder_cross, k, k / coarse)
     + _patching(c)
   )
 
@@ -186,19 +225,44 @@ def blt_model_flops(config: BLTConfig, seq_len: int, num_patches: int) -> float:
     seq_len: S.
     num_patches: P.
   """
-  c = config
-  vectors = num_patches * c.vectors_per_patch
-  pairs = seq_len * c.vectors_per_patch
-  forward = (
+  return 3 * _blt_forward(config, seq_len, num_patches, num_patches)
+
+
+def mixture_model_flops(config: MixtureConfig, seq_len: int, num_patches: int) -> float:
+  """The same of a mixture, whose finest resolution has `num_patches` slots.
+
+  The coarsest has those of its config, the others as many as the finest.
+  """
+  c, k = config, config.vectors_per_patch
+  num_slots = min(c.num_patches or num_patches, num_patches)
+  finest = num_patches if c.resolutions > 1 else num_slots
+  forward = _blt_forward(c, seq_len, finest, num_slots)
+  encoder_cross, decoder_cross = _once(c.encoder_cross), _once(c.decoder_cross)
+  vectors = num_patches * k
+  for finer in range(c.resolutions - 1):
+    own = num_slots if finer == c.resolutions - 2 else num_patches
+    forward += 2 * own * c.encoder.dim * c.patch_dim
+    forward += _crossing(c.encoder, encoder_cross, own * k, vectors, vectors * k)
+    if c.finer_attention:
+      forward += _stack(c.patch_stack, num_patches)
+    if c.read_finer:
+      forward += _crossing(c.decoder, decoder_cross, seq_len, vectors, seq_len * k)
+  return 3 * forward
+
+
+def _blt_forward(c: BLTConfig, seq_len: int, fine: int, coarse: int) -> float:
+  """Forward FLOPs of a row whose bytes go into `fine` patches; latents are of `coarse`."""
+  k, pairs = c.vectors_per_patch, seq_len * c.vectors_per_patch
+  return (
     _stack(c.encoder, seq_len)
-    + _stack(c.latent, num_patches)
+    + _stack(c.latent, coarse)
     + _stack(c.decoder, seq_len)
-    + num_patches * _patch_projections(c)
-    + _crossing(c.encoder, c.encoder_cross, vectors, seq_len, pairs)
-    + _crossing(c.decoder, c.decoder_cross, seq_len, vectors, pairs)
+    + 2 * fine * c.encoder.dim * c.patch_dim * _pooled_projections(c)
+    + coarse * _patch_projections(c)
+    + _crossing(c.encoder, c.encoder_cross, fine * k, seq_len, pairs)
+    + _crossing(c.decoder, c.decoder_cross, seq_len, coarse * k, pairs)
     + seq_len * (2 * c.decoder.dim * c.vocab_size + _patching(c))
   )
-  return 3 * forward
 
 
 def byte_lm_model_flops(config: ByteLMConfig, seq_len: int, num_patches: int) -> float:
@@ -254,11 +318,10 @@ def _patching(c: BLTConfig) -> int:
 
 
 def _patch_projections(c: BLTConfig) -> float:
-  """Forward FLOPs per patch of the matrices between local models and latent transformer."""
-  pooled = c.encoder.dim * c.patch_dim * _pooled_projections(c)
+  """Forward FLOPs per patch of the matrices around the latent transformer."""
   into = c.patch_dim * c.latent.dim * (c.patch_dim != c.latent.dim)
   out = c.latent.dim * c.decoder_slots * c.decoder.dim * c.project_latent
-  return 2 * (pooled + into + out)
+  return 2 * (into + out)
 
 
 def _pooled_projections(c: BLTConfig) -> int:

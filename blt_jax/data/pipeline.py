@@ -29,6 +29,7 @@ class BatchShape:
     pool_bytes: of text in them; likewise.
     row_multiple: what divides S, and the positions where documents start; likewise.
     keep_whole: whether only documents longer than a row are cut; likewise.
+    is_nested: whether patches have several resolutions; likewise.
   """
 
   batch_size: int
@@ -38,6 +39,7 @@ class BatchShape:
   pool_bytes: int | None = None
   row_multiple: int = 1
   keep_whole: bool = False
+  is_nested: bool = False
 
 
 def training_batches(
@@ -55,7 +57,8 @@ def training_batches(
 
   Returns:
     Dataset of dicts: `tokens`, `targets` int32 [B, S], `loss_mask` bool [B, S],
-    `patch_lengths` int32 [B, P]; where ids are pieces, `target_bytes` int32 [B, S], raw bytes
+    `patch_lengths` int32 [B, P], of several resolutions with their `patch_levels` [B, P], which
+    `transforms.NestPatches` reads; where ids are pieces, `target_bytes` int32 [B, S], raw bytes
     of each target; and which documents these are, see `packing.rows.PackRows`.
   """
   rows = PackRows(

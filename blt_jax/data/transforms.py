@@ -29,8 +29,9 @@ class DocumentPatcher(Protocol):
 class PatchDocument:
   """Turns a document into `tokens` uint16 [n], BOS and EOS included, and `patch_lengths`.
 
-  Where not all of it is to be learned, `loss_mask` bool [n] says which ids are. Many
-  documents wait to be packed, so their ids take no more memory than they must.
+  Of several resolutions these are the finest, and `patch_levels` tell the others; see
+  `patching.levels_of`. Where not all of it is to be learned, `loss_mask` bool [n] says which
+  ids are. Many documents wait to be packed, so their ids take no more memory than they must.
 
   Attributes: as the arguments of its constructor.
   """
@@ -75,13 +76,12 @@ class PatchDocument:
     """Patches ids [n]; entropies [n] are those that a source stored, if it did."""
     if entropies is None or self.config.scheme != "entropy":
       entropies = self.entropies(tokens)
-    lengths = patching.patch_lengths(
-      tokens[None],
-      self.config,
-      None if entropies is None else entropies[None],
-      include_next=False,
-    )
-    return {"tokens": tokens, "patch_lengths": lengths[0]}
+    given = None if entropies is None else entropies[None]
+    starts = patching.patch_starts(tokens[None], self.config, given, include_next=False)
+    found = {"tokens": tokens, "patch_lengths": patching.lengths_from_starts(starts[0])[0]}
+    if self.config.coarser:
+      found["patch_levels"] = patching.levels_of(starts)
+    return found
 
   def entropies(self, tokens: np.ndarray) -> np.ndarray | None:
     """Entropies [n] of ids [n]; None where the scheme has none."""
@@ -137,6 +137,26 @@ def mask_answers(
   mask = before[starts + widths] - before[starts] == widths
   mask[0] = False
   return mask
+
+
+class NestPatches:
+  """Makes the `patch_lengths` [B, P] of batches, and their levels, int32 [R, B, P]."""
+
+  def __init__(self, resolutions: int):
+    """Takes R."""
+    self._resolutions = resolutions
+
+  def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch, with the patches of each resolution, from fine to coarse."""
+    kept, lengths = dict(batch), batch["patch_lengths"]
+    levels = kept.pop("patch_levels", None)
+    if levels is None and self._resolutions > 1:
+      raise ValueError(
+        f"Patches have one resolution, and the model reads {self._resolutions}: set "
+        "config.patching.coarser."
+      )
+    levels = np.zeros_like(lengths) if levels is None else levels
+    return kept | {"patch_lengths": patching.nest(lengths, levels, self._resolutions)}
 
 
 class LookUpNgrams:

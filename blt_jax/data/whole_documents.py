@@ -101,5 +101,5 @@ def _new_row(
   """Ends the row before, if there is one, and begins another."""
   if before is not None:
     before.close()
-  rows.append(empty_rows(1, shape.seq_len, shape.num_patches))
+  rows.append(empty_rows(1, shape.seq_len, shape.num_patches, shape.is_nested))
   return RowFiller(pool, [array[0] for array in rows[-1].values()], shape.row_multiple)

@@ -23,12 +23,14 @@ class Window(NamedTuple):
     patch_lengths: sum to n; the first is 1.
     first: the first of the ids that is a prediction to be scored, 1 or more.
     mask: bool [n], which ids count where they are scored; None for all.
+    levels: of the patches, where there are several resolutions; else None.
   """
 
   tokens: np.ndarray
   patch_lengths: np.ndarray
   first: int
   mask: np.ndarray | None
+  levels: np.ndarray | None = None
 
 
 def check_context(context: int, sizes: np.ndarray | None) -> None:
@@ -113,11 +115,12 @@ def _windows(
   for start, first, stop in cut(sizes, context):
     part = tokens[start:stop]
     given = None if entropies is None else entropies[start:stop]
-    lengths = patch.patch(part, given)["patch_lengths"]
+    found = patch.patch(part, given)
+    lengths = found["patch_lengths"]
     if lengths[0] > 1:
       lengths = np.concatenate([[1, lengths[0] - 1], lengths[1:]])
     own = None if mask is None else mask[start:stop]
-    yield Window(part, lengths, first - start, own)
+    yield Window(part, lengths, first - start, own, found.get("patch_levels"))
 
 
 def _stack(windows: list[Window], shape: BatchShape) -> Batch:
@@ -136,7 +139,9 @@ def _stack(windows: list[Window], shape: BatchShape) -> Batch:
     "patch_lengths": np.zeros((rows, patches), np.int32),
   }
   batch["patch_lengths"][:, :2] = 1, slots  # of rows without a window
-  for row, (tokens, lengths, first, mask) in enumerate(windows):
+  if shape.is_nested:
+    batch["patch_levels"] = np.zeros((rows, patches), np.uint8)
+  for row, (tokens, lengths, first, mask, levels) in enumerate(windows):
     size, count = len(tokens) - 1, len(lengths)
     batch["tokens"][row, :size] = tokens[:-1]
     batch["targets"][row, first - 1 : size] = tokens[first:]
@@ -144,6 +149,8 @@ def _stack(windows: list[Window], shape: BatchShape) -> Batch:
     batch["patch_lengths"][row, :count] = lengths
     batch["patch_lengths"][row, count - 1] += slots - size
     batch["patch_lengths"][row, count:] = 0
+    if levels is not None:
+      batch["patch_levels"][row, :count] = levels
   return batch
 
 

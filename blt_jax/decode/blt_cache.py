@@ -1,7 +1,7 @@
 """What a BLT remembers of the rows that it reads."""
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,9 @@ class BLTCache:
   decoder: list[layers.Ring]
   source: Any  # cache of the entropy source, or None
   waits: jax.Array  # bool [B], rows for whose next byte the source need not run again
+
+
+Cache = TypeVar("Cache", bound=BLTCache)
 
 
 def init_cache(
@@ -96,13 +99,13 @@ def init_cache(
 
 def write_bytes(
   config: BLTConfig,
-  cache: BLTCache,
+  cache: Cache,
   tokens: jax.Array,
   count: jax.Array,
   entropies: jax.Array,
   begins: jax.Array,
   trail: Cursor,
-) -> BLTCache:
+) -> Cache:
   """Writes down bytes, and where their patches begin.
 
   Args:
@@ -114,21 +117,30 @@ def write_bytes(
     begins: bool [B, C], whether the byte after each starts a patch.
     trail: cursors [B, C + 1] before and after each.
   """
-  position = cache.cursor.position
-  real = np.arange(tokens.shape[1])[None] < count[:, None]
-  size = cache.starts.shape[1]
-  slots = jnp.where(begins & real, trail.patch[:, 1:], size)
-
-  def put(values, slots, new):
-    return values.at[slots].set(new, mode="drop")
-
-  first_patch = cache.first_patch
+  position, first_patch = cache.cursor.position, cache.first_patch
   if config.latent_document_masks or config.masks_cross_windows:
-    first_patch = jax.vmap(put)(first_patch, slots, trail.eos_patch[:, 1:] + 1)
+    first_patch = note(first_patch, begins, count, trail, trail.eos_patch[:, 1:] + 1)
   return dataclasses.replace(
     cache,
     text=write_ring(cache.text, tokens, position, count),
     entropies=write_ring(cache.entropies, entropies, position, count),
-    starts=jax.vmap(put)(cache.starts, slots, trail.position[:, 1:]),
+    starts=note(cache.starts, begins, count, trail, trail.position[:, 1:]),
     first_patch=first_patch,
   )
+
+
+def note(
+  notes: jax.Array, begins: jax.Array, count: jax.Array, trail: Cursor, values: jax.Array
+) -> jax.Array:
+  """Notes something of each patch that new bytes begin, under its number.
+
+  Args:
+    notes: int [B, M + 2].
+    begins: bool [B, C], whether the byte after each starts a patch.
+    count: int [B], how many of the C are real.
+    trail: cursors [B, C + 1] before and after each.
+    values: int [B, C], what to note where one begins.
+  """
+  real = np.arange(begins.shape[1])[None] < count[:, None]
+  slots = jnp.where(begins & real, trail.patch[:, 1:], notes.shape[1])
+  return jax.vmap(lambda row, at, new: row.at[at].set(new, mode="drop"))(notes, slots, values)

@@ -1,21 +1,25 @@
 """What a BLT computes of new bytes and of patches that close, the rest being in its cache."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import hashing, tokenizer
-from blt_jax.decode import layers
-from blt_jax.decode.blt_cache import BLTCache
+from blt_jax.decode import layers, patch_encoder
+from blt_jax.decode.blt_cache import BLTCache, Cache
 from blt_jax.decode.columns import running_max, running_sum
-from blt_jax.decode.patch_encoder import encode_patches
 from blt_jax.decode.weights import BLTWeights, DecoderWeights
 from blt_jax.models import local
 from blt_jax.models.config import BLTConfig
 from blt_jax.ops.decode_layers import linear, norm_linear, take
 from blt_jax.ops.ring_attention import write_ring
+
+# Of config, weights, cache, numbers [B, P] and which of these are real, patches [B, P, K D].
+Encode = Callable[..., jax.Array]
 
 
 def embed_bytes(
@@ -81,11 +85,11 @@ def _places(read: jax.Array, position: jax.Array, document: jax.Array, reach: in
 def encode_bytes(
   config: BLTConfig,
   weights: BLTWeights,
-  cache: BLTCache,
+  cache: Cache,
   tokens: jax.Array,
   span: layers.Span,
   added: jax.Array | None = None,
-) -> tuple[jax.Array, BLTCache]:
+) -> tuple[jax.Array, Cache]:
   """Byte states [B, C, D] of the encoder; stores what patches will read of them.
 
   Args:
@@ -132,23 +136,49 @@ def encode_bytes(
 
 
 def add_closed_patches(
-  config: BLTConfig, weights: BLTWeights, cache: BLTCache, closed: jax.Array, block: int
-) -> BLTCache:
-  """Takes in the patches up to number `closed` [B], `block` of each row at a time."""
-  new = closed - cache.cursor.patch
+  config: BLTConfig,
+  weights: BLTWeights,
+  cache: Cache,
+  closed: jax.Array,
+  block: int,
+  encode: Encode | None = None,
+) -> Cache:
+  """Takes in the patches up to number `closed` [B], `block` of each row at a time.
+
+  `encode` is what makes them; by default what makes those of a BLT.
+  """
+
+  def add(position, count, states):
+    rings, patches = states
+    return add_patches(config, weights, cache, position, count, block, rings, patches, encode)
+
+  states = cache.latent, cache.patches
+  rings, patches = in_blocks(cache.cursor.patch, closed, block, add, states)
+  return dataclasses.replace(cache, latent=rings, patches=patches)
+
+
+def in_blocks(
+  before: jax.Array, closed: jax.Array, block: int, add: Callable[..., Any], states: Any
+) -> Any:
+  """Runs over the patches from `before` [B] to `closed` [B], `block` of each row at a time.
+
+  Args:
+    before: int [B], the first of each row.
+    closed: int [B], that after the last.
+    block: how many at once, at most.
+    add: of the first [B] of them, how many [B] and states, what the states are then.
+    states: at first.
+  """
+  new = closed - before
 
   def more(carry):
     return carry[0] < jnp.max(new)
 
   def step(carry):
-    done, *states = carry
-    position, count = cache.cursor.patch + done, jnp.clip(new - done, 0, block)
-    states = add_patches(config, weights, cache, position, count, block, *states)
-    return done + block, *states
+    done, states = carry
+    return done + block, add(before + done, jnp.clip(new - done, 0, block), states)
 
-  carry = (jnp.zeros((), jnp.int32), cache.latent, cache.patches)
-  _, rings, patches = jax.lax.while_loop(more, step, carry)
-  return dataclasses.replace(cache, latent=rings, patches=patches)
+  return jax.lax.while_loop(more, step, (jnp.zeros((), jnp.int32), states))[1]
 
 
 def add_patches(
@@ -160,6 +190,7 @@ def add_patches(
   block: int,
   rings: list[layers.Ring],
   patches: list[jax.Array],
+  encode: Encode | None = None,
 ) -> tuple[list[layers.Ring], list[jax.Array]]:
   """Takes in `count` [B] patches from `position` [B] on, `block` at most.
 
@@ -168,7 +199,7 @@ def add_patches(
   c = config
   ids = position[:, None] + np.arange(block)[None]
   real = jnp.arange(block)[None] < count[:, None]
-  x = _encode_patches(config, weights, cache, ids, real)
+  x = (encode or encode_patches)(config, weights, cache, ids, real)
   if weights.latent_projection is not None:
     x = linear(x, weights.latent_projection)
   first = take(cache.first_patch, ids)
@@ -197,32 +228,47 @@ def _decoder_patches(
   return [layers.cross_keys(w, cross, epsilon, vectors) for w in weights.cross]
 
 
-def _encode_patches(
+def encode_patches(
   config: BLTConfig, weights: BLTWeights, cache: BLTCache, ids: jax.Array, real: jax.Array
 ) -> jax.Array:
   """Patches [B, P, K D] with numbers `ids` [B, P], of no bytes where not `real` [B, P]."""
-  starts, ends = take(cache.starts, ids), take(cache.starts, ids + 1)
+  spans = patch_spans(config, cache.starts, cache.first_patch, ids, real)
+  read = cache.states, cache.byte_keys
+  return patch_encoder.encode_patches(weights.encoder, config, *read, *spans)
+
+
+def patch_spans(
+  config: BLTConfig, notes: jax.Array, first_patch: jax.Array, ids: jax.Array, real: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Where patches begin and end, and where what they read begins: int [B, P] each.
+
+  Args:
+    config: the model.
+    notes: int [B, M + 2], where each patch begins, in bytes or in what else they consist of.
+    first_patch: int [B, M + 2], the first patch of the document of each.
+    ids: int [B, P], the patches.
+    real: bool [B, P], whether they have anything in them.
+  """
+  starts, ends = take(notes, ids), take(notes, ids + 1)
   context = starts
   window = config.encoder_cross and config.encoder_cross.window
   if window:
     oldest = jnp.maximum(ids - window + 1, 0)
     if config.masks_cross_windows:
-      oldest = jnp.maximum(oldest, take(cache.first_patch, ids))
-    context = take(cache.starts, oldest)
+      oldest = jnp.maximum(oldest, take(first_patch, ids))
+    context = take(notes, oldest)
   ends = jnp.where(real, ends, 0)
-  starts, context = jnp.minimum(starts, ends), jnp.minimum(context, ends)
-  read = cache.states, cache.byte_keys
-  return encode_patches(weights.encoder, config, *read, starts, ends, context)
+  return jnp.minimum(starts, ends), ends, jnp.minimum(context, ends)
 
 
 def decode_bytes(
   config: BLTConfig,
   weights: BLTWeights,
-  cache: BLTCache,
+  cache: Cache,
   x: jax.Array,
   ids: jax.Array,
   span: layers.Span,
-) -> tuple[jax.Array, BLTCache]:
+) -> tuple[jax.Array, Cache]:
   """Logits [B, C, V] of byte states [B, C, D] that read the patches `ids` [B, C]."""
   c, w = config, weights.decoder
   if c.decoder_cross is None:

@@ -47,11 +47,12 @@ def advance_cursor(
   lookup_table: jax.Array | None = None,
   capacity: int = 0,
   by_document: bool = False,
+  coarser: jax.Array | None = None,
 ) -> tuple[jax.Array, Cursor]:
   """Patches the next bytes.
 
   Args:
-    config: a rule that looks at a byte's prefix only.
+    config: a rule that looks at a byte's prefix only; of one resolution.
     cursor: [B].
     tokens: int [B, C].
     entropies: float32 [B, C]; read by the entropy scheme only.
@@ -59,6 +60,8 @@ def advance_cursor(
     capacity: the most positions of a row.
     by_document: each document of a row is patched as if it were alone: what follows an EOS
       starts a patch, and so does the byte after that; see `models.own_patches`.
+    coarser: bool [B, C], whether the byte after each starts a patch of a coarser resolution,
+      and so one of this; None where there is none.
 
   Returns:
     bool [B, C], whether the byte after each starts a patch; and the trail, fields
@@ -86,6 +89,8 @@ def advance_cursor(
   fires |= here == 0  # the first byte is a patch of its own
   if by_document:
     fires |= is_eos
+  if coarser is not None:
+    fires |= coarser
   start = _last(cursor.start, after, fires)
   begins = fires
   if config.max_patch_length is not None:

@@ -65,7 +65,7 @@ def _encoder(config: BLTConfig, params: Any, dtype: str) -> EncoderWeights:
     return EncoderWeights(layers, cross=[])
   names = [name for name in params if name.startswith("cross_")]
   names.sort(key=lambda name: int(name.removeprefix("cross_")))
-  cross = [_cross(params[name], dtype) for name in names]
+  cross = [cross_weights(params[name], dtype) for name in names]
   return EncoderWeights(layers, cross, matrix(params["patch_projection"], dtype))
 
 
@@ -79,7 +79,7 @@ def _decoder(config: BLTConfig, params: Any, dtype: str) -> DecoderWeights:
   is_projected = config.project_latent
   return DecoderWeights(
     layers=stack_weights(config.decoder, layers, dtype),
-    cross=[_cross(p, dtype) for p in cross],
+    cross=[cross_weights(p, dtype) for p in cross],
     norm=params["norm"]["scale"],
     patch_projection=matrix(params["patch_projection"], dtype) if is_projected else None,
   )
@@ -109,7 +109,8 @@ def _block(config: TransformerConfig, params: Any, dtype: str) -> BlockWeights:
   )
 
 
-def _cross(params: Any, dtype: str) -> CrossWeights:
+def cross_weights(params: Any, dtype: str) -> CrossWeights:
+  """Weights of a cross-attention; matrices in `dtype`, norms in float32."""
   return CrossWeights(
     query_norm=params["query_norm"]["scale"],
     context_norm=params["context_norm"]["scale"],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from blt_jax import config as settings
-from blt_jax import tokenizer
+from blt_jax import kinds, tokenizer
 from blt_jax.data import windows
 from blt_jax.data.pipeline import BatchShape
 from blt_jax.data.reading.documents import Document
@@ -16,7 +16,7 @@ from blt_jax.entropy.table import TableModel
 from blt_jax.evals.text_scores import TextScorer
 from blt_jax.parallel import sharding
 from blt_jax.patching import PatchingConfig
-from blt_jax.runs import device_entropies, folder, ngrams
+from blt_jax.runs import completion, device_entropies, folder, ngrams
 from blt_jax.runs.patcher import Patcher
 from blt_jax.training import steps
 
@@ -59,10 +59,11 @@ class BLTScorer:
     windows.check_context(self.context, None)
     self._patcher, self._patch = patcher, patcher.rows()
     tables = ngrams.load(run.config.workdir, run.config.model)
-    model, named = device_entropies.attach_loaded(run.model, patcher, mesh, tables)
-    look_up = ngrams.look_up(tables, run.config.model)
+    whole = kinds.read_all(run.model)
+    model, named = device_entropies.attach_loaded(whole, patcher, mesh, tables)
+    complete = completion.make(tables, run.config.model)
     scorer = TextScorer.make(
-      model, run.params, mesh, shape, look_up, named, steps.score_entropies
+      model, run.params, mesh, shape, complete, named, steps.score_entropies
     ).windowed(self.context, self.context)
     rows = -(-(rows or shape.batch_size) // mesh.size) * mesh.size
     shape = dataclasses.replace(scorer.shape, batch_size=rows)

@@ -149,8 +149,9 @@ class TextScorer:
     shape, size = self.shape, min(context, longest) + 1  # a BOS
     length = windows.row_length(size, shape.row_multiple)
     try:
-      tokens = jax.ShapeDtypeStruct((1, length), np.int32)
-      batch = {"tokens": tokens, "patch_lengths": tokens}
+      tokens = np.zeros((1, length), np.int32)
+      names = "tokens", "patch_lengths", "patch_levels"
+      batch = self.look_up(dict.fromkeys(names, tokens))
       predict = functools.partial(steps.predict, self.model)
       jax.eval_shape(predict, self.params, batch, self.named)
     except ValueError as error:

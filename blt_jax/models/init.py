@@ -16,6 +16,8 @@ def init_params(model: nn.Module, rng: jax.Array) -> Any:
   """
   size = max(4 // model.row_multiple, 1) * model.row_multiple
   tokens, lengths = jnp.zeros((1, size), jnp.int32), jnp.ones((1, size + 1), jnp.int32)
+  if resolutions := getattr(model.config, "resolutions", 0):
+    lengths = jnp.ones((resolutions, *lengths.shape), jnp.int32)
   tables = len(getattr(model.config, "ngram_vocab_sizes", ()))
   extras: dict[str, Any] = {}
   if tables:

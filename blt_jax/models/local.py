@@ -117,13 +117,13 @@ def hash_rows(
   return jnp.concatenate(ids) + tables * c.hash_vocab_size
 
 
-def _slots(patches, count):
+def slots(patches: jax.Array, count: int) -> jax.Array:
   """[B, P, K * D] -> [B, P, K, D], gathered once, not wherever heads are cut anew."""
   patches = partitioning.constrain(patches, *partitioning.STATES)
   return patches.reshape(*patches.shape[:2], count, -1)
 
 
-def _on_rows(function: Any) -> Any:
+def on_rows(function: Any) -> Any:
   """Makes a function of states and ids run on each device's rows where it has kernels.
 
   The partitioner cannot split kernels.
@@ -164,7 +164,7 @@ class LocalEncoder(nn.Module):
       first_read = 0 if c.encoder_cross.all_layers else c.encoder.num_layers - 1
       features = c.vectors_per_patch * c.encoder.dim
       project = layers.Linear(features, ("embed", "heads"), name="patch_projection")
-    pool = _on_rows(
+    pool = on_rows(
       functools.partial(patch_attention.pool, num_patches=num_patches, modes=c.pooling)
     )
     patches = None
@@ -172,7 +172,7 @@ class LocalEncoder(nn.Module):
       x, _ = block_class(c.encoder, name=f"layers_{layer}")(x, layer, table, document_ids)
       if c.encoder_cross and layer >= first_read:
         if patches is None or c.repool:
-          patches = _slots(project(pool(x, patch_ids)), c.vectors_per_patch)
+          patches = slots(project(pool(x, patch_ids)), c.vectors_per_patch)
         patches = self._read_bytes(layer - first_read, patches, x, patch_ids, patch_documents)
     if patches is None:
       return x, pool(x, patch_ids)
@@ -248,7 +248,7 @@ class LocalDecoder(nn.Module):
       features = c.decoder_slots * c.decoder.dim
       projection = layers.Linear(features, ("embed", "heads"), name="patch_projection")
       latents = projection(latents)
-    patches = _slots(latents, c.decoder_slots)
+    patches = slots(latents, c.decoder_slots)
     table = transformer.position_table(c.decoder, x.shape[1])
     indices = jnp.arange(c.decoder.num_layers)
     if c.decoder_cross and c.decoder_cross.all_layers:
@@ -265,7 +265,7 @@ class LocalDecoder(nn.Module):
     """Takes the patches in before the first layer only."""
     c = self.config
     if c.decoder_cross is None:
-      return x + _on_rows(patch_attention.expand)(patches[:, :, 0], patch_ids)
+      return x + on_rows(patch_attention.expand)(patches[:, :, 0], patch_ids)
     std = transformer.depth_std(c.decoder, 0)
     epsilon = c.decoder.norm_epsilon
     cross = layers.CrossAttention(c.decoder_cross, epsilon, True, std, name="cross_0")

@@ -5,6 +5,8 @@ arrays. Under `jit` the number of patch slots must be static: it is then the num
 bytes, with zeros on the right; elsewhere slots that are empty in all rows are dropped.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,6 +131,62 @@ def decoder_patch_ids(lengths: Array, seq_len: int) -> Array:
     seq_len: S.
   """
   return patch_ids(lengths[:, 1:], seq_len)
+
+
+def levels_of(starts: list[np.ndarray]) -> np.ndarray:
+  """In how many coarser resolutions each patch of the finest one starts a patch too.
+
+  Args:
+    starts: bool [1, T] of each resolution, from fine to coarse; see `rules.patch_starts`.
+
+  Returns:
+    uint8 [P], of the P patches of the finest.
+  """
+  levels = np.stack(starts[1:]).sum(axis=0, dtype=np.uint8)
+  return levels[starts[0]]
+
+
+def nest(lengths: np.ndarray, levels: np.ndarray, resolutions: int) -> np.ndarray:
+  """The patches of all resolutions from the finest.
+
+  Args:
+    lengths: int [B, P] of the finest.
+    levels: int [B, P], see `levels_of`. The first two patches of a row start some at every
+      resolution, whatever it says.
+    resolutions: R.
+
+  Returns:
+    int32 [R, B, P], from fine to coarse.
+  """
+  found = np.zeros((resolutions, *lengths.shape), np.int32)
+  rows = np.arange(len(lengths))[:, None]
+  for level in range(resolutions):
+    starts = levels >= level
+    starts[:, :2] = True
+    np.add.at(found[level], (rows, np.cumsum(starts, axis=1) - 1), lengths)
+  return found
+
+
+def check_nested_lengths(lengths: Array, seq_len: int) -> None:
+  """Raises ValueError unless `lengths` [R, B, P] fit a row at each resolution, and nest.
+
+  As `check_lengths`, which looks at each.
+  """
+  if lengths.ndim != 3 or not len(lengths):
+    raise ValueError(f"patch_lengths must be [R, B, P], got shape {lengths.shape}.")
+  for own in lengths:
+    check_lengths(own, seq_len)
+  if is_traced(lengths):
+    return
+  ends = np.cumsum(np.asarray(lengths), axis=2)  # those of empty patches are S + 1
+  for finer, coarser in itertools.pairwise(range(len(lengths))):
+    for row, (fine, coarse) in enumerate(zip(ends[finer], ends[coarser], strict=True)):
+      if len(astray := np.setdiff1d(coarse, fine)):
+        raise ValueError(
+          f"A patch of resolution {coarser} in row {row} ends before byte {astray[0]}, where "
+          f"none of resolution {finer} does: resolutions must nest, from fine to coarse (as "
+          "patching.nested_lengths makes them)."
+        )
 
 
 def check_lengths(lengths: Array, seq_len: int) -> None:

@@ -12,6 +12,7 @@ Reference: Meta `bytelatent/data/patcher.py`.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,8 @@ class PatchingConfig:
       tokenizer makes the lengths.
     split_first: the first byte is a patch of its own, as the model requires. False
       gives the lengths of Meta's static scheme, whose first patch is a whole one.
+    coarser: of several resolutions, what the coarser ones have in place of `threshold`, or of
+      the static scheme's `patch_size`, rising; empty: there is one resolution.
   """
 
   scheme: str = "entropy"
@@ -59,6 +62,7 @@ class PatchingConfig:
   max_patch_length: int | None = None
   delimiters: bool = True
   split_first: bool = True
+  coarser: tuple[float, ...] = ()
 
   def __post_init__(self):
     if self.scheme not in SCHEMES:
@@ -78,6 +82,25 @@ class PatchingConfig:
       raise ValueError("The rules monotonic, cumulative and threshold_add need a threshold.")
     if self.cumulative and (self.monotonic or self.threshold_add is not None):
       raise ValueError("cumulative excludes monotonic and threshold_add: choose one rule.")
+    if self.coarser:
+      checks.check_nested(self._finest, self.coarser, self._rule)
+
+  @functools.cached_property
+  def resolutions(self) -> "tuple[PatchingConfig, ...]":
+    """The rules of all resolutions, each alone, from fine to coarse."""
+    if not self.coarser:
+      return (self,)
+    name = "patch_size" if self.scheme == "static" else "threshold"
+    changes: list[dict[str, Any]] = [{name: size} for size in (self._finest, *self.coarser)]
+    return tuple(dataclasses.replace(self, coarser=(), **change) for change in changes)
+
+  @property
+  def _finest(self) -> float | None:
+    return self.patch_size if self.scheme == "static" else self.threshold
+
+  @property
+  def _rule(self) -> str:
+    return "cumulative" if self.cumulative else "top-k" if self.is_top_k else self.scheme
 
   @property
   def is_top_k(self) -> bool:
@@ -103,22 +126,70 @@ def patch_lengths(
     lookup_table: bool [V, V]; scheme "lookup" starts a patch after the pairs marked.
 
   Returns:
-    int32 [B, P] bytes per patch, zeros on the right; rows sum to S + 1, or to S
-    without the next byte.
+    int32 [B, P] bytes per patch, of several resolutions the finest, zeros on the right; rows
+    sum to S + 1, or to S without the next byte.
 
   Raises:
     ValueError: what the scheme needs is missing or misshapen, or entropies hold NaN.
   """
+  starts = patch_starts(tokens, config, entropies, include_next, lookup_table)
+  return lengths_from_starts(starts[0])
+
+
+def nested_lengths(
+  tokens: Array,
+  config: PatchingConfig,
+  entropies: Array | None = None,
+  include_next: bool = True,
+) -> Array:
+  """As `patch_lengths`, at each resolution.
+
+  Returns:
+    int32 [R, B, P], from fine to coarse; coarser ones have more zeros on the right.
+  """
+  xp = namespace(tokens)
+  starts = patch_starts(tokens, config, entropies, include_next)
+  found = [lengths_from_starts(own) for own in starts]
+  width = found[0].shape[1]
+  return xp.stack([xp.pad(own, ((0, 0), (0, width - own.shape[1]))) for own in found])
+
+
+def patch_starts(
+  tokens: Array,
+  config: PatchingConfig,
+  entropies: Array | None = None,
+  include_next: bool = True,
+  lookup_table: Array | None = None,
+) -> list[Array]:
+  """Marks the bytes that start patches, at each resolution.
+
+  A coarse patch is several fine ones: what starts one starts a finer one too, also where
+  `max_patch_length` cuts it.
+
+  Args: as in `patch_lengths`.
+
+  Returns:
+    bool [B, T] of each of R resolutions, from fine to coarse; T is S + 1, or S without the
+    next byte.
+
+  Raises:
+    ValueError: as `patch_lengths`.
+  """
   if entropies is not None:
     checks.check_entropies(entropies)
-  boundaries = find_boundaries(tokens, config, entropies, lookup_table)
-  if config.scheme == "bpe":  # as in the reference: a delimiter at the very end is open
-    position = namespace(tokens).arange(tokens.shape[1])[None]
-    boundaries = boundaries & (position < tokens.shape[1] - 1)
-  starts = starts_from_boundaries(boundaries, include_next, config.split_first)
-  if config.max_patch_length is not None:
-    starts = split_starts(starts, config.max_patch_length)
-  return lengths_from_starts(starts)
+  nested: list[Array] = []
+  for rule in reversed(config.resolutions):
+    boundaries = find_boundaries(tokens, rule, entropies, lookup_table)
+    if rule.scheme == "bpe":  # as in the reference: a delimiter at the very end is open
+      position = namespace(tokens).arange(tokens.shape[1])[None]
+      boundaries = boundaries & (position < tokens.shape[1] - 1)
+    starts = starts_from_boundaries(boundaries, include_next, rule.split_first)
+    if nested:
+      starts = starts | nested[0]
+    if rule.max_patch_length is not None:
+      starts = split_starts(starts, rule.max_patch_length)
+    nested.insert(0, starts)
+  return nested
 
 
 def find_boundaries(
@@ -127,7 +198,7 @@ def find_boundaries(
   entropies: Array | None = None,
   lookup_table: Array | None = None,
 ) -> Array:
-  """Marks the bytes after which a patch starts.
+  """Marks the bytes after which a patch starts, of several resolutions the finest.
 
   Args: as in `patch_lengths`.
 

@@ -27,8 +27,8 @@ class PatchSizes(NamedTuple):
 
 
 def patch_sizes(scored: Sequence[Scored], rule: PatchingConfig, threshold: float) -> PatchSizes:
-  """Measures the patches that training would see; the rule's threshold is replaced."""
-  rule = dataclasses.replace(rule, threshold=threshold)
+  """Measures the patches that training would see under one threshold, not the rule's."""
+  rule = dataclasses.replace(rule, threshold=threshold, coarser=())
   lengths = np.concatenate(
     [
       patching.patch_lengths(t[None], rule, entropies=h[None], include_next=False)[0]
@@ -94,7 +94,7 @@ def _highest(rule: PatchingConfig) -> float:
 
 def _mean(scored: Sequence[Scored], rule: PatchingConfig, threshold: float) -> float:
   """The mean of `patch_lengths`, from the number of patches alone."""
-  rule = dataclasses.replace(rule, threshold=threshold)
+  rule = dataclasses.replace(rule, threshold=threshold, coarser=())
   num_bytes = num_patches = 0
   for tokens, entropies in scored:
     boundaries = patching.find_boundaries(tokens[None], rule, entropies[None])

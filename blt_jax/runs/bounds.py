@@ -59,6 +59,7 @@ _DECAY = Interval(0, 1, open_high=True)
 _POSITIVE = Interval(0, 1e6, open_low=True)
 _LIMIT = Interval(0, float("inf"), open_low=True)  # infinite: none
 _ROWS, _SLOTS = 2**20, 2**24  # a host could not hold more rows, or a row more bytes
+_FRACTIONS = ("patching.coarser", "model.patch_sizes")  # lists of other than whole numbers
 _DTYPE = OneOf(("float32", "bfloat16"))
 
 # Dotted names, the first that matches counts; None: any value of its type.
@@ -88,6 +89,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "patching.threshold*": Interval(-1e6, 1e6),
   "patching.patch_size": Interval(1, _SLOTS),
   "patching.max_patch_length": _count(high=_SLOTS),
+  "patching.coarser": Interval(-1e6, _SLOTS),
   "patching.*": None,
   "model.*window": _count(high=_SLOTS),
   "model.*init_std": Interval(0, 100),
@@ -110,6 +112,7 @@ BOUNDS: dict[str, Interval | OneOf | None] = {
   "model.patch_size": Interval(1, 2**16, open_low=True),
   "model.max_patches": _count(high=_SLOTS),
   "model.num_patches": _count(high=_SLOTS),
+  "model.patch_sizes": Interval(1, _SLOTS),
   "model.head": OneOf(get_args(Head)),
   "model.backward_bytes": _count(2, 2**16),
   "model.head_weight": Interval(0, 1e6),
@@ -202,6 +205,13 @@ def bound_of(name: str) -> Interval | OneOf | None:
   raise KeyError(f"config.{name} has no row in runs.bounds.BOUNDS.")
 
 
+def holds_numbers(name: str, values: Any) -> bool:
+  """Whether a list has the numbers that its setting takes: whole ones, or of a few any."""
+  if name in _FRACTIONS:
+    return all(map(patching.is_number, values))
+  return all(type(item) is int for item in values)
+
+
 def _check_inert(config: ConfigDict) -> None:
   """Raises where a setting would be read by nobody."""
   if not config.patching.split_first:
@@ -210,6 +220,8 @@ def _check_inert(config: ConfigDict) -> None:
     )
   _check_pieces(config)
   _check_head(config)
+  if config.patching.coarser or config.patching.entropies == "device":
+    check_resolutions(config)
   has_answers = config.data.format == "answers"
   if config.data.template and not has_answers:
     raise ValueError(
@@ -227,6 +239,28 @@ def _check_inert(config: ConfigDict) -> None:
     raise ValueError(
       "The lookup scheme is one of patching.patch_lengths alone, which takes its table; choose "
       "another config.patching.scheme."
+    )
+
+
+def check_resolutions(config: ConfigDict) -> None:
+  """Raises ValueError where patches have other resolutions than the model."""
+  section, sizes = config.patching, config.model.get("patch_sizes")
+  if sizes is None and section.coarser:
+    raise ValueError(
+      f"config.patching.coarser={section.coarser} is of models that read several resolutions, "
+      f"and a {config.model.kind} reads one: choose the kind mixture, or leave it empty."
+    )
+  if sizes is not None and section.entropies == "device":
+    raise ValueError(
+      "config.patching.entropies='device' makes patches of one resolution, and a mixture reads "
+      "several: take 'model', 'table' or 'stored' ones."
+    )
+  if sizes is not None and len(section.coarser) + 1 != len(sizes):
+    flag = ",".join(f"{size:g}" for size in sizes)
+    raise ValueError(
+      f"config.patching.coarser is {section.coarser}, and config.model.patch_sizes={sizes} "
+      f"wants {len(sizes) - 1}, one for each but the finest: set it, or let `python -m "
+      f"blt_jax.calibrate --target_bytes_per_patch={flag}` find thresholds."
     )
 
 

@@ -129,9 +129,7 @@ def attach_loaded(
     boundary_head.check(model.config)
     return HeadPatchedBLT(model.config, rule=patcher.config), {}
   if patcher.patched_by == "own":
-    make = kinds.kind_of(model.config).own_patched
-    if make is None:
-      raise ValueError("--entropy_model=own is of a blt; give an entropy model.")
+    make = kinds.own_patched(model.config)
     keys = jax.device_put([table.keys for table in tables], everywhere)
     return make(model.config, patcher.config), {"ngram_keys": keys}
   entropies = patcher.entropy_model

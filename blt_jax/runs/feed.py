@@ -16,7 +16,7 @@ from blt_jax.data.row_streams import RowStreams
 from blt_jax.entropy import frequent_ngrams
 from blt_jax.parallel import distributed, sharding
 from blt_jax.parallel.host_share import host_share
-from blt_jax.runs import corpus, distillation, ngrams
+from blt_jax.runs import completion, corpus, distillation, ngrams
 from blt_jax.runs import patcher as patchers
 
 # Of all streams: {"seed": int, "reading": str, "streams": {number: state}}.
@@ -54,7 +54,7 @@ class Feed:
       f"{self._num_workers} workers, " * is_stream + f"{self._num_streams} streams"
     )
     tables = frequent_ngrams.to_tables(ngrams.find(config).values())
-    self._look_up = ngrams.look_up(tables, config.model)
+    self._complete = completion.make(tables, config.model)
     self._add_pieces = distillation.look_up(config)
     self._mesh = mesh
     self._batches: grain.DatasetIterator | None = None
@@ -119,14 +119,14 @@ class Feed:
     return [self._own_rows(batch) for batch in batches], places
 
   def _own_rows(self, batch: pipeline.Batch) -> pipeline.Batch:
-    return self._look_up({k: v[self._share.rows] for k, v in batch.items()})
+    return self._complete({k: v[self._share.rows] for k, v in batch.items()})
 
   def _put(self, batch: pipeline.Batch) -> Any:
-    batch = self._limit_slots(self._add_pieces(self._look_up(batch)))
+    batch = self._limit_slots(self._add_pieces(self._complete(batch)))
     return sharding.put_batch(batch, self._mesh)
 
   def _limit_slots(self, batch: pipeline.Batch) -> pipeline.Batch:
-    return batch | {"patch_lengths": batch["patch_lengths"][:, : self._num_slots]}
+    return batch | {"patch_lengths": batch["patch_lengths"][..., : self._num_slots]}
 
   def state(self) -> State:
     """Where all streams are; all processes ask together."""

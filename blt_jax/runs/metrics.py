@@ -33,13 +33,14 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     documents that a step learns from, and `documents_repeated`, the share of them that the step
     before had; of a distillation `state_distance` and `piece_likelihood`, see
     `training.distillation`; of models that cannot predict all, the share `dropped_targets` of
-    those that they leave out; of those that make their patches, the share `slotless_inputs` of
-    bytes that would be in patches of their own if their row had more slots; of those that
-    measure entropies inside, `head_loss`, nats of each prediction of their head; and of
-    entropies on the device, the share `cut_inputs` of bytes whose document began in another
-    row; of a boundary head, `boundary_loss`, nats of each of its predictions, the share
-    `boundary_agreement` of those that are right, and `boundary_recall` of the starts that it
-    finds.
+    those that they leave out; of several resolutions `latent_patch_size`, bytes per patch of
+    the coarsest, where `patch_size` is of the finest; of those whose slots may run out, the
+    share `slotless_inputs` of bytes that would be in patches of their own if their row had
+    more; of those that measure entropies inside, `head_loss`, nats of each prediction of their
+    head; and of entropies on the device, the share `cut_inputs` of bytes whose document began
+    in another row; of a boundary head, `boundary_loss`, nats of each of its predictions, the
+    share `boundary_agreement` of those that are right, and `boundary_recall` of the starts
+    that it finds.
   """
   others = {}
   if "documents" in sums:
@@ -57,6 +58,8 @@ def summarise(sums: Mapping[str, float]) -> Numbers:
     others["boundary_loss"] = float(sums["boundary_nats"] / targets)
     others["boundary_agreement"] = float(sums["boundary_hits"] / targets)
     others["boundary_recall"] = float(sums["boundary_found"] / max(sums["boundary_starts"], 1))
+  if "latent_patches" in sums:
+    others["latent_patch_size"] = float(sums["inputs"] / max(sums["latent_patches"], 1))
   for name in ("slotless_inputs", "cut_inputs"):
     if name in sums:
       others[name] = float(sums[name] / max(sums["inputs"], 1))

@@ -1,12 +1,9 @@
 """The frequency n-gram tables of a run, which keeps a copy of them in its folder."""
 
 import os
-from collections.abc import Callable, Sequence
 
 from ml_collections import ConfigDict
 
-from blt_jax.data.pipeline import Batch
-from blt_jax.data.transforms import LookUpNgrams
 from blt_jax.entropy import frequent_ngrams
 from blt_jax.hashing import TABLE_OFFSET, NgramTable
 from blt_jax.parallel import distributed
@@ -76,15 +73,6 @@ def check(tables: Tables, model: ConfigDict, path: str) -> None:
       f"the tables in {path} want (n: rows) {rows}, {TABLE_OFFSET} ids that are no n-gram "
       "included."
     )
-
-
-def look_up(tables: Sequence[NgramTable], model: ConfigDict) -> Callable[[Batch], Batch]:
-  """What adds the ids that the model reads to a batch."""
-  return LookUpNgrams(tables, model.hash_document_masks) if tables else _keep_batch
-
-
-def _keep_batch(batch: Batch) -> Batch:
-  return batch
 
 
 def _path(workdir: str | os.PathLike) -> str:

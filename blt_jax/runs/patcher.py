@@ -209,11 +209,13 @@ def save_threshold(
 
   Args:
     workdir: folder of the model, or of the stored entropies.
-    rule: with its threshold.
+    rule: with its threshold, and those of coarser resolutions.
     measured: `target_bytes_per_patch`, and `largest_entropy` of the sample in nats, so that
       training can warn when its text is of another kind.
   """
   found = {name: getattr(rule, name) for name in ("threshold", *RULE)}
+  if rule.coarser:
+    found["coarser"] = rule.coarser
   Folder(workdir).write_json(THRESHOLD_FILE, found | measured)
 
 
@@ -229,15 +231,21 @@ def read_threshold(workdir: str | os.PathLike) -> dict[str, Any]:
   found, numbers = home.read_json(THRESHOLD_FILE), ("threshold", "threshold_add", *_MEASURED)
   for name in ("threshold", *found):
     value = found.get(name)
-    is_finite = patching.is_number(value) and value not in (np.inf, -np.inf)
-    is_right = is_finite if name in numbers else isinstance(value, bool)
-    is_open = value is None and name != "threshold"
-    if name in ("threshold", *RULE, *_MEASURED) and not (is_right or is_open):
+    if name == "coarser":
+      is_right = isinstance(value, list) and all(map(_is_finite, value))
+    else:
+      is_right = _is_finite(value) if name in numbers else isinstance(value, bool)
+    is_open = value is None and name not in ("threshold", "coarser")
+    if name in ("threshold", "coarser", *RULE, *_MEASURED) and not (is_right or is_open):
       raise ValueError(
         f"{home.path_of(THRESHOLD_FILE)} is damaged: its {name} is {value!r}; let python -m "
         "blt_jax.calibrate make it again."
       )
   return found
+
+
+def _is_finite(value: Any) -> bool:
+  return patching.is_number(value) and value not in (np.inf, -np.inf)
 
 
 def _find_calibration(rule: PatchingConfig, folders: Sequence[str]) -> dict[str, float]:

@@ -153,7 +153,7 @@ def make_program(config: ConfigDict, devices: Sequence[jax.Device] | None = None
     options=options,
     start=train_state.make_start(model, optimizer, placed, param_dtype),
     update=sharding.jit(step, mesh, **options),
-    add_up=sharding.jit(functools.partial(steps.sums, model), mesh),
+    add_up=sharding.jit(functools.partial(steps.sums, kinds.read_all(model)), mesh),
     teacher=teacher,
     entropies=entropies,
     head=head,
@@ -203,11 +203,13 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> steps.Batch:
     placed = sharding.batch_sharding(mesh, len(sizes))
     return jax.ShapeDtypeStruct(sizes, dtype, sharding=placed)
 
+  resolutions = settings.resolutions(config.model)
+  nested = (resolutions,) if resolutions else ()
   batch = {
     "tokens": array(shape.seq_len, jnp.int32),
     "targets": array(shape.seq_len, jnp.int32),
     "loss_mask": array(shape.seq_len, jnp.bool_),
-    "patch_lengths": array(shape.num_patches, jnp.int32),
+    "patch_lengths": array(shape.num_patches, jnp.int32, *nested),
   }
   if kinds.find_kind(config.model.kind).reads_pieces:
     batch["target_bytes"] = array(shape.seq_len, jnp.int32)

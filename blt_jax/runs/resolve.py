@@ -17,6 +17,7 @@ from blt_jax.data.reading.scored import Manifest
 from blt_jax.parallel import sharding
 from blt_jax.parallel.host_share import host_share
 from blt_jax.runs import (
+  bounds,
   corpus,
   distillation,
   entropy_digest,
@@ -39,17 +40,17 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
     A copy that nobody can write to, with `data.num_streams`, `data.num_patches`,
     `data.heldout_salt`, `data.template` (what its file holds), `model.ngram_vocab_sizes`, of
     pictures `data.picture_size` and with n-grams of pixels `model.picture_size`, of
-    the entropy scheme `patching.entropy_model`, its `entropy_digest` and `threshold`, and with
-    BPE pieces `patching.tokenizer` and its `tokenizer_digest`, of a distillation
-    `distillation.teacher_digest`. A run that goes on keeps what
-    was the default when it began.
+    the entropy scheme `patching.entropy_model`, its `entropy_digest`, `threshold` and, of a
+    mixture, `coarser`, and with BPE pieces `patching.tokenizer` and its `tokenizer_digest`, of
+    a distillation `distillation.teacher_digest`. A run that goes on keeps what was the default
+    when it began.
 
   Raises:
     FileNotFoundError: as `tokenizers.resolve` and `distillation.resolve`; or there is no
       template.
     ValueError: the run began with another split of its text; streams do not divide; a picture
-      has no room in a row; or as `resolve_patching`, `tokenizers.resolve` and
-      `distillation.resolve`.
+      has no room in a row; patches have other resolutions than the model; or as
+      `resolve_patching`, `tokenizers.resolve` and `distillation.resolve`.
   """
   whole = _copy(config)
   data, began_with = whole.data, folder.find_config(config.workdir)
@@ -66,19 +67,24 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   data.template = "" if template is None else template.to_json()
   _fit_ngram_tables(whole)
   if whole.patching.threshold is None:
-    whole.patching.threshold = _threshold_of_start(whole.patching, began_with)
+    whole.patching.update(_thresholds_of_start(whole.patching, began_with))
   distillation.resolve(whole, began_with)
   if tokenizers.needs_tokenizer(whole):
     path, digest = tokenizers.resolve(whole, began_with)
     whole.patching.update(tokenizer=path, tokenizer_digest=digest)
-  whole.patching = resolve_patching(whole.patching, corpus.stored_manifests(data))
+  resolutions = settings.resolutions(whole.model)
+  stored = corpus.stored_manifests(data)
+  whole.patching = resolve_patching(whole.patching, stored, resolutions)
+  bounds.check_resolutions(whole)
   whole.patching.entropy_digest = entropy_digest.resolve(
     whole.patching, began_with, whole.allow_changes
   )
   return settings.freeze(whole)
 
 
-def resolve_patching(section: ConfigDict, stored: Stored = ()) -> ConfigDict:
+def resolve_patching(
+  section: ConfigDict, stored: Stored = (), resolutions: int = 1
+) -> ConfigDict:
   """A copy of `config.patching` with the entropy model and the threshold of the text at hand.
 
   Where text brings entropies, the entropy model becomes what made them, and the threshold the
@@ -87,6 +93,7 @@ def resolve_patching(section: ConfigDict, stored: Stored = ()) -> ConfigDict:
   Args:
     section: `config.patching`; it stays as it is.
     stored: for each source of text its path, and what made its entropies or None.
+    resolutions: of a mixture, whose coarser thresholds are those found with the first one.
 
   Raises:
     ValueError: the text has no entropies and needs some, has some that would go unused, or
@@ -96,9 +103,9 @@ def resolve_patching(section: ConfigDict, stored: Stored = ()) -> ConfigDict:
   if section.scheme != "entropy":
     return section
   for path, manifest in stored:
-    _adopt(section, path, manifest)
+    _adopt(section, path, manifest, resolutions)
   if section.threshold is None and section.patch_size is None:
-    section.threshold = _find_threshold(section.entropy_model, section)
+    section.update(_find_thresholds(section.entropy_model, section, resolutions))
   return section
 
 
@@ -210,17 +217,20 @@ def _heldout_salt(config: ConfigDict, began_with: ConfigDict) -> str:
   return salt
 
 
-def _threshold_of_start(section: ConfigDict, began_with: ConfigDict) -> float | None:
-  """A run that goes on keeps its threshold, whatever calibration found since."""
+def _thresholds_of_start(section: ConfigDict, began_with: ConfigDict) -> dict[str, Any]:
+  """A run that goes on keeps its thresholds, whatever calibration found since."""
   before = began_with.get("patching", ConfigDict())
   names = "scheme", "patch_size", *RULE
   given, had = section.entropy_model, before.get("entropy_model")
   is_same = not given or (bool(had) and paths.absolute(given) == paths.absolute(had))
   is_same = is_same and all(before.get(name, "") == section[name] for name in names)
-  return before.get("threshold") if is_same else None
+  if not is_same:
+    return {}
+  coarser = section.coarser or tuple(before.get("coarser", ()))
+  return {"threshold": before.get("threshold"), "coarser": coarser}
 
 
-def _adopt(section: ConfigDict, path: str, manifest: Manifest | None) -> None:
+def _adopt(section: ConfigDict, path: str, manifest: Manifest | None, resolutions: int) -> None:
   """Takes what stands beside stored entropies."""
   if (manifest is not None) != (section.entropies == "stored"):
     way_out = (
@@ -237,12 +247,13 @@ def _adopt(section: ConfigDict, path: str, manifest: Manifest | None) -> None:
   check_reset(section, f"The entropies of {path} were made", manifest.reset_at_newline)
   section.entropy_model = section.entropy_model or manifest.model
   if section.threshold is None:
-    section.threshold = _find_threshold(path, section)
+    section.update(_find_thresholds(path, section, resolutions))
 
 
-def _find_threshold(path: str, section: ConfigDict) -> float | None:
-  """What calibration found for the rule and wrote into a folder; None if it did not."""
+def _find_thresholds(path: str, section: ConfigDict, resolutions: int) -> dict[str, Any]:
+  """What calibration found for the rule and wrote into a folder; nothing if it did not."""
   found = read_threshold(path) if path else {}
   if not found or any(found.get(name, False) != section[name] for name in RULE):
-    return None
-  return found["threshold"]
+    return {}
+  coarser = tuple(found.get("coarser", ())) if resolutions > 1 else ()
+  return {"threshold": found["threshold"], "coarser": section.coarser or coarser}

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from blt_jax import config as declared
 from blt_jax.cli.parsing import Parser, nearest
-from blt_jax.runs import settings_help
+from blt_jax.runs import bounds, settings_help
 
 _TYPES = {
   int: "a whole number",
@@ -176,5 +176,5 @@ def _check_tuples(settings: ConfigDict) -> None:
       raise ValueError(f"config.data.mixture names a source {name!r}; give it a word.")
   for name, value in settings_help.flatten(settings.to_dict()):
     is_free = f"config.{name}".startswith(_FREE)
-    if isinstance(value, tuple) and not is_free and not all(type(x) is int for x in value):
+    if isinstance(value, tuple) and not is_free and not bounds.holds_numbers(name, value):
       raise ValueError(f"config.{name} is {value}; it must hold whole numbers, such as (3,4).")

@@ -120,7 +120,7 @@ def _check_value(name: str, value: Any, kind: type, default: Any, path: str) -> 
   if not is_kind:
     raise ValueError(f"{path}: config.{name} is {value!r}; it must be of type {kind.__name__}.")
   bound = bounds.bound_of(name)
-  if isinstance(value, list | tuple) and not all(type(item) is int for item in value):
+  if isinstance(value, list | tuple) and not bounds.holds_numbers(name, value):
     raise ValueError(f"{path}: config.{name} is {value!r}; it must hold whole numbers.")
   if bound is not None and not bound.holds(value):
     raise ValueError(f"{path}: config.{name} is {value!r}; it must {bound}.")

@@ -8,7 +8,14 @@ from blt_jax import config as declared
 from blt_jax import kinds
 
 # Scheme -> what it reads of `config.patching`; what is not here needs no entropies.
-_RULES = ("threshold", "threshold_add", "monotonic", "cumulative", "reset_at_newline")
+_RULES = (
+  "threshold",
+  "coarser",
+  "threshold_add",
+  "monotonic",
+  "cumulative",
+  "reset_at_newline",
+)
 _READ = {
   "entropy": (
     *_RULES,
@@ -19,7 +26,7 @@ _READ = {
     "max_patch_length",
   ),
   "space": ("max_patch_length",),
-  "static": ("patch_size", "max_patch_length"),
+  "static": ("patch_size", "max_patch_length", "coarser"),
   "bpe": ("tokenizer", "tokenizer_digest", "max_patch_length", "delimiters"),
 }
 

@@ -75,8 +75,10 @@ def make(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
     _run("count_ngrams", f"--input={text.path}", f"--output={made.ngrams}", *_reading(text))
   for name in dict.fromkeys(plan.arms[arm].entropies for arm in configs):
     if name:
-      arms = {_threshold_file(arm): arm for arm in plan.arms.values() if arm.entropies == name}
-      _make_entropies(name, plan, text, made, arms)
+      own = [arm for arm in configs if plan.arms[arm].entropies == name]
+      found = [_thresholds(plan.arms[arm], configs[arm]) for arm in own]
+      wanted = {file: asked for files in found for file, asked in files.items()}
+      _make_entropies(name, plan, text, made, wanted)
 
 
 def make_tokenizers(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
@@ -112,8 +114,11 @@ def apply(config: ConfigDict, arm: Arm, plan: Plan, made: Made) -> None:
     return
   source = plan.entropies[arm.entropies]
   config.patching.entropy_model = made.entropies(arm.entropies)
-  noted = made.notes(arm.entropies).read_json(_threshold_file(arm))
-  config.patching.update(threshold=noted["threshold"], cumulative=arm.cumulative)
+  notes = made.notes(arm.entropies)
+  config.patching.threshold, *coarser = (
+    notes.read_json(file)["threshold"] for file in _thresholds(arm, config)
+  )
+  config.patching.update(coarser=tuple(coarser), cumulative=arm.cumulative)
   if config.patching.entropies == "device":  # which reads the text itself
     return
   config.patching.entropies = "table" if source.is_table else "model"
@@ -123,20 +128,21 @@ def apply(config: ConfigDict, arm: Arm, plan: Plan, made: Made) -> None:
     config.data.heldout_path = made.scored(arm.entropies, "heldout")
 
 
-def lacks_entropies(arm: Arm, made: Made) -> bool:
-  """Whether the entropies of an arm have still to be made."""
+def lacks_entropies(arm: Arm, config: ConfigDict, made: Made) -> bool:
+  """Whether the entropies of an arm, or thresholds for its settings, have still to be made."""
   if not arm.entropies:
     return False
-  return not made.notes(arm.entropies).exists(_threshold_file(arm))
+  notes = made.notes(arm.entropies)
+  return not all(map(notes.exists, _thresholds(arm, config)))
 
 
 # --- Entropies
 
 
 def _make_entropies(
-  name: str, plan: Plan, text: ConfigDict, made: Made, arms: Mapping[str, Arm]
+  name: str, plan: Plan, text: ConfigDict, made: Made, thresholds: Mapping[str, list[str]]
 ) -> None:
-  """Makes entropies, and for arms the thresholds whose files are named."""
+  """Makes entropies and thresholds: name of a file -> what calibration is asked."""
   source, model = plan.entropies[name], made.entropies(name)
   if source.is_table:
     if not Folder(model).sizes():
@@ -146,11 +152,9 @@ def _make_entropies(
     _train(source, plan, model)
   if source.stored:
     _store(name, text, made)
-  for file, arm in sorted(arms.items()):
+  for file, asked in sorted(thresholds.items()):
     if not made.notes(name).exists(file):
-      rule = ["--cumulative"] if arm.cumulative else []
-      size = f"--target_bytes_per_patch={arm.bytes_per_patch}"
-      _run("calibrate", f"--run={model}", size, *rule)
+      _run("calibrate", f"--run={model}", *asked)
       made.notes(name).make()
       made.notes(name).write_json(file, read_threshold(model))
 
@@ -184,9 +188,14 @@ def _store(name: str, text: ConfigDict, made: Made) -> None:
       made.notes(name).write_json(note, {"text": path})
 
 
-def _threshold_file(arm: Arm) -> str:
-  rule = "_cumulative" if arm.cumulative else ""
-  return f"threshold_{arm.bytes_per_patch:g}{rule}.json"
+def _thresholds(arm: Arm, config: ConfigDict) -> dict[str, list[str]]:
+  """Files of the thresholds of an arm, the finest first, and what calibration is asked."""
+  rule, suffix = (["--cumulative"], "_cumulative") if arm.cumulative else ([], "")
+  sizes = [arm.bytes_per_patch, *config.model.get("patch_sizes", ())[1:]]
+  return {
+    f"threshold_{size:g}{suffix}.json": [f"--target_bytes_per_patch={size}", *rule]
+    for size in sizes
+  }
 
 
 def _of_text(settings: Mapping[str, object]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import operator
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ def measure_all(study: Study) -> tuple[dict[str, Measured], list[str]]:
     kept = study.find_measured(name)
     if kept is None:
       logging.info("Measuring %s.", name)
-      is_stand_in = made.lacks_entropies(study.plan.arms[name], study.made)
+      is_stand_in = made.lacks_entropies(study.plan.arms[name], study.configs[name], study.made)
       config = _stand_in(study, name) if is_stand_in else study.ready_config(name)
       kept = measure(study, name, config, size.heldout)
       if is_stand_in:
@@ -77,6 +78,10 @@ def _stand_in(study: Study, name: str) -> ConfigDict:
   config = study.configs[name].copy_and_resolve_references()
   size = study.plan.arms[name].bytes_per_patch
   config.patching.update(scheme="static", patch_size=size, entropy_model="")
+  sizes = config.model.get("patch_sizes", ())
+  steps = (max(round(coarse / fine), 2) for fine, coarse in itertools.pairwise(sizes))
+  multiples = itertools.accumulate(steps, operator.mul)
+  config.patching.coarser = tuple(size * multiple for multiple in multiples)
   if "entropy_state_dim" in config.model:
     config.model.entropy_state_dim = 0  # of a model that is not there
   return config

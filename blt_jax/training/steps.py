@@ -33,7 +33,7 @@ def predict(
   Args:
     model: the module.
     params: its parameters.
-    batch: arrays [B, S] by name, and patch lengths [B, P].
+    batch: arrays [B, S] by name, and patch lengths [B, P] or [R, B, P].
     scalars: `TrainState.extra`, float32 []; None for those of the model's config. Or what else
       its method `forward` takes by name, such as the parameters of an entropy model.
   """
@@ -86,7 +86,7 @@ def score_logits(
   counts |= (_count_pieces if "target_bytes" in batch else _count_patches)(batch, mask, read)
   counts |= {
     "byte_slots": jnp.ones_like(mask),
-    "patch_slots": jnp.ones_like(batch["patch_lengths"]),
+    "patch_slots": jnp.ones_like(_finest(batch)),
   }
   if extras.loss_mask is not None:
     counts["dropped_targets"] = wanted & ~mask
@@ -124,7 +124,7 @@ def score(
 def _count_patches(batch: Batch, mask: jax.Array, read: jax.Array) -> Metrics:
   """Arrays to be summed, of a batch whose ids are bytes."""
   is_input = batch["tokens"] != tokenizer.BOE_ID
-  lengths = batch["patch_lengths"]
+  lengths = _finest(batch)
   starts = jnp.cumsum(lengths, axis=1) - lengths
   is_patch = (lengths > 0) & (starts < is_input.sum(axis=1, keepdims=True))
   is_byte = batch["targets"] >= tokenizer.OFFSET
@@ -135,6 +135,12 @@ def _count_patches(batch: Batch, mask: jax.Array, read: jax.Array) -> Metrics:
     "patches": is_patch,
     "one_byte_patches": is_patch & (lengths == 1),
   }
+
+
+def _finest(batch: Batch) -> jax.Array:
+  """Patch lengths [B, P], of several resolutions [R, B, P] the finest."""
+  lengths = batch["patch_lengths"]
+  return lengths if lengths.ndim == 2 else lengths[0]
 
 
 def _count_pieces(batch: Batch, mask: jax.Array, read: jax.Array) -> Metrics:

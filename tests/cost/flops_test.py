@@ -22,6 +22,7 @@ from blt_jax.models.config import (
 )
 from blt_jax.models.end_to_end import EndToEndConfig
 from blt_jax.models.megabyte import MegaByteConfig
+from blt_jax.models.mixture import MixtureConfig
 from blt_jax.models.spacebyte import SpaceByteConfig
 
 # Forward FLOPs per byte at 4.5 bytes per patch and contexts of 8,192 bytes. In millions,
@@ -165,6 +166,12 @@ def _one_layer_each(kind):
     "spacebyte": (
       SpaceByteConfig(dataclasses.replace(near, num_layers=2), wide, num_patches=32), 128, 0
     ),
+    "mixture": (
+      MixtureConfig(
+        near, wide, near, cross, everywhere, num_patches=16, finer_attention=True,
+        read_finer=True,
+      ), 128, 32,
+    ),
     "end_to_end": (
       EndToEndConfig(near, wide, near, cross, everywhere, predictor=near, num_patches=32),
       128, 0,
@@ -173,13 +180,15 @@ def _one_layer_each(kind):
 
 
 @pytest.mark.parametrize(
-  "kind", ["blt", "byte_lm", "bpe_lm", "megabyte", "spacebyte", "end_to_end"]
+  "kind", ["blt", "byte_lm", "bpe_lm", "megabyte", "spacebyte", "end_to_end", "mixture"]
 )
 def test_model_flops_are_what_xla_counts(kind):
   """In the forward pass, and with gradients; norms, softmax, activations are in its count."""
   config, seq_len, num_patches = _one_layer_each(kind)
   model = kinds.build_model(config)
   shapes = [(1, seq_len)] + [(1, num_patches)] * (num_patches > 0)
+  if kind == "mixture":
+    shapes[1] = (2, *shapes[1])
   inputs = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes]
 
   def loss(params, *inputs):

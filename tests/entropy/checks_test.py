@@ -42,16 +42,21 @@ def test_settings_have_numbers(value):
 @pytest.mark.parametrize("value", [*NO_NUMBERS, None, float("inf")])
 def test_thresholds_of_calibration_are_numbers(tmp_path, value):
   section = config.get_config("blt").patching
-  patcher.save_threshold(tmp_path, PatchingConfig(threshold=2.0), largest_entropy=None)
-  assert resolve._find_threshold(str(tmp_path), section) == 2.0
+  rule = PatchingConfig(threshold=2.0, coarser=(3.0,))
+  patcher.save_threshold(tmp_path, rule, largest_entropy=None)
+  want = {"threshold": 2.0, "coarser": (3.0,)}
+  assert resolve._find_thresholds(str(tmp_path), section, 2) == want
   path = tmp_path / patcher.THRESHOLD_FILE
   fields = json.loads(path.read_text())
   path.write_text(json.dumps(fields | {"threshold": value}))
   with pytest.raises(ValueError, match=f"{path} is damaged"):
-    resolve._find_threshold(str(tmp_path), section)
+    resolve._find_thresholds(str(tmp_path), section, 2)
+  path.write_text(json.dumps(fields | {"coarser": [value]}))
+  with pytest.raises(ValueError, match=f"{path} is damaged"):
+    resolve._find_thresholds(str(tmp_path), section, 2)
   path.write_text(json.dumps({k: v for k, v in fields.items() if k != "threshold"}))
   with pytest.raises(ValueError, match=f"{path} is damaged: its threshold is None"):
-    resolve._find_threshold(str(tmp_path), section)
+    resolve._find_thresholds(str(tmp_path), section, 2)
 
 
 @pytest.mark.parametrize("make", [np.array, jnp.array])

@@ -39,6 +39,7 @@ ALL_KINDS = os.environ.get("BLT_JAX_ALL_KINDS")  # set: all, which take minutes
 CASES = [  # kind of model, and scheme of patching
   ("blt", "entropy"), ("bpe_lm", "byte"), ("blt", "static"), ("blt", "space"),
   ("blt", "byte"), ("byte_lm", "byte"), ("megabyte", "byte"), ("spacebyte", "byte"),
+  ("mixture", "static"),
 ]  # fmt: skip
 
 
@@ -60,6 +61,9 @@ def _config(kind, home, scheme="byte", **changes):
   config.mesh.update(MESH)
   if scheme == "static":
     config.patching.patch_size = 3
+  if kind == "mixture":
+    config.patching.coarser = (6.0,)
+    config.model.update(num_patches=8, finer_attention=True, read_finer=True)
   if kind == "megabyte":
     config.model.max_patches = 64
   if kind == "bpe_lm":
@@ -99,7 +103,7 @@ def test_answers_are_those_of_the_scorer(kind, scheme, home, monkeypatch, caplog
   # By a reader, text by text.
   loaded = patcher.load_patcher(config.patching)
   reader, options = kinds.kind_of(made.model.config).reader, {}
-  if kind == "blt":
+  if kind in ("blt", "mixture"):
     options = dict(entropy_model=loaded.entropy_model, patching=loaded.config)
   model = reader(made.model, params, **options)
   if loaded.pieces is not None:

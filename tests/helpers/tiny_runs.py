@@ -19,7 +19,7 @@ def tiny_config(kind: str, **settings_of_run) -> ConfigDict:
   """A run of tiny models in float32, which logs every step."""
   config = settings.get_config(kind)
   tiny = dict(dim=16, num_layers=1, num_heads=2, window=8, mlp_multiple_of=8)
-  if kind in ("blt", "end_to_end"):
+  if kind in ("blt", "end_to_end", "mixture"):
     for stack in (config.model.encoder, config.model.latent, config.model.decoder):
       stack.update(tiny)
     config.model.latent.update(dim=32, window=None)

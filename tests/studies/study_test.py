@@ -226,7 +226,8 @@ def test_what_arms_need_is_made_once(home, monkeypatch):
     told.append((name, arguments))
     options = dict(a.removeprefix("--").partition("=")[::2] for a in arguments)
     if name == "calibrate":
-      fields = {"threshold": 9.0 if "cumulative" in options else 1.5, "monotonic": False}
+      size = float(options["target_bytes_per_patch"])
+      fields = {"threshold": 9.0 if "cumulative" in options else size / 3, "monotonic": False}
       pathlib.Path(options["run"]).mkdir(parents=True, exist_ok=True)
       pathlib.Path(options["run"], "threshold.json").write_text(json.dumps(fields))
     return json.dumps({"bytes_per_piece": 4.0})
@@ -237,19 +238,21 @@ def test_what_arms_need_is_made_once(home, monkeypatch):
     "blt": plan.Arm("m:blt", entropies="counts", bytes_per_patch=4.5),
     "sums": plan.Arm("m:blt", entropies="counts", bytes_per_patch=4.5, cumulative=True),
     "bpe": plan.Arm("m:bpe_lm", ngrams=True),
+    "mixture": plan.Arm("m:mixture", entropies="counts", bytes_per_patch=4.5),
   }
   whole = plan.Plan(arms, {1e9: 1}, (1e-3,), "blt", entropies={"counts": source})
-  configs = {name: tiny_config("blt") for name in ("blt", "sums")}
-  configs["bpe"] = tiny_config("bpe_lm")
+  configs = {n: tiny_config(arm.config.removeprefix("m:")) for n, arm in arms.items()}
   place = made.Made(str(home / "made"))
   made.make(whole, configs, place)
-  names = ["train_tokenizer", "count_ngrams", "train_table", "calibrate", "calibrate"]
+  names = ["train_tokenizer", "count_ngrams", "train_table", *["calibrate"] * 3]
   assert [name for name, _ in told] == names
   for name, arm in arms.items():
     made.apply(configs[name], arm, whole, place)
   assert configs["blt"].patching.threshold == 1.5 and not configs["blt"].patching.cumulative
   assert configs["sums"].patching.threshold == 9.0 and configs["sums"].patching.cumulative
   assert configs["blt"].patching.entropies == "table"
+  found = [(c.patching.threshold, c.patching.coarser) for c in configs.values()]
+  assert found == [(1.5, ()), (9.0, ()), (None, ()), (1.5, (3.0,))]  # 4.5 and 9 bytes
   device = tiny_config("blt")
   device.patching.entropies = "device"
   made.apply(device, arms["blt"], whole, place)

@@ -23,6 +23,7 @@ class Piece:
     second: bytes of the second patch.
     last: bytes of the last patch, which may be the second.
     mask: bool [k], the ids that are to be learned; None for all.
+    levels: of the patches, where there are several resolutions; else None.
   """
 
   tokens: np.ndarray
@@ -30,6 +31,7 @@ class Piece:
   second: int
   last: int
   mask: np.ndarray | None = None
+  levels: np.ndarray | None = None
 
 
 class OpenDocument:
@@ -50,8 +52,9 @@ class OpenDocument:
   """
 
   __slots__ = (
-    "_ends", "_lengths", "_mask", "_next", "_tokens", "_window", "digest", "done", "due",
-    "index", "left", "mark", "pace", "patch_size", "patches_left", "reader_state", "size",
+    "_ends", "_lengths", "_levels", "_mask", "_next", "_tokens", "_window", "digest", "done",
+    "due", "index", "left", "mark", "pace", "patch_size", "patches_left", "reader_state",
+    "size",
   )  # fmt: skip
 
   def __init__(
@@ -59,13 +62,13 @@ class OpenDocument:
   ):
     """Takes `tokens` int [n] and `patch_lengths`, which are positive and sum to n.
 
-    There may be a `loss_mask` bool [n] as well.
+    There may be a `loss_mask` bool [n] and `patch_levels`, of each patch, as well.
 
     Raises:
       ValueError: they are not, or n < 2.
     """
     self._tokens, self._lengths = document["tokens"], document["patch_lengths"]
-    self._mask = document.get("loss_mask")
+    self._mask, self._levels = document.get("loss_mask"), document.get("patch_levels")
     self._ends = self._lengths.cumsum(dtype=np.int64)
     self.size = len(self._tokens)
     self.index, self.reader_state, self._window = index, reader_state, window
@@ -75,6 +78,8 @@ class OpenDocument:
     if self._lengths[0] > 1:
       self._lengths = np.concatenate([[1, self._lengths[0] - 1], self._lengths[1:]])
       self._ends = np.concatenate([[1], self._ends])
+      if self._levels is not None:
+        self._levels = np.concatenate([self._levels[:1], self._levels])
     self._go_on_from(0, 1)
 
   def _check(self) -> None:
@@ -142,12 +147,20 @@ class OpenDocument:
       min(self._ends.item(first), stop) - start - 1,
       stop - max(self._ends.item(after - 1), start + 1),
       None if self._mask is None else self._mask[start:stop],
+      None if self._levels is None else _levels_of(self._levels, first, after),
     )
     if stop == self.size:
       self.left = 0
     else:
       self._go_on_from(stop - 1, after + (self._ends.item(after) == stop))
     return piece
+
+
+def _levels_of(levels: np.ndarray, first: int, after: int) -> np.ndarray:
+  """Those of a piece, whose first two patches start some at every resolution."""
+  own = levels[first - 1 : after + 1].copy()
+  own[:2] = levels[0]  # as the first of the document does
+  return own
 
 
 def _digest(tokens: np.ndarray) -> int:

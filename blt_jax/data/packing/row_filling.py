@@ -12,9 +12,9 @@ Rows = dict[str, np.ndarray]
 _MAX_NAMED = 64  # documents of a row that are named
 
 
-def empty_rows(count: int, seq_len: int, num_patches: int) -> Rows:
+def empty_rows(count: int, seq_len: int, num_patches: int, is_nested: bool = False) -> Rows:
   """Rows to fill: int32 zeros and all the loss; see `rows.PackRows`."""
-  return {
+  rows = {
     "tokens": np.zeros((count, seq_len), np.int32),
     "targets": np.zeros((count, seq_len), np.int32),
     "loss_mask": np.ones((count, seq_len), bool),
@@ -22,6 +22,9 @@ def empty_rows(count: int, seq_len: int, num_patches: int) -> Rows:
     "documents": np.zeros((count, min(num_patches // 2, _MAX_NAMED)), np.int32),
     "open_documents": np.zeros((count, 1), np.int32),
   }
+  if is_nested:
+    rows["patch_levels"] = np.zeros((count, num_patches), np.uint8)
+  return rows
 
 
 class RowFiller:
@@ -31,7 +34,8 @@ class RowFiller:
     """Takes the pool, arrays of a row of `empty_rows`, and what divides starts of pieces."""
     self._pool, self._multiple = pool, multiple
     self._tokens, self._targets, self._loss_mask, self._lengths = row[:4]
-    self._names, self._num_open = row[4:]
+    self._names, self._num_open = row[4:6]
+    self._levels = row[6] if len(row) > 6 else None  # of several resolutions
     self._pieces = 0
     self._seq_len, self._num_patches = len(self._tokens), len(self._lengths)
     self._positions, self._patches = self._seq_len + 1, self._num_patches  # still free
@@ -155,6 +159,8 @@ class RowFiller:
     lengths[slot] = 1
     lengths[slot + 1] = piece.second
     lengths[end - 1] = piece.last + padding
+    if self._levels is not None:
+      self._levels[slot:end] = piece.levels
 
   def close(self) -> None:
     """Makes the free positions part of the last patch, without loss."""

@@ -27,7 +27,8 @@ class PackRows(grain.IterDataset):
   Documents are dicts with `tokens` int [n] (BOS first, EOS last) and `patch_lengths`,
   which sum to n, and may have a `loss_mask` bool [n], the ids to learn. A row holds `tokens`
   and `targets` int32 [S], `loss_mask` bool [S] and `patch_lengths` int32 [P], as the model
-  takes them: they sum to S + 1 and the first is 1.
+  takes them: they sum to S + 1 and the first is 1. Of several resolutions documents and rows
+  have `patch_levels` uint8 as well, [P] in rows; see `patching.levels_of`.
   Elements are rows, or batches of them; the last batch is filled with rows without loss.
   Rows also tell where they come from: `documents` int32 [D], a number of the text of the
   document of each piece, the first 64 of them at most, 0 where there are fewer; and
@@ -61,6 +62,7 @@ class PackRows(grain.IterDataset):
     row_multiple: int = 1,
     is_slow: bool = False,
     keep_whole: bool = False,
+    is_nested: bool = False,
   ):
     """Takes the documents, S and P.
 
@@ -81,6 +83,7 @@ class PackRows(grain.IterDataset):
       is_slow: whether documents take long to patch; then fewer are open by default, and the
         first batch does not wait for all of them.
       keep_whole: whether only documents are cut that are longer than a row, which is said.
+      is_nested: whether patches have several resolutions.
 
     Raises:
       ValueError: S or P is too small for any row, or S no multiple, a batch has no row, or no
@@ -107,7 +110,7 @@ class PackRows(grain.IterDataset):
     self._documents = documents
     self._options = (
       seq_len, num_patches, pool_size, pool_bytes, batch_size, patch, row_multiple, is_slow,
-      keep_whole,
+      keep_whole, is_nested,
     )  # fmt: skip
 
   def __iter__(self) -> "_PackIterator":
@@ -134,13 +137,14 @@ class _PackIterator(grain.DatasetIterator):
     row_multiple: int,
     is_slow: bool,
     keep_whole: bool,
+    is_nested: bool,
   ):
     super().__init__(documents)
     self._documents = documents
     self._seq_len, self._num_patches = seq_len, num_patches
     self._pool_size, self._pool_bytes, self._batch_size = pool_size, pool_bytes, batch_size
     self._patch, self._row_multiple, self._is_slow = patch, row_multiple, is_slow
-    self._keep_whole, self._num_long = keep_whole, 0
+    self._keep_whole, self._num_long, self._is_nested = keep_whole, 0, is_nested
     self._pool = self._empty_pool()
     self._read = 0  # documents
     self._row = 0  # rows made
@@ -155,7 +159,7 @@ class _PackIterator(grain.DatasetIterator):
     return self._fill_rows(self._batch_size)
 
   def _fill_rows(self, count: int) -> Rows:
-    rows = empty_rows(count, self._seq_len, self._num_patches)
+    rows = empty_rows(count, self._seq_len, self._num_patches, self._is_nested)
     for arrays in zip(*rows.values(), strict=True):
       row = RowFiller(self._pool, arrays, self._row_multiple)
       while row.has_room and self._fill_pool() and self._add(row):
