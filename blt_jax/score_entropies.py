@@ -137,7 +137,9 @@ def _of_blt(args: argparse.Namespace, step: int) -> tuple[Made, Scorer]:
 
 def _check_unused(args: argparse.Namespace, owner: str, names: Sequence[str]) -> None:
   """Raises ValueError where a flag is given that goes with another kind of model."""
-  if given := [name for name in names if getattr(args, name) not in (None, False)]:
+  values = {name: getattr(args, name) for name in names}  # 0 is a value that was given
+  given = [name for name, value in values.items() if value is not None and value is not False]
+  if given:
     raise ValueError(f"--{given[0]} is of {owner}, and {args.model} is none; leave it out.")
 
 

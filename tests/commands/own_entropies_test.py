@@ -136,6 +136,7 @@ def test_a_round_of_training_on_own_entropies(home, scores, capsys):
   ("kind", "flags", "message"),
   [
     ("byte_lm", ["--entropy_model=own"], "--entropy_model is of a BLT, and .* is none"),
+    ("byte_lm", ["--threshold=0"], "--threshold is of a BLT, and .* is none"),
     (
       "blt",
       ["--reset_at_newline"],

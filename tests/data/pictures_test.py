@@ -88,6 +88,17 @@ def test_other_arrays_are_errors(array, words, tmp_path):
     sources.open_source(str(tmp_path), OPTIONS)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"PK\x05\x06" + bytes(18)])
+def test_files_that_are_no_arrays_are_errors_or_left_out(content, tmp_path):
+  """Nothing, and ZIP files, as .npz are: damaged, and whole."""
+  Image.fromarray(random_picture(0)).save(tmp_path / "b.png")
+  (tmp_path / "a.npy").write_bytes(content)
+  with pytest.raises(ValueError, match=r"a\.npy.*: cannot be read"):
+    sources.read_documents(str(tmp_path), OPTIONS)
+  skipping = SourceOptions(pictures=(), on_error="skip")
+  assert sources.read_documents(str(tmp_path), skipping) == [random_picture(0).tobytes()]
+
+
 def test_what_is_no_picture_is_an_error(tmp_path):
   (tmp_path / "notes.txt").write_text("text")
   with pytest.raises(ValueError, match="holds no pictures: give PNG or JPEG files"):

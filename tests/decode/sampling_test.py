@@ -1,5 +1,6 @@
 """Draws, and what may be drawn."""
 
+import dataclasses
 import functools
 import math
 
@@ -94,6 +95,14 @@ def test_bytes_that_break_utf8_are_never_drawn():
   np.testing.assert_allclose([first, *rest], [2 / 3, 0, 1 / 3, 0], atol=0.03)
 
 
+def test_the_end_can_be_ruled_out():
+  """The end is the likeliest of four ids, also before a filter keeps one of them."""
+  ids = [tokenizer.EOS_ID, 64, 74, 84]
+  want = [0, 3 / 6, 2 / 6, 1 / 6]
+  np.testing.assert_allclose(_shares(ids=ids, bytes_only=True), want, atol=0.03)
+  assert _shares(ids=ids, bytes_only=True, top_k=1) == [0, 1, 0, 0]
+
+
 @pytest.mark.parametrize("room", [1, 2, 3, 4])
 def test_no_character_begins_that_would_be_cut(room):
   """First bytes of characters of one to four bytes, as many as fit equally likely."""
@@ -118,6 +127,7 @@ def test_room_for_every_first_byte():
 def test_only_what_options_ask_for_is_computed():
   assert Sampling().parts == frozenset()
   options = Sampling(temperature=1.0, repetition_penalty=2.0, min_p=0.1, valid_utf8=True)
+  options = dataclasses.replace(options, bytes_only=True)
   assert options.parts == sampling.ALL_PARTS
 
 

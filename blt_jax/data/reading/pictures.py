@@ -188,7 +188,7 @@ def _load_array(path: str) -> np.ndarray:
         values = np.loadtxt(lines, delimiter=",")[:, :-1]
       pixels = np.round(values * (255 / most)).astype(np.uint8)
       return pixels.reshape(-1, height, height, 1)
-  array = np.load(files.copy_here(path), mmap_mode="r", allow_pickle=False)
+  array = np.lib.format.open_memmap(files.copy_here(path), mode="r")  # no .npz, no pickles
   if array.dtype != np.uint8 or array.ndim not in (3, 4) or not math.prod(array.shape):
     raise BadInputError(
       "an array that is not of pictures",
