@@ -254,7 +254,7 @@ def own_patched(config: Any) -> Callable[..., nn.Module]:
   """`Kind.own_patched` of a model's config.
 
   Raises:
-    ValueError: its kind has none.
+    ValueError: its kind has none, or it reads the states of an entropy model.
   """
   kind = kind_of(config)
   if kind.own_patched is None:
@@ -263,6 +263,11 @@ def own_patched(config: Any) -> Callable[..., nn.Module]:
     raise ValueError(
       f"--entropy_model=own is of a {able}, and the run's model is a {name}: leave it out, or "
       "give an entropy model."
+    )
+  if config.entropy_state_dim:
+    raise ValueError(
+      "--entropy_model=own leaves the entropy model out, and the run's model reads its states "
+      "(entropy_state_dim): leave it out."
     )
   return kind.own_patched
 

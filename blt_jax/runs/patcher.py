@@ -141,6 +141,8 @@ def _by_itself(section: ConfigDict) -> Patcher:
   rule = config.make_patching_config(section)
   if section.entropies == "own":
     own_entropies.check(rule)
+  else:  # nothing else of the rule counts for a head
+    rule = PatchingConfig("byte", max_patch_length=rule.max_patch_length)
   return Patcher(rule, on_device=True, patched_by=section.entropies)
 
 

@@ -104,6 +104,7 @@ def test_a_run_with_a_boundary_head(home, capsys):
   found = json.loads(capsys.readouterr().out)
   assert found["bytes"] == (text / "file_0.py").stat().st_size
   assert 0 < found["bpb"] < 9 and found["entropy_model"] == "head"
+  assert found["threshold"] is None  # the head has none
   with pytest.raises(ValueError, match="scored holds stored entropies, and .* on the device"):
     evaluate.main([*flags, f"--data={home / 'scored'}"])
   with pytest.raises(ValueError, match="patches by its boundary head, so .* do nothing"):

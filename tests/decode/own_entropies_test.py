@@ -12,7 +12,7 @@ from forward import TINY, logits_of, pad_lengths
 from golden_cases import FLOAT32
 from uncached import random_params
 
-from blt_jax import patching, tokenizer
+from blt_jax import kinds, patching, tokenizer
 from blt_jax.decode.language_model import from_blt
 from blt_jax.decode.own_entropies import OwnPatchedBLT, check
 from blt_jax.models.blt import BLT
@@ -194,3 +194,11 @@ def test_gradients_flow_from_the_past_and_only_from_there():
 def test_rules_that_own_entropies_cannot_follow(rule, message):
   with pytest.raises(ValueError, match=message):
     check(rule)
+
+
+def test_models_that_need_an_entropy_model_cannot_go_without():
+  assert kinds.own_patched(CONFIG) is OwnPatchedBLT
+  with pytest.raises(ValueError, match="reads its states"):
+    kinds.own_patched(dataclasses.replace(CONFIG, entropy_state_dim=8))
+  with pytest.raises(ValueError, match="own is of a blt, .* model is a megabyte"):
+    kinds.own_patched(kinds.KINDS["megabyte"].tiny())
