@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import causality
 import chex
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,6 @@ from blt_jax.patching import PatchingConfig
 
 SEQ_LEN, CHUNK = 24, 5  # bytes of a row, and rows that pieces are read of
 BOS, EOS, PAD = tokenizer.BOS_ID, tokenizer.EOS_ID, tokenizer.BOE_ID
-AT = np.arange(SEQ_LEN)
-IS_LATER = AT[:, None] < AT  # [row, position]: after the row's own position
 UNROLLED = {  # compiles faster
   name: dataclasses.replace(getattr(TINY, name), unroll=True)
   for name in ("encoder", "latent", "decoder")
@@ -47,11 +46,7 @@ def _run(rule, params, ids):
   return model.apply({"params": params}, ids, SLOTS, method="forward")
 
 
-def _text(seed, rows=SEQ_LEN):
-  """Ids [S, S] of a document in each row, `rows` of them different."""
-  ids = np.random.default_rng(seed).integers(4, 260, (rows, SEQ_LEN)).astype(np.int32)
-  ids[:, 0] = BOS
-  return np.resize(ids, (SEQ_LEN, SEQ_LEN))
+_text = functools.partial(causality.text, size=SEQ_LEN)
 
 
 def _documents():
@@ -152,20 +147,17 @@ def test_reads_as_the_full_forward():
 
 def test_later_bytes_change_nothing_before_them():
   """Though they make other patches there."""
-  ids = _text(1, rows=1)
-  found, made = _run(RULE, _params(), np.where(IS_LATER, _text(2), ids))
-  want, own = _run(RULE, _params(), ids)
-  assert (made.patch_lengths != own.patch_lengths).any()
-  assert 4 < (own.patch_lengths[0] > 0).sum() < SEQ_LEN - 4
-  difference = abs(found - want).max(axis=-1)
-  assert difference[IS_LATER].max() > 1e-2
-  assert difference[~IS_LATER].max() <= 1e-5
+
+  def run(ids):
+    logits, extras = _run(RULE, _params(), ids)
+    return logits, extras.patch_lengths
+
+  assert causality.changes(run, SEQ_LEN) <= 1e-5
 
 
 def test_gradients_flow_from_the_past_and_only_from_there():
   """With respect to embeddings: rows of tables, as every id of the row is another one."""
-  ids = np.random.default_rng(3).permutation(np.arange(4, 260))[:SEQ_LEN].astype(np.int32)
-  model = OwnPatchedBLT(CONFIG, rule=RULE)
+  ids, model = causality.other_ids(SEQ_LEN), OwnPatchedBLT(CONFIG, rule=RULE)
 
   @jax.jit
   @jax.grad
@@ -173,11 +165,10 @@ def test_gradients_flow_from_the_past_and_only_from_there():
     logits, _ = model.apply({"params": params}, ids[None], SLOTS[:1], method="forward")
     return (logits[0, position] * jnp.cos(jnp.arange(260))).sum()
 
-  for position in (0, 5, 12, SEQ_LEN - 2):
-    gradients = gradients_of(_params(), position)
-    found = abs(gradients["embedder"]["bytes"]["embedding"][ids]).sum(axis=-1)
-    assert (found[position + 1 :] == 0).all(), position
-    assert (found[: position + 1] > 0).all(), position
+  def find(position):
+    yield gradients_of(_params(), position)["embedder"]["bytes"]["embedding"][ids]
+
+  causality.check_gradients(find, SEQ_LEN)
 
 
 # --- Bad input
