@@ -7,7 +7,7 @@
   python -m blt_jax.generate --run=runs/pictures/digits --picture=digits --png=completed.png
 
 A line of the input, blank ones aside, is an object with `prompt`, any of the options from
---max_bytes to --bytes_only for this line alone, and other fields, such as an id, which its
+--max_bytes to --ignore_eos for this line alone, and other fields, such as an id, which its
 lines of the output have too. Those are one for each sample, in order, with `prompt`, `text`,
 `finish` ("end", "stop", "length", "patches" or "error"), `bytes`, `log_prob` in nats; `seed`
 where there are several samples; `bytes_hex` where the bytes are not UTF-8, so that `text` does
@@ -51,7 +51,7 @@ from blt_jax.storage.journal import Journal
 
 # What nobody would read with --picture.
 _OF_TEXT = (
-  "bytes_only", "chat", "max_bytes", "max_length", "no_stream", "show_patches", "stop",
+  "chat", "ignore_eos", "max_bytes", "max_length", "no_stream", "show_patches", "stop",
   "truncate", "valid_utf8",
 )  # fmt: skip
 _OPTIONS = [field for field in dataclasses.fields(Sampling) if field.type in (int, float)]
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> str | int:
   options = Sampling(
     stop=[*map(os.fsencode, args.stop), *ends],
     valid_utf8=args.valid_utf8,
-    bytes_only=args.bytes_only,
+    ignore_eos=args.ignore_eos,
     **{field.name: getattr(args, field.name) for field in _OPTIONS},
   )
   if bool(args.input) != bool(args.output):
@@ -133,7 +133,7 @@ def _complete(args: argparse.Namespace, samples: list[Sampling]) -> str | int:
   half, missing = pictures.split(picture)
   args.max_length = picture.size + 1
   samples = [
-    dataclasses.replace(sample, max_bytes=missing, bytes_only=True) for sample in samples
+    dataclasses.replace(sample, max_bytes=missing, ignore_eos=True) for sample in samples
   ]
   shown = [picture]
   for result in _generator(args).generate([half] * len(samples), samples):
@@ -231,7 +231,7 @@ def _add_sampling(parser: Parser) -> None:
   )
   parser.add_argument("--valid_utf8", action="store_true", help="write well-formed UTF-8 only")
   parser.add_argument(
-    "--bytes_only", action="store_true", help="do not end before --max_bytes are written"
+    "--ignore_eos", action="store_true", help="do not end before --max_bytes are written"
   )
 
 

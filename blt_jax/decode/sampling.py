@@ -13,7 +13,7 @@ from blt_jax import tokenizer
 from blt_jax.decode import utf8
 
 _COLDEST = 1e-30  # temperatures below overflow float32 logits: the likeliest byte it is
-ALL_PARTS = frozenset(("seen", "utf8", "bytes", "temperature", "filters"))
+ALL_PARTS = frozenset(("seen", "utf8", "eos", "temperature", "filters"))
 
 
 def _option(
@@ -78,7 +78,7 @@ class Sampling:
     "never a byte that cannot go on well-formed UTF-8, nor one that begins a character "
     "which max_bytes would cut", "bool",
   )  # fmt: skip
-  bytes_only: bool = _option(
+  ignore_eos: bool = _option(
     False, bool, lambda _: True, "true or false",
     "never a special id: the text does not end before max_bytes", "bool",
   )  # fmt: skip
@@ -106,7 +106,7 @@ class Sampling:
     needed = {
       "seen": self.repetition_penalty != 1,
       "utf8": self.valid_utf8,
-      "bytes": self.bytes_only,
+      "eos": self.ignore_eos,
       "temperature": self.temperature > 0,
       "filters": self.top_k > 0 or self.top_p < 1 or self.min_p > 0,
     }
@@ -149,7 +149,7 @@ class Options:
   repetition_penalty: jax.Array  # float32 [B]
   seed: jax.Array  # uint32 [B]
   valid_utf8: jax.Array  # bool [B]
-  bytes_only: jax.Array  # bool [B]
+  ignore_eos: jax.Array  # bool [B]
   stop: jax.Array  # int32 [B, stops, length], -1 on the left of short ones and in unused
 
 
@@ -227,9 +227,9 @@ def adjust(
   if "utf8" in parts:
     ruled_out = options.valid_utf8[:, None, None] & ~utf8.allowed(state, room, logits.shape[-1])
     logits = jnp.where(ruled_out, -jnp.inf, logits)
-  if "bytes" in parts:
+  if "eos" in parts:
     is_special = np.arange(logits.shape[-1])[None, None] < tokenizer.OFFSET
-    ruled_out = options.bytes_only[:, None, None] & is_special
+    ruled_out = options.ignore_eos[:, None, None] & is_special
     logits = jnp.where(ruled_out, -jnp.inf, logits)
   if "temperature" in parts:
     temperature = options.temperature[:, None, None]

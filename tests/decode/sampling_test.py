@@ -99,8 +99,8 @@ def test_the_end_can_be_ruled_out():
   """The end is the likeliest of four ids, also before a filter keeps one of them."""
   ids = [tokenizer.EOS_ID, 64, 74, 84]
   want = [0, 3 / 6, 2 / 6, 1 / 6]
-  np.testing.assert_allclose(_shares(ids=ids, bytes_only=True), want, atol=0.03)
-  assert _shares(ids=ids, bytes_only=True, top_k=1) == [0, 1, 0, 0]
+  np.testing.assert_allclose(_shares(ids=ids, ignore_eos=True), want, atol=0.03)
+  assert _shares(ids=ids, ignore_eos=True, top_k=1) == [0, 1, 0, 0]
 
 
 @pytest.mark.parametrize("room", [1, 2, 3, 4])
@@ -127,7 +127,7 @@ def test_room_for_every_first_byte():
 def test_only_what_options_ask_for_is_computed():
   assert Sampling().parts == frozenset()
   options = Sampling(temperature=1.0, repetition_penalty=2.0, min_p=0.1, valid_utf8=True)
-  options = dataclasses.replace(options, bytes_only=True)
+  options = dataclasses.replace(options, ignore_eos=True)
   assert options.parts == sampling.ALL_PARTS
 
 
