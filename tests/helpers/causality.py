@@ -1,8 +1,11 @@
 """Two looks at whether a model sees the future, which share nothing: bytes, and gradients."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import tokenizer
@@ -39,6 +42,25 @@ def changes(run: Callable[[np.ndarray], tuple[Any, Any]], size: int) -> float:
   difference = abs(found - want).max(axis=-1)
   assert difference[is_later].max() > 1e-2
   return difference[~is_later].max()
+
+
+def gradients_of(model: Any, params: Any, ids: np.ndarray, slots: np.ndarray) -> Any:
+  """What gives of a position the gradients of its logits with respect to parameters.
+
+  Args:
+    model: makes its patches itself, in P slots.
+    params: of the model.
+    ids: int [S], a row.
+    slots: int [1, P].
+  """
+
+  @jax.jit
+  @jax.grad
+  def find(params, position):
+    logits, _ = model.apply({"params": params}, ids[None], slots, method="forward")
+    return (logits[0, position] * jnp.cos(jnp.arange(260))).sum()
+
+  return functools.partial(find, params)
 
 
 def check_gradients(find: Callable[[int], Iterable[Any]], size: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from forward import TINY, logits_of
 from golden_cases import FLOAT32
+from read_pieces import read_in_pieces
 from uncached import random_params
 
 from blt_jax import kinds, patching, tokenizer
@@ -116,15 +117,10 @@ def test_later_bytes_change_nothing_before_them():
 def test_gradients_flow_from_the_past_and_only_from_there():
   """With respect to embeddings: rows of tables, as every id of the row is another one."""
   ids, model = causality.other_ids(SEQ_LEN), HeadPatchedBLT(CONFIG, rule=RULE)
-
-  @jax.jit
-  @jax.grad
-  def gradients_of(params, position):
-    logits, _ = model.apply({"params": params}, ids[None], SLOTS[:1], method="forward")
-    return (logits[0, position] * jnp.cos(jnp.arange(260))).sum()
+  gradients_of = causality.gradients_of(model, _params(), ids, SLOTS[:1])
 
   def find(position):
-    gradients = gradients_of(_params(), position)
+    gradients = gradients_of(position)
     assert not any(leaf.any() for leaf in jax.tree.leaves(gradients["boundary_head"]))
     yield gradients["embedder"]["bytes"]["embedding"][ids]
 
@@ -137,25 +133,8 @@ def test_reads_as_the_full_forward():
   text[2, 9], text[2, 10], text[3, 4:6] = EOS, BOS, EOS
   want, extras, _ = _run(_params(), text, SLOTS)
   model = from_blt(kinds.build_model(CONFIG), _params(), RULE, patched_by="head")
-  rows, rng = 5, np.random.default_rng(0)
-
-  @jax.jit
-  def read(cache, piece, count, kept):
-    logits, pending = model.reader.read(model.weights, cache, piece, count)
-    return logits, pending.commit(kept)
-
-  cache, position = model.reader.init(rows, SEQ_LEN, CHUNK), np.zeros(rows, int)
-  got = np.zeros((rows, SEQ_LEN, 260), np.float32)
-  while (position < SEQ_LEN).any():
-    count = np.minimum(rng.integers(0, CHUNK + 1, rows), SEQ_LEN - position)
-    kept = np.minimum(rng.integers(0, CHUNK + 1, rows), count)
-    piece = rng.integers(0, 260, (rows, CHUNK)).astype(np.int32)
-    for row, (begin, number) in enumerate(zip(position, kept, strict=True)):
-      piece[row, :number] = text[row, begin : begin + number]
-    logits, cache = read(cache, piece, count, kept)
-    for row, (begin, number) in enumerate(zip(position, kept, strict=True)):
-      got[row, begin : begin + number] = logits[row, :number]
-    position = position + kept
+  rows = 5
+  got, cache = read_in_pieces(model.reader, model.weights, text[:rows], CHUNK, SEQ_LEN)
   chex.assert_trees_all_close(got, np.asarray(want[:rows]), **FLOAT32)
   starts, entropies = model.reader.patches(cache)
   assert entropies is None and model.reader.drafters == ()
