@@ -25,8 +25,7 @@ def rows_that_fit(
   Returns:
     1 or more; `most` where devices do not tell their memory, as CPUs do not.
   """
-  room = _room(model.weights)
-  if room is None or most == 1:
+  if most == 1 or (room := _room(model.weights)) is None:
     return most
   row = jax.eval_shape(lambda: model.reader.init(1, slots, keep_back))
   row_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(row))
