@@ -50,7 +50,7 @@ def load_language_model(
   tables = ngrams.load(workdir, run.config.model)
   options: dict[str, Any] = {"ngram_tables": tables} if tables else {}
   if patcher.patched_by == OWN:
-    kinds.own_patched(run.model.config)
+    kinds.own_patched(run.model.config)  # raises where it cannot
   if patcher.patched_by != "source":
     options["patched_by"] = patcher.patched_by
   if isinstance(model, TableModel):
