@@ -88,8 +88,9 @@ def wanted(plan: Plan, arms: Sequence[str], done: Done) -> list[Run]:
     for arm in swept
     for rate in sweep_of(plan, arm, done).scores
   ]
-  for seed in range(max(plan.budgets.values())):  # all curves first, then their repeats
-    for budget, num_seeds in plan.budgets.items():
+  # All curves first, then their repeats: those of the largest budget say most
+  for seed in range(max(plan.budgets.values())):
+    for budget, num_seeds in sorted(plan.budgets.items(), reverse=seed > 0):
       for arm in arms:
         rate = rate_at(plan, arm, budget, done)
         if budget in plan.budgets_of(arm) and rate is not None and seed < num_seeds:

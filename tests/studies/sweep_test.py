@@ -35,6 +35,12 @@ def test_the_best_rate_goes_on_by_the_rule():
   assert sweep.wanted(_plan(), ["c"], done)[-1] == Run("c", 1e9, larger, 1)
 
 
+def test_repeats_begin_with_the_largest_budget():
+  done = _swept(3.0, 2.5, 2.7)
+  runs = sweep.wanted(_plan(budgets={1e8: 2, 1e9: 2}), ["a"], done)[3:]
+  assert [(run.budget, run.seed) for run in runs] == [(1e9, 0), (1e9, 1), (1e8, 1)]
+
+
 @pytest.mark.parametrize(("scores", "rate"), [((2, 3, 4), 5e-4), ((4, 3, 2), 8e-3)])
 def test_a_sweep_grows_where_its_best_is_at_the_edge(scores, rate):
   plan, done = _plan(), _swept(*scores)
