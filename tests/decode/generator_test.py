@@ -235,6 +235,7 @@ def test_sharded_over_devices():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@jax.default_matmul_precision(None)
 def test_products_of_float32_are_exact(dtype):
   """Also where a device has faster ones: which it takes depends on who reads along."""
   cached = random_blt(TINY).cached(dtype=dtype)

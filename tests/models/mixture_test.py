@@ -170,6 +170,7 @@ def test_coarse_patches_are_several_fine_ones(rule, most):
   starts = patching.patch_starts(ids, rule, entropies)
   lengths = patching.nested_lengths(ids, rule, entropies)
   patching.check_nested_lengths(lengths, 40)
+  chex.assert_shape(lengths, (len(starts), 8, None))
   assert most is None or lengths.max() == most
   counts = [own.sum() for own in starts]
   assert counts == sorted(counts, reverse=True) and counts[0] > counts[1]

@@ -1,6 +1,7 @@
 """Tests of patching.py: where patches start."""
 
 import functools
+import string
 
 import chex
 import golden_cases
@@ -257,7 +258,13 @@ def test_one_byte(config):
 def test_space_by_hand(text, lengths):
   tokens = tokenizer.encode(text)[None]
   assert patch(tokens, PatchingConfig("space"), include_next=False).tolist() == [lengths]
-  assert patch(tokens, PatchingConfig("space")).tolist() == [[*lengths, 1]]
+  assert patching.patch_lengths(tokens, PatchingConfig("space")).tolist() == [[*lengths, 1]]
+
+
+def test_letters_digits_and_continuation_bytes_are_not_spacelike():
+  letters = set(b"0123456789" + string.ascii_letters.encode()) | set(range(0x80, 0xC0))
+  found = patching.is_spacelike(np.arange(256) + tokenizer.OFFSET)
+  assert set(np.flatnonzero(~found)) == letters
 
 
 @pytest.mark.parametrize(
