@@ -54,10 +54,11 @@ def embed_bytes(
   # The bytes before the new ones, as far as n-grams reach back, and the new ones.
   reach = max(sizes) - 1
   at = position[:, None] + np.arange(-reach, 0)[None]
-  before = jnp.where(at >= 0, take(text, jnp.maximum(at, 0)), 0)
+  first = document[:, None] if config.hash_document_masks else 0
+  before = jnp.where(at >= first, take(text, jnp.maximum(at, 0)), 0)
   read = jnp.concatenate([before, tokens], axis=1)
   documents = None
-  if config.hash_document_masks:
+  if config.hash_document_masks and tokens.shape[1] > 1:  # others may begin on the way
     ends = (read == tokenizer.EOS_ID).astype(jnp.int32)
     documents = running_sum(ends) - ends
 

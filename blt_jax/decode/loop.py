@@ -14,6 +14,7 @@ from blt_jax.decode.columns import pick, running_max
 from blt_jax.decode.drafting import Drafting, draft
 from blt_jax.decode.reader import Reader
 from blt_jax.ops.decode_layers import COMPILER_OPTIONS, take
+from blt_jax.ops.device import GPU_OPTIONS
 from blt_jax.ops.precision import exact_products
 from blt_jax.ops.ring_attention import write_ring
 
@@ -137,7 +138,12 @@ def read_on(
 
 
 # As a program of its own, which consumes the cache.
-read_more = jax.jit(read_on, static_argnames=("reader", "chunk"), donate_argnames="cache")
+read_more = jax.jit(
+  read_on,
+  static_argnames=("reader", "chunk"),
+  donate_argnames="cache",
+  compiler_options=GPU_OPTIONS,
+)
 
 
 def start(

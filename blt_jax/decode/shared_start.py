@@ -11,6 +11,7 @@ import numpy as np
 from blt_jax.decode import loop
 from blt_jax.decode.language_model import LanguageModel
 from blt_jax.decode.reader import Reader
+from blt_jax.ops.device import GPU_OPTIONS
 
 _LEAST = 32  # ids; a shorter start is read with each text
 
@@ -113,7 +114,7 @@ def begin(
   return reader.init(rows, slots, keep_back), jnp.zeros((rows, reader.vocab_size))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 7))
+@functools.partial(jax.jit, static_argnums=(0, 7), compiler_options=GPU_OPTIONS)
 def read_after(
   reader: Reader,
   weights: Any,
