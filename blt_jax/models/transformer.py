@@ -149,9 +149,9 @@ def _take_layer(stacked_params, x, i):
   """The stack again, the parameters of layer i, and what the layer reads.
 
   So the gradient of the stack comes by way of the layers, last one first, and each writes
-  its own into its place. A layer begins only when that of the second above is there: left to
-  itself, XLA multiplies all gradients of parameters in the end, and keeps until then what
-  they need. That of the one above is not awaited, so that devices can add it up meanwhile.
+  its own into its place. A layer's backward pass awaits the gradient of the second layer above:
+  left to itself, XLA multiplies all gradients of parameters in the end, and keeps until then
+  what they need. That of the layer above is not awaited; devices may add it up meanwhile.
   """
   return stacked_params, jax.tree.map(lambda params: params[i], stacked_params), x
 
