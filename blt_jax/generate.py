@@ -35,6 +35,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 import numpy as np
+from absl import logging
 from tqdm import tqdm
 
 from blt_jax.cli import chat, logs, patch_view, pictures, plots, prompt_lines, run_flags
@@ -143,6 +144,7 @@ def _complete(args: argparse.Namespace, samples: list[Sampling]) -> str | int:
     whole = np.frombuffer(half + result.bytes, np.uint8)
     shown.append(whole.reshape(picture.shape))
   pictures.write(args.png, shown)
+  logging.info("Wrote %s: the picture, and %d completed.", args.png, len(shown) - 1)
   return 0
 
 

@@ -113,7 +113,8 @@ def list_files(
     names = _list_local(root, reject or _raise, note or _log)
   if not names and not filesystem.exists(root):
     raise FileNotFoundError(
-      f"No file or folder {path}; give that of your text (config.data.path, --input, --data)."
+      f"No file or folder {path}; give that of your text or pictures (config.data.path, "
+      "--input, --data, --picture)."
     )
   return sorted(names)
 

@@ -161,11 +161,13 @@ def _load(path: str) -> np.ndarray:
 
 def _open_image(file: Any) -> Any:
   try:
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
   except ImportError as error:
     raise ValueError(f"reading PNG and JPEG needs Pillow: {_WAY_OUT}") from error
   try:
     return Image.open(file, formats=("PNG", "JPEG"))
+  except UnidentifiedImageError as error:  # which names the object of the open file
+    raise BadInputError("cannot be read", "it does not begin as a PNG or JPEG") from error
   except (SyntaxError, Image.DecompressionBombError) as error:
     raise BadInputError("cannot be read", str(error)) from error
 
