@@ -60,7 +60,8 @@ def embed_bytes(
   documents = None
   if config.hash_document_masks and tokens.shape[1] > 1:  # others may begin on the way
     ends = (read == tokenizer.EOS_ID).astype(jnp.int32)
-    documents = running_sum(ends) - ends
+    # Computed once, or each n-gram counts the ends again, in a program that compiles for long
+    read, documents = jax.lax.optimization_barrier((read, running_sum(ends) - ends))
 
   # Frequent n-grams, then hashed ones.
   for keys, table in zip(weights.ngram_keys, weights.ngrams, strict=True):

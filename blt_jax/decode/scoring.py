@@ -12,7 +12,7 @@ from blt_jax.decode.language_model import LanguageModel
 from blt_jax.decode.room import rows_that_fit
 from blt_jax.decode.shared_start import StartReader, pad, read_after
 
-_COPIES = 2  # of caches: what contexts leave, and what continuations do
+_COPIES = 2.5  # of caches: what contexts leave, what continuations do, and on the way
 _LEAST = 1024  # rows have this many slots times a power of two: few programs are compiled
 
 

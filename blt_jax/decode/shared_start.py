@@ -63,9 +63,8 @@ class StartReader:
     if self._kept is not None and _is_same(start, self._ids) and slots == self._slots:
       return self._kept
     self._kept = None  # its memory is free before the next is made
-    # In as many rows as all is read in: one program.
     nothing = self._read_start(start[:0], rows, slots)
-    kept = _first_row(self._read_on(nothing, [start], rows, slots))
+    kept = _take_rows(self._read_on(nothing, [start], rows, slots), np.zeros(1, np.int32))
     self._kept, self._ids, self._slots = kept, start, slots
     return kept
 
@@ -73,9 +72,10 @@ class StartReader:
     self, before: tuple[Any, jax.Array], texts: Sequence[np.ndarray], rows: int, slots: int
   ) -> tuple[Any, jax.Array]:
     tokens, lengths = pad(texts, rows, slots)
-    first = np.zeros(rows, np.int32)
+    spread = _take_rows(before, np.zeros(rows, np.int32))  # one program, not one for each
+    every = np.arange(rows, dtype=np.int32)
     return read_after(
-      self._reader, self._weights, *before, first, tokens, lengths, self._chunk
+      self._reader, self._weights, *spread, every, tokens, lengths, self._chunk
     )[:2]
 
 
@@ -100,9 +100,9 @@ def pad(texts: Sequence[np.ndarray], rows: int, slots: int) -> tuple[np.ndarray,
 
 
 @jax.jit
-def _first_row(arrays: Any) -> Any:
-  """The first row of arrays [B, ...], as arrays [1, ...]."""
-  return jax.tree.map(lambda x: x[:1], arrays)
+def _take_rows(arrays: Any, rows: jax.Array) -> Any:
+  """Rows [B] of arrays [..., ...], as arrays [B, ...]."""
+  return jax.tree.map(lambda x: x[rows], arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3, 4), keep_unused=True)

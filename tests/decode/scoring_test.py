@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from golden_cases import FLOAT32
 from uncached import random_blt
 
 from blt_jax import tokenizer
-from blt_jax.decode import shared_start
+from blt_jax.decode import scoring, shared_start
 from blt_jax.decode.blt import BLTReader
 from blt_jax.decode.scoring import Scorer
 
@@ -89,7 +90,7 @@ def test_what_contexts_begin_with_is_read_once_for_all():
 
 
 def test_memory_is_that_of_contexts_and_of_continuations(monkeypatch):
-  """Nothing of a batch is left when the next one is read, but one row with its start."""
+  """Of a batch nothing is left when the next one is read: one row with its start, spread."""
   held, real = [], shared_start.read_after
 
   def spy(*arguments):
@@ -103,7 +104,18 @@ def test_memory_is_that_of_contexts_and_of_continuations(monkeypatch):
   scorer.loglikelihood([(f"{start}{i:02}", " so") for i in range(24)])
   cache = scorer._starts.read([np.arange(4)], 8, 1024)
   size = sum(x.nbytes for x in jax.tree.leaves(cache))
-  assert len(held) > 3 and max(held) < 0.3 * size
+  assert len(held) > 3 and max(held) < 1.3 * size
+
+
+def test_starts_contexts_and_continuations_are_read_by_one_program():
+  once = chex.assert_max_traces(shared_start.read_after.__wrapped__, n=1)
+  read = jax.jit(once, static_argnums=(0, 7))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(shared_start, "read_after", read)
+    patch.setattr(scoring, "read_after", read)
+    start = "Examples before each of the questions: one, two. "
+    pairs = [(f"{start}{i:02}", end) for i in range(4) for end in (" so", " and so on")]
+    Scorer(random_blt(TINY).cached(), batch_size=4, chunk=16).loglikelihood(pairs)
 
 
 def test_rolling_is_the_whole_text():
