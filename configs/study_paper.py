@@ -6,13 +6,13 @@ r"""The articles' figures at 24 MFLOPs per byte: main models, ablations, fixed i
 Main models are trained at 3e15, 1e16 and 3e16 FLOPs, with three paired seeds at the larger two.
 `blt_6` and `blt_8` have larger patches, and as many more layers in the latent transformer as
 cost the same per byte: with `blt` and `bpe` they are the comparison at fixed inference FLOPs.
-Ablations are trained at 1e16, as often, with the learning rate of the BLT. 3e16 FLOPs are
-416 MB of text.
+Ablations are trained at the larger two, as often, with the learning rate of the BLT. 3e16 FLOPs
+are 416 MB of text.
 """
 
 from blt_jax.studies.plan import Arm, Entropies, Plan
 
-ABLATIONS = (1e16,)
+ABLATIONS = (1e16, 3e16)
 
 
 def get_plan() -> Plan:
