@@ -9,6 +9,7 @@ import pytest
 from golden_cases import BFLOAT16, FLOAT32, SAME
 
 from blt_jax.ops import losses, norm, rope
+from blt_jax.ops.triton import norm as norm_kernel
 
 PRIMITIVES = golden_cases.load("primitives")
 
@@ -31,6 +32,13 @@ def test_rms_norm_computes_in_float32():
   assert got.dtype == jnp.bfloat16
   want = norm.rms_norm(x.astype(jnp.float32), scale, 1e-5).astype(jnp.bfloat16)
   chex.assert_trees_all_equal(got, want)
+
+
+def test_the_kernel_of_norms_interpreted():
+  keys = jax.random.split(jax.random.key(0))
+  x, scale = jax.random.normal(keys[0], (3, 512)), jax.random.normal(keys[1], (512,))
+  got = norm_kernel.rms_norm(x, scale, epsilon=0.5, interpret=True)
+  chex.assert_trees_all_close(got, norm.rms_norm(x, scale, epsilon=0.5), **FLOAT32)
 
 
 @pytest.mark.parametrize("case, fields", golden("rope"))
