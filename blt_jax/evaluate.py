@@ -180,6 +180,8 @@ def _evaluate_tasks(args: argparse.Namespace) -> None:
     raise ValueError(f"--tasks={args.tasks} has an empty name; give names with commas between.")
   data, sizes = samples.locate(args.data[0]), args.bytes_per_patch or []
   variants.check(args.runs, args.thresholds, sizes)
+  for run in args.runs:
+    folder.check_reads_text(run, "measure it with --data and without --tasks")
   prepared = suite.prepare(names, data, args.limit, args.seed, args.run_code, args.shots)
   models = variants.make(
     args.runs, prepared, args.entropy_model, args.thresholds, sizes, args.cumulative

@@ -80,10 +80,12 @@ def main(argv: list[str] | None = None) -> str | int:
     raise ValueError("--input needs --output, the file for the results, and it --input.")
   if bool(args.picture) != bool(args.png):
     raise ValueError(
-      "--picture needs --png, the file for completed pictures, and it --picture."
+      "--picture=PATH completes a picture of a path, and --png=FILE is where it is written: "
+      "give both."
     )
   if args.picture:
     return _complete(args, prompt_lines.samples(options, args.num_samples))
+  folder.check_reads_text(args.run, "complete one with --picture=PATH --png=FILE")
   if not args.input:
     samples = prompt_lines.samples(options, args.num_samples)
     if asker is not None and args.prompt is None and args.file is None:

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
   text.add_argument("--text", default=_TEXT, help="what to show")
   text.add_argument("--file", help="show this file instead")
   text.add_argument("--picture", metavar="PATH", help="show the first picture of this path")
-  plots.add_flag(parser, "draw the entropies of the bytes to this file as well")
+  plots.add_flag(parser, "draw the entropies, or the picture and its patches, to this file too")
   args = parser.parse_args(argv)
   logs.show_progress()
   settings, picture = folder.load_config(args.run), None
@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     picture = pictures.first(args.picture, options, args.run)
     shown = picture.tobytes()
   else:
+    folder.check_reads_text(args.run, "show one with --picture=PATH")
     shown = files.read_bytes(args.file) if args.file else os.fsencode(args.text)
   if args.png and picture is None:
     patch_view.check_length(len(shown))

@@ -45,8 +45,8 @@ def check_drafting(drafting: Drafting, reader: Reader) -> None:
   """Raises ValueError unless a reader can draft so."""
   if not reader.drafters:
     raise ValueError(
-      "A draft ends where the next byte is uncertain, so it needs a BLT with entropies "
-      "(patching scheme entropy); generate without drafts."
+      "A draft ends where the next byte is uncertain, so it needs a BLT of one resolution "
+      "with entropies (patching scheme entropy); generate without drafts."
     )
   if drafting.by not in reader.drafters:
     raise ValueError(

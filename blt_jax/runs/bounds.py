@@ -255,6 +255,12 @@ def check_resolutions(config: ConfigDict) -> None:
       "config.patching.entropies='device' makes patches of one resolution, and a mixture reads "
       "several: take 'model', 'table' or 'stored' ones."
     )
+  if sizes is not None and (section.cumulative or section.scheme not in ("entropy", "static")):
+    name = "cumulative" if section.cumulative else "scheme"
+    raise ValueError(
+      f"config.patching.{name}={section[name]!r} makes patches of one resolution, and a "
+      "mixture reads several: take the entropy scheme without cumulative, or the static one."
+    )
   if sizes is not None and len(section.coarser) + 1 != len(sizes):
     flag = ",".join(f"{size:g}" for size in sizes)
     raise ValueError(

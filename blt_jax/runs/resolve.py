@@ -66,13 +66,13 @@ def resolve(config: ConfigDict) -> FrozenConfigDict:
   template = corpus.source_options(data).template
   data.template = "" if template is None else template.to_json()
   _fit_ngram_tables(whole)
+  resolutions = settings.resolutions(whole.model)
   if whole.patching.threshold is None:
-    whole.patching.update(_thresholds_of_start(whole.patching, began_with))
+    whole.patching.update(_thresholds_of_start(whole.patching, began_with, resolutions))
   distillation.resolve(whole, began_with)
   if tokenizers.needs_tokenizer(whole):
     path, digest = tokenizers.resolve(whole, began_with)
     whole.patching.update(tokenizer=path, tokenizer_digest=digest)
-  resolutions = settings.resolutions(whole.model)
   stored = corpus.stored_manifests(data)
   whole.patching = resolve_patching(whole.patching, stored, resolutions)
   bounds.check_resolutions(whole)
@@ -217,7 +217,9 @@ def _heldout_salt(config: ConfigDict, began_with: ConfigDict) -> str:
   return salt
 
 
-def _thresholds_of_start(section: ConfigDict, began_with: ConfigDict) -> dict[str, Any]:
+def _thresholds_of_start(
+  section: ConfigDict, began_with: ConfigDict, resolutions: int
+) -> dict[str, Any]:
   """A run that goes on keeps its thresholds, whatever calibration found since."""
   before = began_with.get("patching", ConfigDict())
   names = "scheme", "patch_size", *RULE
@@ -226,8 +228,8 @@ def _thresholds_of_start(section: ConfigDict, began_with: ConfigDict) -> dict[st
   is_same = is_same and all(before.get(name, "") == section[name] for name in names)
   if not is_same:
     return {}
-  coarser = section.coarser or tuple(before.get("coarser", ()))
-  return {"threshold": before.get("threshold"), "coarser": coarser}
+  coarser = tuple(before.get("coarser", ())) if resolutions > 1 else ()
+  return {"threshold": before.get("threshold"), "coarser": section.coarser or coarser}
 
 
 def _adopt(section: ConfigDict, path: str, manifest: Manifest | None, resolutions: int) -> None:

@@ -36,6 +36,11 @@ def _check_refusals(config):
     ValueError, match="coarser is .., .*calibrate --target_bytes_per_patch=3,6"
   ):
     resolve.resolve(config)
+  for name, value in (("scheme", "space"), ("cumulative", True)):
+    other = config.copy_and_resolve_references()
+    other.patching[name] = value
+    with pytest.raises(ValueError, match=f"{name}={value!r} makes patches of one resolution"):
+      resolve.resolve(other)
   one = tiny_config("blt")
   one.patching.coarser = (1.0,)
   with pytest.raises(ValueError, match=r"coarser=\(1.0,\) is of models .* a blt reads one"):
@@ -66,6 +71,9 @@ def test_a_run_from_its_entropies_to_generation(tmp_path, capsys):
   assert "dropped_targets" not in numbers  # of held-out text, which has slots for all patches
   section = folder.load_config(tmp_path / "run").patching
   assert section.threshold < section.coarser[0]
+  one = tiny_config("blt", workdir=config.workdir)  # takes no thresholds of other resolutions
+  one.data.path, one.patching = config.data.path, config.patching
+  assert resolve.resolve(one).patching.coarser == ()
 
   capsys.readouterr()
   evaluate.main([f"--run={tmp_path / 'run'}", f"--data={text / 'file_0.py'}"])

@@ -97,12 +97,25 @@ def test_the_upper_half_is_continued(home, tmp_path, capsys):
     np.testing.assert_array_equal(completed[: HEIGHT // 2], picture[: HEIGHT // 2])
   assert (shown[1] != shown[2]).any()
   for flags, words in (
-    ([], "needs --png"),
+    ([], "give both"),
     ([f"--png={out}", "--max_bytes=5"], "--max_bytes is of text"),
     ([f"--png={tmp_path / 'a.pdf'}"], "must end in .png"),
   ):
     with pytest.raises(ValueError, match=words):
       generate.main([*command, *flags])
+
+
+@pytest.mark.parametrize(
+  ("command", "flags"),
+  [
+    (generate, ["--prompt=text"]),
+    (show_patches, ["--text=text"]),
+    (evaluate, ["--tasks=bpb", "--data=sample"]),
+  ],
+)
+def test_text_is_refused(home, command, flags):
+  with pytest.raises(ValueError, match="learned pictures, not text"):
+    command.main([f"--run={home / 'run'}", *flags])
 
 
 def test_patches_are_drawn_on_a_picture(home, tmp_path, capsys, monkeypatch):

@@ -81,5 +81,5 @@ def test_bytes_are_taken_back():
 
 
 def test_drafts_are_refused():
-  with pytest.raises(ValueError, match="needs a BLT with entropies"):
+  with pytest.raises(ValueError, match="needs a BLT of one resolution"):
     Generator(model(), drafting=Drafting())

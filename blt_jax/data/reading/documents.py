@@ -161,7 +161,7 @@ class Policy:
     details = error.details[:_DETAILS] + "..." * (len(error.details) > _DETAILS)
     raise ValueError(
       f"{self.skipped.locate(where)}: {error.reason}{f' ({details})' if details else ''}. "
-      "Mend it, or leave such input out with on_error=skip."
+      "Mend it, or leave such input out with on_error=skip, in training config.data.on_error."
     ) from None
 
 
