@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
+from forward import TINY
 from golden_cases import BFLOAT16
 
 from blt_jax import convert, kinds
@@ -90,6 +91,14 @@ def test_six_golden_updates(meta):
     )
     np.testing.assert_allclose(metrics["grad_norm"], grad_norm, rtol=1e-3)
   assert int(state.step) == 6
+
+
+def test_a_run_begins_at_step_0_with_parameters_of_its_dtype():
+  optimizer = optim.adamw(optim.OptimizerConfig(), lambda step: 0.1)
+  start = train_state.make_start(BLT(TINY), optimizer, None, param_dtype="bfloat16")
+  state = start(jax.random.key(0))
+  assert state.step == 0
+  assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("bfloat16")}
 
 
 def test_accumulated_parts_equal_one_batch(meta):
