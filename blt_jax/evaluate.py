@@ -181,7 +181,8 @@ def _evaluate_tasks(args: argparse.Namespace) -> None:
   data, sizes = samples.locate(args.data[0]), args.bytes_per_patch or []
   variants.check(args.runs, args.thresholds, sizes)
   for run in args.runs:
-    folder.check_reads_text(run, "measure it with --data and without --tasks")
+    way_out = "measure it with --data and without --tasks"
+    folder.check_reads_text(folder.find_config(run), run, way_out)
   prepared = suite.prepare(names, data, args.limit, args.seed, args.run_code, args.shots)
   models = variants.make(
     args.runs, prepared, args.entropy_model, args.thresholds, sizes, args.cumulative

@@ -85,7 +85,8 @@ def main(argv: list[str] | None = None) -> str | int:
     )
   if args.picture:
     return _complete(args, prompt_lines.samples(options, args.num_samples))
-  folder.check_reads_text(args.run, "complete one with --picture=PATH --png=FILE")
+  own, way_out = folder.find_config(args.run), "complete one with --picture=PATH --png=FILE"
+  folder.check_reads_text(own, args.run, way_out)
   if not args.input:
     samples = prompt_lines.samples(options, args.num_samples)
     if asker is not None and args.prompt is None and args.file is None:

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     picture = pictures.first(args.picture, options, args.run)
     shown = picture.tobytes()
   else:
-    folder.check_reads_text(args.run, "show one with --picture=PATH")
+    folder.check_reads_text(settings, args.run, "show one with --picture=PATH")
     shown = files.read_bytes(args.file) if args.file else os.fsencode(args.text)
   if args.png and picture is None:
     patch_view.check_length(len(shown))

@@ -62,7 +62,7 @@ class Scorer:
     self._model = model
     self._batch_size = batch_size
     self._chunk = chunk
-    self._starts = StartReader(model, chunk)
+    self._starts = StartReader(model, chunk, is_spread=True)
     self._rows: dict[int, int] = {}  # by the slots of each
 
   def loglikelihood(self, pairs: Sequence[tuple[Prompt, str | bytes]]) -> list[LogLikelihood]:

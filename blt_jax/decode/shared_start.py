@@ -22,10 +22,20 @@ class StartReader:
   Sums are in another order than where a text is read alone: results agree to rounding.
   """
 
-  def __init__(self, model: LanguageModel, chunk: int, keep_back: int = 1):
-    """Takes the model, ids of each text that are read at once, and as `loop.prefill`."""
+  def __init__(
+    self, model: LanguageModel, chunk: int, keep_back: int = 1, is_spread: bool = False
+  ):
+    """Takes the model, how to read with it, and whether starts are spread first.
+
+    Args:
+      model: reads.
+      chunk: ids of each text that are read at once.
+      keep_back: as of `loop.prefill`.
+      is_spread: texts are read after a copy of their start for each, as who calls
+        `read_after` with such a cache wants it: one program, and memory for the copies.
+    """
     self._reader, self._weights = model.reader, model.weights
-    self._chunk, self._keep_back = chunk, keep_back
+    self._chunk, self._keep_back, self._is_spread = chunk, keep_back, is_spread
     self._ids = np.zeros(0, np.int32)  # the start that was read last
     self._kept: tuple[Any, jax.Array] | None = None  # one row that has read it
     self._slots = 0
@@ -72,10 +82,11 @@ class StartReader:
     self, before: tuple[Any, jax.Array], texts: Sequence[np.ndarray], rows: int, slots: int
   ) -> tuple[Any, jax.Array]:
     tokens, lengths = pad(texts, rows, slots)
-    spread = _take_rows(before, np.zeros(rows, np.int32))  # one program, not one for each
-    every = np.arange(rows, dtype=np.int32)
+    first = np.zeros(rows, np.int32)
+    if self._is_spread:
+      before = _take_rows(before, first)
     return read_after(
-      self._reader, self._weights, *spread, every, tokens, lengths, self._chunk
+      self._reader, self._weights, *before, first, tokens, lengths, self._chunk
     )[:2]
 
 

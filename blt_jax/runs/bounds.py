@@ -245,23 +245,26 @@ def _check_inert(config: ConfigDict) -> None:
 def check_resolutions(config: ConfigDict) -> None:
   """Raises ValueError where patches have other resolutions than the model."""
   section, sizes = config.patching, config.model.get("patch_sizes")
-  if sizes is None and section.coarser:
-    raise ValueError(
-      f"config.patching.coarser={section.coarser} is of models that read several resolutions, "
-      f"and a {config.model.kind} reads one: choose the kind mixture, or leave it empty."
-    )
-  if sizes is not None and section.entropies == "device":
+  if sizes is None:
+    if section.coarser:
+      raise ValueError(
+        f"config.patching.coarser={section.coarser} is of models that read several "
+        f"resolutions, and a {config.model.kind} reads one: choose the kind mixture, or leave "
+        "it empty."
+      )
+    return
+  if section.entropies == "device":
     raise ValueError(
       "config.patching.entropies='device' makes patches of one resolution, and a mixture reads "
       "several: take 'model', 'table' or 'stored' ones."
     )
-  if sizes is not None and (section.cumulative or section.scheme not in ("entropy", "static")):
+  if section.cumulative or section.scheme not in ("entropy", "static"):
     name = "cumulative" if section.cumulative else "scheme"
     raise ValueError(
       f"config.patching.{name}={section[name]!r} makes patches of one resolution, and a "
       "mixture reads several: take the entropy scheme without cumulative, or the static one."
     )
-  if sizes is not None and len(section.coarser) + 1 != len(sizes):
+  if len(section.coarser) + 1 != len(sizes):
     flag = ",".join(f"{size:g}" for size in sizes)
     raise ValueError(
       f"config.patching.coarser is {section.coarser}, and config.model.patch_sizes={sizes} "

@@ -123,9 +123,9 @@ def find_config(workdir: str | os.PathLike) -> ConfigDict:
   return load_config(workdir) if Folder(workdir).exists(_CONFIG) else ConfigDict()
 
 
-def check_reads_text(workdir: str, way_out: str) -> None:
-  """Raises ValueError, with what to do instead, where a run learned pictures."""
-  if find_config(workdir).get("data", {}).get("format") == "pictures":
+def check_reads_text(config: ConfigDict, workdir: str, way_out: str) -> None:
+  """Raises ValueError, with what to do instead, where a run of these settings has pictures."""
+  if config.get("data", {}).get("format") == "pictures":
     raise ValueError(f"{workdir} learned pictures, not text; {way_out}.")
 
 
