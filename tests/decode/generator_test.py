@@ -99,7 +99,8 @@ def test_stops():
   """At the first place where a stop string ends, in the continuation alone."""
   free = generate()[2]
   stop = tokenizer.decode_bytes(free.ids[4:6])
-  options = dataclasses.replace(GREEDY, stop=["hello", stop, b"no such text"])
+  longer = bytes([next(i for i in range(256) if i not in free.bytes)]) + stop  # never written
+  options = dataclasses.replace(GREEDY, stop=["hello", stop, longer, b"no such text"])
   generator = Generator(model(), batch_size=2, prefill_chunk=4)
   pieces = list(generator.stream(["hello world", "a"], options, stride=3))
   result = next(p.result for p in pieces if p.result and p.index == 0)
