@@ -265,11 +265,12 @@ def check_resolutions(config: ConfigDict) -> None:
       "mixture reads several: take the entropy scheme without cumulative, or the static one."
     )
   if len(section.coarser) + 1 != len(sizes):
-    flag = ",".join(f"{size:g}" for size in sizes)
+    flag, run = ",".join(f"{size:g}" for size in sizes), section.entropy_model or "RUN"
     raise ValueError(
       f"config.patching.coarser is {section.coarser}, and config.model.patch_sizes={sizes} "
-      f"wants {len(sizes) - 1}, one for each but the finest: set it, or let `python -m "
-      f"blt_jax.calibrate --target_bytes_per_patch={flag}` find thresholds."
+      f"wants {len(sizes) - 1}, one for each but the finest: set it, or train an entropy model "
+      f"and let `python -m blt_jax.calibrate --run={run} --target_bytes_per_patch={flag}` find "
+      "thresholds."
     )
 
 

@@ -26,15 +26,15 @@ _NEAR = 0.8
 
 _SIGNS = (
   _Sign(
-    ("threshold", "largest_entropy"),
-    lambda threshold, largest: threshold > _NEAR * largest,
+    ("is_near_largest",),
+    lambda is_near: is_near,
     "The threshold is {threshold:.3f} nats, above 80 % of the largest entropy, "
     "{largest_entropy:.3f}: little but chance starts a patch. Train the entropy model longer, "
     "or let calibrate find a lower config.patching.threshold.",
   ),
   _Sign(
-    ("one_byte_patches", "scheme"),
-    lambda share, scheme: share > 0.5 and scheme == "entropy",
+    ("one_byte_patches", "scheme", "is_near_largest"),
+    lambda share, scheme, is_near: share > 0.5 and scheme == "entropy" and not is_near,
     "{one_byte_patches:.0%} of the patches have one byte, more than half. Raise "
     "config.patching.threshold, or let calibrate find one with config.patching.threshold_add "
     "or monotonic, which part patches where the entropy rises.",
@@ -108,6 +108,8 @@ class WarningSigns:
       numbers["fitting_patches"] = math.ceil(numbers["seq_len"] / max(numbers["patch_size"], 1))
       if "num_patches" in numbers:
         numbers["misfit"] = abs(numbers["fitting_patches"] - numbers["num_patches"])
+    threshold = numbers.get("threshold", -math.inf)
+    numbers["is_near_largest"] = threshold > _NEAR * numbers.get("largest_entropy", math.inf)
     for sign in _SIGNS:
       is_known = all(name in numbers for name in sign.numbers)
       if is_known and sign.shows(*(numbers[name] for name in sign.numbers)):

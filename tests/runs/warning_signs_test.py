@@ -16,6 +16,11 @@ _CASES = {
     dict(threshold=3.1, largest_entropy=4.0),
     ["3.300 nats", "80 %", "4.000", "config.patching.threshold"],
   ),
+  "threshold that cannot rise": (
+    dict(threshold=3.3, largest_entropy=4.0, one_byte_patches=0.6, scheme="entropy"),
+    dict(threshold=3.1, largest_entropy=4.0, one_byte_patches=0.4, scheme="entropy"),
+    ["Train the entropy model longer"],
+  ),
   "one byte": (
     dict(one_byte_patches=0.51, scheme="entropy"),
     dict(one_byte_patches=0.49, scheme="entropy"),
