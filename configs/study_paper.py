@@ -47,7 +47,11 @@ def get_plan() -> Plan:
       "mixture": _ablation("mixture"),
       "mixture_no_ngrams": _ablation("mixture_no_ngrams"),
       # Entropies measured inside
-      "end_to_end": Arm("study_models.py:end_to_end", budgets=ABLATIONS, rate_of="blt"),
+      "end_to_end": _end_to_end(),
+      "no_skip": _end_to_end(skip=False, hash_sizes=()),
+      "backward_2": _end_to_end(head="backward", backward_bytes=2),
+      "backward_4": _end_to_end(head="backward", backward_bytes=4),
+      "backward_8": _end_to_end(head="backward", backward_bytes=8),
     },
     entropies={
       "neural": Entropies("study_models.py:entropy", stored=True),
@@ -68,3 +72,8 @@ def _blt(model="blt", **changes):
 
 def _ablation(model, **changes):
   return _blt(model, budgets=ABLATIONS, rate_of="blt", **changes)
+
+
+def _end_to_end(**model):
+  settings = {f"model.{name}": value for name, value in model.items()}
+  return Arm("study_models.py:end_to_end", settings, budgets=ABLATIONS, rate_of="blt")

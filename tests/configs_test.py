@@ -16,7 +16,14 @@ from blt_jax.runs import settings_flags
 from blt_jax.studies import plan
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
-PLANS = ("study_tiny", "study_small", "study_paper", "study_llama", "study_pod")
+PLANS = (
+  "study_tiny",
+  "study_small",
+  "study_paper",
+  "study_llama",
+  "study_pictures",
+  "study_pod",
+)
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("pods", *PLANS))
 PODS = [
   ("tpu_v4", "1b", "v4-128"),
@@ -80,10 +87,11 @@ def test_arms_of_plans_cost_the_same_per_byte(name):
   words, pieces = {"study_tiny": (8.0, 3.216), "study_pod": (6.0, 4.0)}.get(name, (6.65, 3.23))
   costs = {}
   for arm, config in plan.load_arms(whole).items():
-    static = config.patching.patch_size
-    sizes = {"spacebyte": words, "space": words, "bpe": pieces, "static": static}
-    sizes["end_to_end"] = config.model.get("patch_size")
-    patch_size = whole.arms[arm].bytes_per_patch or sizes.get(arm) or 1.0
+    sizes = {"spacebyte": words, "space": words, "bpe": pieces}
+    if config.patching.scheme == "static":
+      sizes[arm] = settings.stated_patch_size(config.patching)
+    own = config.model.get("patch_size") if config.model.kind == "end_to_end" else None
+    patch_size = whole.arms[arm].bytes_per_patch or own or sizes.get(arm) or 1.0
     model, seq_len = settings.make_model_config(config.model), config.data.seq_len
     costs[arm] = kinds.flops_per_byte(model, patch_size, seq_len)
     settings.make_batch_shape(config)
