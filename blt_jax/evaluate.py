@@ -48,6 +48,7 @@ from blt_jax.runs import (
   completion,
   corpus,
   device_entropies,
+  entropy_digest,
   folder,
   loading,
   ngrams,
@@ -184,16 +185,20 @@ def _evaluate_tasks(args: argparse.Namespace) -> None:
     way_out = "measure it with --data and without --tasks"
     folder.check_reads_text(folder.find_config(run), run, way_out)
   prepared = suite.prepare(names, data, args.limit, args.seed, args.run_code, args.shots)
+  steps = {run: checkpoint.find_step(run, args.step) for run in args.runs}
+  if args.output:
+    Folder(args.output).make_writable()
   models = variants.make(
     args.runs, prepared, args.entropy_model, args.thresholds, sizes, args.cumulative
   )
-  if args.output:
-    Folder(args.output).make_writable()
   told, results = {}, {}
   for model in models:
-    step = checkpoint.find_step(model.run, args.step)
+    step = steps[model.run]
     about = {"run": model.run, "step": step, "threshold": model.rule}
     about |= {"entropy_model": args.entropy_model, **_rule(args)}
+    about["digest"] = entropy_digest.find(model.run, step)
+    if args.entropy_model:
+      about["entropy_digest"] = entropy_digest.find(args.entropy_model)
     inside = f"{args.output}/{model.label}" if args.output and len(models) > 1 else args.output
     memory = Memory(inside, about)
     told[model.label] = _ask(args, model, step, prepared, memory)

@@ -29,8 +29,8 @@ def ask(
 ) -> Iterator[tuple[int, list[Any]]]:
   """Answers the requests of items, as many at a time as a batch holds.
 
-  What a model has no room for is cut: contexts from the left, and of a text each byte sees
-  at least half the room before it. See `is_cut`.
+  What a model has no room for is cut: contexts from the left, and of a text or a choice that
+  is longer than the room each byte sees at least half of it. See `is_cut`.
 
   Args:
     model: see `decode.language_model`.
@@ -183,12 +183,17 @@ def _longest(requests: Sequence[Request]) -> int:
 
 def _score(part, worker: _Worker) -> Iterator[Answer]:
   """How likely continuations and texts are, in nats."""
-  pairs = [_pairs(request, worker.model.reader.max_length) for _, request in part]
-  scores = iter(worker.scorer.loglikelihood([p for own in pairs for p in own]))
-  for (place, request), own in zip(part, pairs, strict=True):
-    found = [tuple(next(scores)) for _ in own]
-    is_text = isinstance(request, Text)
-    yield place, sum(nats for nats, _ in found) if is_text else found
+  windows = [_windows(request, worker.model.reader.max_length) for _, request in part]
+  pairs = [pair for own in windows for some in own for pair in some]
+  scores = iter(worker.scorer.loglikelihood(pairs))
+  for (place, request), own in zip(part, windows, strict=True):
+    found = [_join([next(scores) for _ in some]) for some in own]
+    yield place, found[0][0] if isinstance(request, Text) else found
+
+
+def _join(scores: Sequence[tuple[float, bool]]) -> tuple[float, bool]:
+  """Nats and greediness of a whole, from those of its windows."""
+  return sum(nats for nats, _ in scores), all(is_greedy for _, is_greedy in scores)
 
 
 def _write_part(part, room: int, worker: _Worker) -> Iterator[Answer]:
@@ -198,18 +203,23 @@ def _write_part(part, room: int, worker: _Worker) -> Iterator[Answer]:
     yield part[number][0], text
 
 
-def _pairs(request: Choice | Text, room: int | None) -> list[tuple[bytes, bytes]]:
-  """Contexts and continuations; the room includes a BOS."""
+def _windows(request: Choice | Text, room: int | None) -> list[list[tuple[bytes, bytes]]]:
+  """Contexts and continuations, of each whole one or more; the room includes a BOS."""
   if isinstance(request, Choice):
     context, ends = request.context.encode(), [c.encode() for c in request.continuations]
     kept = len(context) if room is None else max(room - 1 - max(map(len, ends)), 0)
-    return [(context[max(len(context) - kept, 0) :], end) for end in ends]
+    return [_parts(context[max(len(context) - kept, 0) :], end, room) for end in ends]
   text = request.text.encode()
-  if room is None or len(text) < room:
-    return [(b"", text)] if text else []
+  return [_parts(b"", text, room) if text else []]
+
+
+def _parts(context: bytes, end: bytes, room: int | None) -> list[tuple[bytes, bytes]]:
+  """A continuation in parts, where it is longer than the room."""
+  if room is None or len(context) + len(end) < room:
+    return [(context, end)]
   half = (room - 1) // 2
-  cuts = range(0, len(text), half)
-  return [(text[max(at - half, 0) : at], text[at : at + half]) for at in cuts]
+  cuts = range(0, len(end), half)
+  return [(end[max(at - half, 0) : at], end[at : at + half]) for at in cuts]
 
 
 def write(

@@ -2,7 +2,7 @@
 
 A program runs in a process of its own with limits, in an empty folder, without environment,
 where the kernel allows it in namespaces without network and with processes of its own. That
-keeps accidents away, not attacks: it does not block reading files.
+keeps accidents away, not attacks: it blocks neither reading nor writing the user's files.
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import os
 import pathlib
-import resource
 import secrets
 import shutil
 import signal
@@ -20,9 +19,10 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from blt_jax.evals import limited
 from blt_jax.evals.task import Continue, Item, Request, Row, Score, Task
 
-_OPEN_FILES, _PROCESSES = 64, 64
+_PROCESSES = 64  # beside those that the user has already
 _NAMESPACES = (
   "unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child",
 )  # fmt: skip
@@ -41,12 +41,15 @@ def run_program(
     program: Python.
     tests: Python that raises where the program is wrong.
     timeout_s: seconds, of the clock and of the processor.
-    memory_bytes: most of its address space.
+    memory_bytes: most of the address space of each of its processes.
     file_bytes: most of a file that it writes, and of its output.
 
   Returns:
-    "passed", only if the end of the tests was reached; "failed", "timed out", or "out of
-    memory".
+    "passed", only if a mark was written that stands behind the tests; "failed", "timed out",
+    or "out of memory".
+
+  Raises:
+    OSError: programs cannot be started.
   """
   token = secrets.token_hex(16)
   with tempfile.TemporaryDirectory() as home:
@@ -55,8 +58,8 @@ def run_program(
     mark = f"open({str(end)!r}, 'w').write({token!r})"
     source = pathlib.Path(home, "program.py")
     source.write_text(f"{program}\n{tests}\n{mark}\n", "utf-8", "surrogatepass")
-    limits = functools.partial(_limit, timeout_s, memory_bytes, file_bytes)
-    is_late, errors = _run([sys.executable, "-I", str(source)], folder, limits, timeout_s)
+    limits = [int(timeout_s) + 1, memory_bytes, file_bytes]
+    is_late, errors = _run(source, folder, limits, timeout_s)
     with contextlib.suppress(OSError):
       if end.read_text() == token:
         return "passed"
@@ -65,27 +68,19 @@ def run_program(
   return "out of memory" if "MemoryError" in errors else "failed"
 
 
-def _limit(timeout_s: float, memory_bytes: int, file_bytes: int) -> None:
-  """Limits the process that calls it, and all that it starts."""
-  seconds = int(timeout_s) + 1
-  for name, most in (
-    (resource.RLIMIT_CPU, seconds),
-    (resource.RLIMIT_AS, memory_bytes),
-    (resource.RLIMIT_FSIZE, file_bytes),
-    (resource.RLIMIT_NOFILE, _OPEN_FILES),
-    (resource.RLIMIT_NPROC, _PROCESSES),
-    (resource.RLIMIT_CORE, 0),
-  ):
-    resource.setrlimit(name, (most, most))
-
-
-def _run(command, folder, limits, timeout_s) -> tuple[bool, str]:
-  """Whether a command had to be stopped, and the end of what it wrote as errors."""
-  with tempfile.TemporaryFile() as output:
-    process = subprocess.Popen(
-      [*_isolation(), *command], cwd=folder, env={}, stdin=subprocess.DEVNULL,
-      stdout=subprocess.DEVNULL, stderr=output, start_new_session=True, preexec_fn=limits,
-    )  # fmt: skip
+def _run(
+  source: pathlib.Path, folder: pathlib.Path, limits: Sequence[int], timeout_s: float
+) -> tuple[bool, str]:
+  """Whether a program had to be stopped, and the end of what it wrote as errors."""
+  begun, begins = os.pipe()
+  numbers = [_num_tasks() + _PROCESSES, *limits, begins]
+  command = [*_isolation(), sys.executable, "-I", limited.__file__, *map(str, numbers)]
+  with tempfile.TemporaryFile() as output, open(begun, "rb") as started:
+    with open(begins, "wb"):
+      process = subprocess.Popen(
+        [*command, str(source)], cwd=folder, env={}, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=output, start_new_session=True, pass_fds=[begins],
+      )  # fmt: skip
     try:
       process.wait(timeout_s)
       is_late = process.returncode == -signal.SIGXCPU
@@ -97,7 +92,20 @@ def _run(command, folder, limits, timeout_s) -> tuple[bool, str]:
       process.wait()
     size = output.seek(0, os.SEEK_END)
     output.seek(max(size - 2000, 0))
-    return is_late, output.read().decode(errors="replace")
+    errors = output.read().decode(errors="replace")
+    if not is_late and not started.read(1):
+      raise OSError(f"Programs cannot be started: {errors.strip()}")
+    return is_late, errors
+
+
+def _num_tasks() -> int:
+  """Processes and threads of this user, as Linux counts them; 0 where it does not say."""
+  count = 0
+  for process in pathlib.Path("/proc").glob("[0-9]*"):
+    with contextlib.suppress(OSError):  # it has ended
+      if process.stat().st_uid == os.getuid():
+        count += len(os.listdir(process / "task"))
+  return count
 
 
 @functools.cache
@@ -163,7 +171,7 @@ class Mbpp(CodeTask):
 
   def select(self, rows: Sequence[Row]) -> Sequence[Row]:
     """The test half of all 974, by their numbers; the others are examples and training."""
-    return [row for row in rows if 11 <= row.get("task_id", 11) <= 510]
+    return [row for row in rows if row.get("task_id", 11) in range(11, 511)]
 
   def program(self, item: Item, answer: str) -> tuple[str, str]:
     """What was written, and the row's tests."""

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from blt_jax.evals.task import Request
@@ -14,10 +14,13 @@ from blt_jax.storage.paths import Path
 
 ITEMS = "items.jsonl"
 _UNFINISHED = f"{ITEMS}.unfinished"
+_EARLIER = f"{ITEMS}.earlier"
 
 
 class Memory:
-  """Answers in a folder's `items.jsonl`, and in a file beside it while they are being given.
+  """Answers in a folder's `items.jsonl`, and beside it while they are being given.
+
+  Those to items that a later call did not ask for are in a third file.
 
   Attributes:
     model: what answers depend on besides the requests, as JSON has it: run, step, patching.
@@ -33,7 +36,7 @@ class Memory:
     self._home = Folder(folder) if folder else None
     self._file: TextIO | None = None
     self._known: dict[str, list[Any]] = {}
-    for name in (ITEMS, _UNFINISHED):
+    for name in (ITEMS, _EARLIER, _UNFINISHED):
       if self._home is not None and self._home.exists(name):
         self._known |= _read(self._home.path_of(name))
 
@@ -58,15 +61,25 @@ class Memory:
       self._file = path.open("a", encoding="utf-8")
       if self._file.tell():
         self._file.write("\n")  # after half a line, which a kill left
-    self._file.write(json.dumps({"key": key, "answers": answers}) + "\n")
+    self._file.write(_line(key, answers))
     self._file.flush()
 
-  def close(self) -> None:
-    """Removes the file of what was being given: all is in `items.jsonl`."""
+  def close(self, asked: Iterable[str]) -> None:
+    """Keeps what else is known; that of the keys that were `asked` is in `items.jsonl`."""
     if self._file is not None:
       self._file.close()
-    if self._home is not None and self._home.exists(_UNFINISHED):
+    if self._home is None:
+      return
+    earlier = {key: self._known[key] for key in self._known.keys() - set(asked)}
+    if earlier or self._home.exists(_EARLIER):
+      with self._home.new_file(_EARLIER) as path, path.open("w", encoding="utf-8") as file:
+        file.writelines(_line(key, answers) for key, answers in earlier.items())
+    if self._home.exists(_UNFINISHED):
       self._home.remove(_UNFINISHED)
+
+
+def _line(key: str, answers: Sequence[Any]) -> str:
+  return json.dumps({"key": key, "answers": answers}) + "\n"
 
 
 def _read(path: str) -> dict[str, list[Any]]:

@@ -55,6 +55,11 @@ class OwnAnswer(Task):
       raise ValueError(f"has stop {stop!r}; it must be a list of texts.")
     if not isinstance(most, int) or isinstance(most, bool) or most < 1:
       raise ValueError(f"has max_bytes {most!r}; it must be a number from 1 on.")
+    if not any(_can_be_given(a.strip(), stop, most) for a in answers):
+      raise ValueError(
+        f"has answer {row['answer']!r}, which can never be given: it has one of stop={stop}, "
+        f"or more than max_bytes={most}."
+      )
 
   def stop(self, row: Row) -> list[str]:
     """What ends an answer."""
@@ -74,6 +79,10 @@ class OwnAnswer(Task):
     """Whether it is one of the answers, white space around it aside."""
     right = [answer.strip() for answer in self.answers(item.row)]
     return {"exact_match": float(answers[0].strip() in right)}
+
+
+def _can_be_given(answer: str, stop: Sequence[str], most: int) -> bool:
+  return len(answer.encode()) <= most and not any(s in answer for s in stop)
 
 
 Kind = Callable[[str], Task]
@@ -113,5 +122,5 @@ def nearest_fields(row: Row) -> str:
 
 
 def _nearness(fields: Iterable[str], row: Row) -> float:
-  near = [bool(difflib.get_close_matches(field, row, n=1)) for field in fields]
+  near = [(field in row) + bool(difflib.get_close_matches(field, row, n=1)) for field in fields]
   return sum(near) / len(near)

@@ -95,7 +95,8 @@ def _rows_of(name: str, data: str) -> list[rows.PlacedRow] | None:
   if name.endswith(".jsonl"):
     raise ValueError(f"Name the task {name!r} without .jsonl, as its file {name} would be.")
   if not file or not home.exists(f"{file}.jsonl"):
-    own_names = [n.removesuffix(".jsonl") for n in home.sizes() if n.endswith(".jsonl")]
+    files = [n.removesuffix(".jsonl") for n in home.sizes() if n.endswith(".jsonl")]
+    own_names = [n for n in files if n != name and not n.endswith("_shots")]
     near = _nearest(name, [*TASKS, *own_names])
     raise ValueError(
       f"There is no task {name!r}, nor a file {file}.jsonl in {data} that would be one; near "

@@ -107,14 +107,18 @@ def to_table(report: Report) -> str:
 
 
 def _numbers(estimate: Estimate, interval: tuple[float, float]) -> str:
-  low, high = (f"{end:.4f}" for end in interval)
-  return f"{estimate.value:8.4f} {estimate.error:7.4f}  {f'{low} {high}':16}"
+  value, error, low, high = map(_short, (estimate.value, estimate.error, *interval))
+  return f"{value:>8} {error:>7}  {f'{low} {high}':16}"
+
+
+def _short(number: float) -> str:
+  return f"{number:.4f}" if abs(number) < 1000 else f"{number:.3g}"
 
 
 def save(folder: Path, report: Report, results: dict[str, Any], memory: Memory) -> None:
   """Writes `results.json`, and `items.jsonl`: of each item requests, answers and scores.
 
-  An item's `key` is that of the memory, which is closed.
+  An item's `key` is that of the memory, which is closed and keeps what else it knows.
 
   Raises:
     OSError: they cannot be written.
@@ -122,13 +126,16 @@ def save(folder: Path, report: Report, results: dict[str, Any], memory: Memory) 
   home = Folder(folder)
   with atomic.explaining(folder):
     home.make()
+    keys = set()
     with home.new_file(ITEMS) as path, path.open("w", encoding="utf-8") as file:
       for name, told in report.items():
         lines = zip(told.items, told.asked, told.answers, told.scores, strict=True)
         for item, asked, answers, score in lines:
+          key = memory.key(asked)
+          keys.add(key)
           line = {
             "task": name,
-            "key": memory.key(asked),
+            "key": key,
             "row": dict(item.row),
             "requests": asked,
             "answers": answers,
@@ -136,4 +143,4 @@ def save(folder: Path, report: Report, results: dict[str, Any], memory: Memory) 
           }
           file.write(json.dumps(line, ensure_ascii=False) + "\n")
     home.write_json("results.json", results)
-    memory.close()
+    memory.close(keys)

@@ -13,7 +13,7 @@ from blt_jax.evals.memory import Memory
 from blt_jax.evals.registry import TASKS as TASKS
 from blt_jax.evals.registry import find, find_all
 from blt_jax.evals.statistics import Estimate, interval
-from blt_jax.evals.task import Item, Request, Row, Score, Task
+from blt_jax.evals.task import Choice, Item, Request, Row, Score, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def requests(
     ValueError: there is no such task, or a row is none of its rows.
   """
   task = find(name, rows=rows)
-  return [task.requests(item) for item in task.load(rows, shots or ())]
+  return _requests(task, task.load(rows, shots or ()))
 
 
 def scores(
@@ -150,7 +150,7 @@ def prepare(
   if shots is not None and not any(item.shots for items in loaded for item in items):
     raise ValueError(f"{shots} has examples for none of {', '.join(tasks)}.")
   return [
-    Prepared(task, items, [task.requests(item) for item in items])
+    Prepared(task, items, _requests(task, items))
     for task, items in zip(found, loaded, strict=True)
   ]
 
@@ -206,6 +206,25 @@ def _by_value(task, field, items, by_item) -> dict[str, dict[str, Estimate]]:
     if field in item.row:
       found.setdefault(str(item.row[field]), []).append(score)
   return {value: task.summarise(some) for value, some in sorted(found.items())}
+
+
+def _requests(task: Task, items: Sequence[Item]) -> list[list[Request]]:
+  """What a task asks of items, whose fields may be of other types than it knows."""
+  found = []
+  for number, item in enumerate(items, 1):
+    place = f"{getattr(item.row, 'place', f'Row {number}')} of {task.name}"
+    try:
+      asked = task.requests(item)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+      raise ValueError(
+        f"{place} has a field of another type than its task's: {error}."
+      ) from error
+    for request in asked:
+      more = request.continuations if isinstance(request, Choice) else ()
+      if wrong := [part for part in (request[0], *more) if not isinstance(part, str)]:
+        raise ValueError(f"{place} asks {wrong[0]!r}, which is no text.")
+    found.append(asked)
+  return found
 
 
 def _load(task: Task, data: str, limit: int | None, shots: str) -> list[Item]:

@@ -95,6 +95,9 @@ class Task(abc.ABC):
       raise ValueError(
         f"has no field {missing[0]!r}; its fields must be {', '.join(self.fields)}.{hint}"
       )
+    empty = [name for name in self.fields if row[name] is None]
+    if empty:
+      raise ValueError(f"has {empty[0]} None; it must have a value.")
 
   def check_ready(self) -> None:
     """Raises ValueError or ImportError where the task could not be scored in the end."""

@@ -259,7 +259,7 @@ def score_all(
     report: told how far it is.
 
   Raises:
-    ValueError: no row of a source has a field that is asked for, or there is no such context.
+    ValueError: no row of any source has a field that is asked for, or there is no such context.
   """
   most = math.inf
   if max_batches is not None:
@@ -269,6 +269,10 @@ def score_all(
     if context is not None:
       windows.check_context(context, patch.sizes)
     sizes[name] = source.measure(most, functools.partial(_report_reading, report, name))
+  lacking = [size.lacking for size in sizes.values()]
+  for field, message in lacking[0].items():
+    if all(field in others for others in lacking):
+      raise ValueError(message)
   longest = max(size.longest for size in sizes.values())
   if context is not None:
     scorer = scorer.windowed(longest, context)

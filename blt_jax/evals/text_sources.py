@@ -20,11 +20,15 @@ Heldout = Mapping[str, tuple[str, Dataset]]
 
 
 class Size(NamedTuple):
-  """Of a source: documents, their bytes that count, and the bytes of the longest one."""
+  """Of a source: documents, their bytes that count, and the bytes of the longest one.
+
+  `lacking` has the fields that no row has a value in, and what to say of it.
+  """
 
   documents: int
   bytes: int
   longest: int
+  lacking: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Source:
       report: told how many bytes are read.
 
     Raises:
-      ValueError: no row has one of them, or there is no text.
+      ValueError: there is no text.
     """
     count = size = longest = 0
     first: Document | None = None
@@ -80,18 +84,17 @@ class Source:
         break
     if not size:
       raise ValueError(f"All {count:,} documents of {self.path} are empty; give some text.")
-    if first is not None and missing:
-      self._reject(first, count, min(missing))
-    return Size(count, size, longest)
+    lacking = {name: self._tell_lack(first, count, name) for name in sorted(missing)}
+    return Size(count, size, longest, lacking)
 
-  def _reject(self, first: Document, count: int, name: str) -> None:
-    if first.row is None:
-      raise ValueError(
+  def _tell_lack(self, first: Document | None, count: int, name: str) -> str:
+    if first is None or first.row is None:
+      return (
         f"--by={name} goes with rows that have fields, of JSON, CSV, Parquet or Arrow; the "
         f"text of {self.path} has none."
       )
     known = ", ".join(map(repr, list(first.row)[:_NAMED]))
-    raise ValueError(
+    return (
       f"No row of {self.path} has a value in the field {name!r} (--by), of {count:,} that are "
       f"read; {first.place}, has {known}.{nearest(name, first.row)}"
     )

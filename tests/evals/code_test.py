@@ -59,6 +59,21 @@ def test_without_namespaces_limits_hold(monkeypatch):
   assert code.run_program("x = bytearray(10**11)", "") == "out of memory"
 
 
+def test_other_threads_of_the_user_take_no_process_of_a_program():
+  assert code._num_tasks() >= psutil.Process().num_threads() >= 1
+
+
+def test_a_launcher_that_fails_is_no_program_that_failed(monkeypatch):
+  monkeypatch.setattr(code, "_isolation", lambda: ("unshare", "--no-such-flag"))
+  with pytest.raises(OSError, match="cannot be started.*no-such-flag"):
+    code.run_program("x = 1", "assert x == 1")
+
+
+@pytest.mark.filterwarnings("error")
+def test_starting_a_program_does_not_fork_jax():
+  assert code.run_program("import sys\nx = 1\nprint(x, file=sys.stderr)", "") == "passed"
+
+
 def test_programs_are_put_together_as_the_tasks_say():
   (asked,) = suite.requests("humaneval", [ROW])[0]
   assert asked == (ROW["prompt"], ("\nclass", "\ndef", "\n#", "\nif", "\nprint"), 1536)

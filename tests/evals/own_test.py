@@ -64,7 +64,10 @@ def test_rows_are_named_by_file_and_line(row, message, tmp_path):
     (ANSWER | {"answer": " "}, "answer ' '"),
     (ANSWER | {"stop": "x"}, "stop 'x'"),
     (ANSWER | {"max_bytes": 0}, "max_bytes 0"),
+    (ANSWER | {"max_bytes": 4}, "never be given.*max_bytes=4"),
+    (ANSWER | {"answer": "one\ntwo"}, "never be given: it has one of stop"),
     (PAIR | {"target": ""}, "target ''"),
+    ({"context": "a", "choices": ["b", "c"]}, "nearest are context, choices, label"),
     (
       {"promt": "a", "answer": "b"},
       "line 1, has fields promt, answer.*nearest are prompt, answer",

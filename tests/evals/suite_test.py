@@ -199,6 +199,23 @@ def test_an_evaluation_goes_on_where_it_was_stopped(model, data, tmp_path, monke
   assert len(given) == 9
 
 
+def test_what_other_calls_asked_is_kept(model, data, tmp_path):
+  def ask(names):
+    memory = Memory(tmp_path, {"run": "RUN"})
+    reports.save(tmp_path, suite.evaluate(model, names, str(data), memory=memory), {}, memory)
+
+  def keys(name):
+    return {json.loads(line)["key"] for line in (tmp_path / name).read_text().splitlines()}
+
+  ask(["piqa", "bpb"])
+  both = keys("items.jsonl")
+  ask(["piqa"])
+  assert keys("items.jsonl") | keys("items.jsonl.earlier") == both
+  assert not keys("items.jsonl") & keys("items.jsonl.earlier")
+  ask(["piqa", "bpb"])
+  assert keys("items.jsonl") == both and not keys("items.jsonl.earlier")
+
+
 def test_several_devices_answer_as_one(model, data, monkeypatch):
   """Each takes the next batch; both prompts are at work at the same time."""
   prepared = suite.prepare(["piqa", "g2p"], str(data))
@@ -229,7 +246,7 @@ def test_an_error_on_one_device_ends_all(model, monkeypatch):
   def fail(*_):
     raise ValueError("a row that is none")
 
-  monkeypatch.setattr(asking, "_pairs", fail)
+  monkeypatch.setattr(asking, "_windows", fail)
   with pytest.raises(ValueError, match="a row that is none"):
     list(asking.ask(model, [[Text("a")], [Text("b")], [Text("c")]], 1, jax.devices()[:2]))
 
@@ -247,19 +264,27 @@ def test_what_does_not_fit_is_cut_from_the_left(model):
     [Choice("bc", (" ab",))],
     [Text("a text of some length")],
     [Continue("prompt of a text", (), 3)],
+    [Choice("context", ("a choice of some length", "c"))],
   ]
   told = dict(asking.ask(narrow, asked))
   pairs = [(b"ntext", b" ab"), (b"ntext", b" c"), (b"bc", b" ab")]
   scores = [tuple(score) for score in Scorer(model).loglikelihood(pairs)]
   found = [told[0][0][0], told[0][0][1], told[1][0][0]]
   np.testing.assert_allclose([x for x, _ in found], [x for x, _ in scores], rtol=1e-5)
-  text = b"a text of some length"
-  pairs = [(text[max(i - 4, 0) : i], text[i : i + 4]) for i in range(0, len(text), 4)]
-  wanted = sum(score.log_prob for score in Scorer(model).loglikelihood(pairs))
-  assert told[2][0] == pytest.approx(wanted, rel=1e-5)
+  for text, found in ((b"a text of some length", told[2][0]),
+                      (b"a choice of some length", told[4][0][0][0])):  # fmt: skip
+    pairs = [(text[max(i - 4, 0) : i], text[i : i + 4]) for i in range(0, len(text), 4)]
+    wanted = sum(score.log_prob for score in Scorer(model).loglikelihood(pairs))
+    assert found == pytest.approx(wanted, rel=1e-5)
   (written,) = Generator(model).generate([b" text"], Sampling(max_bytes=3))
   assert told[3] == [written.text]
-  assert [asking.is_cut(narrow, request) for (request,) in asked] == [True, False, True, True]
+  assert [asking.is_cut(narrow, request) for (request,) in asked] == [
+    True,
+    False,
+    True,
+    True,
+    True,
+  ]
   assert not any(asking.is_cut(model, request) for (request,) in asked)
 
 

@@ -226,10 +226,14 @@ def test_mistakes(flags, message, run, rows, tmp_path, monkeypatch):
   assert not list(tmp_path.glob("out/*"))
 
 
-def test_fields_of_plain_text(run, tmp_path):
+def test_fields_of_plain_text(run, rows, tmp_path, capsys):
   (tmp_path / "a.txt").write_text("text")
+  flags = ["--run=RUN", f"--data={tmp_path / 'a.txt'}", "--by=lang"]
   with pytest.raises(ValueError, match="--by=lang goes with rows that have fields"):
-    evaluate.main(["--run=RUN", f"--data={tmp_path / 'a.txt'}", "--by=lang"])
+    evaluate.main(flags)
+  evaluate.main([*flags, f"--data={rows}"])  # which has some
+  by_value = json.loads(capsys.readouterr().out)["by"]["lang"]
+  assert by_value["(none)"]["documents"] == 1 and len(by_value) == 3
 
 
 def test_text_of_nothing(byte_lm, tmp_path):
