@@ -77,7 +77,9 @@ def main(argv: list[str] | None = None) -> str | int:
     **{field.name: getattr(args, field.name) for field in _OPTIONS},
   )
   if bool(args.input) != bool(args.output):
-    raise ValueError("--input needs --output, the file for the results, and it --input.")
+    raise ValueError(
+      "--input=FILE has prompts, one a line, and --output=FILE is where results go: give both."
+    )
   if bool(args.picture) != bool(args.png):
     raise ValueError(
       "--picture=PATH completes a picture of a path, and --png=FILE is where it is written: "

@@ -22,7 +22,7 @@ _FINISH = {
   loop.END: "end", loop.STOP: "stop", loop.LENGTH: "length", loop.PATCHES: "patches",
 }  # fmt: skip
 _LOOK = 16  # passes after which the text of pieces is looked at
-_COPIES = 1.25  # of caches: those of all rows, and of the part that begins
+_COPIES = 1.4  # of caches: those of all rows, and of the part that begins
 _REFILLS = 8  # parts of the rows; when one is free, it takes the next prompts at once
 _ROUND = 128  # rows have a multiple of this many bytes, so that few programs are compiled
 

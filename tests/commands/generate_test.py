@@ -143,9 +143,9 @@ def test_mistakes_are_named(tmp_path):
   assert "max_length" in run("--prompt=" + "a" * 60, "--max_length=50")
   assert "say how to --draft" in run("--prompt=a", "--draft_length=3")
   assert run(f"--file={tmp_path}/none").startswith("error: ")
-  assert run(f"--input={tmp_path}/none").startswith("error: --input needs --output")
+  assert run(f"--input={tmp_path}/none").endswith("where results go: give both.")
   assert run(f"--input={tmp_path}/none", "--output=x").startswith("error: ")
-  assert "and it --input" in run("--prompt=a", f"--output={tmp_path}/x")
+  assert "give both" in run("--prompt=a", f"--output={tmp_path}/x")
   assert "would be the same" in run("--prompt=a", "--num_samples=2")
   assert run("--promt=a") == 2
   assert run("--help") == 0
