@@ -21,7 +21,7 @@ from blt_jax.evals.memory import Memory
 from blt_jax.evals.task import Choice, Continue, FirstLine, Text
 from blt_jax.models.byte_lm import ByteLM
 from blt_jax.models.config import ByteLMConfig
-from blt_jax.runs import checkpoint, loading
+from blt_jax.runs import checkpoint, entropy_digest, loading
 
 ROWS = {
   "piqa_valid": [
@@ -130,6 +130,17 @@ def test_the_command_writes_a_table_and_files(data, tmp_path, capsys):
   lines = [json.loads(line) for line in (output / "items.jsonl").open()]
   assert [line["task"] for line in lines] == ["piqa"] * 3 + ["piqa_noise"] * 3 + ["bpb"] * 2
   assert lines[0]["row"] == ROWS["piqa_valid"][0] and len(lines[3]["answers"]) == 16
+
+
+@pytest.mark.usefixtures("run")
+def test_other_weights_in_a_folder_are_asked_anew(data, tmp_path, monkeypatch):
+  keys = []
+  for digest in ("one", "other", "one"):
+    monkeypatch.setattr(entropy_digest, "find", lambda *_, digest=digest: digest)
+    evaluate.main(["--run=RUN", "--tasks=piqa", f"--data={data}", f"--output={tmp_path}"])
+    keys.append([json.loads(line)["key"] for line in (tmp_path / "items.jsonl").open()])
+  assert keys[0] == keys[2] and not set(keys[0]) & set(keys[1])
+  assert len((tmp_path / "items.jsonl.earlier").read_text().splitlines()) == len(keys[1])
 
 
 @pytest.mark.parametrize(
