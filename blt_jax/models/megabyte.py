@@ -84,12 +84,12 @@ class MegaByte(nn.Module):
   def setup(self):
     c = self.config
     self.global_embedding = _embedding(c.vocab_size, c.slice_dim, ("vocab", None))
-    self.global_positions = _embedding(c.max_patches, c.global_model.dim)
+    self.global_positions = _positions(c.max_patches, c.global_model.dim)
     self.global_start = _embedding(1, c.global_model.dim)
     self.global_transformer = transformer.Transformer(c.global_model)
     self.hand_over = layers.Linear(c.local_model.dim, (None, "embed"))
     self.local_embedding = _embedding(c.vocab_size, c.local_model.dim)
-    self.local_positions = _embedding(c.patch_size, c.local_model.dim)
+    self.local_positions = _positions(c.patch_size, c.local_model.dim)
     self.local_transformer = transformer.Transformer(c.local_stack)
     self.norm = layers.RMSNorm(c.local_model.norm_epsilon)
     self.output = layers.Linear(c.vocab_size, ("embed", "vocab"))
@@ -164,6 +164,11 @@ def _embedding(rows: int, dim: int, axes: Any = ("vocab", "embed")) -> layers.Em
   be lost on the local model.
   """
   return layers.Embedding(rows, dim, axes, std=lambda _: 1.0)
+
+
+def _positions(count: int, dim: int) -> layers.Embedding:
+  """Learned positions [count, D]; larger ones are noise on ids, which takes long to unlearn."""
+  return layers.Embedding(count, dim, std=lambda _: 0.02)
 
 
 def first_patches(tokens: jax.Array, patch_size: int) -> jax.Array:

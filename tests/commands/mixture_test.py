@@ -33,7 +33,7 @@ def _config(home):
 def _check_refusals(config):
   """Thresholds are to be found with the entropies, or given."""
   with pytest.raises(
-    ValueError, match="coarser is .., .*calibrate --target_bytes_per_patch=3,6"
+    ValueError, match=r"coarser is .., .*calibrate --run=\S+table --target_bytes_per_patch=3,6"
   ):
     resolve.resolve(config)
   for name, value in (("scheme", "space"), ("cumulative", True)):
