@@ -64,17 +64,20 @@ class Memory:
     self._file.write(_line(key, answers))
     self._file.flush()
 
-  def close(self, asked: Iterable[str]) -> None:
-    """Keeps what else is known; that of the keys that were `asked` is in `items.jsonl`."""
-    if self._file is not None:
-      self._file.close()
+  def keep_others(self, asked: Iterable[str]) -> None:
+    """Writes down what is known beside the keys that were `asked`, before those are."""
     if self._home is None:
       return
-    earlier = {key: self._known[key] for key in self._known.keys() - set(asked)}
-    if earlier or self._home.exists(_EARLIER):
+    others = {key: self._known[key] for key in self._known.keys() - set(asked)}
+    if others or self._home.exists(_EARLIER):
       with self._home.new_file(_EARLIER) as path, path.open("w", encoding="utf-8") as file:
-        file.writelines(_line(key, answers) for key, answers in earlier.items())
-    if self._home.exists(_UNFINISHED):
+        file.writelines(_line(key, answers) for key, answers in others.items())
+
+  def close(self) -> None:
+    """Removes the file of what was being given: all is in `items.jsonl`."""
+    if self._file is not None:
+      self._file.close()
+    if self._home is not None and self._home.exists(_UNFINISHED):
       self._home.remove(_UNFINISHED)
 
 

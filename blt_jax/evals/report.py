@@ -126,16 +126,14 @@ def save(folder: Path, report: Report, results: dict[str, Any], memory: Memory) 
   home = Folder(folder)
   with atomic.explaining(folder):
     home.make()
-    keys = set()
+    memory.keep_others(memory.key(asked) for told in report.values() for asked in told.asked)
     with home.new_file(ITEMS) as path, path.open("w", encoding="utf-8") as file:
       for name, told in report.items():
         lines = zip(told.items, told.asked, told.answers, told.scores, strict=True)
         for item, asked, answers, score in lines:
-          key = memory.key(asked)
-          keys.add(key)
           line = {
             "task": name,
-            "key": key,
+            "key": memory.key(asked),
             "row": dict(item.row),
             "requests": asked,
             "answers": answers,
@@ -143,4 +141,4 @@ def save(folder: Path, report: Report, results: dict[str, Any], memory: Memory) 
           }
           file.write(json.dumps(line, ensure_ascii=False) + "\n")
     home.write_json("results.json", results)
-    memory.close(keys)
+    memory.close()
