@@ -171,12 +171,22 @@ class Mbpp(CodeTask):
 
   def select(self, rows: Sequence[Row]) -> Sequence[Row]:
     """The test half of all 974, by their numbers; the others are examples and training."""
-    return [row for row in rows if row.get("task_id", 11) in range(11, 511)]
+    return [row for row in rows if not _is_number(row) or 11 <= row.get("task_id", 11) <= 510]
+
+  def check(self, row: Row) -> None:
+    """Raises ValueError where a row lacks a field, or its number is none."""
+    super().check(row)
+    if not _is_number(row):
+      raise ValueError(f"has task_id {row['task_id']!r}; it must be a whole number.")
 
   def program(self, item: Item, answer: str) -> tuple[str, str]:
     """What was written, and the row's tests."""
     row = item.row
     return f"{row.get('test_setup_code', '')}\n{answer}", "\n".join(row["test_list"])
+
+
+def _is_number(row: Row) -> bool:
+  return isinstance(row.get("task_id", 11), int)
 
 
 def _prompt(row: Row) -> str:
