@@ -2,6 +2,7 @@
 
 from blt_jax.patching.checks import check_entropies as check_entropies
 from blt_jax.patching.checks import is_number as is_number
+from blt_jax.patching.cumulative import cumulative_rule as cumulative_rule
 from blt_jax.patching.lengths import check_lengths as check_lengths
 from blt_jax.patching.lengths import check_nested_lengths as check_nested_lengths
 from blt_jax.patching.lengths import decoder_patch_ids as decoder_patch_ids
@@ -15,7 +16,6 @@ from blt_jax.patching.lengths import starts_from_boundaries as starts_from_bound
 from blt_jax.patching.rules import LETTER_ID as LETTER_ID
 from blt_jax.patching.rules import SCHEMES as SCHEMES
 from blt_jax.patching.rules import PatchingConfig as PatchingConfig
-from blt_jax.patching.rules import cumulative_rule as cumulative_rule
 from blt_jax.patching.rules import entropy_rule as entropy_rule
 from blt_jax.patching.rules import find_boundaries as find_boundaries
 from blt_jax.patching.rules import is_spacelike as is_spacelike

@@ -14,13 +14,12 @@ import dataclasses
 import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import tokenizer
 from blt_jax.patching import checks
 from blt_jax.patching.arrays import Array, namespace
+from blt_jax.patching.cumulative import cumulative_marks, cumulative_rule
 from blt_jax.patching.lengths import lengths_from_starts, split_starts, starts_from_boundaries
 
 LETTER_ID = ord("a") + tokenizer.OFFSET  # stands before the first byte for `space_rule`
@@ -252,6 +251,8 @@ def _entropy_boundaries(entropies: Array, config: PatchingConfig) -> Array:
     rank = xp.argsort(order, axis=-1)
     return xp.pad(rank < count, ((0, 0), (1, 0)))
   if config.cumulative and config.threshold is not None:
+    if xp is np:
+      return cumulative_marks(entropies, config.threshold)
     return cumulative_rule(entropies, xp.zeros_like(entropies[:, 0]), config.threshold)[0]
   before = xp.concatenate([entropies[:, :1], entropies[:, :-1]], axis=1)
   positions = np.arange(entropies.shape[1], dtype=np.int32)[None]
@@ -302,36 +303,6 @@ def entropy_rule(
   # The reference never lets byte 3 start a patch under this rule.
   rise = entropies - entropies_before
   return ((rise > config.threshold_add) & above & (positions >= 3)) | (positions == 1)
-
-
-def cumulative_rule(entropies: Array, total: Array, threshold: float) -> tuple[Array, Array]:
-  """Marks the bytes where the entropies since the last mark sum to over `threshold`.
-
-  Args:
-    entropies: float32 [B, S] nats.
-    total: float32 [B], the sum that each row begins with.
-    threshold: nats.
-
-  Returns:
-    bool [B, S], and the sums float32 [B, S] after each byte, 0 at marks.
-  """
-  xp = namespace(entropies)
-
-  def add(total, entropy):
-    total = total + entropy
-    above = total > threshold
-    total = xp.where(above, xp.zeros_like(total), total)
-    return total, (above, total)
-
-  if xp is jnp:
-    _, (marks, totals) = jax.lax.scan(add, total, entropies.T)
-    return marks.T, totals.T
-  steps = []
-  for entropy in entropies.T:
-    total, step = add(total, entropy)
-    steps.append(step)
-  marks, totals = zip(*steps, strict=True)
-  return np.stack(marks, axis=1), np.stack(totals, axis=1)
 
 
 def space_rule(tokens: Array, tokens_before: Array) -> Array:

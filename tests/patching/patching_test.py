@@ -399,15 +399,3 @@ def test_narrow_and_unsigned_tokens_give_the_same_patches(dtype):
   config = PatchingConfig(scheme="space")
   got = patching.patch_lengths(tokens.astype(dtype), config, include_next=False)
   np.testing.assert_array_equal(got, [[1, 2, 1, 1]])
-
-
-def test_cumulative_rule_sums_since_the_last_mark():
-  entropies = np.array([[0.5, 0.4, 0.3, 2.0, 0.9, 0.2]], np.float32)
-  config = PatchingConfig(threshold=1.0, cumulative=True)
-  for array in (np.asarray, jnp.asarray):
-    boundaries = patching.find_boundaries(
-      array(np.zeros((1, 6), np.int32)), config, array(entropies)
-    )
-    np.testing.assert_array_equal(boundaries, [[False, False, True, True, False, True]])
-  with pytest.raises(ValueError, match="cumulative excludes monotonic"):
-    PatchingConfig(cumulative=True, monotonic=True)
