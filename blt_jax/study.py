@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int | None:
     gpus = args.gpus.split(",")
     rest = [f"--{name}={value}" for name, value in vars(args).items() if value]
     rest = [a for a in rest if not a.startswith("--gpus=")]
-    runner.spread([*rest, "--dry_run"], gpus[:1], study.home.path)  # which measures
+    runner.spread([*rest, "--dry_run"], gpus, study.home.path)  # which measures
     _say_cost(study, *measure.measure_all(study))
     runner.spread(rest, gpus, study.home.path)
     print(report.of_study(study, reference))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import psutil
+from absl import logging
 
 from blt_jax.parallel import distributed
 from blt_jax.storage import atomic
@@ -19,6 +20,7 @@ _FILE = "trainer.json"
 _BEAT = 60  # seconds between signs of life
 _DEAD = 300  # seconds without one after which a trainer on another host counts as dead
 _SETTLED = 1.0  # seconds after which buckets show what several wrote at once
+_POLL = 2.0  # seconds between looks at a folder that another has
 _SAME_START = 2.0  # seconds by which clocks differ on when a process began
 
 Json = dict[str, Any]
@@ -163,3 +165,20 @@ def hold(workdir: Path) -> Iterator[Lock | _NoLock]:
     return
   with contextlib.closing(lock):
     yield lock
+
+
+@contextlib.contextmanager
+def in_turn(workdir: Path) -> Iterator[None]:
+  """Holds a folder for this process, once whoever else has it is done with it."""
+  is_said = False
+  while True:
+    try:
+      lock = Lock(workdir)
+      break
+    except InUseError:
+      if not is_said:
+        logging.info("Waiting for another process, which has %s.", workdir)
+      is_said = True
+      time.sleep(_POLL)
+  with contextlib.closing(lock):
+    yield

@@ -15,7 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from blt_jax import kinds
-from blt_jax.runs import corpus, settings_flags, tokenizers
+from blt_jax.runs import corpus, lock, settings_flags, tokenizers
 from blt_jax.runs.patcher import read_threshold
 from blt_jax.storage.folders import Folder
 from blt_jax.studies import children, records
@@ -59,7 +59,7 @@ class Made(NamedTuple):
 
 
 def make(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
-  """Makes what is missing.
+  """Makes what is missing, after another process that does.
 
   Args:
     plan: of the study.
@@ -69,6 +69,11 @@ def make(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
   Raises:
     ValueError: a command failed, or the text cannot be scored.
   """
+  with lock.in_turn(f"{made.root}/claim"):
+    _make(plan, configs, made)
+
+
+def _make(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
   text = next(iter(configs.values())).data
   make_tokenizers(plan, configs, made)
   if any(plan.arms[name].ngrams for name in configs) and not Folder(made.ngrams).sizes():

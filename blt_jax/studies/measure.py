@@ -13,7 +13,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from blt_jax import kinds
-from blt_jax.runs import corpus, resolve, settings_flags
+from blt_jax.runs import corpus, lock, resolve, settings_flags
 from blt_jax.runs.evaluation import Evaluator
 from blt_jax.runs.feed import Feed
 from blt_jax.runs.program import Program, make_program
@@ -24,6 +24,7 @@ from blt_jax.studies.sweep import Run
 
 _SAMPLE_BYTES = 1 << 17  # of training text, whose patches are counted
 _STEPS = 8  # that are timed
+_POLL = 2.0  # seconds between looks at what other processes measure
 
 
 class TextSize(NamedTuple):
@@ -49,28 +50,44 @@ def _size(document: Any) -> int:
 
 
 def measure_all(study: Study) -> tuple[dict[str, Measured], list[str]]:
-  """Measures the arms that are trained now.
+  """Measures the arms that are trained now; one that another process measures is left to it.
 
   Returns:
     Name of an arm -> numbers, and the names of those that were measured with patches of one
     size, since their entropies are still to be made. These are not kept.
   """
   found, stood_in = {}, []
-  size = text_size(study)
-  for name in study.arms:
+  size, left = text_size(study), list(study.arms)
+  while left:
+    name = left.pop(0)
     kept = study.find_measured(name)
     if kept is None:
-      logging.info("Measuring %s.", name)
-      is_stand_in = made.lacks_entropies(study.plan.arms[name], study.configs[name], study.made)
-      config = _stand_in(study, name) if is_stand_in else study.ready_config(name)
-      kept = measure(study, name, config, size.heldout)
+      try:
+        with lock.hold(study.home.path_of(f"claims/measured/{name}")):
+          kept, is_stand_in = _measure_arm(study, name, size)
+      except lock.InUseError:
+        left.append(name)
+        time.sleep(_POLL)
+        continue
       if is_stand_in:
         stood_in.append(name)
-        kept = _with_source(study, name, kept)
-      else:
-        study.keep_measured(name, kept)
     found[name] = kept
-  return found, stood_in
+  return {name: found[name] for name in study.arms}, stood_in
+
+
+def _measure_arm(study: Study, name: str, size: TextSize) -> tuple[Measured, bool]:
+  """What an arm is like, and whether others stand in for its patches."""
+  kept = study.find_measured(name)
+  if kept is not None:  # by now
+    return kept, False
+  logging.info("Measuring %s.", name)
+  is_stand_in = made.lacks_entropies(study.plan.arms[name], study.configs[name], study.made)
+  config = _stand_in(study, name) if is_stand_in else study.ready_config(name)
+  measured = measure(study, name, config, size.heldout)
+  if is_stand_in:
+    return _with_source(study, name, measured), True
+  study.keep_measured(name, measured)
+  return measured, False
 
 
 def _stand_in(study: Study, name: str) -> ConfigDict:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import fsspec
@@ -71,6 +72,15 @@ def test_it_is_gone_when_the_trainer_ends(tmp_path):
       if error:
         raise error
     assert not list(tmp_path.iterdir())
+
+
+def test_one_after_the_other(tmp_path, monkeypatch):
+  monkeypatch.setattr(lock, "_POLL", 0.01)
+  with _other_trainer(tmp_path) as other:
+    threading.Timer(1.0, other.kill).start()
+    with lock.in_turn(tmp_path):
+      assert other.wait() and not _enters(tmp_path)
+  assert _enters(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -277,6 +277,23 @@ def test_a_run_that_another_trains_is_left_to_it(done, monkeypatch):
   assert runner.work(done, measured) is False and len(trained) == 1
 
 
+def test_an_arm_that_another_measures_is_left_to_it(done, monkeypatch):
+  kept = {arm: done.find_measured(arm) for arm in done.arms}
+  first, second = done.arms
+  found, told = {}, []
+
+  def other_is_done(_):
+    found[first] = kept[first]
+
+  monkeypatch.setattr(done, "find_measured", found.get)
+  monkeypatch.setattr(done, "keep_measured", found.__setitem__)
+  monkeypatch.setattr(measure, "measure", lambda _, arm, *__: told.append(arm) or kept[arm])
+  monkeypatch.setattr(measure.time, "sleep", other_is_done)
+  with lock.hold(done.home.path_of(f"claims/measured/{first}")):
+    assert measure.measure_all(done) == (kept, [])
+  assert told == [second]
+
+
 def test_a_run_that_diverges_is_a_result(done, monkeypatch):
   def fail(config, **options):
     raise FloatingPointError("the loss is no number")
