@@ -53,7 +53,7 @@ def test_storage_alone_knows_how_paths_are_reached(module):
     assert "fsspec" not in foreign(module)
     assert "etils" not in foreign(module) or module == "blt_jax.runs.checkpoint"
     used = {n.partition(".")[0] for n in imports(module)}
-    if module not in ("blt_jax.cli.parsing", "blt_jax.evals.code", "blt_jax.lm_eval"):
+    if module not in ("blt_jax.cli.parsing", "blt_jax.evals.sandbox", "blt_jax.lm_eval"):
       assert not {"tempfile", "shutil", "glob"} & used
 
 

@@ -173,6 +173,11 @@ def _train(source: Entropies, plan: Plan, model: str) -> None:
 
 def _store(name: str, text: ConfigDict, made: Made) -> None:
   """Scores training and held-out text, so that each has its entropies."""
+  if text.format == "pictures":
+    raise ValueError(
+      f"entropies[{name!r}].stored is for text; entropies of pictures are measured while they "
+      "are read: leave stored at False."
+    )
   if not text.heldout_path:
     raise ValueError(
       f"entropies[{name!r}].stored needs a file of held-out text in config.data.heldout_path: "
