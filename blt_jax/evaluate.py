@@ -251,6 +251,8 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   options = dataclasses.replace(options, fields=tuple(args.by))
   open_heldout = functools.partial(corpus.open_heldout, run.config.data)
   sources = text_sources.open_all(args.data, options, open_heldout)
+  if args.output:
+    Folder(args.output).make_writable()
   keep_whole = options.template is not None or options.pictures is not None
   patchers = _load_patchers(args, run.config.patching, sources)
   tables = ngrams.load(args.run, run.config.model)
@@ -266,8 +268,6 @@ def _evaluate_text(args: argparse.Namespace) -> None:
     completion.make(tables, run.config.model),
     named,
   )
-  if args.output:
-    Folder(args.output).make_writable()
   patched = {s.name: (s, patchers[s.name].rows()) for s in sources}
   with TaskBar() as bar:
     found = text_scores.score_all(patched, scorer, args.context, args.max_batches, bar)
