@@ -88,7 +88,7 @@ def set_blt_stacks(model, latent_dim=128, latent_layers=3):
 def device_entropies(config):
   blt(config)
   config.patching.entropies = "device"
-  config.data.num_patches = 256  # with some to spare, since rows are filled with bytes
+  config.data.num_patches = 344  # half as many to spare, since rows are filled with bytes
 
 
 def entropy_states(config):
@@ -119,7 +119,7 @@ def mixture(config):
 
 def end_to_end(config):
   set_blt_stacks(config.model, latent_layers=2)
-  config.model.num_patches = 256  # for patches of 4.5 bytes in the mean, with some to spare
+  config.model.num_patches = 344  # for patches of 4.5 bytes in the mean, with half to spare
   set_stack(config.model.predictor, dim=32, num_layers=3, num_heads=2, mlp_dim=32, window=64)
 
 

@@ -81,7 +81,7 @@ def space(config):
 def device_entropies(config):
   blt(config)
   config.patching.entropies = "device"
-  config.data.num_patches = 1024  # with some to spare, since rows are filled with bytes
+  config.data.num_patches = 1408  # half as many to spare, since rows are filled with bytes
 
 
 def entropy_states(config, hash_sizes=(3, 4, 5, 6, 7, 8)):
@@ -117,7 +117,7 @@ def mixture_no_ngrams(config):
 def end_to_end(config):
   blt(config, latent=(512, 7))
   config.data.num_patches = None  # its batches bring none
-  config.model.num_patches = 1024  # for patches of 4.5 bytes in the mean, with some to spare
+  config.model.num_patches = 1408  # for patches of 4.5 bytes in the mean, with half to spare
   set_stack(config.model.predictor, dim=128, num_layers=2, num_heads=4, mlp_dim=128, window=512)
 
 

@@ -103,7 +103,11 @@ class RunLog:
       self._write(step, "eval", numbers)
     note = " (metrics.jsonl keeps what it had)" if is_written else ""
     logging.info("Held-out bits per byte at step %d: %.4f%s", step, numbers["bpb"], note)
-    self._look(train_loss=self._guard.usual, heldout_loss=numbers.get("loss"))
+    self._look(
+      train_loss=self._guard.usual,
+      heldout_loss=numbers.get("loss"),
+      heldout_slotless=numbers.get("slotless_inputs"),
+    )
 
   def close(self) -> None:
     """Writes out what is buffered."""

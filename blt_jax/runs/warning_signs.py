@@ -75,6 +75,13 @@ _SIGNS = (
     "leave it open; or with config.patching.entropies='device' raise config.data.num_patches.",
   ),
   _Sign(
+    ("heldout_slotless",),
+    lambda share: share > 0.01,
+    "{heldout_slotless:.1%} of the held-out bytes lie where their row has no slots left and "
+    "are all in its last patch, more than 1 %: raise config.model.num_patches, or with "
+    "config.patching.entropies='device' config.data.num_patches.",
+  ),
+  _Sign(
     ("train_loss", "heldout_loss"),
     lambda loss, heldout_loss: 2 * loss < heldout_loss,
     "The training loss is about {train_loss:.3f} nats and the held-out loss "
@@ -101,7 +108,8 @@ class WarningSigns:
         nats; `scheme`; `patch_size`, the mean, and `target_bytes_per_patch`; `seq_len` and
         `num_patches` of a row; the shares `one_byte_patches` of all patches,
         `byte_slot_use` and `patch_slot_use`, and `dropped_targets` of all targets;
-        `train_loss` and `heldout_loss`, nats per target. Others do not matter.
+        `train_loss` and `heldout_loss`, nats per target; `heldout_slotless`, the share of
+        held-out bytes without a patch of their own. Others do not matter.
     """
     numbers = {k: v for k, v in {**self._known, **numbers}.items() if v is not None}
     if {"seq_len", "patch_size"} <= numbers.keys():
@@ -130,7 +138,10 @@ def make_warning_signs(config: ConfigDict, calibration: Mapping[str, float]) -> 
   """
   patching, shape = config.patching, settings.make_batch_shape(config)
   has_threshold = patching.scheme == "entropy" and patching.threshold is not None
-  makes_patches = hasattr(kinds.find_kind(config.model.kind).module, "forward")
+  is_filled_by_bytes = (
+    hasattr(kinds.find_kind(config.model.kind).module, "forward")
+    or patching.entropies == "device"
+  )
   bound = None if patching.cumulative else math.log(tokenizer.VOCAB_SIZE)  # of sums: none
   target = calibration.get("target_bytes_per_patch") if has_threshold else None
   if patching.scheme == "static":
@@ -140,6 +151,6 @@ def make_warning_signs(config: ConfigDict, calibration: Mapping[str, float]) -> 
     threshold=patching.threshold if has_threshold else None,
     largest_entropy=calibration.get("largest_entropy", bound),
     target_bytes_per_patch=target,
-    seq_len=None if makes_patches else shape.seq_len,  # whose slots data.num_patches is not
+    seq_len=None if is_filled_by_bytes else shape.seq_len,  # else there are slots to spare
     num_patches=shape.num_patches,
   )

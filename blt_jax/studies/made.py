@@ -4,6 +4,7 @@ Each is made by its own command, in a process of its own, and is there or not; s
 was stopped goes on with what is missing.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -57,6 +58,10 @@ class Made(NamedTuple):
     """Where it is noted what was made of an entropy model."""
     return Folder(f"{self.root}/entropies/{name}")
 
+  def in_turn(self, name: str) -> contextlib.AbstractContextManager[None]:
+    """While one thing is made, which other processes wait for."""
+    return lock.in_turn(f"{self.root}/claims/{name}")
+
 
 def make(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
   """Makes what is missing, after another process that does.
@@ -69,36 +74,39 @@ def make(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
   Raises:
     ValueError: a command failed, or the text cannot be scored.
   """
-  with lock.in_turn(f"{made.root}/claim"):
-    _make(plan, configs, made)
-
-
-def _make(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
   text = next(iter(configs.values())).data
   make_tokenizers(plan, configs, made)
-  if any(plan.arms[name].ngrams for name in configs) and not Folder(made.ngrams).sizes():
-    _run("count_ngrams", f"--input={text.path}", f"--output={made.ngrams}", *_reading(text))
+  if any(plan.arms[name].ngrams for name in configs):
+    with made.in_turn("ngrams"):
+      if not Folder(made.ngrams).sizes():
+        _run("count_ngrams", f"--input={text.path}", f"--output={made.ngrams}", *_reading(text))
   for name in dict.fromkeys(plan.arms[arm].entropies for arm in configs):
     if name:
       own = [arm for arm in configs if plan.arms[arm].entropies == name]
       found = [_thresholds(plan.arms[arm], configs[arm]) for arm in own]
       wanted = {file: asked for files in found for file, asked in files.items()}
-      _make_entropies(name, plan, text, made, wanted)
+      with made.in_turn(name):
+        _make_entropies(name, plan, text, made, wanted)
 
 
 def make_tokenizers(plan: Plan, configs: Mapping[str, ConfigDict], made: Made) -> None:
   """Makes the tokenizers that are missing, without which nobody knows what a model costs."""
   for name, config in configs.items():
-    size, home = config.model.get("vocab_size"), made.tokenizers
-    if not tokenizers.needs_tokenizer(config) or home.exists(f"{size}.json"):
-      continue
-    if home.exists(f"{size}.model"):
-      home.remove(f"{size}.model")  # of a process that ended before it had measured it
-    arm = plan.arms[name]
-    own = {**plan.settings, **arm.settings, "patching.tokenizer": made.tokenizer(config)}
-    told = _run("train_tokenizer", f"--config={arm.config}", *flags(own), is_told=True)
-    home.make()
-    home.write_json(f"{size}.json", json.loads(told))
+    if tokenizers.needs_tokenizer(config):
+      with made.in_turn(f"tokenizer_{config.model.vocab_size}"):
+        _make_tokenizer(plan, plan.arms[name], config, made)
+
+
+def _make_tokenizer(plan: Plan, arm: Arm, config: ConfigDict, made: Made) -> None:
+  size, home = config.model.vocab_size, made.tokenizers
+  if home.exists(f"{size}.json"):
+    return
+  if home.exists(f"{size}.model"):
+    home.remove(f"{size}.model")  # of a process that ended before it had measured it
+  own = {**plan.settings, **arm.settings, "patching.tokenizer": made.tokenizer(config)}
+  told = _run("train_tokenizer", f"--config={arm.config}", *flags(own), is_told=True)
+  home.make()
+  home.write_json(f"{size}.json", json.loads(told))
 
 
 def bytes_per_piece(config: ConfigDict, made: Made) -> float:

@@ -61,6 +61,11 @@ _CASES = {
     dict(dropped_targets=0.009),
     ["3.4% of the targets", "1 %", "config.model.num_patches"],
   ),
+  "slotless": (
+    dict(heldout_slotless=0.044),
+    dict(heldout_slotless=0.009, slotless_inputs=0.5),  # as of a threshold that has begun
+    ["4.4% of the held-out bytes", "1 %", "config.data.num_patches"],
+  ),
   "by heart": (
     dict(train_loss=0.08, heldout_loss=11.5),
     dict(train_loss=1.0, heldout_loss=1.9),
@@ -109,6 +114,10 @@ def test_a_run_knows_its_target_and_its_bounds(caplog):
   caplog.clear()
   make_warning_signs(config, {}).look(patch_size=6.0, byte_slot_use=0.99, patch_slot_use=0.6)
   assert "config.data.num_patches=683, not 1024" in caplog.text
+  caplog.clear()
+  config.patching.update(scheme="entropy", patch_size=None, entropies="device")
+  make_warning_signs(config, {}).look(patch_size=6.0, byte_slot_use=0.99, patch_slot_use=0.6)
+  assert not [r for r in caplog.records if "num_patches" in r.getMessage()]
   caplog.clear()
   config = settings.get_config("spacebyte")
   make_warning_signs(config, {}).look(patch_size=6.0, byte_slot_use=0.99, patch_slot_use=0.6)
