@@ -1,19 +1,22 @@
 """Runs a Python file with limits: a program of its own, which imports nothing of the project.
 
-  python -I limited.py PROCESSES SECONDS MEMORY_BYTES FILE_BYTES DISK_BYTES DESCRIPTOR PROGRAM
+  python -I limited.py '{"seconds": 11, ...}' PROGRAM
 
-Writes a byte to the descriptor when all limits hold. With DISK_BYTES, in a mount namespace, the
-working folder is the only one that can be written, and is in memory.
+It takes the fields of `Terms`, writes a byte to their descriptor when all limits hold, starts
+the program, and ends with it, or when its time is over.
 """
 
 import ctypes
+import json
 import os
 import resource
+import signal
 import struct
 import sys
 
 BEGUN = b"."
-_OPEN_FILES = 64
+CPU_TIME_IS_OVER = 128 + signal.SIGXCPU  # exit status
+_OPEN_FILES = 256
 _NUM_FILES = 4096
 _SHARED_MEMORY = "/dev/shm"  # where Python has its semaphores
 
@@ -23,26 +26,26 @@ _NO_SUID_NO_DEVICES = 2 | 4
 
 
 def main() -> None:
-  """Limits this process and all that it starts, and becomes the program."""
-  processes, seconds, memory, size, disk, begun = map(int, sys.argv[1:7])
-  if disk:
-    confine(disk)
-  for name, most in (
-    (resource.RLIMIT_CPU, seconds),
-    (resource.RLIMIT_AS, memory),
-    (resource.RLIMIT_FSIZE, size),
-    (resource.RLIMIT_NOFILE, _OPEN_FILES),
-    (resource.RLIMIT_NPROC, processes),
-    (resource.RLIMIT_CORE, 0),
+  """Limits this process and all that it starts, and starts the program."""
+  terms = json.loads(sys.argv[1])
+  if terms["confined"]:
+    confine(terms["disk_bytes"])
+  for name, most, more in (
+    (resource.RLIMIT_CPU, terms["seconds"], 1),  # after the signal that says so
+    (resource.RLIMIT_AS, terms["memory_bytes"], 0),
+    (resource.RLIMIT_FSIZE, terms["file_bytes"], 0),
+    (resource.RLIMIT_NOFILE, _OPEN_FILES, 0),
+    (resource.RLIMIT_NPROC, terms["processes"], 0),
+    (resource.RLIMIT_CORE, 0, 0),
   ):
     hard = resource.getrlimit(name)[1]
-    least = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(name, (least, least))
-  os.write(begun, BEGUN)
-  os.execv(sys.executable, [sys.executable, "-I", sys.argv[7]])
+    least = [n if hard == resource.RLIM_INFINITY else min(n, hard) for n in (most, most + more)]
+    resource.setrlimit(name, (least[0], least[1]))
+  os.write(terms["descriptor"], BEGUN)
+  sys.exit(supervise([sys.executable, "-I", sys.argv[2]], terms["seconds"]))
 
 
-def confine(disk: int) -> None:
+def confine(disk_bytes: int) -> None:
   """Makes all folders read-only but the working one, which is new, of so many bytes.
 
   Raises:
@@ -54,12 +57,34 @@ def confine(disk: int) -> None:
   _check(
     libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, attributes, len(attributes))
   )
-  options = f"size={disk},nr_inodes={_NUM_FILES}".encode()
-  for place in (folder, _SHARED_MEMORY):
-    if os.path.isdir(place):
-      args = (b"tmpfs", place.encode(), b"tmpfs", _NO_SUID_NO_DEVICES, options)
-      _check(libc.mount(*args))
+  options = f"size={disk_bytes},nr_inodes={_NUM_FILES}".encode()
+  places = [folder]
+  if os.path.isdir(_SHARED_MEMORY) and not folder.startswith(_SHARED_MEMORY):
+    places.append(_SHARED_MEMORY)
+  for place in places:
+    args = (b"tmpfs", os.fsencode(place), b"tmpfs", _NO_SUID_NO_DEVICES, options)
+    _check(libc.mount(*args))
   os.chdir(folder)
+
+
+def supervise(command: list[str], seconds: int) -> int:
+  """Runs a command for so many seconds of the clock at most; its exit status, as of a shell.
+
+  Should whoever started this be gone by then, nothing stays: with this process ends its
+  namespace.
+  """
+  signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGCHLD])
+  child = os.fork()
+  if child == 0:
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    os.execv(command[0], command)
+  signal.sigtimedwait([signal.SIGCHLD], seconds)
+  done, status = os.waitpid(child, os.WNOHANG)
+  if not done:
+    os.kill(child, signal.SIGKILL)
+    return 128 + signal.SIGKILL
+  code = os.waitstatus_to_exitcode(status)
+  return code if code >= 0 else 128 - code
 
 
 def _check(status: int) -> None:

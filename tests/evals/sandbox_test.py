@@ -1,6 +1,9 @@
 """Programs that pass, that do not, and that try to get round their limits."""
 
+import errno
 import os
+import subprocess
+import sys
 import time
 
 import jax
@@ -35,6 +38,45 @@ def test_outcomes(program, outcome):
   assert sandbox.run_program(program, "assert x == 1", timeout_s) == outcome
 
 
+_THREADS = "threading.Thread(target=time.sleep, args=(0.3,))"
+
+
+@pytest.mark.parametrize(
+  "program",
+  [
+    f"import threading, time\nfor _ in range(40):\n  {_THREADS}.start()",
+    "import os\nif os.fork():\n  os.wait()",  # both reach the end
+    "def open(bracket): return bracket in '([{'",
+    "from os import *",
+    "from __future__ import annotations",
+  ],
+)
+def test_right_programs_pass_whatever_they_do(program):
+  assert sandbox.run_program(f"{program}\nx = 1", "assert x == 1", timeout_s=60) == "passed"
+
+
+def test_without_its_runner_a_program_ends_in_time(tmp_path):
+  program = "import time; time.sleep(99)"
+  act = f"from blt_jax.evals import sandbox; sandbox.run_program({program!r}, '', 2)"
+  environment = os.environ | {"TMPDIR": str(tmp_path)}
+
+  def running():
+    commands = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
+    return [c for c in commands if c[1:2] == ["-I"] and str(tmp_path) in c[-1] and len(c) == 3]
+
+  with subprocess.Popen([sys.executable, "-c", act], env=environment) as runner:
+    _eventually(lambda: running() and not time.sleep(0.5) and running())  # it is no trial
+    runner.kill()
+  _eventually(lambda: not running())
+
+
+def _eventually(condition):
+  deadline = time.monotonic() + 60
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
 def test_what_a_program_started_ends_with_it():
   name = "blt_jax_left_behind"
   child = f"import time; name = '{name}'; time.sleep(60)"
@@ -65,6 +107,45 @@ def test_a_launcher_that_fails_is_no_program_that_failed(monkeypatch):
   monkeypatch.setattr(sandbox, "_best_way", lambda: Way(("--no-such-flag",)))
   with pytest.raises(OSError, match="cannot be started.*no-such-flag"):
     sandbox.run_program("x = 1", "assert x == 1")
+
+
+@pytest.fixture(name="fresh")
+def _fresh():
+  best = sandbox._best_way()
+  sandbox._best_way.cache_clear()
+  yield best
+  sandbox._best_way.cache_clear()
+
+
+def test_a_full_disk_costs_no_limits_later(fresh, monkeypatch):
+  with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+    patched.setattr(sandbox.tempfile, "mkdtemp", _full)
+    sandbox.run_program("x = 1", "")
+  assert sandbox._best_way() == fresh
+
+
+def _full():
+  raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_a_machine_does_not_give_is_said(fresh, monkeypatch, caplog):
+  monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
+  assert not sandbox._best_way().namespaces
+  assert "Here programs that a model wrote can write wherever" in caplog.text
+
+
+def test_where_nothing_starts_there_is_an_error_each_time(fresh, monkeypatch):
+  monkeypatch.setattr(sandbox.sys, "executable", "/bin/false")
+  for _ in range(2):
+    with pytest.raises(OSError, match="Programs cannot be started"):
+      sandbox.run_program("x = 1", "")
+
+
+@pytest.mark.parametrize("limit", ["timeout_s", "memory_bytes", "file_bytes", "disk_bytes"])
+@pytest.mark.parametrize("value", [0, -1, float("inf")])
+def test_limits_that_are_none(limit, value):
+  with pytest.raises(ValueError, match=f"{limit} is {value}; it must be"):
+    sandbox.run_program("x = 1", "", **{limit: value})
 
 
 def test_starting_a_program_does_not_fork_jax(recwarn):
