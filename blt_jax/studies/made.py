@@ -181,11 +181,6 @@ def _train(source: Entropies, plan: Plan, model: str) -> None:
 
 def _store(name: str, text: ConfigDict, made: Made) -> None:
   """Scores training and held-out text, so that each has its entropies."""
-  if text.format == "pictures":
-    raise ValueError(
-      f"entropies[{name!r}].stored is for text; entropies of pictures are measured while they "
-      "are read: leave stored at False."
-    )
   if not text.heldout_path:
     raise ValueError(
       f"entropies[{name!r}].stored needs a file of held-out text in config.data.heldout_path: "
@@ -221,7 +216,8 @@ def _of_text(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def _reading(text: ConfigDict) -> list[str]:
-  names = ("text_field", "on_error", "invalid_utf8")
+  names = ["format", "text_field", "on_error", "invalid_utf8"]
+  names += ["template"] if text.template else []
   return [f"--{name}={text[name]}" for name in names]
 
 
