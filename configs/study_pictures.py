@@ -17,7 +17,7 @@ def get_plan() -> Plan:
       "no_ngrams": Arm("pictures.py:mnist", {"model.pixel_ngrams": False}),
     },
     entropies={"neural": Entropies("pictures.py:entropy")},
-    budgets={3e12: 1, 1e13: 3},
+    budgets={1e12: 1, 3e12: 3},
     rates=(2e-3, 4e-3, 8e-3),
     reference="static",
   )
