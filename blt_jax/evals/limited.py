@@ -2,7 +2,7 @@
 
   python -I limited.py '{"seconds": 11, ...}' PROGRAM
 
-It takes the fields of `Terms`, writes a byte to their descriptor when all limits hold, starts
+It takes the terms of `sandbox`, writes a byte to their descriptor when all limits hold, starts
 the program, and ends with it, or when its time is over.
 """
 

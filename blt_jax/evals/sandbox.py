@@ -61,7 +61,7 @@ class Way:
 class _Limits:
   """As of `run_program`."""
 
-  timeout_s: float = _TRIAL_SECONDS
+  timeout_s: float = 10
   memory_bytes: int = 2**30
   file_bytes: int = 2**24
   disk_bytes: int = 2**26
@@ -83,10 +83,10 @@ class _Outcome(NamedTuple):
 def run_program(
   program: str,
   tests: str,
-  timeout_s: float = 10,
-  memory_bytes: int = 2**30,
-  file_bytes: int = 2**24,
-  disk_bytes: int = 2**26,
+  timeout_s: float = _Limits.timeout_s,
+  memory_bytes: int = _Limits.memory_bytes,
+  file_bytes: int = _Limits.file_bytes,
+  disk_bytes: int = _Limits.disk_bytes,
 ) -> str:
   """Runs a program, and then its tests, in one file.
 
@@ -131,7 +131,7 @@ def _best_way() -> Way:
   refused = RefusedError("Programs cannot be started.")
   for way in (Way(options, user) for options in (*namespaces, ()) for user in users):
     try:
-      outcome = _run(way, "", _Limits())
+      outcome = _run(way, "", _Limits(timeout_s=_TRIAL_SECONDS))
     except RefusedError as error:
       refused = error
       continue

@@ -35,7 +35,7 @@ def cumulative_rule(
 
 
 def cumulative_marks(entropies: np.ndarray, threshold: float) -> np.ndarray:
-  """As `cumulative_rule` with sums that begin at 0, thirty times as fast as step by step.
+  """As `cumulative_rule` with sums that begin at 0, and without a step for each byte.
 
   Args:
     entropies: float32 [B, S] nats.

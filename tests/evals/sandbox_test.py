@@ -9,6 +9,7 @@ import time
 import jax
 import psutil
 import pytest
+from waiting import eventually
 
 from blt_jax.evals import sandbox
 from blt_jax.evals.sandbox import Way
@@ -65,16 +66,9 @@ def test_without_its_runner_a_program_ends_in_time(tmp_path):
     return [c for c in commands if c[1:2] == ["-I"] and str(tmp_path) in c[-1] and len(c) == 3]
 
   with subprocess.Popen([sys.executable, "-c", act], env=environment) as runner:
-    _eventually(lambda: running() and not time.sleep(0.5) and running())  # it is no trial
+    eventually(lambda: running() and not time.sleep(0.5) and running())  # it is no trial
     runner.kill()
-  _eventually(lambda: not running())
-
-
-def _eventually(condition):
-  deadline = time.monotonic() + 60
-  while not condition():
-    assert time.monotonic() < deadline
-    time.sleep(0.05)
+  eventually(lambda: not running())
 
 
 def test_what_a_program_started_ends_with_it():

@@ -14,6 +14,7 @@ import time
 import fsspec
 import psutil
 import pytest
+from waiting import eventually
 
 from blt_jax.runs import lock
 from blt_jax.runs.lock import InUseError, hold
@@ -105,13 +106,6 @@ def test_a_damaged_file_stops_nobody(text, tmp_path):
   assert _enters(tmp_path)
 
 
-def _eventually(condition):
-  deadline = time.monotonic() + 60
-  while not condition():
-    assert time.monotonic() < deadline
-    time.sleep(0.01)
-
-
 def test_a_sign_of_life_is_given_and_a_loss_noticed(tmp_path, monkeypatch):
   monkeypatch.setattr(lock, "_BEAT", 0.02)
 
@@ -120,11 +114,11 @@ def test_a_sign_of_life_is_given_and_a_loss_noticed(tmp_path, monkeypatch):
 
   with hold(tmp_path) as held:
     first = seen()
-    _eventually(lambda: seen() > first)
+    eventually(lambda: seen() > first)
     held.check()
     with Folder(tmp_path).alone():
       _write(tmp_path, host="elsewhere")
-    _eventually(lambda: held._taken_by is not None)
+    eventually(lambda: held._taken_by is not None)
     with pytest.raises(InUseError, match="of host elsewhere has taken .* over"):
       held.check()
   assert (tmp_path / "trainer.json").exists()  # it is the other's
