@@ -42,7 +42,7 @@ def to_text(
     "MFLOPs per byte of the forward pass, by the paper's count, by real sizes, and by the "
     "paper's count with the entropy model; seconds of a step and of compiling it:",
     _ARMS,
-    *(_arm(name, measured[name]) for name in study.arms),
+    *(_arm(name, measured[name]) for name in measured),
     "",
     _RUNS,
     *_runs(study, measured, text, runs),

@@ -50,14 +50,14 @@ def _size(document: Any) -> int:
 
 
 def measure_all(study: Study) -> tuple[dict[str, Measured], list[str]]:
-  """Measures the arms that are trained now; one that another process measures is left to it.
+  """Measures the arms of `Study.active_configs`; one that another process measures is left to it.
 
   Returns:
     Name of an arm -> numbers, and the names of those that were measured with patches of one
     size, since their entropies are still to be made. These are not kept.
   """
   found, stood_in = {}, []
-  size, left = text_size(study), list(study.arms)
+  size, left = text_size(study), list(study.active_configs)
   while left:
     name = left.pop(0)
     kept = study.find_measured(name)
@@ -72,7 +72,7 @@ def measure_all(study: Study) -> tuple[dict[str, Measured], list[str]]:
       if is_stand_in:
         stood_in.append(name)
     found[name] = kept
-  return {name: found[name] for name in study.arms}, stood_in
+  return {name: found[name] for name in study.active_configs}, stood_in
 
 
 def _measure_arm(study: Study, name: str, size: TextSize) -> tuple[Measured, bool]:

@@ -75,8 +75,9 @@ class Study:
 
   @property
   def active_configs(self) -> dict[str, ConfigDict]:
-    """Settings of the arms that are trained now."""
-    return {name: self.configs[name] for name in self.arms}
+    """Settings of the arms that are trained now, and of those whose learning rates they take."""
+    swept = (self.plan.arms[name].rate_of or name for name in self.arms)
+    return {name: self.configs[name] for name in dict.fromkeys((*self.arms, *swept))}
 
   def begin(self) -> None:
     """Makes the folder, and writes the plan into it."""

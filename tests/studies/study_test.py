@@ -166,6 +166,17 @@ def test_what_it_costs_is_said_first(done, home, capsys, monkeypatch):
   assert sorted(home.glob("out/runs/*/*")) == before
 
 
+def test_an_arm_alone_waits_for_the_sweep_of_its_rate(home, capsys, monkeypatch):
+  monkeypatch.setattr(distributed, "start", lambda: None)
+  monkeypatch.setattr(measure, "_SAMPLE_BYTES", 1024)
+  alone = _PLAN.format(more="").replace("{8e7: 2}", "{8e7: 1, 1.6e8: 2}")
+  alone = alone.replace("8}),", '8}, budgets=(1.6e8,), rate_of="flat"),')
+  (home / "alone.py").write_text(alone)
+  assert _run(home, "--arms=pool", "--dry_run", name="alone.py", output="alone") is None
+  runs = [line.split()[:3] for line in capsys.readouterr().out.splitlines() if "e+0" in line]
+  assert runs == [["flat", "8e+07", "1"], ["pool", "1.6e+08", "2"]]
+
+
 def test_runs_of_a_users_own(done, home, monkeypatch):
   monkeypatch.setattr(report.plots, "draw_all", lambda *_: [])
   a, b = (_runs(home, arm) for arm in ("flat", "pool"))
