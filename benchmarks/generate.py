@@ -45,6 +45,7 @@ from blt_jax.runs import loading
 _PATCH_SIZE = 4.5
 _SIZES = np.random.default_rng(0).permutation(np.tile(np.arange(1, 9), 2000))
 _STARTS = np.isin(np.arange(_SIZES.sum()), np.cumsum(_SIZES))  # of patches
+_GREEDY = sampling.Sampling()
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
 
@@ -77,6 +78,7 @@ def main() -> None:
   )
   parser.add_argument("--size", default="1b", help="of configs/blt_SIZE.py")
   parser.add_argument("--run", help="a trained run instead of random weights")
+  parser.add_argument("--entropy_model", help="of a trained run, as blt_jax.generate takes it")
   parser.add_argument("--uneven", action="store_true", help="patches of 1 to 8 bytes")
   parser.add_argument("--batch", default="1,64", help="numbers of rows")
   parser.add_argument("--text", type=pathlib.Path, help="file whose bytes are the prompts")
@@ -92,7 +94,7 @@ def main() -> None:
     print(json.dumps(compile_for(args.topology, args.size, int(args.batch.split(",")[0]))))
     return
   if args.run:
-    model = loading.load_language_model(args.run)
+    model = loading.load_language_model(args.run, args.entropy_model)
   else:
     model = random_model(args.size, args.uneven)
   numbers: dict[str, Any] = {"device": jax.devices()[0].device_kind}
@@ -102,12 +104,14 @@ def main() -> None:
   numbers["limit_bytes_per_s"] = numbers["bandwidth_GBps"] * 1e9 / traffic
   print(json.dumps(numbers))
   numbers["decode"] = []
+  # No row should end on its own: of random weights none does.
+  drawn = sampling.Sampling(temperature=args.temperature, ignore_eos=bool(args.run))
   plans = [(int(b), None) for b in args.batch.split(",")]
-  if args.run:
+  if args.run and model.weights.source is not None:
     plans += [(1, Drafting(by)) for by in ("entropy", "decoder")]
   for batch, drafting in plans:
     prompts = make_prompts(args.text, batch, args.prompt_bytes)
-    row = measure(model, prompts, args.new_bytes, drafting, args.temperature)
+    row = measure(model, prompts, args.new_bytes, drafting, drawn)
     numbers["decode"].append(row)
     print(json.dumps(row), flush=True)
   numbers["first_byte"] = first_byte(model, args.long_prompt)
@@ -243,22 +247,21 @@ def make_prompts(text: pathlib.Path | None, batch: int, length: int) -> np.ndarr
   return np.stack([data[s : s + length] for s in starts]).astype(np.int32) + tokenizer.OFFSET
 
 
-def measure(model, prompts, new_bytes, drafting, temperature=0.0) -> dict[str, Any]:
+def measure(model, prompts, new_bytes, drafting, drawn=_GREEDY) -> dict[str, Any]:
   """Bytes per second of the decode loop, all rows together."""
   batch, prompt_bytes = prompts.shape
   capacity = prompt_bytes + new_bytes + 16
   reader = model.reader
-  if not isinstance(reader.source, EntropyModel):  # paced: not many more patches come
+  if isinstance(reader.source, Paced):  # not many more patches come
     reader = dataclasses.replace(reader, max_patches=int(capacity / 3.5) + 16)
 
   def begin_rows():
-    return start(reader, model.weights, prompts, capacity, drafting, temperature)
+    return start(reader, model.weights, prompts, capacity, drafting, drawn)
 
   state = begin_rows()
-  parts = sampling.Sampling(temperature=temperature).parts
   arguments = (reader, model.weights, state, jnp.int32(2**30), jnp.int32(2**30))
   begin = time.perf_counter()
-  compiled = loop.generate.lower(*arguments, drafting, parts).compile()
+  compiled = loop.generate.lower(*arguments, drafting, drawn.parts).compile()
   compile_seconds = time.perf_counter() - begin
   times, passes = [], 0
   for _ in range(3):
@@ -284,7 +287,7 @@ def measure(model, prompts, new_bytes, drafting, temperature=0.0) -> dict[str, A
   }
 
 
-def start(reader, weights, prompts, capacity, drafting=None, temperature=0.0) -> loop.State:
+def start(reader, weights, prompts, capacity, drafting=None, drawn=_GREEDY) -> loop.State:
   """Rows that have read their prompts [B, n]."""
   batch, length = prompts.shape
   tokens = np.zeros((batch, capacity), np.int32)
@@ -292,7 +295,7 @@ def start(reader, weights, prompts, capacity, drafting=None, temperature=0.0) ->
   keep_back = drafting.length if drafting else 1
   lengths, chunk = np.full(batch, length, np.int32), min(256, length)
   cache, logits, log_probs, _ = loop.prefill(reader, weights, tokens, lengths, chunk, keep_back)
-  options = [sampling.Sampling(temperature=temperature, seed=row) for row in range(batch)]
+  options = [dataclasses.replace(drawn, seed=row) for row in range(batch)]
   return loop.start(
     reader, cache, logits, log_probs, tokens, lengths, lengths + (capacity - length - 16),
     sampling.make_options(options, 1, 1),
