@@ -50,7 +50,7 @@ def _size(document: Any) -> int:
 
 
 def measure_all(study: Study) -> tuple[dict[str, Measured], list[str]]:
-  """Measures the arms of `Study.active_configs`; one that another process measures is left to it.
+  """Measures all of `Study.active_configs`; what another process measures is left to it.
 
   Returns:
     Name of an arm -> numbers, and the names of those that were measured with patches of one

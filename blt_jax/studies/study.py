@@ -75,7 +75,7 @@ class Study:
 
   @property
   def active_configs(self) -> dict[str, ConfigDict]:
-    """Settings of the arms that are trained now, and of those whose learning rates they take."""
+    """Settings of the arms that are trained now and of those that give them their rates."""
     swept = (self.plan.arms[name].rate_of or name for name in self.arms)
     return {name: self.configs[name] for name in dict.fromkeys((*self.arms, *swept))}
 

@@ -31,6 +31,7 @@ def _kernels(monkeypatch):
       pl, "pallas_call", lambda *args, compiler_params, interpret, **rest: run(*args, **rest)
     )
     monkeypatch.setattr(device, "decodes_by_kernels", lambda: True)
+    monkeypatch.setattr("jax.experimental.pallas.triton.debug_barrier", lambda: None)
 
 
 @pytest.mark.parametrize("rows", [1, 12])

@@ -47,6 +47,18 @@ def call(kernel, out_shape, *arrays, grid=(1,), aliases=None, num_warps=4, inter
   return [x if i in aliased else retain(x) for i, x in enumerate(outputs)]
 
 
+def start_loads(interpret: bool) -> None:
+  """Within a kernel, has all loads above under way before anything below waits for one.
+
+  The assembler moves loads down to where they are needed, so that one wait for memory
+  follows the other; it moves none across a barrier, which itself waits for no load.
+  """
+  if not interpret:
+    from jax.experimental.pallas import triton
+
+    triton.debug_barrier()
+
+
 def retain(x: jax.Array) -> jax.Array:
   """Marks an array [...] that none of these kernels made as one that `overlap` retains."""
   return _retain.bind(x)

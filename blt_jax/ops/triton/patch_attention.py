@@ -57,20 +57,22 @@ def _mix(i, heads, query_ref, patch_ref, id_ref, first_ref=None, *, length, wind
   _, num_patches, slots, _, _, head_dim = patch_ref.shape
   newest = jnp.minimum(id_ref[i], num_patches - 1)
   first = 0 if first_ref is None else first_ref[i]
-  query = query_ref[i, heads, :].astype(jnp.float32) * head_dim**-0.5 * LOG2_E
-  scores, values = [], []
+  query, masks, loaded = query_ref[i, heads, :], [], []
   for back in range(window):
     patch = jnp.maximum(newest - back, 0)
     mask = jnp.minimum(newest - back - first, 0).astype(jnp.float32) * 1e30
     for slot in range(slots):
-      key, value = (
-        patch_ref[i // length, patch, slot, which, heads, :].astype(jnp.float32)
-        for which in (0, 1)
-      )
-      scores.append((key * query).sum(axis=1) + mask)
-      values.append(value)
-  highest = functools.reduce(jnp.maximum, scores)
-  weights = [jnp.exp2(score - highest) for score in scores]
-  total = functools.reduce(jnp.add, weights)
-  mixed = [w[:, None] * v for w, v in zip(weights, values, strict=True)]
-  return functools.reduce(jnp.add, mixed) / total[:, None]
+      masks.append(mask)
+      loaded.append([patch_ref[i // length, patch, slot, which, heads, :] for which in (0, 1)])
+
+  def mix():
+    scaled = query.astype(jnp.float32) * head_dim**-0.5 * LOG2_E
+    keys, values = ([x.astype(jnp.float32) for x in xs] for xs in zip(*loaded, strict=True))
+    scores = [(k * scaled).sum(axis=1) + m for k, m in zip(keys, masks, strict=True)]
+    highest = functools.reduce(jnp.maximum, scores)
+    weights = [jnp.exp2(score - highest) for score in scores]
+    total = functools.reduce(jnp.add, weights)
+    mixed = [w[:, None] * v for w, v in zip(weights, values, strict=True)]
+    return functools.reduce(jnp.add, mixed) / total[:, None]
+
+  return mix

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from blt_jax.ops import online_softmax
 from blt_jax.ops.online_softmax import LOG2_E, MASKED
 from blt_jax.ops.triton import matvec as gpu_matvec
-from blt_jax.ops.triton.call import call, fits_head, retain
+from blt_jax.ops.triton.call import call, fits_head, retain, start_loads
 
 BLOCK = 64  # slots of a ring that are read at once
 _MAX_QUERIES = 8  # of one key head, kept in registers
@@ -104,8 +104,9 @@ def _attend(arguments, window, parts, interpret):
     mixed = [numbers, numbers, jax.ShapeDtypeStruct((*numbers.shape, head_dim), jnp.float32)]
     block = _PART if head_dim <= 64 and size % (parts * _PART) == 0 else BLOCK
   kernel = functools.partial(
-    _attend_kernel, shape=key_ring.shape[1:], window=window, block=block, parts=parts
-  )
+    _attend_kernel, shape=key_ring.shape[1:], window=window, block=block, parts=parts,
+    interpret=interpret,
+  )  # fmt: skip
   rings = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (key_ring, value_ring)]
   grid = (key_heads, batch, parts)  # heads of a row lie side by side in its ring
   aliases = {len(arguments) - 2: 0, len(arguments) - 1: 1}
@@ -116,7 +117,7 @@ def _attend(arguments, window, parts, interpret):
 
 def _attend_kernel(
   heads_ref, cos_ref, sin_ref, position_ref, count_ref, first_ref, _keys, _values,
-  key_ref, value_ref, *out_refs, shape, window, block, parts,
+  key_ref, value_ref, *out_refs, shape, window, block, parts, interpret,
 ):  # fmt: skip
   size, key_heads, head_dim = shape
   _, length, width, _ = heads_ref.shape
@@ -142,7 +143,9 @@ def _attend_kernel(
 
   def read(index, states):
     here = pl.ds(index * block, block)
-    key, value = (ref[row, here, group, :].astype(jnp.float32) for ref in (key_ref, value_ref))
+    loaded = [ref[row, here, group, :] for ref in (key_ref, value_ref)]
+    start_loads(interpret)
+    key, value = (x.astype(jnp.float32) for x in loaded)
     seen = _positions_in_block(position, index, block, size)
     updated = []
     for (step, _, query), state in zip(queries, states, strict=True):
@@ -185,11 +188,15 @@ def _store(out_refs, state, at, part):
 
 
 def _merge(i, heads, largest_ref, total_ref, mixed_ref):
-  """Heads of vector i, [h, H], from the softmaxes of all parts."""
+  """Of `heads_matvec`: heads of vector i, [h, H], from the softmaxes of all parts."""
   refs, parts = (largest_ref, total_ref), range(len(mixed_ref))
   states = [(*(r[p, i, heads] for r in refs), mixed_ref[p, i, heads, :]) for p in parts]
-  _, total, mixed = online_softmax.merge(states)
-  return mixed / total[:, None]
+
+  def merge():
+    _, total, mixed = online_softmax.merge(states)
+    return mixed / total[:, None]
+
+  return merge
 
 
 def _rotated(heads_ref, cos_ref, sin_ref, row, at, step, head):
