@@ -272,10 +272,11 @@ def _evaluate_text(args: argparse.Namespace) -> None:
   with TaskBar() as bar:
     found = text_scores.score_all(patched, scorer, args.context, args.max_batches, bar)
   rule = patcher.config
+  by_threshold = rule.scheme == "entropy" or patcher.patched_by == loading.HEAD
   about = {
     "run": args.run,
     "step": run.step,
-    "threshold": rule.threshold if rule.scheme == "entropy" else None,
+    "threshold": rule.threshold if by_threshold else None,
     "entropy_model": args.entropy_model,
     **_rule(args),
     "context": args.context,

@@ -50,7 +50,7 @@ def add_entropies(parser: argparse.ArgumentParser, several: bool = False) -> Non
     "--threshold",
     type=numbers if several else float,
     metavar="NATS,..." if several else "NATS",
-    help="of patches, if not that of the training",
+    help="of patches, if not that of the training; of a boundary head log odds (0)",
   )
   parser.add_argument(
     "--cumulative",

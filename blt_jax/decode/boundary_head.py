@@ -17,7 +17,7 @@ from blt_jax.patching import PatchingConfig
 
 @dataclasses.dataclass(frozen=True)
 class HeadReader(BLTReader):
-  """Reads bytes with a `BoundaryBLT`; of its patching, `max_patch_length` alone counts."""
+  """Reads bytes with a `BoundaryBLT`; of its patching, a threshold of log odds counts."""
 
   def read(
     self,
@@ -31,7 +31,8 @@ class HeadReader(BLTReader):
     """See `Reader`; what only drafting gives is of no effect."""
     del known, num_latents
     c, cursor = self.config, cache.cursor
-    rule = PatchingConfig(threshold=0.0, max_patch_length=self.patching.max_patch_length)
+    threshold, most = self.patching.threshold, self.patching.max_patch_length
+    rule = PatchingConfig(threshold=threshold, max_patch_length=most)
 
     # The encoder, then patches by what the head says of its states.
     _, trail = advance_cursor(rule, cursor, tokens, jnp.zeros(tokens.shape), by_document=True)

@@ -85,7 +85,7 @@ def from_blt(
     dtype: of weights, activations and caches; by default that of each model.
     patched_by: what says where patches end: "source", what the rule reads; "own", its own
       entropies in their place; or "head", its boundary head: then of the rule,
-      `max_patch_length` alone counts.
+      `threshold`, in log odds, and `max_patch_length` count.
 
   Raises:
     ValueError: the rule looks ahead, or lacks what it needs.

@@ -86,7 +86,7 @@ def check(
 
 def _make(label: str, run: str, threshold: float | None, texts: TaskTexts | None) -> Variant:
   if texts is None:
-    return Variant(label, run, threshold, None, {})
+    return Variant(label, run, threshold, threshold, {})
   rule = texts.patcher.config
   own = rule.threshold if rule.scheme == "entropy" else None
   used = own if threshold is None else threshold

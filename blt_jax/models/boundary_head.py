@@ -94,10 +94,11 @@ class HeadPatchedBLT(BoundaryBLT):
   """A BLT that reads rows of bytes whose patches it makes itself, by its boundary head.
 
   Attributes:
-    rule: whose `max_patch_length` alone counts.
+    rule: a patch starts where log odds are above its `threshold`, and where its
+      `max_patch_length` cuts; nothing else of it counts.
   """
 
-  rule: PatchingConfig = PatchingConfig()
+  rule: PatchingConfig = PatchingConfig(threshold=0.0)
 
   def forward(
     self, tokens: jax.Array, patch_lengths: jax.Array, ngram_ids: jax.Array | None = None
@@ -124,5 +125,5 @@ class HeadPatchedBLT(BoundaryBLT):
     # Byte states do not depend on patches.
     states, _ = self.encode_embeddings(tokens, x, jnp.zeros_like(tokens), 1)
     scores = self.boundary_head(states)
-    most = self.rule.max_patch_length
-    return own_patches.find(tokens, scores > 0, num_slots, False, most), scores
+    starts, most = scores > self.rule.threshold, self.rule.max_patch_length
+    return own_patches.find(tokens, starts, num_slots, False, most), scores

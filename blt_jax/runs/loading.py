@@ -87,7 +87,7 @@ def load_patcher(
     workdir: its folder, for messages.
     entropy_model: folder of an entropy model's run or of a table, instead of the one trained
       with; or `HEAD` for the boundary head of the run itself, `OWN` for its own entropies.
-    threshold: nats, likewise.
+    threshold: nats, likewise; of a head log odds, 0 by default.
     cumulative: whether the threshold is one of the cumulative rule, instead of the run's rule.
     data: path of the text, which may bring entropies that were stored; None for other text.
 
@@ -98,14 +98,16 @@ def load_patcher(
   given = entropy_model, threshold, cumulative
   if section.scheme != "entropy":
     _check_unused(f"The patching of {workdir} is {section.scheme!r}", *given)
+  if entropy_model == HEAD:
+    if cumulative:
+      raise ValueError("A boundary head sums nothing up: leave --cumulative out.")
+    threshold = threshold or 0.0
   if cumulative:
     if threshold is None:
       raise ValueError("--cumulative is another rule than the run's: give its --threshold too.")
     section = resolve.changed(section, cumulative=True, monotonic=False, threshold_add=None)
   if entropy_model:
     entropies = "device" if section.entropies == "device" else "model"
-    if entropy_model == HEAD:
-      _check_unused(f"{workdir} patches by its boundary head", None, threshold, cumulative)
     if entropy_model in (HEAD, OWN):
       entropies = entropy_model
     elif is_table(entropy_model):

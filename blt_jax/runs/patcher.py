@@ -142,7 +142,8 @@ def _by_itself(section: ConfigDict) -> Patcher:
   if section.entropies == "own":
     own_entropies.check(rule)
   else:  # nothing else of the rule counts for a head
-    rule = PatchingConfig("byte", max_patch_length=rule.max_patch_length)
+    kept = {name: getattr(rule, name) for name in ("threshold", "max_patch_length")}
+    rule = PatchingConfig("byte", **kept)
   return Patcher(rule, on_device=True, patched_by=section.entropies)
 
 

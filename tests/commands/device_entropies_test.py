@@ -104,11 +104,14 @@ def test_a_run_with_a_boundary_head(home, capsys):
   found = json.loads(capsys.readouterr().out)
   assert found["bytes"] == (text / "file_0.py").stat().st_size
   assert 0 < found["bpb"] < 9 and found["entropy_model"] == "head"
-  assert found["threshold"] is None  # the head has none
+  assert found["threshold"] == 0
+  evaluate.main([*flags, f"--data={text / 'file_0.py'}", "--threshold=-100"])
+  every_byte = json.loads(capsys.readouterr().out)
+  assert every_byte["patch_size"] == 1 < found["patch_size"] and every_byte["threshold"] == -100
   with pytest.raises(ValueError, match="scored holds stored entropies, and .* on the device"):
     evaluate.main([*flags, f"--data={home / 'scored'}"])
-  with pytest.raises(ValueError, match="patches by its boundary head, so .* do nothing"):
-    loading.load_language_model(workdir, loading.HEAD, threshold=1.0)
+  with pytest.raises(ValueError, match="head sums nothing up: leave --cumulative out"):
+    loading.load_language_model(workdir, loading.HEAD, cumulative=True, threshold=1.0)
 
   generator = Generator(loading.load_language_model(workdir, loading.HEAD), prefill_chunk=8)
   (result,) = generator.generate(["def f"], Sampling(max_bytes=8))

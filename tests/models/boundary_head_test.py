@@ -27,7 +27,7 @@ UNROLLED = {  # compiles faster
 }
 PLAIN = dataclasses.replace(TINY, **UNROLLED)
 CONFIG = dataclasses.replace(PLAIN, boundary_weight=2.0)
-RULE = PatchingConfig(max_patch_length=6)
+RULE = PatchingConfig(threshold=-0.1, max_patch_length=6)
 SLOTS = np.zeros((SEQ_LEN, SEQ_LEN + 1), np.int32)
 
 
