@@ -99,8 +99,7 @@ def _matvec_kernel(
       total = sum(v * v for v in vectors).sum(1)
       inverse = jax.lax.rsqrt(total / width + epsilon)
       vectors = [v * scale for v, scale in zip(vectors, scales, strict=True)]
-    products = ([m * v for m, v in zip(ms, vectors, strict=True)] for ms in matrix)
-    sums = [_sum(of_row, warps) for of_row in products]
+    sums = [_multiply(parts, vectors, warps) for parts in matrix]
     result = sums[0] * inverse
     if is_gated:
       result = result * jax.nn.sigmoid(result) * (sums[1] * inverse)
@@ -109,12 +108,13 @@ def _matvec_kernel(
     out_ref[i, pl.ds(first, tile)] = result.astype(out_ref.dtype)
 
 
-def _sum(products, warps):
-  """Sums [tile] of products [tile, columns] of some columns each."""
+def _multiply(parts, vectors, warps):
+  """Results [tile] of a matrix and a vector, in parts of some columns: [tile, columns] each."""
+  pairs = zip(parts, vectors, strict=True)
   if warps == 1:
-    return sum(p.sum(1) for p in products)
+    return sum((part * vector).sum(1) for part, vector in pairs)
   # A sum across warps takes as long as many products.
-  return sum(products).sum(1)
+  return sum(part * vector for part, vector in pairs).sum(1)
 
 
 def fits_heads(number: int, num_heads: int, head_dim: int, size: int) -> bool:
