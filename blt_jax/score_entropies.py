@@ -35,6 +35,7 @@ from blt_jax.data.mixture import EveryNth
 from blt_jax.data.reading import scored, shards, sources, streams
 from blt_jax.data.reading.documents import Dataset, Document, Skipped, SourceOptions
 from blt_jax.entropy.neural import BatchScorer, window_of
+from blt_jax.entropy.table import is_table
 from blt_jax.evals.text_entropies import BLTScorer
 from blt_jax.runs import checkpoint, entropy_digest, folder, loading, patcher
 
@@ -91,6 +92,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _check(args: argparse.Namespace) -> None:
+  if is_table(args.model):
+    raise ValueError(
+      f"{args.model} is a table, of which nothing is stored: training measures with it, by "
+      "config.patching.entropies='table' and config.patching.entropy_model."
+    )
   if not 0 <= args.process < args.num_processes:
     raise ValueError(
       f"--process must be in [0, --num_processes), got {args.process} of {args.num_processes}."

@@ -56,7 +56,7 @@ def measure_all(study: Study) -> tuple[dict[str, Measured], list[str]]:
     Name of an arm -> numbers, and the names of those that were measured with patches of one
     size, since their entropies are still to be made. These are not kept.
   """
-  found, stood_in = {}, []
+  found, stood_in, awaited = {}, [], set()
   size, left = text_size(study), list(study.active_configs)
   while left:
     name = left.pop(0)
@@ -66,6 +66,9 @@ def measure_all(study: Study) -> tuple[dict[str, Measured], list[str]]:
         with lock.hold(study.home.path_of(f"claims/measured/{name}")):
           kept, is_stand_in = _measure_arm(study, name, size)
       except lock.InUseError:
+        if name not in awaited:
+          logging.info("Another process measures %s.", name)
+        awaited.add(name)
         left.append(name)
         time.sleep(_POLL)
         continue

@@ -17,7 +17,7 @@ from golden_cases import SAME
 from pyarrow import parquet
 from tiny_runs import small_files, tiny_config
 
-from blt_jax import calibrate, evaluate, score_entropies, tokenizer, train
+from blt_jax import calibrate, evaluate, score_entropies, tokenizer, train, train_table
 from blt_jax.data.reading import scored, shards, sources
 from blt_jax.data.reading.documents import Document, Skipped, SourceOptions
 from blt_jax.entropy.neural import EntropyScorer
@@ -351,6 +351,14 @@ def test_a_disk_without_room_is_an_error_that_says_so(tmp_path):
 def test_mistakes_are_named(model, tmp_path, flags, message):
   with pytest.raises(ValueError, match=message):
     _score(model, tmp_path / "scored", *flags)
+
+
+def test_a_table_stores_nothing(model, tmp_path):
+  table = tmp_path / "table"
+  train_table.main([f"--input={model / 'text.jsonl'}", f"--output={table}"])
+  with pytest.raises(ValueError, match="table is a table, of which nothing is stored"):
+    _score(model, tmp_path / "scored", f"--model={table}")
+  assert not (tmp_path / "scored").exists()
 
 
 def test_digest_tells_parameters_apart():
