@@ -60,6 +60,11 @@ def no_cross(config):
   config.model.encoder_cross = config.model.decoder_cross = None
 
 
+def lean(config):
+  no_cross(config)
+  config.model.hash_sizes = ()
+
+
 def deep_encoder(config):
   blt(config, encoder_layers=2, decoder_layers=3)
 
@@ -197,6 +202,7 @@ MODELS = {  # kind of model, and what sets its sizes
   "blt_8": ("blt", blt_8),
   "no_ngrams": ("blt", no_ngrams),
   "no_cross": ("blt", no_cross),
+  "lean": ("blt", lean),
   "deep_encoder": ("blt", deep_encoder),
   "shallow_decoder": ("blt", shallow_decoder),
   "static": ("blt", static),
