@@ -1,4 +1,4 @@
-"""Tests of hashing.py."""
+"""Ids of n-grams: hashes, pixels, tables."""
 
 import functools
 
