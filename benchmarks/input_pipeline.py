@@ -26,8 +26,8 @@ from blt_jax.data import mixture, pipeline
 from blt_jax.data.packing import rows as packing
 from blt_jax.data.reading import scored, shards, sources
 from blt_jax.data.reading.documents import Document
-from blt_jax.data.transforms import PatchDocument
-from blt_jax.entropy import table
+from blt_jax.data.transforms import LookUpNgrams, PatchDocument
+from blt_jax.entropy import frequent_ngrams, table
 from blt_jax.entropy.neural import EntropyScorer
 from blt_jax.models import init
 from blt_jax.models.byte_lm import ByteLM
@@ -77,9 +77,11 @@ def measure(texts: list[bytes], seq_len: int, folder: str) -> list[dict]:
   space = patching.PatchingConfig(scheme="space")
   rows = [
     _row("stored entropies", stored, PatchDocument(rule), seq_len, 6, _read_rate(stored)),
+    _row("the same, frequent n-grams", stored, PatchDocument(rule), seq_len, 6, None,
+         complete=_look_up(texts)),
     _row("table model", plain, PatchDocument(rule, model), seq_len, 6, None),
     _row("space patching", plain, PatchDocument(space), seq_len, 6, None, mean=None),
-  ]
+  ]  # fmt: skip
   rate = _matmul_rate()
   for name, (dim, layers) in _SIZES.items():
     scorer, params = _transformer(dim, layers)
@@ -90,7 +92,10 @@ def measure(texts: list[bytes], seq_len: int, folder: str) -> list[dict]:
   return rows
 
 
-def _row(name, documents, patch, seq_len, seconds, limit, pool_size=256, mean=_MEAN_PATCH):
+def _row(
+  name, documents, patch, seq_len, seconds, limit, pool_size=256, mean=_MEAN_PATCH,
+  complete=lambda batch: batch,
+):  # fmt: skip
   if mean is None:
     mean = np.mean(np.concatenate([patch(documents[i])["patch_lengths"] for i in range(100)]))
   shape = pipeline.BatchShape(8, seq_len, round(seq_len / mean), pool_size)
@@ -102,13 +107,21 @@ def _row(name, documents, patch, seq_len, seconds, limit, pool_size=256, mean=_M
   spent, targets, use = 0.0, 0, []
   while spent < seconds:
     start = time.process_time()
-    batch = next(batches)
+    batch = complete(next(batches))
     spent += time.process_time() - start
     targets += batch["loss_mask"].sum()
     use.append(packing.slot_use(batch))
   rate = targets / spent / 1e6
   slots = {k: float(np.mean([u[k] for u in use])) for k in use[0]}
   return {"name": name, "rate": float(rate), "limit": limit, **slots}
+
+
+def _look_up(texts):
+  """Adds the ids of six tables of 50,000 n-grams to batches."""
+  counter = frequent_ngrams.NgramCounter(range(3, 9))
+  counter.add(texts)
+  tables = frequent_ngrams.to_tables(counter.most_frequent(50_000).values())
+  return LookUpNgrams(tables, document_masks=True)
 
 
 def _read(path, megabytes):
