@@ -232,6 +232,7 @@ KINDS: dict[str, Kind] = {
     model_flops=flops.end_to_end_model_flops,
     default=_end_to_end,
     tiny=_tiny_end_to_end,
+    batch_keys=EndToEndBLT.batch_keys,
     unlimited=lambda config: dataclasses.replace(config, num_patches=None),
     measures_entropies=True,
   ),

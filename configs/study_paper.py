@@ -50,6 +50,7 @@ def get_plan() -> Plan:
       "mixture_no_ngrams": _ablation("mixture_no_ngrams"),
       # Entropies measured inside
       "end_to_end": _end_to_end(),
+      "frequent_inside": _end_to_end(ngrams=True, hash_sizes=()),
       "no_skip": _end_to_end(skip=False, hash_sizes=()),
       "backward_2": _end_to_end(head="backward", backward_bytes=2),
       "backward_4": _end_to_end(head="backward", backward_bytes=4),
@@ -76,6 +77,8 @@ def _ablation(model, **changes):
   return _blt(model, budgets=ABLATIONS, rate_of="blt", **changes)
 
 
-def _end_to_end(**model):
+def _end_to_end(ngrams=False, **model):
   settings = {f"model.{name}": value for name, value in model.items()}
-  return Arm("study_models.py:end_to_end", settings, budgets=ABLATIONS, rate_of="blt")
+  return Arm(
+    "study_models.py:end_to_end", settings, ngrams=ngrams, budgets=ABLATIONS, rate_of="blt"
+  )

@@ -1,6 +1,7 @@
 """An end-to-end BLT that reads on from caches: one model measures, patches and predicts."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ from blt_jax.decode.byte_lm import ByteLMReader, EntropyModel
 from blt_jax.decode.columns import running_max, running_sum
 from blt_jax.decode.cursor import Cursor
 from blt_jax.decode.from_params import blt_weights, byte_lm_weights, matrix
-from blt_jax.decode.language_model import LanguageModel
+from blt_jax.decode.language_model import LanguageModel, with_ngrams
 from blt_jax.decode.reader import Pending, WithoutPatches
 from blt_jax.decode.weights import BLTWeights, ByteLMWeights, axes
+from blt_jax.hashing import NgramTable
 from blt_jax.models.config import ByteLMConfig
 from blt_jax.models.end_to_end import EndToEndBLT, EndToEndConfig
 from blt_jax.ops import losses
@@ -24,19 +26,26 @@ from blt_jax.ops.decode_layers import norm_linear, retain
 from blt_jax.patching import PatchingConfig
 
 
-def from_end_to_end(model: EndToEndBLT, params: Any) -> LanguageModel:
+def from_end_to_end(
+  model: EndToEndBLT, params: Any, ngram_tables: Sequence[NgramTable] = ()
+) -> LanguageModel:
   """An end-to-end BLT that reads on from caches; it has a slot for every patch.
 
   Args:
     model: the module, whose config has the threshold.
     params: its parameters, sharded or not; the weights follow them.
+    ngram_tables: its frequency n-gram tables.
+
+  Raises:
+    ValueError: as `with_ngrams`.
   """
   c = model.config
   stack = ByteLMConfig(c.predictor, c.vocab_size, c.document_masks, dtype=c.dtype)
   reader = EndToEndReader(
     c, PatchingConfig(), c.dtype, EntropyModel(ByteLMReader(stack, c.dtype))
   )
-  return LanguageModel(reader, jax.jit(lambda p: _weights(c, stack, p))(params))
+  weights = jax.jit(lambda p: _weights(c, stack, p))(params)
+  return LanguageModel(reader, with_ngrams(c, weights, ngram_tables))
 
 
 @jax.tree_util.register_dataclass

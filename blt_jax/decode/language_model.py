@@ -16,6 +16,7 @@ from blt_jax.decode.cursor import check_causal
 from blt_jax.decode.from_params import blt_weights, byte_lm_weights
 from blt_jax.decode.piece_text import Pieces
 from blt_jax.decode.reader import EntropySource, Reader, UncachedReader
+from blt_jax.decode.weights import BLTWeights
 from blt_jax.hashing import NgramTable
 from blt_jax.models.blt import BLT
 from blt_jax.models.boundary_head import check as check_head
@@ -102,12 +103,6 @@ def from_blt(
     source = EntropyModel(byte_lm), weigh(entropy_params)
 
   # --- Weights, and a reader with what goes beside them
-  rows = tuple(table.size for table in ngram_tables)
-  if rows != model.config.ngram_vocab_sizes:
-    raise ValueError(
-      f"The model has frequency n-gram tables of {model.config.ngram_vocab_sizes} rows; pass "
-      f"them as ngram_tables, got {rows}."
-    )
   dtype = dtype or model.config.dtype
   weights = jax.jit(lambda p: blt_weights(model.config, p, dtype))(params)
   make = _choose_reader(model.config, source, patching, patched_by)
@@ -115,12 +110,28 @@ def from_blt(
   if source is not None and patching.scheme == "entropy":
     reader = dataclasses.replace(reader, source=source[0])
     weights = dataclasses.replace(weights, source=source[1])
-  if ngram_tables:
-    keys = [jax.tree.map(jnp.asarray, table.keys) for table in ngram_tables]
-    weights = dataclasses.replace(weights, ngram_keys=keys)
+  weights = with_ngrams(model.config, weights, ngram_tables)
   if lookup_table is not None:
     weights = dataclasses.replace(weights, lookup_table=jnp.asarray(lookup_table))
   return LanguageModel(reader, weights)
+
+
+def with_ngrams(
+  config: BLTConfig, weights: BLTWeights, tables: Sequence[NgramTable]
+) -> BLTWeights:
+  """Weights that find frequent n-grams in the tables of the model.
+
+  Raises:
+    ValueError: tables of other sizes than the model has, or none where it has some.
+  """
+  rows = tuple(table.size for table in tables)
+  if rows != config.ngram_vocab_sizes:
+    raise ValueError(
+      f"The model has frequency n-gram tables of {config.ngram_vocab_sizes} rows; pass "
+      f"them as ngram_tables, got {rows}."
+    )
+  keys = [jax.tree.map(jnp.asarray, table.keys) for table in tables]
+  return dataclasses.replace(weights, ngram_keys=keys)
 
 
 def _check_source(

@@ -115,7 +115,7 @@ def ngram_table_ids(
   Raises:
     ValueError: documents do not have the shape of tokens.
   """
-  finders = [functools.partial(_search, level) for level in keys.levels]
+  finders = [functools.partial(_search, jnp.asarray(level)) for level in keys.levels]
   return _look_up(jnp, keys, finders, tokens, document_ids)
 
 
@@ -141,4 +141,4 @@ def _look_up(
       distance -= 1
       place = place * _IDS + look_back(xp, tokens, distance, document_ids).astype(place.dtype)
     place = find(place)  # -1 stays negative with more digits, and no key is
-  return xp.where((place >= 0) & (tokens >= 0), keys.ids[place], 0).astype(xp.int32)
+  return xp.where((place >= 0) & (tokens >= 0), xp.asarray(keys.ids)[place], 0).astype(xp.int32)

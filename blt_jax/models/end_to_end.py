@@ -1,7 +1,7 @@
 """A BLT that measures entropies inside, with one model and one loss."""
 
 import dataclasses
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -68,20 +68,17 @@ class EndToEndConfig(BLTConfig):
       raise ValueError(
         f"head_weight {self.head_weight} and threshold_rate {self.threshold_rate} must be >= 0."
       )
-    if not self.skip and (self.num_hash_tables or self.tie_embeddings):
+    embeds = self.num_hash_tables or self.ngram_vocab_sizes or self.tie_embeddings
+    if not self.skip and embeds:
       raise ValueError(
         "Without skip no byte or n-gram embeddings are read: set hash_sizes=(), "
-        "pixel_ngrams=False and tie_embeddings=False."
+        "pixel_ngrams=False and tie_embeddings=False, and leave ngram_vocab_sizes (and "
+        "config.data.ngram_tables) empty."
       )
     if self.entropy_state_dim or self.boundary_weight:
       raise ValueError(
         "An end_to_end measures entropies itself; leave entropy_state_dim and boundary_weight "
         "at 0."
-      )
-    if self.ngram_vocab_sizes:
-      raise ValueError(
-        "An end_to_end has no frequency n-grams; leave ngram_vocab_sizes (and "
-        "config.data.ngram_tables) empty."
       )
 
   @property
@@ -131,7 +128,6 @@ class EndToEndBLT(BLT):
   """
 
   config: EndToEndConfig
-  batch_keys: ClassVar[tuple[str, ...]] = ()  # what it may take beside tokens
 
   def setup(self):
     super().setup()
@@ -142,6 +138,7 @@ class EndToEndBLT(BLT):
     self,
     tokens: jax.Array,
     patch_lengths: jax.Array | None = None,
+    ngram_ids: jax.Array | None = None,
     threshold: jax.Array | float | None = None,
   ) -> jax.Array:
     """Predicts the next byte at every position.
@@ -149,17 +146,19 @@ class EndToEndBLT(BLT):
     Args:
       tokens: int [B, S].
       patch_lengths: of no effect; all models are called alike.
+      ngram_ids: as of a BLT.
       threshold: nats [], above which a patch starts; by default that of the config.
 
     Returns:
       float32 logits [B, S, V].
     """
-    return self.forward(tokens, patch_lengths, threshold)[0]
+    return self.forward(tokens, patch_lengths, ngram_ids, threshold)[0]
 
   def forward(
     self,
     tokens: jax.Array,
     patch_lengths: jax.Array | None = None,
+    ngram_ids: jax.Array | None = None,
     threshold: jax.Array | float | None = None,
   ) -> tuple[jax.Array, Extras]:
     """Logits [B, S, V] as of a call, the loss of the head, and the patches that were made."""
@@ -171,7 +170,7 @@ class EndToEndBLT(BLT):
     # The BLT, whose bytes are what the tiny transformer made of them.
     x = self.bridge(states)
     if c.skip:
-      x = x + self.embed(tokens)
+      x = x + self.embed(tokens, ngram_ids)
     states, vectors = self.encode_embeddings(tokens, x, patches.ids, patches.num_slots)
     latents = self.think(tokens, vectors, patches.ids)
     logits = self.decode(tokens, states, latents, patches.decoder_ids, patches.ids)

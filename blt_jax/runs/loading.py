@@ -39,16 +39,16 @@ def load_language_model(
   run = folder.load_run(workdir, step)
   check_pieces(run.config)
   kind = kinds.kind_of(run.model.config)
+  tables = ngrams.load(workdir, run.config.model)
+  options: dict[str, Any] = {"ngram_tables": tables} if tables else {}
   if not kind.patched:
     _check_unused(f"{workdir} reads no patches", entropy_model, threshold, cumulative)
     pieces = patchers.load_patcher(run.config.patching).pieces if kind.reads_pieces else None
-    return dataclasses.replace(kind.reader(run.model, run.params), pieces=pieces)
+    return dataclasses.replace(kind.reader(run.model, run.params, **options), pieces=pieces)
   patcher = load_patcher(
     run.config.patching, workdir, entropy_model, threshold, cumulative=cumulative
   )
   model = patcher.entropy_model
-  tables = ngrams.load(workdir, run.config.model)
-  options: dict[str, Any] = {"ngram_tables": tables} if tables else {}
   if patcher.patched_by == OWN:
     kinds.own_patched(run.model.config)  # raises where it cannot
   if patcher.patched_by != "source":

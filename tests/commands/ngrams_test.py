@@ -28,9 +28,9 @@ def _home(tmp_path_factory):
   return home
 
 
-def configure(home, name, **changes):
-  config = tiny_config("blt", workdir=str(home / name), num_steps=4)
-  config.patching.scheme = "space"
+def configure(home, name, kind="blt", **changes):
+  config = tiny_config(kind, workdir=str(home / name), num_steps=4)
+  config.patching.scheme = "space" if kind == "blt" else config.patching.scheme
   config.data.update(
     path=str(home / "text"), heldout_fraction=0.2, ngram_tables=str(home / "tables")
   )
@@ -71,20 +71,27 @@ def test_rows_of_ids_are_those_of_their_tokens_on_several_devices(home):
   chex.assert_trees_all_close(losses(home / "shared"), losses(home / "run"), rtol=1e-5)
 
 
-def test_evaluate_and_scorer_find_the_tables_in_the_run(home, capsys):
-  run, text = runs.load_run(home / "run"), b"def function_3_1(x):"
+@pytest.mark.parametrize("kind", ["blt", "end_to_end"])
+def test_evaluate_and_scorer_find_the_tables_in_the_run(kind, home, capsys):
+  workdir = home / "run"
+  if kind != "blt":
+    workdir = home / kind
+    config = configure(home, kind, kind)
+    config.model.num_patches = None  # slots for all, as reading has
+    train.train(config)
+  run, text = runs.load_run(workdir), b"def function_3_1(x):"
   (home / "text.txt").write_bytes(text)
-  evaluate.main([f"--run={home / 'run'}", f"--data={home / 'text.txt'}"])
+  evaluate.main([f"--run={workdir}", f"--data={home / 'text.txt'}"])
   numbers = json.loads(capsys.readouterr().out)
   ids = tokenizer.encode(text, add_eos=False)[None]
-  batch = LookUpNgrams(ngrams.load(home / "run", run.config.model), True)({"tokens": ids})
+  batch = LookUpNgrams(ngrams.load(workdir, run.config.model), True)({"tokens": ids})
   lengths = patching.patch_lengths(ids, patching.PatchingConfig(scheme="space"))
   logits = run.model.apply({"params": run.params}, ids, lengths, batch["ngram_ids"])
   chances = jax.nn.log_softmax(logits[0])
   of_text = chances[np.arange(len(text)), ids[0, 1:]].sum()
   end = chances[-1, tokenizer.EOS_ID]
   np.testing.assert_allclose(numbers["loss"] * (len(text) + 1), -of_text - end, rtol=1e-5)
-  (score,) = Scorer(loading.load_language_model(home / "run")).loglikelihood([("", text)])
+  (score,) = Scorer(loading.load_language_model(workdir)).loglikelihood([("", text)])
   np.testing.assert_allclose(score.log_prob, of_text, rtol=1e-5)
 
 

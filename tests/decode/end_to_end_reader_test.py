@@ -6,7 +6,7 @@ import chex
 import end_to_end_cases
 import numpy as np
 import pytest
-from end_to_end_cases import CONFIGS, SEQ_LEN
+from end_to_end_cases import CONFIGS, SEQ_LEN, TABLE, WITH_NGRAMS, ngram_params, run_with_ngrams
 from golden_cases import FLOAT32
 from read_pieces import read_in_pieces
 from uncached import random_text
@@ -14,6 +14,18 @@ from uncached import random_text
 from blt_jax import kinds
 
 ROWS, CHUNK = 5, 5
+
+
+def test_reads_frequent_ngrams_as_the_full_forward():
+  model = kinds.build_model(WITH_NGRAMS)
+  reads = kinds.kind_of(WITH_NGRAMS).reader
+  with pytest.raises(ValueError, match="pass them as ngram_tables, got"):
+    reads(model, ngram_params())
+  model = reads(model, ngram_params(), ngram_tables=[TABLE])
+  text = random_text(np.random.default_rng(1), ROWS, SEQ_LEN)
+  got, _ = read_in_pieces(model.reader, model.weights, text, CHUNK, SEQ_LEN)
+  want, _ = run_with_ngrams(np.resize(text, (SEQ_LEN, SEQ_LEN)))
+  chex.assert_trees_all_close(got, np.asarray(want[:ROWS]), **FLOAT32)
 
 
 @pytest.mark.parametrize("head", CONFIGS)

@@ -1,4 +1,4 @@
-"""An end-to-end BLT with either head, and its compiled forward pass."""
+"""End-to-end BLTs of either head, one with frequent n-grams, and their forward passes."""
 
 import dataclasses
 import functools
@@ -6,9 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from forward import TINY, stack
 from uncached import random_params
 
+from blt_jax import tokenizer
+from blt_jax.hashing import NgramTable
+from blt_jax.models import transformer
 from blt_jax.models.end_to_end import EndToEndBLT, EndToEndConfig
 from blt_jax.models.extras import Extras
 
@@ -25,6 +29,12 @@ CONFIGS = {
     _NEXT, head="backward", backward_bytes=3, skip=False, hash_sizes=()
   ),
 }
+
+
+# Pairs of bytes, every third one.
+_PAIRS = np.stack(np.divmod(np.arange(0, 260**2, 3), 260), axis=1)
+TABLE = NgramTable(np.random.default_rng(0).permutation(_PAIRS)[:16_000])
+WITH_NGRAMS = dataclasses.replace(_NEXT, hash_sizes=(), ngram_vocab_sizes=(TABLE.size,))
 
 
 class Found(NamedTuple):
@@ -53,11 +63,32 @@ def run(head: str, ids: Any, own: Any = None, position: int = 0, threshold=None)
 
 
 @functools.cache
+def ngram_params() -> Any:
+  """Random parameters of `WITH_NGRAMS`; every row of the table says something."""
+  found = random_params(WITH_NGRAMS)
+  found["predictor"]["output"]["kernel"] *= 1.5
+  return found
+
+
+def run_with_ngrams(ids: Any) -> tuple[jax.Array, Extras]:
+  """Logits [S, S, V] and more of ids [S, S], by `WITH_NGRAMS`."""
+  return _apply_with_ngrams({"params": ngram_params()}, jnp.asarray(ids))
+
+
+@jax.jit
+def _apply_with_ngrams(variables, ids):
+  documents = transformer.document_ids(ids, tokenizer.EOS_ID)
+  ngram_ids = TABLE.ids(ids, documents)[None]
+  return EndToEndBLT(WITH_NGRAMS).apply(variables, ids, ngram_ids=ngram_ids, method="forward")
+
+
+@functools.cache
 def _compiled(head):
   model = EndToEndBLT(CONFIGS[head])
 
   def forward(model, tokens, threshold):
-    return *model.forward(tokens, None, threshold), model.predictor(tokens)[1]
+    logits, extras = model.forward(tokens, None, threshold=threshold)
+    return logits, extras, model.predictor(tokens)[1]
 
   def mixture(params, ids, position, threshold):
     found = model.apply({"params": params}, ids, threshold, method=forward)

@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from end_to_end_cases import CONFIGS, SEQ_LEN, params, run
+from end_to_end_cases import (
+  CONFIGS,
+  SEQ_LEN,
+  TABLE,
+  WITH_NGRAMS,
+  ngram_params,
+  params,
+  run,
+  run_with_ngrams,
+)
 from forward import TINY, logits_of
 from golden_cases import SAME
 
@@ -42,6 +51,14 @@ def _changes(forward):
 def test_later_bytes_change_nothing_before_them(head):
   """Though they make other patches there."""
   assert _changes(functools.partial(run, head)) <= 1e-5
+
+
+def test_frequent_ngrams_know_no_later_bytes():
+  ids = _text(6)
+  assert _changes(run_with_ngrams) <= 1e-5
+  assert (TABLE.ids(ids) > 0).mean() > 0.1
+  with pytest.raises(ValueError, match="1 frequency n-gram tables, ngram_ids has 0"):
+    EndToEndBLT(WITH_NGRAMS).apply({"params": ngram_params()}, ids)
 
 
 def test_the_usual_decoder_rule_would_tell_of_the_next_byte(monkeypatch):
@@ -222,7 +239,10 @@ def test_the_threshold_follows_the_patches_and_comes_to_rest():
       dict(skip=False),
       r"Without skip .* set hash_sizes=\(\), pixel_ngrams=False and tie_embeddings=False",
     ),
-    (dict(ngram_vocab_sizes=(9,)), "no frequency n-grams; leave ngram_vocab_sizes"),
+    (
+      dict(skip=False, hash_sizes=(), ngram_vocab_sizes=(9,)),
+      "Without skip .* leave ngram_vocab_sizes",
+    ),
   ],
 )
 def test_configs_that_make_no_sense(changes, message):
