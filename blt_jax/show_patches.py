@@ -8,7 +8,6 @@ Characters stand under their first byte; bytes that are no character are written
 figure of a picture has a line in front of each byte that starts a patch.
 """
 
-import dataclasses
 import functools
 import os
 import sys
@@ -119,15 +118,31 @@ def patch_inside(text: str | bytes, run: folder.Run, threshold: float | None = N
     threshold: nats, instead of the one that its training came to.
   """
   tokens = tokenizer.encode(text, add_eos=False)
+  threshold = run.model.config.threshold if threshold is None else threshold
+  starts, deciding = measure_inside(tokens[None], run, threshold)
+  return Patched(tokens, starts[0, :-1], deciding[0], threshold)
+
+
+def measure_inside(
+  tokens: np.ndarray, run: folder.Run, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Which bytes start patches, and the entropies that decide about them.
+
+  Args:
+    tokens: int [B, S].
+    run: of an end_to_end.
+    threshold: nats.
+
+  Returns:
+    bool [B, S + 1], the next byte included; float32 [B, S] nats, at each byte about the next.
+  """
   config = kinds.kind_of(run.model.config).unlimited(run.model.config)
-  if threshold is not None:
-    config = dataclasses.replace(config, threshold=threshold)
   measure = functools.partial(kinds.build_model(config).apply, method="patch")
-  patches, entropies = jax.device_get(jax.jit(measure)({"params": run.params}, tokens[None]))
-  deciding = entropies[0]  # at each byte about the next one
-  if config.is_late:
-    deciding = np.append(deciding[1:], 0)
-  return Patched(tokens, patches.starts[0, :-1], deciding, config.threshold)
+  found = jax.jit(measure)({"params": run.params}, tokens, threshold)
+  patches, entropies = jax.device_get(found)
+  if config.is_late:  # at each byte about that byte
+    entropies = np.pad(entropies[:, 1:], ((0, 0), (0, 1)))
+  return patches.starts, entropies
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:
