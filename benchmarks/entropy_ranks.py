@@ -32,9 +32,11 @@ def main() -> None:
   parser.add_argument("--pieces", type=int, default=100, help=f"of {_LENGTH} bytes each (100)")
   parser.add_argument("--json", help="write the numbers to this file as well")
   args = parser.parse_args()
+  if len(args.run) < 2:
+    parser.error("give two or more --run.")
   texts = read(args.data, args.pieces)
-  if not texts or len(args.run) < 2:
-    raise SystemExit(f"Give two runs, and a text with documents of {_LENGTH} bytes.")
+  if not texts:
+    parser.error(f"{args.data} has no document of {_LENGTH} bytes or more.")
   entropies = [np.concatenate(entropies_of(run, texts)) for run in args.run]
   ranks = np.array([[stats.spearmanr(a, b).statistic for b in entropies] for a in entropies])
   print(f"Over {len(entropies[0]):,} bytes:")

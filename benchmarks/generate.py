@@ -90,6 +90,8 @@ def main() -> None:
   parser.add_argument("--topology", help="only compile, for v4:2x2x1, v5e:1x1, ...")
   parser.add_argument("--json", help="also write the numbers to this file")
   args = parser.parse_args()
+  if args.entropy_model and not args.run:
+    parser.error("--entropy_model is of a --run.")
   if args.topology:
     print(json.dumps(compile_for(args.topology, args.size, int(args.batch.split(",")[0]))))
     return
@@ -107,8 +109,8 @@ def main() -> None:
   # No row should end on its own: of random weights none does.
   drawn = sampling.Sampling(temperature=args.temperature, ignore_eos=bool(args.run))
   plans = [(int(b), None) for b in args.batch.split(",")]
-  if args.run and model.weights.source is not None:
-    plans += [(1, Drafting(by)) for by in ("entropy", "decoder")]
+  if args.run:
+    plans += [(1, Drafting(by)) for by in model.reader.drafters]
   for batch, drafting in plans:
     prompts = make_prompts(args.text, batch, args.prompt_bytes)
     row = measure(model, prompts, args.new_bytes, drafting, drawn)
@@ -221,7 +223,7 @@ def traffic_per_byte(model: LanguageModel) -> float:
 
   weights = model.weights
   every_byte = size([weights.encoder, weights.decoder, weights.output])
-  if weights.source is not None:
+  if getattr(model.reader.source, "gives_logits", False):  # no table
     every_byte += size([weights.source.layers, weights.source.norm, weights.source.output])
   return every_byte + size([weights.latent, weights.latent_projection]) / _PATCH_SIZE
 

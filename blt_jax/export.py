@@ -10,7 +10,7 @@ from absl import logging
 
 from blt_jax.cli import logs, run_flags
 from blt_jax.cli.parsing import Parser
-from blt_jax.runs import checkpoint, folder, patcher, stored_params, tokenizers
+from blt_jax.runs import checkpoint, folder, ngrams, patcher, stored_params, tokenizers
 from blt_jax.storage import atomic
 from blt_jax.storage.folders import Folder
 
@@ -46,6 +46,7 @@ def export(workdir: str, output: str, step: checkpoint.Step = None) -> None:
       Folder(target).write_json(name, source.read_json(name))
     if source.exists(folder.TOKENIZER):
       tokenizers.copy_to(target, source.path_of(folder.TOKENIZER))
+    ngrams.copy_to(target, workdir)
     folder.save_config(target, run.config, output)  # last: without it the folder is no run
   logging.info("The weights of %s at step %d are in %s.", workdir, run.step, output)
 

@@ -37,7 +37,8 @@ def get_plan() -> Plan:
       "small_entropy": _ablation("blt", entropies="small"),
       "table_entropy": _ablation("blt", entropies="table"),
       "cumulative": _ablation("blt", cumulative=True),
-      # What came out ahead or level, together: no cross-attention, frequent n-grams, a table
+      # What came out ahead or level, together: no cross-attention, frequent n-grams, entropies
+      # of a table
       "lean": _ablation("lean", ngrams=True, entropies="table"),
       # The entropy model in the step, its states as inputs, in place of n-grams
       "device_entropies": _ablation("device_entropies"),

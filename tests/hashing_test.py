@@ -214,10 +214,11 @@ def test_tables_are_those_of_a_dictionary(length):
   chex.assert_trees_all_equal(np.asarray(on_device), np.array(wanted, np.int32))
 
 
-def test_a_large_table_finds_all_of_its_ngrams_and_no_others():
+@pytest.mark.parametrize("length", [3, 9])
+def test_a_large_table_finds_all_of_its_ngrams_and_no_others(length):
   """So many that keys of a hash table meet."""
   rng = np.random.default_rng(0)
-  ngrams = np.unique(rng.integers(0, 260, (40_000, 3)), axis=0)
+  ngrams = np.unique(rng.integers(0, 260, (40_000, length)), axis=0)
   known, unknown = ngrams[::2], ngrams[1::2]
   table = hashing.NgramTable(known)
   np.testing.assert_array_equal(

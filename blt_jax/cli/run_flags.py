@@ -49,8 +49,9 @@ def add_entropies(parser: argparse.ArgumentParser, several: bool = False) -> Non
   parser.add_argument(
     "--threshold",
     type=numbers if several else float,
-    metavar="NATS,..." if several else "NATS",
-    help="of patches, if not that of the training; of a boundary head log odds (0)",
+    metavar="N,..." if several else "N",
+    help="of patches, if not that of the training, in nats; of a boundary head in log odds, by "
+    "default 0" + ("; negative ones as --threshold=-1,0" if several else ""),
   )
   parser.add_argument(
     "--cumulative",

@@ -17,7 +17,7 @@ from blt_jax.patching import PatchingConfig
 
 @dataclasses.dataclass(frozen=True)
 class HeadReader(BLTReader):
-  """Reads bytes with a `BoundaryBLT`; of its patching, a threshold of log odds counts."""
+  """Reads bytes with a `BoundaryBLT`, by the threshold, of log odds, and the longest patch."""
 
   def read(
     self,

@@ -86,7 +86,7 @@ def from_blt(
     dtype: of weights, activations and caches; by default that of each model.
     patched_by: what says where patches end: "source", what the rule reads; "own", its own
       entropies in their place; or "head", its boundary head: then of the rule,
-      `threshold`, in log odds, and `max_patch_length` count.
+      `max_patch_length` and `threshold` count, which is in log odds: 0.0 as a rule.
 
   Raises:
     ValueError: the rule looks ahead, or lacks what it needs.
@@ -140,6 +140,8 @@ def _check_source(
   """Raises ValueError where nothing says where patches end."""
   if patched_by == "head":
     check_head(config)
+    if patching.threshold is None:
+      raise ValueError("A boundary head needs a threshold of log odds: 0.0 as a rule.")
   elif patched_by == "own":
     own_entropies.check(patching)
   elif patching.scheme == "entropy" and not has_source:

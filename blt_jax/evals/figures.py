@@ -31,10 +31,11 @@ def draw(reports: Reports, variants: Sequence[Variant], path: str) -> None:
   """
   pyplot = plots.import_pyplot()
   is_curve = len({v.run for v in variants}) == 1 and len(variants) > 1
+  over = (False, True) if all(v.patches for v in variants) else (False,)  # patches are known
   panels: list[Any] = []  # functions of the axes that they draw on
   for metric, tasks in _by_metric(reports).items():
     if is_curve:
-      panels += [_curve(reports, variants, metric, tasks, by_patches=b) for b in (False, True)]
+      panels += [_curve(reports, variants, metric, tasks, by_patches=b) for b in over]
     else:
       panels.append(_bars(reports, metric, tasks))
   for name in (n for n in next(iter(reports.values())) if n.endswith("_noise")):
@@ -94,7 +95,7 @@ def _curve(reports, variants, metric, tasks, by_patches: bool):
       values = np.concatenate([value for value, _ in pairs])[order]
       lengths = np.concatenate([length for _, length in pairs], axis=1)[:, order]
       axes.errorbar(np.sort(places), values, lengths, marker="o", capsize=3, label=task)
-    axes.set_xlabel("Patches per item" if by_patches else "Threshold (nats)")
+    axes.set_xlabel("Patches per item" if by_patches else "Threshold")
     axes.set_ylabel(metric)
     axes.legend()
 

@@ -67,7 +67,7 @@ class HarnessModel(LM):
     if not (patching.is_number(bytes_per_token) and 0 < bytes_per_token < math.inf):
       raise ValueError(f"bytes_per_token is {bytes_per_token!r}; it must be a number above 0.")
     if not (threshold is None or patching.is_number(threshold)):
-      raise ValueError(f"threshold is {threshold!r}; it must be a number, of nats.")
+      raise ValueError(f"threshold is {threshold!r}; it must be a number.")
     is_auto = batch_size is None or str(batch_size).startswith("auto")
     self.batch_size = 8 if is_auto else _count("batch_size", batch_size)
     if max_batch_size is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from blt_jax.evals import labels, patches
 from blt_jax.evals.patches import PatchUse, TaskTexts
 from blt_jax.evals.suite import Prepared
+from blt_jax.runs import loading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +16,9 @@ class Variant:
   Attributes:
     label: that tells it from the others, fit for the name of a folder.
     run: its folder.
-    threshold: nats of its patches, where it is not that of the training.
-    rule: the threshold that it has, nats; None where it patches without.
-    patches: task -> its patches there; empty for a model without patches.
+    threshold: of its patches, where it is not that of the training.
+    rule: the threshold that it has; None where it patches without, or tells none.
+    patches: task -> its patches there; empty where they are not known without the model.
   """
 
   label: str
@@ -41,7 +42,7 @@ def make(
     runs: their folders.
     prepared: the tasks.
     entropy_model: folder of an entropy model, instead of that of the training.
-    thresholds: nats, likewise.
+    thresholds: as for `loading.load_patcher`, likewise.
     bytes_per_patch: sizes of patches on the texts of the tasks, instead of thresholds.
     cumulative: whether thresholds are of the cumulative rule, instead of the run's rule.
 
@@ -51,6 +52,12 @@ def make(
       has no use for a threshold.
   """
   check(runs, thresholds, bytes_per_patch)
+  if bytes_per_patch and entropy_model in (loading.HEAD, loading.OWN):
+    raise ValueError(
+      f"--entropy_model={entropy_model} patches as it reads, so --bytes_per_patch finds no "
+      "threshold; try some, by --threshold=A,B,..., with --data or --tasks."
+    )
+  default = loading.HEAD_THRESHOLD if entropy_model == loading.HEAD else None
   variants = []
   for label, run in zip(labels.shorten(runs), runs, strict=True):
     texts = patches.read(run, prepared, entropy_model, next(iter(thresholds), None), cumulative)
@@ -58,13 +65,13 @@ def make(
       _find(texts, run, size) for size in bytes_per_patch
     ]
     if not found:
-      variants.append(_make(label, run, None, texts))
+      variants.append(_make(label, run, default, texts))
     for threshold in found:
       name = f"threshold={threshold:.8g}" if len(found) > 1 else label
       variants.append(_make(name, run, threshold, texts))
   if len({v.label for v in variants}) < len(variants):
     raise ValueError(
-      f"Two of {[v.threshold for v in variants]} nats are the same threshold; give others."
+      f"Two of {[v.threshold for v in variants]} are the same threshold; give others."
     )
   return variants
 

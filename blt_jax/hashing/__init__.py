@@ -1,4 +1,4 @@
-"""Ids of byte n-grams: rolling polynomial hashes and frequency tables.
+"""Ids of byte n-grams: rolling polynomial hashes, of pixels too, and tables of frequent ones.
 
 An n-gram at t is the n bytes that end there; ids left of the row count as 0, and so do
 those of other documents where documents are told apart.

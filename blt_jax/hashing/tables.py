@@ -47,13 +47,16 @@ class NgramTable:
     self.length, self.size = ngrams.shape[1], len(ngrams) + TABLE_OFFSET
     self.keys = _make_keys(ngrams, np.int32, first=3, rest=1)
     self._host_keys = _make_keys(ngrams, np.int64, first=7, rest=4)
-    self._levels = [KeyIndex(level) for level in self._host_keys.levels]
+
+  @functools.cached_property
+  def _levels(self) -> list[KeyIndex]:
+    return [KeyIndex(level) for level in self._host_keys.levels]
 
   def ids(self, tokens: Array, document_ids: Array | None = None) -> Array:
     """Looks up the n-gram that ends at each byte.
 
     Args:
-      tokens: int [B, S] ids; of jax, too.
+      tokens: int [B, S] ids below 260; of jax, too.
       document_ids: int [B, S] or None; see `ngram_hash_ids`.
 
     Returns:
@@ -109,7 +112,7 @@ def ngram_table_ids(
 
   Args:
     keys: of a table, where tokens are.
-    tokens: int [B, S] ids.
+    tokens: int [B, S] ids below 260.
     document_ids: int [B, S] or None; see `ngram_hash_ids`.
 
   Raises:
@@ -140,5 +143,6 @@ def _look_up(
     for _ in range(width):
       distance -= 1
       place = place * _IDS + look_back(xp, tokens, distance, document_ids).astype(place.dtype)
-    place = find(place)  # -1 stays negative with more digits, and no key is
+    # -1 stays negative with more digits, which are below 260, and no key is.
+    place = find(place)
   return xp.where((place >= 0) & (tokens >= 0), xp.asarray(keys.ids)[place], 0).astype(xp.int32)

@@ -68,8 +68,8 @@ class EndToEndConfig(BLTConfig):
       raise ValueError(
         f"head_weight {self.head_weight} and threshold_rate {self.threshold_rate} must be >= 0."
       )
-    embeds = self.num_hash_tables or self.ngram_vocab_sizes or self.tie_embeddings
-    if not self.skip and embeds:
+    needs_skip = self.num_hash_tables or self.ngram_vocab_sizes or self.tie_embeddings
+    if not self.skip and needs_skip:
       raise ValueError(
         "Without skip no byte or n-gram embeddings are read: set hash_sizes=(), "
         "pixel_ngrams=False and tie_embeddings=False, and leave ngram_vocab_sizes (and "
@@ -139,6 +139,7 @@ class EndToEndBLT(BLT):
     tokens: jax.Array,
     patch_lengths: jax.Array | None = None,
     ngram_ids: jax.Array | None = None,
+    *,
     threshold: jax.Array | float | None = None,
   ) -> jax.Array:
     """Predicts the next byte at every position.
@@ -152,13 +153,14 @@ class EndToEndBLT(BLT):
     Returns:
       float32 logits [B, S, V].
     """
-    return self.forward(tokens, patch_lengths, ngram_ids, threshold)[0]
+    return self.forward(tokens, patch_lengths, ngram_ids, threshold=threshold)[0]
 
   def forward(
     self,
     tokens: jax.Array,
     patch_lengths: jax.Array | None = None,
     ngram_ids: jax.Array | None = None,
+    *,
     threshold: jax.Array | float | None = None,
   ) -> tuple[jax.Array, Extras]:
     """Logits [B, S, V] as of a call, the loss of the head, and the patches that were made."""

@@ -14,6 +14,7 @@ from blt_jax.runs import checkpoint, corpus, folder, ngrams, resolve
 from blt_jax.runs import patcher as patchers
 
 HEAD, OWN = "head", "own"  # in place of the folder of an entropy model
+HEAD_THRESHOLD = 0.0  # log odds
 
 
 def load_language_model(
@@ -27,8 +28,8 @@ def load_language_model(
 
   Args:
     workdir: folder of the run.
-    entropy_model: folder of the entropy model's run, instead of the one trained with.
-    threshold: nats, likewise.
+    entropy_model: what says where patches end, as for `load_patcher`.
+    threshold: likewise.
     step: which checkpoint of the run, as for `checkpoint.find_step`.
     cumulative: as for `load_patcher`.
 
@@ -101,7 +102,7 @@ def load_patcher(
   if entropy_model == HEAD:
     if cumulative:
       raise ValueError("A boundary head sums nothing up: leave --cumulative out.")
-    threshold = threshold or 0.0
+    threshold = HEAD_THRESHOLD if threshold is None else threshold
   if cumulative:
     if threshold is None:
       raise ValueError("--cumulative is another rule than the run's: give its --threshold too.")

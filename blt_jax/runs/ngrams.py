@@ -59,6 +59,12 @@ def load(workdir: str | os.PathLike, model: ConfigDict) -> list[NgramTable]:
   return frequent_ngrams.to_tables(tables.values())
 
 
+def copy_to(target: str, workdir: str) -> None:
+  """Copies the tables of a run, if it has some, into another folder."""
+  if _has_copy(workdir):
+    frequent_ngrams.save(_path(target), frequent_ngrams.load(_path(workdir)))
+
+
 def rows_of(tables: Tables) -> dict[int, int]:
   """Rows of the embedding of each table, by n."""
   return {n: len(table.ngrams) + TABLE_OFFSET for n, table in tables.items()}

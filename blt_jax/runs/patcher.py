@@ -141,9 +141,9 @@ def _by_itself(section: ConfigDict) -> Patcher:
   rule = config.make_patching_config(section)
   if section.entropies == "own":
     own_entropies.check(rule)
-  else:  # nothing else of the rule counts for a head
-    kept = {name: getattr(rule, name) for name in ("threshold", "max_patch_length")}
-    rule = PatchingConfig("byte", **kept)
+  else:  # nothing else of the rule counts for a head, and it needs no entropies
+    most = rule.max_patch_length
+    rule = PatchingConfig("byte", threshold=rule.threshold, max_patch_length=most)
   return Patcher(rule, on_device=True, patched_by=section.entropies)
 
 

@@ -29,20 +29,20 @@ def to_text(
 
   Args:
     study: to pay for.
-    measured: of its arms.
+    measured: of `Study.active_configs`.
     text: sizes of its text.
     stood_in: arms that were measured with patches of one size.
   """
   runs = sweep.foreseen(study.plan, study.arms, done := study.done())
   left = sum(seconds_of(study, r, measured[r.arm]) for r in runs if r not in done)
-  compiling = sum(m.compile_seconds for arm, m in measured.items())
+  compiling = sum(m.compile_seconds for m in measured.values())
   lines = [
     f"Text: {text.train:,} bytes to learn from, {text.heldout:,} held out.",
     "",
     "MFLOPs per byte of the forward pass, by the paper's count, by real sizes, and by the "
     "paper's count with the entropy model; seconds of a step and of compiling it:",
     _ARMS,
-    *(_arm(name, measured[name]) for name in measured),
+    *(_arm(name, found) for name, found in measured.items()),
     "",
     _RUNS,
     *_runs(study, measured, text, runs),
@@ -90,8 +90,10 @@ def check_early(study: Study, text: TextSize) -> None:
   Raises:
     ValueError: a budget is less than a step, or the text too little.
   """
-  for name in study.arms:
-    config, budgets = study.configs[name], study.plan.budgets_of(name)
+  for name, config in study.active_configs.items():
+    budgets = study.plan.budgets_of(name)
+    if name not in study.arms:  # it is swept alone
+      budgets = budgets[:1]
     model = settings.make_model_config(config.model)
     stated = settings.stated_patch_size(config.patching)
     size = study.plan.arms[name].bytes_per_patch or stated

@@ -113,6 +113,9 @@ def test_a_run_with_a_boundary_head(home, capsys):
   with pytest.raises(ValueError, match="head sums nothing up: leave --cumulative out"):
     loading.load_language_model(workdir, loading.HEAD, cumulative=True, threshold=1.0)
 
+  model = loading.load_language_model(workdir, loading.HEAD, threshold=-100.0)
+  (result,) = Generator(model, prefill_chunk=8).generate(["def f"], Sampling(max_bytes=4))
+  assert result.starts.all()
   generator = Generator(loading.load_language_model(workdir, loading.HEAD), prefill_chunk=8)
   (result,) = generator.generate(["def f"], Sampling(max_bytes=8))
   section = folder.load_config(workdir).patching

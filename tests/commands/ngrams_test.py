@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_runs import losses, tiny_config, write_text
 
-from blt_jax import count_ngrams, evaluate, hashing, patching, tokenizer, train
+from blt_jax import count_ngrams, evaluate, export, hashing, patching, tokenizer, train
 from blt_jax.data.transforms import LookUpNgrams
 from blt_jax.decode.scoring import Scorer
 from blt_jax.entropy import frequent_ngrams
@@ -91,7 +91,10 @@ def test_evaluate_and_scorer_find_the_tables_in_the_run(kind, home, capsys):
   of_text = chances[np.arange(len(text)), ids[0, 1:]].sum()
   end = chances[-1, tokenizer.EOS_ID]
   np.testing.assert_allclose(numbers["loss"] * (len(text) + 1), -of_text - end, rtol=1e-5)
-  (score,) = Scorer(loading.load_language_model(workdir)).loglikelihood([("", text)])
+  export.export(str(workdir), f"{workdir}_exported")
+  (score,) = Scorer(loading.load_language_model(f"{workdir}_exported")).loglikelihood(
+    [("", text)]
+  )
   np.testing.assert_allclose(score.log_prob, of_text, rtol=1e-5)
 
 

@@ -11,7 +11,7 @@ from golden_cases import FLOAT32
 from read_pieces import read_in_pieces
 from uncached import random_text
 
-from blt_jax import kinds
+from blt_jax import kinds, tokenizer
 
 ROWS, CHUNK = 5, 5
 
@@ -23,6 +23,7 @@ def test_reads_frequent_ngrams_as_the_full_forward():
     reads(model, ngram_params())
   model = reads(model, ngram_params(), ngram_tables=[TABLE])
   text = random_text(np.random.default_rng(1), ROWS, SEQ_LEN)
+  text[2, 9], text[2, 10] = tokenizer.EOS_ID, tokenizer.BOS_ID
   got, _ = read_in_pieces(model.reader, model.weights, text, CHUNK, SEQ_LEN)
   want, _ = run_with_ngrams(np.resize(text, (SEQ_LEN, SEQ_LEN)))
   chex.assert_trees_all_close(got, np.asarray(want[:ROWS]), **FLOAT32)

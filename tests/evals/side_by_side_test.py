@@ -100,6 +100,14 @@ def test_a_curve_over_thresholds(loads, tmp_path, capsys):
   assert "threshold=0.6" in table and "threshold 3.0000 nats" in table
 
 
+def test_a_curve_of_a_boundary_head(loads, tmp_path, capsys):
+  """Whose patches are not known without the model."""
+  png, flags = tmp_path / "curve.png", ["--run=lm", "--entropy_model=head"]
+  evaluate.main([*flags, *FLAGS, "--threshold=-1,0.5", f"--png={png}"])
+  assert loads == [("lm", -1.0), ("lm", 0.5)] and png.stat().st_size > 10_000
+  assert "threshold=-1" in capsys.readouterr().out
+
+
 def test_a_curve_over_patch_sizes(loads):
   evaluate.main(["--run=a/blt", *FLAGS, "--bytes_per_patch=1.5,3"])
   found = [texts().measure(threshold)["piqa"].bytes_per_patch for _, threshold in loads]
@@ -115,6 +123,7 @@ def test_a_curve_over_patch_sizes(loads):
     (["--run=a", "--threshold=1,1"], "a number twice"),
     (["--run=lm", "--bytes_per_patch=3"], "lm reads no patches"),
     (["--run=a", "--bytes_per_patch=99"], "must be between"),
+    (["--run=a", "--entropy_model=head", "--bytes_per_patch=3"], "patches as it reads, so"),
   ],
 )
 def test_what_does_not_go_together(flags, message, loads):

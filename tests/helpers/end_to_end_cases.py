@@ -31,7 +31,7 @@ CONFIGS = {
 }
 
 
-# Pairs of bytes, every third one.
+# Some pairs of ids, so that a row has n-grams that are known and others that are not.
 _PAIRS = np.stack(np.divmod(np.arange(0, 260**2, 3), 260), axis=1)
 TABLE = NgramTable(np.random.default_rng(0).permutation(_PAIRS)[:16_000])
 WITH_NGRAMS = dataclasses.replace(_NEXT, hash_sizes=(), ngram_vocab_sizes=(TABLE.size,))
@@ -64,7 +64,7 @@ def run(head: str, ids: Any, own: Any = None, position: int = 0, threshold=None)
 
 @functools.cache
 def ngram_params() -> Any:
-  """Random parameters of `WITH_NGRAMS`; every row of the table says something."""
+  """Random parameters of `WITH_NGRAMS`, sharpened as those of `params`."""
   found = random_params(WITH_NGRAMS)
   found["predictor"]["output"]["kernel"] *= 1.5
   return found

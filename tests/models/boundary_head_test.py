@@ -136,6 +136,9 @@ def test_reads_as_the_full_forward():
   rows = 5
   got, cache = read_in_pieces(model.reader, model.weights, text[:rows], CHUNK, SEQ_LEN)
   chex.assert_trees_all_close(got, np.asarray(want[:rows]), **FLOAT32)
+  usual = HeadPatchedBLT(CONFIG, rule=PatchingConfig(threshold=0.0, max_patch_length=6))
+  _, others = usual.apply({"params": _params()}, text, SLOTS, method="forward")
+  assert (others.patch_lengths != extras.patch_lengths).any()
   starts, entropies = model.reader.patches(cache)
   assert entropies is None and model.reader.drafters == ()
   for row, lengths in zip(starts, extras.patch_lengths[:rows], strict=True):
@@ -154,5 +157,8 @@ def test_what_makes_no_sense():
     dataclasses.replace(TINY, boundary_gradient=True)
   with pytest.raises(ValueError, match="set entropy_state_dim or boundary_weight to 0"):
     dataclasses.replace(CONFIG, entropy_state_dim=8)
+  with pytest.raises(ValueError, match="needs a threshold of log odds: 0.0 as a rule"):
+    rule = PatchingConfig("byte", threshold=None)
+    from_blt(kinds.build_model(CONFIG), None, rule, patched_by="head")
   with pytest.raises(ValueError, match="has no boundary head to patch by; train one with"):
     from_blt(kinds.build_model(PLAIN), None, RULE, patched_by="head")
