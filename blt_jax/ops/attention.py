@@ -8,6 +8,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from blt_jax.ops import device
+from blt_jax.ops.full_attention import full_attention
 from blt_jax.ops.masked_attention import masked_attention
 from blt_jax.ops.tpu import attention as tpu_attention
 from blt_jax.ops.triton import attention as gpu_attention
@@ -64,7 +65,7 @@ def attention(
   Raises:
     ValueError: a past without a window or `document_ids`.
   """
-  batch, seq_len, heads, head_dim = query.shape
+  batch, seq_len = query.shape[:2]
   kernels = device.kernels()
   if past is None and kernels == "tpu":
     return tpu_attention.splash_attention(
@@ -80,8 +81,7 @@ def attention(
       raise ValueError("A row after a past needs window and document_ids; pass both.")
     output = _resumed(query, key, value, window, document_ids, past)
   elif window is None or window >= seq_len:
-    grouped = query.reshape(batch, seq_len, key.shape[2], -1, head_dim)
-    output = _full(grouped, key, value, document_ids).reshape(query.shape)
+    output = _full(query, key, value, document_ids)
   else:
     output = _windowed(query, key, value, window, document_ids)
   return checkpoint_name(output, SAVED_AS)
@@ -182,12 +182,12 @@ def _windowed(
 def _full(
   query: jax.Array, key: jax.Array, value: jax.Array, document_ids: jax.Array | None
 ) -> jax.Array:
-  """Queries [B, S, G, R, H] see keys and values [B, S, G, H]: [B, S, G, R, H]."""
+  """Queries [B, S, N, H] see keys and values [B, S, G, H]: [B, S, N, H]."""
   position = np.arange(query.shape[1])
   visible = (position[:, None] >= position)[None]
   if document_ids is not None:
     visible = visible & (document_ids[:, :, None] == document_ids[:, None, :])
-  return masked_attention(query, key, value, visible)
+  return full_attention(query, key, value, visible)
 
 
 def _banded(
@@ -198,7 +198,7 @@ def _banded(
   document_ids: jax.Array | None,
   past: Past | None = None,
 ) -> jax.Array:
-  """As `_full`, in blocks of one window; a block sees itself and the one before."""
+  """Queries [B, S, G, R, H], in blocks of one window that see themselves and the one before."""
   seq_len = query.shape[1]
   query, key, value = (_to_blocks(x, window) for x in (query, key, value))
   key = _with_previous(key, past and past.key)
