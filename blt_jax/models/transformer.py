@@ -81,7 +81,7 @@ def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> 
     "dots"         all products with weights, 6 D + 2 F           1
 
   Attention itself runs once more with "full" and "dots"; without kernels (`ops.device`), its
-  scores are computed again with all policies, those of a window even with "none".
+  scores are computed again even with "none".
 
   Args:
     layer: module class.
