@@ -13,6 +13,7 @@ from blt_jax.ops import head_attention
 
 _BLOCKS_PER_WINDOW = 4  # a query reads W + W / 4 keys where it sees W
 _MULTIPLE = 64  # of the keys that a block reads: a CPU takes longer for numbers off its lanes
+_MANY = 4 * _MULTIPLE  # keys, to which a few more hardly add
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -110,7 +111,9 @@ class _Blocks:
     self.count = -(-self.seq_len // self.size)
     # Keys that a block reads; where they would begin before the first, more of those that
     # follow, so that all blocks read alike.
-    span = -(-(window - 1 + self.size) // _MULTIPLE) * _MULTIPLE
+    span = window - 1 + self.size
+    if span >= _MANY:
+      span = -(-span // _MULTIPLE) * _MULTIPLE
     self.span = min(span, self.num_keys)
     self.after = self.count * self.size - self.seq_len
 

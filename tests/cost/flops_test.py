@@ -160,7 +160,8 @@ def _one_layer_each(kind):
   everywhere = dataclasses.replace(cross, all_layers=True)
   return {
     "blt": (BLTConfig(near, wide, near, cross, everywhere, vectors_per_patch=2), 128, 32),
-    "byte_lm": (ByteLMConfig(local), 64, 0),
+    # So wide that scores, which the backward pass makes again, hardly count.
+    "byte_lm": (ByteLMConfig(wide), 64, 0),
     "bpe_lm": (BPELMConfig(local, vocab_size=1000), 64, 0),
     "megabyte": (MegaByteConfig(wide, local, patch_size=4, max_patches=64), 128, 0),
     "spacebyte": (
