@@ -62,7 +62,8 @@ def measure(model: BLT, params, length: int) -> dict[str, float]:
   def local(params):
     variables = {"params": params}
     states, patches = model.apply(variables, tokens, ids, num_patches, method=BLT.encode)
-    logits = model.apply(variables, tokens, states, latents, decoder_ids, method=BLT.decode)
+    read = tokens, states, latents, decoder_ids, ids
+    logits = model.apply(variables, *read, method=BLT.decode)
     return logits, patches
 
   def latent(params, patches):
