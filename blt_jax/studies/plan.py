@@ -114,6 +114,10 @@ class Plan:
     """Those of an arm, ascending."""
     return self.arms[name].budgets or tuple(self.budgets)
 
+  def swept(self, name: str) -> str:
+    """The arm whose sweep gives an arm its learning rate, itself or another."""
+    return self.arms[name].rate_of or name
+
 
 def _require(is_right: bool, name: str, value: Any, rule: str) -> None:
   if not is_right:

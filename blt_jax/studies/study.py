@@ -76,8 +76,8 @@ class Study:
   @property
   def active_configs(self) -> dict[str, ConfigDict]:
     """Settings of the arms that are trained now and of those that give them their rates."""
-    swept = (self.plan.arms[name].rate_of or name for name in self.arms)
-    return {name: self.configs[name] for name in dict.fromkeys((*self.arms, *swept))}
+    names = dict.fromkeys((*self.arms, *map(self.plan.swept, self.arms)))
+    return {name: self.configs[name] for name in names}
 
   def begin(self) -> None:
     """Makes the folder, and writes the plan into it."""

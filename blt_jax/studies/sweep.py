@@ -66,7 +66,7 @@ def sweep_of(plan: Plan, arm: str, done: Done) -> Sweep:
 
 def rate_at(plan: Plan, arm: str, budget: float, done: Done) -> float | None:
   """The learning rate of an arm at a budget; None while its sweep is not done."""
-  swept = plan.arms[arm].rate_of or arm
+  swept = plan.swept(arm)
   first = plan.budgets_of(swept)[0]
   best = sweep_of(plan, swept, done).best
   if best is None or budget == first:
@@ -82,7 +82,7 @@ def wanted(plan: Plan, arms: Sequence[str], done: Done) -> list[Run]:
     arms: which of its arms.
     done: what has come out.
   """
-  swept = dict.fromkeys(plan.arms[arm].rate_of or arm for arm in arms)
+  swept = dict.fromkeys(map(plan.swept, arms))
   runs = [
     Run(arm, plan.budgets_of(arm)[0], rate, 0)
     for arm in swept
