@@ -179,14 +179,14 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, document_ids: jax.Array | None) -> jax.Array:
-    return self.resume(x, document_ids, jnp.arange(x.shape[1]), None)[0]
+    return self.resume(x, document_ids, None, None)[0]
 
   @nn.compact
   def resume(
     self,
     x: jax.Array,
     document_ids: jax.Array | None,
-    positions: jax.Array,
+    positions: jax.Array | None,
     past: attention.Past | None,
   ) -> tuple[jax.Array, attention.Past | None]:
     """Runs a row that goes on after others.
@@ -194,14 +194,17 @@ class Transformer(nn.Module):
     Args:
       x: [B, S, D].
       document_ids: int [B, S], or None where documents do not matter.
-      positions: int [S] or [B, S], for RoPE.
+      positions: int [S] or [B, S], for RoPE; None for those from 0 on.
       past: what the layers kept, each array with a leading axis L; see `empty_past`.
 
     Returns:
       [B, S, D], and the past of what follows.
     """
     c = self.config
-    table = rope.rope_table(positions, c.head_dim, c.rope_theta, c.rope_scaling)
+    if positions is None:
+      table = position_table(c, x.shape[1])
+    else:
+      table = rope.rope_table(positions, c.head_dim, c.rope_theta, c.rope_scaling)
     blocks = stacked(Block, c, num_shared=2, has_past=past is not None)(c, name="layers")
     rest = () if past is None else (past,)
     return blocks(x, jnp.arange(c.num_layers), table, document_ids, *rest)
@@ -216,8 +219,8 @@ def empty_past(config: TransformerConfig, batch_size: int, dtype: str) -> attent
 
 def position_table(config: TransformerConfig, length: int) -> tuple[jax.Array, jax.Array]:
   """The rotation table of positions 0 to length - 1."""
-  c, positions = config, jnp.arange(length)
-  return rope.rope_table(positions, c.head_dim, c.rope_theta, c.rope_scaling)
+  c = config
+  return rope.row_table(length, c.head_dim, c.rope_theta, c.rope_scaling)
 
 
 def document_ids(tokens: jax.Array, eos_id: int) -> jax.Array:

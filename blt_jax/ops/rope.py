@@ -62,6 +62,22 @@ def rope_table(
   return _cos_sin(positions, np.repeat(_frequencies(head_dim, theta, scaling), 2))
 
 
+def row_table(
+  length: int, head_dim: int, theta: float, scaling: Scaling = Scaling()
+) -> tuple[jax.Array, jax.Array]:
+  """The `rope_table` of positions 0 to `length` - 1: float32 twice, [S, 1, H]."""
+  rest = head_dim, theta, scaling
+
+  def written_out():  # or a CPU would fuse cosines with what reads them, and make each again
+    frequencies = np.repeat(_frequencies(*rest), 2)
+    angles = np.arange(length, dtype=np.float32)[:, None, None] * frequencies
+    return tuple(jnp.asarray(f(np.float64(angles)), jnp.float32) for f in (np.cos, np.sin))
+
+  return jax.lax.platform_dependent(
+    cpu=written_out, default=lambda: rope_table(jnp.arange(length), *rest)
+  )
+
+
 def rope_angles(
   positions: jax.Array, head_dim: int, theta: float, scaling: Scaling = Scaling()
 ) -> tuple[jax.Array, jax.Array]:
