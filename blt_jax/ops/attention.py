@@ -183,11 +183,9 @@ def _full(
   query: jax.Array, key: jax.Array, value: jax.Array, document_ids: jax.Array | None
 ) -> jax.Array:
   """Queries [B, S, N, H] see keys and values [B, S, G, H]: [B, S, N, H]."""
-  position = np.arange(query.shape[1])
-  visible = (position[:, None] >= position)[None]
-  if document_ids is not None:
-    visible = visible & (document_ids[:, :, None] == document_ids[:, None, :])
-  return full_attention(query, key, value, visible)
+  if document_ids is None:
+    document_ids = jnp.zeros(query.shape[:2], jnp.int32)
+  return full_attention(query, key, value, first_visible(document_ids, query.shape[1]))
 
 
 def _banded(

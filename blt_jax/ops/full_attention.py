@@ -1,59 +1,90 @@
 """Attention of whole rows to themselves, all scores at once: the form of plain XLA."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from blt_jax.ops import head_attention
+from blt_jax.ops import head_attention, row_attention
 
 
 @jax.custom_vjp
 def full_attention(
-  query: jax.Array, key: jax.Array, value: jax.Array, seen: jax.Array
+  query: jax.Array, key: jax.Array, value: jax.Array, first: jax.Array
 ) -> jax.Array:
-  """Softmax attention of each query to the keys that it sees.
+  """Softmax attention of each query to the keys from some first one to its own.
 
   Args:
     query: [B, S, N, H].
     key: [B, S, G, H]; each of the G heads serves N / G adjacent query heads.
     value: [B, S, G, H].
-    seen: bool [B or 1, S, S], for each query some keys.
+    first: int32 [B, S], the first key that a query sees.
 
   Returns:
     [B, S, N, H] in the dtype of `query`; softmax in float32.
   """
-  return _forward(query, key, value, seen)[0]
+  return _forward(query, key, value, first)[0]
 
 
-def _forward(query, key, value, seen):
+def _forward(query, key, value, first):
+  inputs = query, key, value, first
+  output, logsumexps = jax.lax.platform_dependent(
+    *inputs,
+    cpu=functools.partial(row_attention.attend_in_turn, window=query.shape[1]),
+    default=_attend_at_once,
+  )
+  return output, (*inputs, output, logsumexps)
+
+
+def _attend_at_once(query, key, value, first):
+  """The output, and logarithms of sums of weights, float32 [B, S, N, 1]."""
   heads = _heads_first(query, key.shape[2]), key.swapaxes(1, 2), value.swapaxes(1, 2)
-  output, logsumexps = head_attention.attend(*heads, seen)
-  return _heads_last(output, query.shape), (query, key, value, seen, output, logsumexps)
+  output, logsumexps = head_attention.attend(*heads, _seen(first))
+  return _heads_last(output, query.shape), _heads_last(logsumexps[..., None], query.shape)
 
 
 def _backward(residuals, cotangent):
-  query, key, value, seen, output, logsumexps = residuals
-  heads = _heads_first(query, key.shape[2]), key.swapaxes(1, 2), value.swapaxes(1, 2)
-  into = _heads_first(cotangent, key.shape[2])
-  means = head_attention.means(output, into)
+  gradients = jax.lax.platform_dependent(
+    *residuals,
+    cotangent,
+    cpu=functools.partial(row_attention.differentiate_in_turn, window=cotangent.shape[1]),
+    default=_differentiate_at_once,
+  )
+  return *gradients, None
+
+
+def _differentiate_at_once(query, key, value, first, output, logsumexps, cotangent):
+  """The gradients of query, key and value."""
+  groups = key.shape[2]
+  heads = _heads_first(query, groups), key.swapaxes(1, 2), value.swapaxes(1, 2)
+  output, logsumexps, into = (_heads_first(x, groups) for x in (output, logsumexps, cotangent))
   of_query, of_key, of_value = head_attention.differentiate(
-    *heads, seen, logsumexps, means, into
+    *heads, _seen(first), logsumexps[..., 0], head_attention.means(output, into), into
   )
   of_query = _heads_last(of_query, query.shape).astype(query.dtype)
-  return of_query, *(x.swapaxes(1, 2).astype(key.dtype) for x in (of_key, of_value)), None
+  return of_query, *(x.swapaxes(1, 2).astype(key.dtype) for x in (of_key, of_value))
 
 
 full_attention.defvjp(_forward, _backward)
 
 
+def _seen(first):
+  """Which keys each query sees: bool [B, S, S]."""
+  position = np.arange(first.shape[1])
+  causal = position[:, None] >= position
+  return causal[None] & (position[None, None] >= first[..., None])
+
+
 def _heads_first(x, groups):
-  """[B, S, N, H] -> [B, G, R * S, H]."""
+  """[B, S, N, n] -> [B, G, R * S, n]."""
   batch, seq_len, _, width = x.shape
   x = x.reshape(batch, seq_len, groups, -1, width).transpose(0, 2, 3, 1, 4)
   return x.reshape(batch, groups, -1, width)
 
 
 def _heads_last(x, shape):
-  """The other way round, to `shape`."""
-  batch, seq_len, _, width = shape
-  x = x.reshape(batch, x.shape[1], -1, seq_len, width)
-  return jnp.moveaxis(x, 3, 1).reshape(shape)
+  """[B, G, R * S, n] -> [B, S, N, n], the rows and heads those of `shape`."""
+  batch, seq_len, heads, _ = shape
+  x = x.reshape(batch, x.shape[1], -1, seq_len, x.shape[-1])
+  return jnp.moveaxis(x, 3, 1).reshape(batch, seq_len, heads, -1)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blt_jax.ops import head_attention
+from blt_jax.ops import head_attention, row_attention
 
 _BLOCKS_PER_WINDOW = 4  # a query reads W + W / 4 keys where it sees W
 _MULTIPLE = 64  # of the keys that a block reads: a CPU takes longer for numbers off its lanes
@@ -37,24 +37,16 @@ def window_attention(
 
 def _forward(query, key, value, first, window):
   inputs = query, key, value, first
-  output, logsumexps = _on_rows(functools.partial(_attend_rows, window=window), *inputs)
+  output, logsumexps = jax.lax.platform_dependent(
+    *inputs,
+    cpu=functools.partial(row_attention.attend_in_turn, window=window),
+    default=functools.partial(_attend_blocks, window=window),
+  )
   return output, (*inputs, output, logsumexps)
 
 
-def _on_rows(function, *inputs):
-  """Of arrays with leading axis B; one row after the other where there is a cache to fit."""
-
-  def in_turn(*inputs):
-    def run(row):
-      return jax.tree.map(lambda x: x[0], function(*(x[None] for x in row)))
-
-    return jax.lax.map(run, inputs)
-
-  return jax.lax.platform_dependent(*inputs, cpu=in_turn, default=function)
-
-
-def _attend_rows(query, key, value, first, window):
-  """The output, and logarithms of sums of weights, float32 [B, C, G, R * Q]."""
+def _attend_blocks(query, key, value, first, window):
+  """The output, and logarithms of sums of weights, float32 [B, S, N, 1]."""
   blocks = _Blocks(query.shape, key.shape, window)
   queries, keys, values = blocks.split(query), key.swapaxes(1, 2), value.swapaxes(1, 2)
   firsts = blocks.split_first(first)
@@ -65,16 +57,26 @@ def _attend_rows(query, key, value, first, window):
     return head_attention.attend(queries[block], *read, seen)
 
   outputs, logsumexps = jax.lax.map(attend, jnp.arange(blocks.count))
-  return blocks.join(outputs), logsumexps.swapaxes(0, 1)
+  return blocks.join(outputs), blocks.join(logsumexps[..., None])
 
 
 def _backward(window, residuals, cotangent):
-  query, key, value, first, output, logsumexps = residuals
+  gradients = jax.lax.platform_dependent(
+    *residuals,
+    cotangent,
+    cpu=functools.partial(row_attention.differentiate_in_turn, window=window),
+    default=functools.partial(_differentiate_blocks, window=window),
+  )
+  return *gradients, None
+
+
+def _differentiate_blocks(query, key, value, first, output, logsumexps, cotangent, window):
+  """The gradients of query, key and value."""
   blocks = _Blocks(query.shape, key.shape, window)
   queries, keys, values = blocks.split(query), key.swapaxes(1, 2), value.swapaxes(1, 2)
   firsts, cotangents = blocks.split_first(first), blocks.split(cotangent)
   means = blocks.split(head_attention.means(output, cotangent))
-  logsumexps = logsumexps.swapaxes(0, 1)
+  logsumexps = blocks.split(logsumexps)
 
   def differentiate(sums, block):
     of_query, *of_read = head_attention.differentiate(
@@ -82,7 +84,7 @@ def _backward(window, residuals, cotangent):
       blocks.cut(keys, block),
       blocks.cut(values, block),
       blocks.seen(firsts[block], block),
-      logsumexps[block],
+      logsumexps[block, ..., 0],
       means[block],
       cotangents[block],
     )
@@ -94,7 +96,7 @@ def _backward(window, residuals, cotangent):
     differentiate, (zeros, zeros), jnp.arange(blocks.count)
   )
   of_key, of_value = (x.swapaxes(1, 2).astype(key.dtype) for x in (of_key, of_value))
-  return blocks.join(of_query), of_key, of_value, None
+  return blocks.join(of_query), of_key, of_value
 
 
 window_attention.defvjp(_forward, _backward)
@@ -104,7 +106,7 @@ class _Blocks:
   """How a row is cut: heads in front, so that a block's rows lie together in memory."""
 
   def __init__(self, query_shape, key_shape, window):
-    self.batch, self.seq_len, self.heads, self.width = query_shape
+    self.batch, self.seq_len, self.heads, _ = query_shape
     self.num_keys, self.groups = key_shape[1:3]
     self._offset = self.num_keys - self.seq_len  # of the first query among keys
     self.size = max(min(window // _BLOCKS_PER_WINDOW, self.seq_len), 1)
@@ -118,17 +120,18 @@ class _Blocks:
     self.after = self.count * self.size - self.seq_len
 
   def split(self, x):
-    """[B, S, N, H] -> [C, B, G, R * Q, H], of C blocks of Q queries."""
+    """[B, S, N, n] -> [C, B, G, R * Q, n], of C blocks of Q queries."""
     x = jnp.pad(x, ((0, 0), (0, self.after), (0, 0), (0, 0)))
     x = x.reshape(self.batch, self.count, self.size, self.groups, -1, x.shape[-1])
     x = x.transpose(1, 0, 3, 4, 2, 5)
     return x.reshape(self.count, self.batch, self.groups, -1, x.shape[-1])
 
   def join(self, blocks):
-    """[C, B, G, R * Q, H] -> [B, S, N, H]."""
-    blocks = blocks.reshape(self.count, self.batch, self.groups, -1, self.size, self.width)
+    """[C, B, G, R * Q, n] -> [B, S, N, n]."""
+    width = blocks.shape[-1]
+    blocks = blocks.reshape(self.count, self.batch, self.groups, -1, self.size, width)
     x = blocks.transpose(1, 0, 4, 2, 3, 5)
-    return x.reshape(self.batch, -1, self.heads, self.width)[:, : self.seq_len]
+    return x.reshape(self.batch, -1, self.heads, width)[:, : self.seq_len]
 
   def split_first(self, first):
     """[B, S] -> [C, B, Q]; queries that do not exist see all keys."""

@@ -107,8 +107,8 @@ def test_large_scores_stay_finite(window):
   chex.assert_tree_all_finite(gradients)
 
 
-@pytest.mark.parametrize("window, keeps_scores", [(64, False), (None, True)])
-def test_scores_of_a_window_are_not_kept(window, keeps_scores):
+@pytest.mark.parametrize("window", [64, 128, None])
+def test_scores_are_not_kept(window):
   inputs, ids = random_inputs(512, batch=8), jnp.zeros((8, 512), jnp.int32)
 
   def attend(*inputs):
@@ -116,4 +116,4 @@ def test_scores_of_a_window_are_not_kept(window, keeps_scores):
 
   _, backward = jax.eval_shape(lambda *x: jax.vjp(attend, *x), *inputs)
   kept, given = (sum(x.size for x in jax.tree.leaves(t)) for t in (backward, inputs))
-  assert (kept > 2 * given) == keeps_scores
+  assert kept <= 2 * given

@@ -1,5 +1,7 @@
 """Tests of ops/window_attention.py against attention with explicit masks."""
 
+import functools
+
 import chex
 import dense
 import jax
@@ -7,7 +9,9 @@ import jax.numpy as jnp
 import pytest
 from golden_cases import SAME
 
-from blt_jax.ops import attention
+from blt_jax.ops import attention, row_attention
+from blt_jax.ops import full_attention as whole_rows
+from blt_jax.ops import window_attention as blocks
 from blt_jax.ops.window_attention import window_attention
 
 
@@ -59,3 +63,25 @@ def test_later_keys_change_nothing():
   before = window_attention(query, key, value, first, 6)
   later = window_attention(query, key.at[:, 11:].set(9.0), value.at[:, 11:].set(9.0), first, 6)
   chex.assert_trees_all_equal(later[:, :11], before[:, :11])
+
+
+def _by(attend, differentiate, inputs):
+  output, logsumexps = attend(*inputs)
+  return output, logsumexps, differentiate(*inputs, output, logsumexps, jnp.sin(output))
+
+
+@pytest.mark.parametrize(("seq_len", "window"), [(13, 13), (45, 45), (45, 9), (150, 140)])
+def test_cpus_and_other_devices_attend_alike(seq_len, window):
+  query, key, value = _inputs(seq_len, seq_len)
+  first = jnp.maximum(attention.first_visible(_documents(seq_len), window), 0)
+  inputs = query, key, value, first
+  in_turn = row_attention.attend_in_turn, row_attention.differentiate_in_turn
+  in_blocks = blocks._attend_blocks, blocks._differentiate_blocks
+  on_cpu, elsewhere = (
+    _by(*(functools.partial(f, window=window) for f in form), inputs)
+    for form in (in_turn, in_blocks)
+  )
+  chex.assert_trees_all_close(on_cpu, elsewhere, **SAME)
+  if window == seq_len:
+    at_once = _by(whole_rows._attend_at_once, whole_rows._differentiate_at_once, inputs)
+    chex.assert_trees_all_close(on_cpu, at_once, **SAME)
