@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import operator
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -139,7 +139,7 @@ def measure(study: Study, name: str, config: ConfigDict, heldout_bytes: int) -> 
     found = Measured(
       parameters=sum(x.size for x in jax.tree.leaves(state.params)),
       patch_size=size,
-      bytes_per_step=numbers["bytes"] / len(sample),
+      bytes_per_step=bytes_of(config, numbers) / len(sample),
       cost=cost.of_run(config, size),
       step_seconds=0.0,
       evaluation_seconds=0.0,
@@ -161,8 +161,21 @@ def measure(study: Study, name: str, config: ConfigDict, heldout_bytes: int) -> 
 
 def patch_size(config: ConfigDict, found: float) -> float:
   """Bytes per patch of a run: as found, unless its model still has to learn where they end."""
-  learns = kinds.find_kind(config.model.kind).measures_entropies
-  return config.model.patch_size if learns else found
+  return config.model.patch_size if _learns_patches(config) else found
+
+
+def bytes_of(config: ConfigDict, numbers: Mapping[str, float]) -> float:
+  """Bytes that a run learns from, of some that an untrained model was evaluated on.
+
+  They are as found, unless the model still has to learn where patches end: until then it
+  leaves out those for which its short patches leave no slots.
+  """
+  dropped = numbers.get("dropped_targets", 0.0) if _learns_patches(config) else 0.0
+  return numbers["bytes"] / (1 - dropped)
+
+
+def _learns_patches(config: ConfigDict) -> bool:
+  return kinds.find_kind(config.model.kind).measures_entropies
 
 
 def _to_host(batch: Any) -> dict[str, np.ndarray]:

@@ -228,6 +228,10 @@ def test_patches_that_a_model_learns_are_counted_as_they_come_to_be():
   config.model.patch_size = 6.0
   assert measure.patch_size(config, 2.0) == 6.0
   assert measure.patch_size(tiny_config("blt"), 2.0) == 2.0
+  numbers = {"bytes": 90.0, "dropped_targets": 0.1}  # for lack of slots, as yet
+  assert measure.bytes_of(config, numbers) == pytest.approx(100)
+  assert measure.bytes_of(tiny_config("spacebyte"), numbers) == 90
+  assert measure.bytes_of(tiny_config("blt"), {"bytes": 90.0}) == 90
 
 
 def test_what_arms_need_is_made_once(home, monkeypatch):
