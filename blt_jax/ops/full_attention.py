@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from blt_jax.ops import head_attention, row_attention
@@ -41,7 +40,7 @@ def _attend_at_once(query, key, value, first):
   """The output, and logarithms of sums of weights, float32 [B, S, N, 1]."""
   heads = _heads_first(query, key.shape[2]), key.swapaxes(1, 2), value.swapaxes(1, 2)
   output, logsumexps = head_attention.attend(*heads, _seen(first))
-  return _heads_last(output, query.shape), _heads_last(logsumexps[..., None], query.shape)
+  return _heads_last(output, query.shape[1]), _heads_last(logsumexps[..., None], query.shape[1])
 
 
 def _backward(residuals, cotangent):
@@ -62,7 +61,7 @@ def _differentiate_at_once(query, key, value, first, output, logsumexps, cotange
   of_query, of_key, of_value = head_attention.differentiate(
     *heads, _seen(first), logsumexps[..., 0], head_attention.means(output, into), into
   )
-  of_query = _heads_last(of_query, query.shape).astype(query.dtype)
+  of_query = _heads_last(of_query, query.shape[1]).astype(query.dtype)
   return of_query, *(x.swapaxes(1, 2).astype(key.dtype) for x in (of_key, of_value))
 
 
@@ -78,13 +77,10 @@ def _seen(first):
 
 def _heads_first(x, groups):
   """[B, S, N, n] -> [B, G, R * S, n]."""
-  batch, seq_len, _, width = x.shape
-  x = x.reshape(batch, seq_len, groups, -1, width).transpose(0, 2, 3, 1, 4)
-  return x.reshape(batch, groups, -1, width)
+  x = head_attention.by_heads(x, groups)
+  return x.reshape(*x.shape[:2], -1, x.shape[-1])
 
 
-def _heads_last(x, shape):
-  """[B, G, R * S, n] -> [B, S, N, n], the rows and heads those of `shape`."""
-  batch, seq_len, heads, _ = shape
-  x = x.reshape(batch, x.shape[1], -1, seq_len, x.shape[-1])
-  return jnp.moveaxis(x, 3, 1).reshape(batch, seq_len, heads, -1)
+def _heads_last(x, seq_len):
+  """[B, G, R * S, n] -> [B, S, N, n]."""
+  return head_attention.by_positions(x.reshape(*x.shape[:2], -1, seq_len, x.shape[-1]))

@@ -11,6 +11,17 @@ import numpy as np
 _MASKED = float(np.finfo(np.float32).min)
 
 
+def by_heads(x: jax.Array, groups: int) -> jax.Array:
+  """[B, S, N, n] -> [B, G, R, S, n], R heads for each of `groups` heads of keys."""
+  batch, seq_len, _, width = x.shape
+  return x.reshape(batch, seq_len, groups, -1, width).transpose(0, 2, 3, 1, 4)
+
+
+def by_positions(x: jax.Array) -> jax.Array:
+  """The other way round, [B, G, R, S, n] -> [B, S, N, n]."""
+  return x.transpose(0, 3, 1, 2, 4).reshape(x.shape[0], x.shape[3], -1, x.shape[-1])
+
+
 def attend(
   query: jax.Array, key: jax.Array, value: jax.Array, seen: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -33,9 +33,10 @@ def attend_in_turn(
     query, key, value, first = row
     return attend(query, key, value, first, window)
 
-  rows = _by_heads(query, key), key.swapaxes(1, 2), value.swapaxes(1, 2), first
+  by_heads = head_attention.by_heads(query, key.shape[2])
+  rows = by_heads, key.swapaxes(1, 2), value.swapaxes(1, 2), first
   output, logsumexps = jax.lax.map(run, rows)
-  return _by_positions(output), _by_positions(logsumexps)
+  return head_attention.by_positions(output), head_attention.by_positions(logsumexps)
 
 
 def differentiate_in_turn(
@@ -61,30 +62,13 @@ def differentiate_in_turn(
     window: W.
   """
   means = head_attention.means(output, cotangent)
-  rows = (
-    _by_heads(query, key),
-    key.swapaxes(1, 2),
-    value.swapaxes(1, 2),
-    first,
-    _by_heads(logsumexps, key),
-    _by_heads(means, key),
-    _by_heads(cotangent, key),
-  )
+  by_heads = functools.partial(head_attention.by_heads, groups=key.shape[2])
+  keys, values = key.swapaxes(1, 2), value.swapaxes(1, 2)
+  rows = by_heads(query), keys, values, first, *map(by_heads, (logsumexps, means, cotangent))
   differentiate_row = functools.partial(differentiate, window=window)
   of_query, *rest = jax.lax.map(lambda row: differentiate_row(*row), rows)
   of_key, of_value = (x.swapaxes(1, 2).astype(key.dtype) for x in rest)
-  return _by_positions(of_query).astype(query.dtype), of_key, of_value
-
-
-def _by_heads(x, key):
-  """[B, S, N, n] -> [B, G, R, S, n]."""
-  batch, seq_len, _, width = x.shape
-  return x.reshape(batch, seq_len, key.shape[2], -1, width).transpose(0, 2, 3, 1, 4)
-
-
-def _by_positions(x):
-  """[B, G, R, S, n] -> [B, S, N, n]."""
-  return x.transpose(0, 3, 1, 2, 4).reshape(x.shape[0], x.shape[3], -1, x.shape[-1])
+  return head_attention.by_positions(of_query).astype(query.dtype), of_key, of_value
 
 
 def attend(

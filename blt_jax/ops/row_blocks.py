@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-_BLOCKS_PER_WINDOW = 4  # a query reads W + W / 4 keys where it sees W
+BLOCKS_PER_WINDOW = 4  # a query reads W + W / 4 keys where it sees W
 _LANES = 16  # a CPU takes longer for numbers of queries and keys that do not fill them
 
 
@@ -72,7 +72,7 @@ def runs_of(seq_len: int, num_keys: int, window: int) -> list[Run]:
     window: W, keys that a query sees at most.
   """
   offset = num_keys - seq_len
-  size = min(_filled(max(window // _BLOCKS_PER_WINDOW, 1)), seq_len)
+  size = min(_filled(max(window // BLOCKS_PER_WINDOW, 1)), seq_len)
   longest = _filled(window - 1 + size)
   runs: list[Run] = []
   for start in range(0, seq_len, size):

@@ -9,11 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blt_jax.ops import head_attention, row_attention
-
-_BLOCKS_PER_WINDOW = 4  # a query reads W + W / 4 keys where it sees W
-_MULTIPLE = 64  # of the keys that a block reads: a CPU takes longer for numbers off its lanes
-_MANY = 4 * _MULTIPLE  # keys, to which a few more hardly add
+from blt_jax.ops import head_attention, row_attention, row_blocks
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -109,14 +105,11 @@ class _Blocks:
     self.batch, self.seq_len, self.heads, _ = query_shape
     self.num_keys, self.groups = key_shape[1:3]
     self._offset = self.num_keys - self.seq_len  # of the first query among keys
-    self.size = max(min(window // _BLOCKS_PER_WINDOW, self.seq_len), 1)
+    self.size = max(min(window // row_blocks.BLOCKS_PER_WINDOW, self.seq_len), 1)
     self.count = -(-self.seq_len // self.size)
     # Keys that a block reads; where they would begin before the first, more of those that
     # follow, so that all blocks read alike.
-    span = window - 1 + self.size
-    if span >= _MANY:
-      span = -(-span // _MULTIPLE) * _MULTIPLE
-    self.span = min(span, self.num_keys)
+    self.span = min(window - 1 + self.size, self.num_keys)
     self.after = self.count * self.size - self.seq_len
 
   def split(self, x):
