@@ -127,7 +127,7 @@ def _warnings(rows, reference, sweeps, notes) -> list[str]:
         f"The best learning rate of {arm}, {swept.best:g}, is at the edge of its sweep: a "
         "better one may lie beyond."
       )
-  alone = {row.first.arm for row in rows if row.pairs < 2 and row.difference is not None}
+  alone = {row.first.arm for row in rows if len(row.differences) == 1}
   if alone:
     found.append(
       f"Differences of one pair of seeds have no interval: {', '.join(sorted(alone))}."

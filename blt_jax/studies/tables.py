@@ -20,15 +20,18 @@ class Comparison(NamedTuple):
     budget: training FLOPs that it was to have.
     records: its runs, one for each seed, ascending.
     bpb: held-out bits per byte, over seeds.
-    difference: from the reference at the same seeds; None where there is none.
-    pairs: how many seeds both have.
+    differences: from the reference, one for each seed that both have; the reference has none.
   """
 
   budget: float
   records: list[Record]
   bpb: Interval
-  difference: Interval | None
-  pairs: int
+  differences: list[float]
+
+  @property
+  def difference(self) -> Interval | None:
+    """Mean of `differences`; None where there are none."""
+    return fits.mean_interval(self.differences) if self.differences else None
 
   @property
   def first(self) -> Record:
@@ -90,15 +93,13 @@ def compare(records: Sequence[Record], reference: str) -> list[Comparison]:
     groups.setdefault((record.budget, record.arm), []).append(record)
   rows = []
   for (budget, arm), own in groups.items():
-    differences = _differences(own, groups.get((budget, reference), []))
-    is_other = arm != reference and differences
+    others = [] if arm == reference else groups.get((budget, reference), [])
     rows.append(
       Comparison(
         budget=budget,
         records=sorted(own, key=lambda r: r.seed),
         bpb=fits.mean_interval([r.bpb for r in own]),
-        difference=fits.mean_interval(differences) if is_other else None,
-        pairs=len(differences),
+        differences=_differences(own, others),
       )
     )
   return sorted(rows, key=lambda row: (row.budget, row.bpb.value))

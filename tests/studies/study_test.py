@@ -128,7 +128,7 @@ def test_the_report_by_hand(done, home):
   assert rows["flat", 8e7]["difference"] == ""
   text = (home / "out" / "report" / "report.md").read_text()
   assert f"{differences.mean():+.4f}" in text and "## Learning rates" in text
-  for name in ("training_flops", "inference_flops", "bytes_seen"):
+  for name in ("differences", "training_flops", "inference_flops", "bytes_seen"):
     assert (home / "out" / "report" / f"{name}.png").read_bytes()[1:4] == b"PNG"
 
 
