@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from blt_jax.ops import device
+from blt_jax.ops import device, head_attention
 from blt_jax.ops.full_attention import full_attention
 from blt_jax.ops.masked_attention import masked_attention
 from blt_jax.ops.tpu import attention as tpu_attention
@@ -15,7 +15,7 @@ from blt_jax.ops.triton import attention as gpu_attention
 from blt_jax.ops.triton import interval_attention
 from blt_jax.ops.window_attention import window_attention
 
-SAVED_AS = "attention"  # what a remat policy may save: outputs, and of kernels logsumexps
+SAVED_AS = head_attention.SAVED_AS
 
 
 class Past(NamedTuple):
@@ -79,12 +79,10 @@ def attention(
   if past is not None:
     if window is None or document_ids is None:
       raise ValueError("A row after a past needs window and document_ids; pass both.")
-    output = _resumed(query, key, value, window, document_ids, past)
-  elif window is None or window >= seq_len:
-    output = _full(query, key, value, document_ids)
-  else:
-    output = _windowed(query, key, value, window, document_ids)
-  return checkpoint_name(output, SAVED_AS)
+    return _resumed(query, key, value, window, document_ids, past)
+  if window is None or window >= seq_len:
+    return _full(query, key, value, document_ids)
+  return _windowed(query, key, value, window, document_ids)
 
 
 def first_visible(document_ids: jax.Array, window: int) -> jax.Array:
@@ -176,7 +174,8 @@ def _windowed(
   grouped = query.reshape(*query.shape[:2], key.shape[2], -1, query.shape[-1])
   # Scores, kept for the backward pass, would take far more memory than all else.
   banded = jax.checkpoint(_banded, static_argnums=3)
-  return banded(grouped, key, value, window, document_ids, past).reshape(query.shape)
+  output = banded(grouped, key, value, window, document_ids, past).reshape(query.shape)
+  return checkpoint_name(output, SAVED_AS)
 
 
 def _full(

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from blt_jax.ops import head_attention, row_attention
 
@@ -28,11 +29,12 @@ def full_attention(
 
 def _forward(query, key, value, first):
   inputs = query, key, value, first
-  output, logsumexps = jax.lax.platform_dependent(
+  outputs = jax.lax.platform_dependent(
     *inputs,
     cpu=functools.partial(row_attention.attend_in_turn, window=query.shape[1]),
     default=_attend_at_once,
   )
+  output, logsumexps = (checkpoint_name(x, head_attention.SAVED_AS) for x in outputs)
   return output, (*inputs, output, logsumexps)
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+SAVED_AS = "attention"  # what a remat policy may save: outputs, and logarithms of sums
 _MASKED = float(np.finfo(np.float32).min)
 
 

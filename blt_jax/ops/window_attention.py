@@ -8,6 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from blt_jax.ops import head_attention, row_attention, row_blocks
 
@@ -33,11 +34,12 @@ def window_attention(
 
 def _forward(query, key, value, first, window):
   inputs = query, key, value, first
-  output, logsumexps = jax.lax.platform_dependent(
+  outputs = jax.lax.platform_dependent(
     *inputs,
     cpu=functools.partial(row_attention.attend_in_turn, window=window),
     default=functools.partial(_attend_blocks, window=window),
   )
+  output, logsumexps = (checkpoint_name(x, head_attention.SAVED_AS) for x in outputs)
   return output, (*inputs, output, logsumexps)
 
 
