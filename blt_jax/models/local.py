@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import hashing
-from blt_jax.models import layers, own_patches, partitioning, transformer
+from blt_jax.models import late, layers, own_patches, partitioning, transformer
 from blt_jax.models.config import BLTConfig
-from blt_jax.ops import hash_tables, patch_attention
+from blt_jax.ops import device, hash_tables, patch_attention
 
 
 class Embedder(nn.Module):
@@ -159,7 +159,6 @@ class LocalEncoder(nn.Module):
     """
     c = self.config
     table = transformer.position_table(c.encoder, x.shape[1])
-    block_class = transformer.recomputed(transformer.Block, c.encoder)
     if c.encoder_cross:
       first_read = 0 if c.encoder_cross.all_layers else c.encoder.num_layers - 1
       features = c.vectors_per_patch * c.encoder.dim
@@ -169,7 +168,7 @@ class LocalEncoder(nn.Module):
     )
     patches = None
     for layer in range(c.encoder.num_layers):
-      x, _ = block_class(c.encoder, name=f"layers_{layer}")(x, layer, table, document_ids)
+      x = self._run_block(layer, x, table, document_ids)
       if c.encoder_cross and layer >= first_read:
         if patches is None or c.repool:
           patches = slots(project(pool(x, patch_ids)), c.vectors_per_patch)
@@ -177,6 +176,20 @@ class LocalEncoder(nn.Module):
     if patches is None:
       return x, pool(x, patch_ids)
     return x, patches.reshape(*patches.shape[:2], -1)
+
+  def _run_block(self, index, x, table, document_ids):
+    """The layer number `index`, [B, S, D] to [B, S, D]."""
+    stack, name = self.config.encoder, f"layers_{index}"
+    if self.is_initializing() or not device.on_cpu():
+      block = transformer.recomputed(transformer.Block, stack)(stack, name=name)
+      return block(x, index, table, document_ids)[0]
+    block = transformer.Block(stack, parent=None)
+
+    def run(params, x, table, document_ids):
+      return block.apply({"params": params}, x, index, table, document_ids)[0]
+
+    in_turn = late.recomputed(run, transformer.cpu_policy(stack))
+    return in_turn(self.variables["params"][name], x, table, document_ids)
 
   def _read_bytes(self, index, patches, x, patch_ids, patch_documents):
     """The cross-attention number `index`: patches [B, P, K, D] read the bytes [B, S, D]."""

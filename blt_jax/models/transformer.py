@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from blt_jax.models import layers, partitioning
+from blt_jax.models import late, layers, partitioning
 from blt_jax.models.config import TransformerConfig
-from blt_jax.ops import attention, rope
+from blt_jax.ops import attention, device, rope
 
 # What the backward pass finds saved, by the names of `layers.Linear`.
 _ATTENTION = (attention.SAVED_AS,)
@@ -81,7 +81,8 @@ def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> 
     "dots"         all products with weights, 6 D + 2 F           1
 
   Attention itself runs once more with "full" and "dots"; without kernels (`ops.device`), its
-  scores are computed again even with "none".
+  scores are computed again even with "none". On CPUs, layers that are written out recompute
+  as "matmuls" does even with "none", see `cpu_policy`.
 
   Args:
     layer: module class.
@@ -91,11 +92,13 @@ def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> 
   """
   if config.remat == "none":
     return layer
-  if config.remat == "dots":
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-  else:
-    policy = jax.checkpoint_policies.save_only_these_names(*_SAVED[config.remat])
-  return nn.remat(layer, policy=policy, prevent_cse=not in_loop)
+  return nn.remat(layer, policy=_policy(config.remat), prevent_cse=not in_loop)
+
+
+def _policy(remat: str) -> Any:
+  if remat == "dots":
+    return jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  return jax.checkpoint_policies.save_only_these_names(*_SAVED[remat])
 
 
 def stacked(
@@ -125,22 +128,31 @@ def stacked(
     stack = scanned(*args, name=name)
     if not config.unroll or has_past or stack.is_initializing():
       return stack
-    single = recomputed(layer, config)(*args, parent=None)
-    return functools.partial(_run_in_turn, single, stack.variables["params"])
+    if device.on_cpu():
+      single, policy = layer(*args, parent=None), cpu_policy(config)
+    else:
+      single, policy = recomputed(layer, config)(*args, parent=None), None
+    return functools.partial(_run_in_turn, single, policy, stack.variables["params"])
 
   return make
 
 
-def _run_in_turn(layer, stacked_params, x, indices, *shared):
+def cpu_policy(config: TransformerConfig) -> Any:
+  """Of `late.recomputed`; what is no product with weights is never worth its memory."""
+  return _policy("matmuls" if config.remat == "none" else config.remat)
+
+
+def _run_in_turn(layer, policy, stacked_params, x, indices, *shared):
   """Runs the layers that `stacked` makes, written out: ([B, S, D], None)."""
 
   @jax.jit  # which traces the layer once for all
   def run(params, x, index, *shared):
     return layer.apply({"params": params}, x, index, *shared)[0]
 
+  run_one = run if policy is None else late.recomputed(run, policy)
   for i, index in enumerate(indices):
     stacked_params, params, x = _take_layer(stacked_params, x, i)
-    x = run(params, x, index, *shared)
+    x = run_one(params, x, index, *shared)
   return x, None
 
 

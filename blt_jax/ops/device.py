@@ -30,6 +30,12 @@ def kernels() -> Kernels:
   return "xla" if device is None else kernels_of(device)
 
 
+def on_cpu() -> bool:
+  """Whether CPUs run what is traced: those of the mesh in force, or else the default one."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return (jax.default_backend() if device is None else device.platform) == "cpu"
+
+
 def kernels_of(device: jax.Device | jax.sharding.AbstractDevice) -> Kernels:
   """The kernels for a kind of device: NVIDIA GPUs from Ampere on, and TPUs, have some."""
   if device.platform == "tpu":
