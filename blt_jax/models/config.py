@@ -46,7 +46,8 @@ class TransformerConfig:
     remat: what the backward pass recomputes, from "full" (everything) by "attention",
       "projections" and "matmuls" (no product with weights, nor attention) to "none";
       each saves more than the one before, see `transformer.recomputed`. "dots" saves
-      all products with weights and nothing else.
+      all products with weights and nothing else. On CPUs "none" is "matmuls" where
+      layers are written out.
     unroll: write the layers out instead of looping over them: faster on GPU and CPU,
       slower to compile.
   """
