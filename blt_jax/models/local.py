@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from blt_jax import hashing
-from blt_jax.models import late, layers, own_patches, partitioning, transformer
+from blt_jax.models import layers, own_patches, partitioning, transformer
 from blt_jax.models.config import BLTConfig
-from blt_jax.ops import device, hash_tables, patch_attention
+from blt_jax.ops import hash_tables, patch_attention
 
 
 class Embedder(nn.Module):
@@ -180,16 +180,10 @@ class LocalEncoder(nn.Module):
   def _run_block(self, index, x, table, document_ids):
     """The layer number `index`, [B, S, D] to [B, S, D]."""
     stack, name = self.config.encoder, f"layers_{index}"
-    if self.is_initializing() or not device.on_cpu():
-      block = transformer.recomputed(transformer.Block, stack)(stack, name=name)
-      return block(x, index, table, document_ids)[0]
-    block = transformer.Block(stack, parent=None)
-
-    def run(params, x, table, document_ids):
-      return block.apply({"params": params}, x, index, table, document_ids)[0]
-
-    in_turn = late.recomputed(run, transformer.cpu_policy(stack))
-    return in_turn(self.variables["params"][name], x, table, document_ids)
+    if self.is_initializing():
+      return transformer.Block(stack, name=name)(x, index, table, document_ids)[0]
+    run = transformer.as_function(transformer.Block, stack, stack)
+    return run(self.variables["params"][name], x, index, table, document_ids)
 
   def _read_bytes(self, index, patches, x, patch_ids, patch_documents):
     """The cross-attention number `index`: patches [B, P, K, D] read the bytes [B, S, D]."""

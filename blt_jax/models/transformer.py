@@ -82,7 +82,7 @@ def recomputed(layer: Any, config: TransformerConfig, in_loop: bool = False) -> 
 
   Attention itself runs once more with "full" and "dots"; without kernels (`ops.device`), its
   scores are computed again even with "none". On CPUs, layers that are written out recompute
-  as "matmuls" does even with "none", see `cpu_policy`.
+  as "matmuls" does even with "none", see `as_function`.
 
   Args:
     layer: module class.
@@ -128,31 +128,43 @@ def stacked(
     stack = scanned(*args, name=name)
     if not config.unroll or has_past or stack.is_initializing():
       return stack
-    if device.on_cpu():
-      single, policy = layer(*args, parent=None), cpu_policy(config)
-    else:
-      single, policy = recomputed(layer, config)(*args, parent=None), None
-    return functools.partial(_run_in_turn, single, policy, stack.variables["params"])
+    run = as_function(layer, config, *args)
+    return functools.partial(_run_in_turn, run, stack.variables["params"])
 
   return make
 
 
-def cpu_policy(config: TransformerConfig) -> Any:
-  """Of `late.recomputed`; what is no product with weights is never worth its memory."""
-  return _policy("matmuls" if config.remat == "none" else config.remat)
+def as_function(layer: Any, config: TransformerConfig, *args: Any) -> Any:
+  """One layer that is written out, with its backward pass as `config.remat` says.
 
+  On CPUs it runs late, and "none" is "matmuls": what is no product with weights is never worth
+  its memory there.
 
-def _run_in_turn(layer, policy, stacked_params, x, indices, *shared):
-  """Runs the layers that `stacked` makes, written out: ([B, S, D], None)."""
+  Args:
+    layer: module class called as (x, layer index, *shared) -> (x, ...).
+    config: says what to recompute.
+    *args: of the class.
+
+  Returns:
+    (parameters of the layer, x, layer index, *shared) -> x.
+  """
+  on_cpu = device.on_cpu()
+  module = (layer if on_cpu else recomputed(layer, config))(*args, parent=None)
 
   @jax.jit  # which traces the layer once for all
   def run(params, x, index, *shared):
-    return layer.apply({"params": params}, x, index, *shared)[0]
+    return module.apply({"params": params}, x, index, *shared)[0]
 
-  run_one = run if policy is None else late.recomputed(run, policy)
+  if not on_cpu:
+    return run
+  return late.recomputed(run, _policy("matmuls" if config.remat == "none" else config.remat))
+
+
+def _run_in_turn(run, stacked_params, x, indices, *shared):
+  """Runs the layers that `stacked` makes, written out: ([B, S, D], None)."""
   for i, index in enumerate(indices):
     stacked_params, params, x = _take_layer(stacked_params, x, i)
-    x = run_one(params, x, index, *shared)
+    x = run(params, x, index, *shared)
   return x, None
 
 

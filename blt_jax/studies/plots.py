@@ -8,7 +8,7 @@ import numpy as np
 
 from blt_jax.cli import plots
 from blt_jax.storage import atomic
-from blt_jax.studies import fits, tables
+from blt_jax.studies import tables
 from blt_jax.studies.fits import Interval
 from blt_jax.studies.records import Record
 from blt_jax.studies.tables import Comparison
@@ -38,11 +38,10 @@ def draw_all(folder: str, records: Sequence[Record], rows: Sequence[Comparison])
       draw(axes)
       axes.set_ylabel(_BPB)
       axes.legend(fontsize="small", bbox_to_anchor=(1.01, 1), loc="upper left")
-  compared = _with_differences(rows)
-  if compared:
+  if compared := _with_differences(rows):
     with _new_figure(f"{folder}/{_DIFFERENCES}", (8, 1.5 + len(compared) / 4)) as axes:
       _draw_differences(axes, compared)
-  return [*([_DIFFERENCES] if compared else []), *pictures]
+  return [_DIFFERENCES] * bool(compared) + list(pictures)
 
 
 @contextlib.contextmanager
@@ -70,8 +69,7 @@ def _draw_differences(axes: Any, rows: Sequence[Comparison]) -> None:
   """A ring for each pair of seeds, and where there are several their mean with interval."""
   for y, row in enumerate(rows):
     axes.plot(row.differences, [y] * len(row.differences), "o", mfc="none", color="C1")
-    if len(row.differences) > 1:
-      mean = fits.mean_interval(row.differences)
+    if len(row.differences) > 1 and (mean := row.difference):
       axes.errorbar(mean.value, y, xerr=_errors(mean), fmt="o", capsize=3, color="C0")
   axes.axvline(0, color="black", linewidth=1)
   axes.set_yticks(range(len(rows)), [row.first.arm for row in rows])
